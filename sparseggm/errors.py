@@ -1,0 +1,45 @@
+"""Exceptions of the library: each says which function, what it needed, what it got, what to do.
+
+Everything a caller can get wrong is a `ValueError`; a matrix that has no Cholesky factor is a
+`numpy.linalg.LinAlgError`, as in NumPy and SciPy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ShapeError(ValueError):
+    """An array's shape does not fit the pattern, the topology or the other arguments."""
+
+
+class PatternError(ValueError):
+    """A pattern or topology is malformed, or is not the one an operation needs."""
+
+
+class DTypeError(ValueError):
+    """An array is not float32 or float64 in native byte order, or two arrays differ in dtype."""
+
+
+class NonFiniteError(ValueError):
+    """An argument holds NaN or infinity, or the result overflows the dtype."""
+
+
+class NonPositiveError(ValueError):
+    """The diagonal of a factor, which must be positive, is not."""
+
+
+class NotPositiveDefiniteError(np.linalg.LinAlgError):
+    """A Cholesky pivot was not positive.
+
+    Attributes:
+        batch_index: of the first failing matrix; () without batch axes.
+        column: of the failing pivot, in the numbering of the pattern (elimination order).
+        pivot: its value; NaN or ≤ 0.
+    """
+
+    def __init__(self, message: str, *, batch_index: tuple[int, ...], column: int, pivot: float) -> None:
+        super().__init__(message)
+        self.batch_index = batch_index
+        self.column = column
+        self.pivot = pivot

@@ -1,0 +1,156 @@
+"""Symbolic kernels: transposition, fill and minimum-degree order. No values, no checks.
+
+A lower pattern enters as `indptr, rows` (columns in order, the diagonal first). Its rows are listed by
+`transpose`; symbolic elimination works row by row [Davis 2006, §4.3-4.4; Liu 1990].
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def transpose(indptr, rows, row_indptr, row_cols, row_positions):
+    """List the strictly lower entries row by row: their columns (ascending) and their packed positions."""
+    n = indptr.shape[0] - 1
+    for j in range(n):
+        for p in range(indptr[j] + 1, indptr[j + 1]):
+            row_indptr[rows[p] + 1] += 1
+    for i in range(n):
+        row_indptr[i + 1] += row_indptr[i]
+    next_slot = row_indptr[:-1].copy()
+    for j in range(n):
+        for p in range(indptr[j] + 1, indptr[j + 1]):
+            slot = next_slot[rows[p]]
+            row_cols[slot] = j
+            row_positions[slot] = p
+            next_slot[rows[p]] += 1
+
+
+@njit(cache=True, nogil=True)
+def fill_counts(row_indptr, row_cols, parent, counts):
+    """Elimination tree, and the number of entries in each column of the Cholesky factor.
+
+    Row k of L is the union of the tree paths from the columns of row k of P up to k: O(nnz(L)).
+    """
+    n = row_indptr.shape[0] - 1
+    seen_by = np.empty(n, np.int64)
+    for k in range(n):
+        parent[k] = -1
+        counts[k] = 1
+        seen_by[k] = k
+        for t in range(row_indptr[k], row_indptr[k + 1]):
+            j = row_cols[t]
+            while seen_by[j] != k:
+                if parent[j] == -1:
+                    parent[j] = k
+                counts[j] += 1
+                seen_by[j] = k
+                j = parent[j]
+
+
+@njit(cache=True, nogil=True)
+def fill_rows(row_indptr, row_cols, parent, indptr, rows):
+    """Row indices of the Cholesky factor; they come out sorted, because row k is appended after row k − 1."""
+    n = row_indptr.shape[0] - 1
+    seen_by = np.empty(n, np.int64)
+    next_slot = indptr[:-1].copy()
+    for k in range(n):
+        seen_by[k] = k
+        rows[next_slot[k]] = k
+        next_slot[k] += 1
+        for t in range(row_indptr[k], row_indptr[k + 1]):
+            j = row_cols[t]
+            while seen_by[j] != k:
+                rows[next_slot[j]] = k
+                next_slot[j] += 1
+                seen_by[j] = k
+                j = parent[j]
+
+
+@njit(cache=True, nogil=True)
+def minimum_degree(indptr, neighbours):
+    """Eliminate a node of least degree in the graph that elimination has made so far; ties to the lowest number.
+
+    `indptr, neighbours` list the neighbours of every node, both directions. The graph is kept as a quotient graph
+    [George & Liu 1981, §5.5]: an eliminated node becomes an *element*, the clique of its neighbours; elements
+    that it touched are absorbed, so that memory never grows past that of the input. Degrees are exact.
+    """
+    n = indptr.shape[0] - 1
+    variables = neighbours.copy()  # of each node: neighbours that share no element with it
+    start = indptr[:-1].copy()
+    num_variables = indptr[1:] - indptr[:-1]
+    elements = [np.empty(0, np.int64) for _ in range(n)]  # of each node: the elements it belongs to
+    members = [np.empty(0, np.int64) for _ in range(n)]  # of each element: its nodes
+    degree = num_variables.astype(np.int64)
+    absorbed = np.zeros(n, np.bool_)
+    eliminated = np.zeros(n, np.bool_)
+    mark = np.full(n, -1, np.int64)
+    stamp = 0
+    clique = np.empty(n, np.int64)
+    order = np.empty(n, np.int64)
+    heap = [degree[v] * n + v for v in range(n)]
+    heapq.heapify(heap)
+    for k in range(n):
+        while True:  # entries of a changed degree stay behind in the heap, and are passed over
+            code = heapq.heappop(heap)
+            v = code % n
+            if not eliminated[v] and code // n == degree[v]:
+                break
+        eliminated[v] = True
+        order[k] = v
+        # The clique of v: its variables and the members of its elements, which v absorbs.
+        mark[v] = stamp
+        size = 0
+        for t in range(start[v], start[v] + num_variables[v]):
+            u = variables[t]
+            mark[u] = stamp
+            clique[size] = u
+            size += 1
+        for e in elements[v]:
+            absorbed[e] = True
+            for u in members[e]:
+                if not eliminated[u] and mark[u] != stamp:
+                    mark[u] = stamp
+                    clique[size] = u
+                    size += 1
+            members[e] = np.empty(0, np.int64)
+        members[v] = clique[:size].copy()
+        clique_stamp = stamp
+        stamp += 1
+        # Each of them forgets v, neighbours now reached through v, and absorbed elements.
+        for u in members[v]:
+            kept = 0
+            for t in range(start[u], start[u] + num_variables[u]):
+                if mark[variables[t]] != clique_stamp:
+                    variables[start[u] + kept] = variables[t]
+                    kept += 1
+            num_variables[u] = kept
+            alive = 1
+            for e in elements[u]:
+                if not absorbed[e]:
+                    alive += 1
+            own = np.empty(alive, np.int64)
+            own[0] = v
+            alive = 1
+            for e in elements[u]:
+                if not absorbed[e]:
+                    own[alive] = e
+                    alive += 1
+            elements[u] = own
+        # New degrees: |variables| + |union of the elements|; the clique of v is marked once for all.
+        for u in members[v]:
+            reached = num_variables[u] + size - 1
+            for e in elements[u][1:]:
+                for w in members[e]:
+                    if not eliminated[w] and mark[w] != clique_stamp and mark[w] != stamp:
+                        mark[w] = stamp
+                        reached += 1
+            stamp += 1
+            if reached != degree[u]:
+                degree[u] = reached
+                heapq.heappush(heap, reached * n + u)
+    return order

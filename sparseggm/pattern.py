@@ -1,0 +1,394 @@
+"""`Pattern`: the nonzero structure of a lower triangle, and the one storage convention of the library.
+
+A pattern lists columns in order; in each column the diagonal comes first, then increasing rows. It holds no
+numbers. Values are a packed array whose last axis runs over it, leading axes are batch:
+
+    values[..., p] == A[rows[p], cols[p]]              shape (..., nnz)
+
+        ⎡a00            ⎤        p        0   1   2   3   4   5   6
+    A = ⎢a10 a11        ⎥        rows     0   1   3   1   2   2   3        indptr  0 3 5 6 7
+        ⎢    a21 a22    ⎥        cols     0   0   0   1   1   2   3
+        ⎣a30         a33⎦        values  a00 a10 a30 a11 a21 a22 a33
+
+so one batch element is a SciPy CSC matrix `(values, rows, indptr)` without a copy, and there is no padding.
+
+A symmetric matrix is stored by its lower triangle: an off-diagonal entry stands for two. Gradients are with
+respect to stored values, so d log det P / d values is Σ_jj on the diagonal and 2 Σ_ij off it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from sparseggm.errors import PatternError, ShapeError
+from sparseggm.kernels import symbolic
+
+FloatArray = npt.NDArray[Any]  # float32 or float64; `linalg` checks which
+IntArray = npt.NDArray[np.int64]
+IndexArray = npt.NDArray[np.int32]
+
+DENSE_LIMIT = 20_000  # nodes; a dense float64 matrix of that size is 3.2 GB
+_MAX_ENTRIES = np.iinfo(np.int32).max
+
+_interned: weakref.WeakValueDictionary[str, Pattern] = weakref.WeakValueDictionary()
+_intern_lock = threading.Lock()
+
+
+class Pattern:
+    """The nonzero structure of a lower-triangular n × n matrix with a full diagonal.
+
+    Interned: two patterns of equal structure are the same object, so `is` and `==` agree. Immutable; derived
+    facts are computed once and kept.
+
+    Args:
+        n: size, at least 1.
+        indptr: (n + 1,) where each column starts, as in CSC.
+        rows: (nnz,) row of each entry: in each column the diagonal, then increasing.
+    Raises:
+        PatternError: the arrays do not describe such a structure.
+    """
+
+    n: int
+    indptr: IndexArray
+    rows: IndexArray
+    key: str
+    """Digest of (n, indptr, rows): what checkpoints store and torch operators take."""
+
+    def __new__(cls, n: int, indptr: npt.ArrayLike, rows: npt.ArrayLike) -> Pattern:
+        indptr, rows = _checked(n, np.asarray(indptr), np.asarray(rows))
+        digest = hashlib.blake2b(np.int64(n).tobytes(), digest_size=16)
+        digest.update(indptr.astype("<i4", copy=False).data)
+        digest.update(rows.astype("<i4", copy=False).data)
+        key = digest.hexdigest()
+        with _intern_lock:
+            known = _interned.get(key)
+            if known is not None:
+                return known
+            self = super().__new__(cls)
+            self.n, self.indptr, self.rows, self.key = int(n), indptr, rows, key
+            _interned[key] = self
+            return self
+
+    def __reduce__(self) -> tuple[type[Pattern], tuple[int, IndexArray, IndexArray]]:
+        return Pattern, (self.n, self.indptr, self.rows)
+
+    def __copy__(self) -> Pattern:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pattern:
+        return self
+
+    def __repr__(self) -> str:
+        return f"Pattern(n={self.n}, nnz={self.nnz}, key={self.key[:8]}…)"
+
+    # ------------------------------------------------------------------ construction
+
+    @staticmethod
+    def from_key(key: str) -> Pattern:
+        """The living pattern with this key.
+
+        Raises:
+            PatternError: no such pattern exists in this process.
+        """
+        pattern = _interned.get(key)
+        if pattern is None:
+            raise PatternError(
+                f"Pattern.from_key: no pattern {key!r} is alive in this process. Build its topology first, and keep it."
+            )
+        return pattern
+
+    @staticmethod
+    def from_edges(n: int, edges: npt.ArrayLike) -> Pattern:
+        """The diagonal and one entry for each of the (m, 2) pairs, in either order; repeats count once."""
+        pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        if pairs.size and not (0 <= pairs.min() and pairs.max() < n):
+            raise PatternError(f"Pattern.from_edges: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
+        nodes = np.arange(n, dtype=np.int64)
+        codes = np.concatenate([nodes * n + nodes, pairs.min(axis=1) * n + pairs.max(axis=1)])
+        return _from_codes(n, np.unique(codes))
+
+    @staticmethod
+    def from_scipy(matrix: Any) -> tuple[Pattern, FloatArray]:
+        """Pattern and packed values of a lower-triangular scipy.sparse matrix or array.
+
+        The diagonal is always part of the pattern; stored zeros are kept. Entries above the diagonal raise.
+        """
+        lower = scipy.sparse.coo_array(matrix)
+        if lower.shape[0] != lower.shape[1]:
+            raise ShapeError(f"Pattern.from_scipy: the matrix must be square, got shape {lower.shape}.")
+        if (lower.coords[0] < lower.coords[1]).any():
+            raise PatternError(
+                "Pattern.from_scipy: entries above the diagonal. Pass scipy.sparse.tril(matrix) for the triangle."
+            )
+        pattern = Pattern.from_edges(lower.shape[0], np.stack(lower.coords, axis=-1))
+        return pattern, pattern.values_of(matrix)
+
+    @staticmethod
+    def from_banded(ab: FloatArray) -> tuple[Pattern, FloatArray]:
+        """Pattern and packed values of LAPACK's lower band: ab (..., bandwidth + 1, n), ab[..., i − j, j] = A[i, j].
+
+        The unused last entries of each row are ignored.
+        """
+        if ab.ndim < 2 or ab.shape[-2] > ab.shape[-1]:
+            raise ShapeError(f"Pattern.from_banded: ab must be (..., bandwidth + 1 ≤ n, n), got shape {ab.shape}.")
+        width, n = ab.shape[-2:]
+        cols = np.arange(n)
+        reach = np.minimum(cols + width, n) - cols
+        indptr = np.concatenate([[0], np.cumsum(reach)])
+        depth = np.arange(indptr[-1]) - np.repeat(indptr[:-1], reach)
+        pattern = Pattern(n, indptr, np.repeat(cols, reach) + depth)
+        return pattern, ab[..., depth, pattern.cols]
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries, the n diagonal ones among them."""
+        return self.rows.size
+
+    @cached_property
+    def cols(self) -> IndexArray:
+        """(nnz,) column of each entry."""
+        return _read_only(np.repeat(np.arange(self.n, dtype=np.int32), np.diff(self.indptr)))
+
+    @property
+    def diagonal(self) -> IndexArray:
+        """(n,) packed position of each diagonal entry."""
+        return self.indptr[:-1]
+
+    @cached_property
+    def bandwidth(self) -> int:
+        """max i − j over the entries."""
+        return int((self.rows[self.indptr[1:] - 1] - np.arange(self.n)).max())
+
+    @cached_property
+    def longest_column(self) -> int:
+        """Entries in the longest column, the diagonal counted: the c of the error bounds."""
+        return int(np.diff(self.indptr).max())
+
+    @cached_property
+    def longest_row(self) -> int:
+        """Entries in the longest row, the diagonal counted."""
+        return int(np.diff(self.row_structure[0]).max()) + 1
+
+    @cached_property
+    def row_structure(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+        """(row_indptr, row_cols, row_positions) of the strictly lower entries, row by row."""
+        row_indptr = np.zeros(self.n + 1, np.int32)
+        row_cols = np.empty(self.nnz - self.n, np.int32)
+        row_positions = np.empty(self.nnz - self.n, np.int32)
+        symbolic.transpose(self.indptr, self.rows, row_indptr, row_cols, row_positions)
+        return _read_only(row_indptr), _read_only(row_cols), _read_only(row_positions)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether elimination adds no entry: the Cholesky factor of a P on this pattern stays on it."""
+        return self.filled() is self
+
+    # ------------------------------------------------------------------ derived patterns
+
+    def filled(self) -> Pattern:
+        """Where the Cholesky factor of a P on this pattern may be nonzero. Cost O(nnz of the result)."""
+        return self._filled or self
+
+    @cached_property
+    def _filled(self) -> Pattern | None:  # None for itself: a pattern that holds itself would never be freed
+        row_indptr, row_cols, _ = self.row_structure
+        parent = np.empty(self.n, np.int64)
+        counts = np.empty(self.n, np.int64)
+        symbolic.fill_counts(row_indptr, row_cols, parent, counts)
+        if counts.sum() == self.nnz:
+            return None
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        _require_indexable(int(indptr[-1]))
+        rows = np.empty(indptr[-1], np.int32)
+        symbolic.fill_rows(row_indptr, row_cols, parent, indptr, rows)
+        return Pattern(self.n, indptr, rows)
+
+    def gram(self) -> Pattern:
+        """Where L Lᵀ may be nonzero for L on this pattern. Itself if closed."""
+        return self._gram or self
+
+    @cached_property
+    def _gram(self) -> Pattern | None:
+        if self.is_closed:
+            return None
+        ones = self.to_scipy(np.ones(self.nnz))
+        return Pattern.from_edges(self.n, np.stack((ones @ ones.T).tocoo().coords, axis=-1))
+
+    def union(self, other: Pattern) -> Pattern:
+        """The entries of either."""
+        if other.n != self.n:
+            raise PatternError(f"Pattern.union: both patterns must have the same n, got {self.n} and {other.n}.")
+        return _from_codes(self.n, np.union1d(self._codes, other._codes))
+
+    def envelope(self) -> Pattern:
+        """Each column made contiguous, from the diagonal to its last row."""
+        reach = self.rows[self.indptr[1:] - 1].astype(np.int64) - np.arange(self.n) + 1
+        indptr = np.concatenate([[0], np.cumsum(reach)])
+        _require_indexable(int(indptr[-1]))
+        rows = np.arange(indptr[-1]) + np.repeat(np.arange(self.n) - indptr[:-1], reach)
+        return Pattern(self.n, indptr, rows)
+
+    def permuted(self, order: npt.ArrayLike) -> tuple[Pattern, IntArray]:
+        """The same symmetric matrix, renumbered: new node k is old node order[k].
+
+        Returns:
+            the pattern, and `gather` (nnz,) with new values = values[..., gather].
+        """
+        order = np.asarray(order, dtype=np.int64)
+        if not np.array_equal(np.sort(order), np.arange(self.n)):
+            raise PatternError(f"Pattern.permuted: order must be a permutation of 0 … {self.n - 1}.")
+        inverse = np.empty(self.n, np.int64)
+        inverse[order] = np.arange(self.n)
+        i, j = inverse[self.rows], inverse[self.cols]
+        codes = np.minimum(i, j) * self.n + np.maximum(i, j)
+        gather = np.argsort(codes)
+        return _from_codes(self.n, codes[gather]), gather
+
+    def positions_in(self, other: Pattern) -> IntArray:
+        """(nnz,) where each entry stands in `other`.
+
+        Raises:
+            PatternError: `other` lacks an entry.
+        """
+        if other.n != self.n:
+            raise PatternError(f"Pattern.positions_in: both patterns must have the same n, got {self.n} and {other.n}.")
+        positions = np.searchsorted(other._codes, self._codes)
+        found = other._codes[np.minimum(positions, other.nnz - 1)] == self._codes
+        if not found.all():
+            p = int(np.argmin(found))
+            raise PatternError(f"Pattern.positions_in: entry ({self.rows[p]}, {self.cols[p]}) is not in {other!r}.")
+        return positions
+
+    @property
+    def _codes(self) -> IntArray:
+        """cols · n + rows: increasing along the pattern."""
+        return self.cols.astype(np.int64) * self.n + self.rows
+
+    # ------------------------------------------------------------------ exchange of values
+
+    def to_scipy(self, values: FloatArray, symmetric: bool = False) -> Any:
+        """One matrix as scipy.sparse.csc_array; the triangular one shares memory with `values` (nnz,)."""
+        if values.shape != (self.nnz,):
+            raise ShapeError(f"Pattern.to_scipy: values must be ({self.nnz},), one matrix, got shape {values.shape}.")
+        lower = scipy.sparse.csc_array((values, self.rows, self.indptr), shape=(self.n, self.n))
+        return (lower + scipy.sparse.tril(lower, -1).T).tocsc() if symmetric else lower
+
+    def to_dense(self, values: FloatArray, symmetric: bool = False, force: bool = False) -> FloatArray:
+        """(..., n, n): the lower triangle, or both. Above 20,000 nodes asks for force=True."""
+        self._check_values("Pattern.to_dense", values)
+        if self.n > DENSE_LIMIT and not force:
+            gigabytes = values.itemsize * self.n**2 / 1e9
+            raise ShapeError(
+                f"Pattern.to_dense: {self.n} nodes would take {gigabytes:.1f} GB a matrix. "
+                "Use to_scipy, or force=True if you mean it."
+            )
+        dense = np.zeros((*values.shape[:-1], self.n, self.n), values.dtype)
+        dense[..., self.rows, self.cols] = values
+        if symmetric:
+            dense[..., self.cols, self.rows] = values
+        return dense
+
+    def to_banded(self, values: FloatArray) -> FloatArray:
+        """LAPACK's lower band (..., bandwidth + 1, n), unused entries zero: see `from_banded`."""
+        self._check_values("Pattern.to_banded", values)
+        ab = np.zeros((*values.shape[:-1], self.bandwidth + 1, self.n), values.dtype)
+        ab[..., self.rows - self.cols, self.cols] = values
+        return ab
+
+    def values_of(self, matrix: Any, symmetric: bool = False) -> FloatArray:
+        """Packed values (..., nnz) of a dense (..., n, n) or scipy.sparse matrix: the inverse of `to_dense`, `to_scipy`.
+
+        Raises:
+            PatternError: a nonzero (or NaN) off the pattern; with symmetric=False any above the diagonal, with
+                symmetric=True a mirrored pair that differs.
+        """
+        if scipy.sparse.issparse(matrix):
+            return self._values_of_sparse(scipy.sparse.coo_array(matrix), symmetric)
+        if matrix.shape[-2:] != (self.n, self.n):
+            raise ShapeError(f"Pattern.values_of: the matrix must be (..., {self.n}, {self.n}), got {matrix.shape}.")
+        values = matrix[..., self.rows, self.cols]
+        mirrored = self.to_dense(values, symmetric)
+        same = (matrix == mirrored) | (np.isnan(matrix) & np.isnan(mirrored))
+        misfit = ~same.reshape(-1, self.n, self.n).all(axis=0)
+        if misfit.any():
+            raise PatternError(self._misfit(*np.argwhere(misfit)[0], symmetric))
+        return np.ascontiguousarray(values)
+
+    def _values_of_sparse(self, matrix: Any, symmetric: bool) -> FloatArray:
+        if matrix.shape != (self.n, self.n):
+            raise ShapeError(f"Pattern.values_of: the matrix must be ({self.n}, {self.n}), got {matrix.shape}.")
+        csc = matrix.tocsc()  # sums duplicates
+        coo = csc.tocoo()
+        i, j = (axis.astype(np.int64) for axis in coo.coords)
+        low, high = np.minimum(i, j), np.maximum(i, j)
+        positions = np.minimum(np.searchsorted(self._codes, low * self.n + high), self.nnz - 1)
+        on_pattern = self._codes[positions] == low * self.n + high
+        misfit = ~on_pattern & (coo.data != 0)
+        values = np.zeros(self.nnz, coo.data.dtype)
+        lower = on_pattern & (i >= j)
+        values[positions[lower]] = coo.data[lower]
+        if symmetric:
+            mirrored = np.zeros_like(values)
+            mirrored[self.diagonal] = values[self.diagonal]
+            upper = on_pattern & (i < j)
+            mirrored[positions[upper]] = coo.data[upper]
+            unequal = ~((values == mirrored) | (np.isnan(values) & np.isnan(mirrored)))
+            if unequal.any():
+                p = int(np.argmax(unequal))
+                raise PatternError(self._misfit(self.rows[p], self.cols[p], symmetric))
+        else:
+            misfit |= (i < j) & (coo.data != 0)
+        if misfit.any():
+            p = int(np.argmax(misfit))
+            raise PatternError(self._misfit(i[p], j[p], symmetric))
+        return values
+
+    def _misfit(self, i: int, j: int, symmetric: bool) -> str:
+        need = "equal its mirror image and be zero off" if symmetric else "be lower triangular and zero off"
+        return f"Pattern.values_of: the matrix must {need} {self!r}; entry ({i}, {j}) is not."
+
+    def _check_values(self, function: str, values: FloatArray) -> None:
+        if values.ndim == 0 or values.shape[-1] != self.nnz:
+            raise ShapeError(f"{function}: values must end in {self.nnz}, the nnz of the pattern, got {values.shape}.")
+
+
+def _checked(n: int, indptr: npt.NDArray[Any], rows: npt.NDArray[Any]) -> tuple[IndexArray, IndexArray]:
+    """Private int32 read-only copies, after every check a kernel relies on."""
+    if n < 1:
+        raise PatternError(f"Pattern: n must be at least 1, got {n}.")
+    if indptr.shape != (n + 1,) or rows.ndim != 1 or indptr[0] != 0 or indptr[-1] != rows.size:
+        raise PatternError(f"Pattern: indptr must be ({n + 1},) from 0 to the number of rows, got shape {indptr.shape}.")
+    _require_indexable(rows.size)
+    if (np.diff(indptr) < 1).any() or not np.array_equal(rows[indptr[:-1]], np.arange(n)):
+        raise PatternError("Pattern: each column must start with its diagonal entry.")
+    follows = np.ones(rows.size, bool)
+    follows[indptr[:-1]] = False  # entries that have a predecessor in their column
+    if (np.diff(rows)[follows[1:]] <= 0).any() or rows.max() >= n:
+        raise PatternError(f"Pattern: the rows of a column must increase and stay below {n}.")
+    return _read_only(indptr.astype(np.int32)), _read_only(rows.astype(np.int32))
+
+
+def _from_codes(n: int, codes: IntArray) -> Pattern:
+    """The pattern whose entries are codes = col · n + row, increasing and unique."""
+    cols, rows = np.divmod(codes, n)
+    return Pattern(n, np.searchsorted(cols, np.arange(n + 1)), rows)
+
+
+def _require_indexable(nnz: int) -> None:
+    if nnz > _MAX_ENTRIES:
+        raise PatternError(f"Pattern: {nnz} entries, but indices are 32-bit: at most {_MAX_ENTRIES}. Split the graph.")
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    array.flags.writeable = False
+    return array
