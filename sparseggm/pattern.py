@@ -109,7 +109,7 @@ class Pattern:
     def from_edges(n: int, edges: npt.ArrayLike) -> Pattern:
         """The diagonal and one entry for each of the (m, 2) pairs, in either order; repeats count once."""
         pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
-        if pairs.size and not (0 <= pairs.min() and pairs.max() < n):
+        if pairs.size and (pairs.min() < 0 or pairs.max() >= n):
             raise PatternError(f"Pattern.from_edges: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
         nodes = np.arange(n, dtype=np.int64)
         codes = np.concatenate([nodes * n + nodes, pairs.min(axis=1) * n + pairs.max(axis=1)])
@@ -306,7 +306,7 @@ class Pattern:
         return ab
 
     def values_of(self, matrix: Any, symmetric: bool = False) -> FloatArray:
-        """Packed values (..., nnz) of a dense (..., n, n) or scipy.sparse matrix: the inverse of `to_dense`, `to_scipy`.
+        """Packed values (..., nnz) of a dense (..., n, n) or scipy.sparse matrix: inverse of `to_dense`, `to_scipy`.
 
         Raises:
             PatternError: a nonzero (or NaN) off the pattern; with symmetric=False any above the diagonal, with
@@ -321,7 +321,8 @@ class Pattern:
         same = (matrix == mirrored) | (np.isnan(matrix) & np.isnan(mirrored))
         misfit = ~same.reshape(-1, self.n, self.n).all(axis=0)
         if misfit.any():
-            raise PatternError(self._misfit(*np.argwhere(misfit)[0], symmetric))
+            i, j = np.argwhere(misfit)[0]
+            raise PatternError(self._misfit(i, j, symmetric))
         return np.ascontiguousarray(values)
 
     def _values_of_sparse(self, matrix: Any, symmetric: bool) -> FloatArray:
@@ -367,7 +368,9 @@ def _checked(n: int, indptr: npt.NDArray[Any], rows: npt.NDArray[Any]) -> tuple[
     if n < 1:
         raise PatternError(f"Pattern: n must be at least 1, got {n}.")
     if indptr.shape != (n + 1,) or rows.ndim != 1 or indptr[0] != 0 or indptr[-1] != rows.size:
-        raise PatternError(f"Pattern: indptr must be ({n + 1},) from 0 to the number of rows, got shape {indptr.shape}.")
+        raise PatternError(
+            f"Pattern: indptr must be ({n + 1},) from 0 to the number of rows, got shape {indptr.shape}."
+        )
     _require_indexable(rows.size)
     if (np.diff(indptr) < 1).any() or not np.array_equal(rows[indptr[:-1]], np.arange(n)):
         raise PatternError("Pattern: each column must start with its diagonal entry.")

@@ -267,7 +267,7 @@ class Grid(Topology):
         return canonical_edges(self.n, lattice_edges(self.shape))
 
     @cached_property
-    def order(self) -> IntArray:  # type: ignore[override]
+    def order(self) -> IntArray:
         if self._order is not None:
             return _frozen(np.array(self._order, dtype=np.int64))
         dissection = nested_dissection(self.shape)

@@ -1,0 +1,124 @@
+"""The calculus of the verbs: with these, everything in `linalg` can be differentiated, to every order.
+
+All are linear in their last argument, and each pair jvp / vjp is adjoint in the inner product of stored values,
+⟨A, B⟩ = Σ_p A[p] B[p]. Lower values throughout; the two of `cholesky` live on a closed pattern:
+
+    gram_jvp(A, B) = tril(A Bᵀ + B Aᵀ)                gram_vjp(A, V) = tril((V + Vᵀ) A)
+    cholesky_jvp(L, V) = X with X Lᵀ + L Xᵀ = V       cholesky_vjp(L, X) = V with tril((V + Vᵀ) L) = X
+
+so that P = L Lᵀ has dP = gram_jvp(L, dL), L̄ = gram_vjp(L, P̄); L = cholesky(P) has dL = cholesky_jvp(L, dP),
+P̄ = cholesky_vjp(L, L̄). Conventions and common errors: see `linalg`. Derivations: docs/math.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparseggm import checks, threads
+from sparseggm.errors import PatternError
+from sparseggm.kernels import sparse
+from sparseggm.linalg import column_pairs, squared_columns
+from sparseggm.pattern import FloatArray, Pattern
+
+
+def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
+    """tril(A Bᵀ + B Aᵀ), (..., nnz of the result) on `pattern.gram()`.
+
+    Cost: 4 Σ_j |S_j|² / 2 flops. Error: |Δ| ≤ γ_{2r+1} (|A| |B|ᵀ + |B| |A|ᵀ), r the longest row.
+    Reference: `reference.linalg.gram_jvp`.
+    """
+    checks.check("gram_jvp", pattern, packed={"a": a, "b": b})
+    product = pattern.gram()
+    structure = (pattern.indptr, pattern.rows, product.indptr, product.rows)
+    return _run(sparse.gram_jvp, squared_columns(pattern), structure, product.nnz, a=(pattern, a), b=(pattern, b))
+
+
+def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
+    """tril((V + Vᵀ) A), (..., nnz) on `pattern`, for V on `pattern.gram()`.
+
+    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{c+2} (|V| + |V|ᵀ) |A|, c the longest column.
+    Reference: `reference.linalg.gram_vjp`.
+    """
+    product = pattern.gram()
+    checks.check("gram_vjp", pattern, packed={"a": a})
+    checks.check("gram_vjp", product, packed={"v": v})
+    structure = (pattern.indptr, pattern.rows, product.indptr, product.rows)
+    return _run(sparse.gram_vjp, squared_columns(pattern), structure, pattern.nnz, a=(pattern, a), v=(product, v))
+
+
+def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatArray:
+    """X, lower, with X Lᵀ + L Xᵀ = V: the derivative of `cholesky` along V. On a closed pattern.
+
+    Cost: 2 Σ_j |F_j|² flops. Error: the equation holds within γ_{2r+2} (|X| |L|ᵀ + |L| |X|ᵀ), r the longest row.
+    Raises: NonPositiveError for a diagonal entry of L ≤ 0. Reference: `reference.linalg.cholesky_jvp`.
+    """
+    _check_closed("cholesky_jvp", pattern)
+    checks.check("cholesky_jvp", pattern, packed={"factor": factor, "v": v})
+    structure = (pattern.indptr, pattern.rows, *pattern.row_structure)
+    work = 2 * squared_columns(pattern)
+    return _run(sparse.cholesky_jvp, work, structure, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
+
+
+def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
+    """V, lower, with tril((V + Vᵀ) L) = X: the reverse mode of `cholesky`, P̄ for L̄ = X. On a closed pattern.
+
+    Cost: 2 Σ_j |F_j|² flops. Error: the equation holds within γ_{c+2} (|V| + |V|ᵀ) |L|, c the longest column.
+    Raises: NonPositiveError for a diagonal entry of L ≤ 0. Reference: `reference.linalg.cholesky_vjp`.
+    """
+    _check_closed("cholesky_vjp", pattern)
+    checks.check("cholesky_vjp", pattern, packed={"factor": factor, "x": x})
+    structure, work = (pattern.indptr, pattern.rows), 2 * squared_columns(pattern)
+    return _run(sparse.cholesky_vjp, work, structure, pattern.nnz, factor=(pattern, factor), x=(pattern, x))
+
+
+def selected_inverse_vjp(
+    pattern: Pattern, factor: FloatArray, sigma_bar: FloatArray, on: Pattern | None = None
+) -> FloatArray:
+    """L̄ on `pattern` for Σ̄ on F, the result pattern of `selected_inverse(pattern, factor, on)`.
+
+    With X = cholesky_jvp(L, Σ̄ with its diagonal doubled): L̄ = −tril(Σ X) − diag(X_jj / L_jj²). Here by the reverse
+    sweep of the recursion itself, which visits the same pairs {i, k} ⊂ F_j and computes Σ again rather than store it.
+
+    Cost: three times `selected_inverse`. Reference: `reference.linalg.selected_inverse_vjp`.
+    """
+    fill = checks.closed_superset("selected_inverse_vjp", pattern, on)
+    checks.check("selected_inverse_vjp", pattern, packed={"factor": factor})
+    checks.check("selected_inverse_vjp", fill, packed={"sigma_bar": sigma_bar})
+    structure, work = (pattern.indptr, pattern.rows, fill.indptr, fill.rows), 3 * column_pairs(pattern, fill)
+    inputs = {"factor": (pattern, factor), "sigma_bar": (fill, sigma_bar)}
+    return _run(sparse.selected_inverse_vjp, work, structure, pattern.nnz, **inputs)
+
+
+def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: FloatArray) -> FloatArray:
+    """L̄ on `pattern` for the adjoint (..., n) of `marginal_variances`; Σ is not stored beyond scratch.
+
+    Cost: three times `marginal_variances`. Reference: `reference.linalg.marginal_variances_vjp`.
+    """
+    fill = pattern.filled()
+    checks.check("marginal_variances_vjp", pattern, packed={"factor": factor}, variances_bar=variances_bar)
+    structure, work = (pattern.indptr, pattern.rows, fill.indptr, fill.rows), 3 * column_pairs(pattern, fill)
+    inputs = {"factor": (pattern, factor), "variances_bar": (None, variances_bar)}
+    return _run(sparse.marginal_variances_vjp, work, structure, pattern.nnz, **inputs)
+
+
+def _check_closed(verb: str, pattern: Pattern) -> None:
+    if not pattern.is_closed:
+        raise PatternError(f"{verb}: the pattern must be closed under elimination, {pattern!r} is not. Use filled().")
+
+
+def _run(
+    kernel: Any, work: int, structure: tuple[Any, ...], size: int, **inputs: tuple[Pattern | None, FloatArray]
+) -> FloatArray:
+    """Broadcast the inputs, each given with the pattern it is on, run the kernel, explain its failure."""
+    verb = kernel.__name__
+    arrays = {name: array for name, (_, array) in inputs.items()}
+    batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})
+    result = np.empty((*batch_shape, size), next(iter(arrays.values())).dtype)
+    rows = [checks.as_rows(array, batch_shape) for array in arrays.values()]
+    batch = math.prod(batch_shape)
+    if threads.run(kernel, work, *structure, *rows, result.reshape(batch, size), batch=batch):
+        checks.explain(verb, inputs)
+    return result

@@ -1,0 +1,146 @@
+"""What the verbs share: checks of arguments, batch axes, and the search for the culprit when a kernel fails.
+
+Kernels only report that something was wrong. The functions here then look at the arguments, at leisure, and say
+what: NaN in, a diagonal that is not positive, or a result beyond the dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+
+from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
+from sparseggm.pattern import FloatArray, IntArray, Pattern
+
+Shape = tuple[int, ...]
+
+_identity = np.arange(1024)
+
+
+# ---------------------------------------------------------------------- before the work
+
+
+def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:
+    """Every packed array ends in nnz, every vector in n, and all are float32 or all float64, native byte order."""
+    dtype = None
+    for size, meaning, arrays in (
+        (pattern.nnz, "the nnz of the pattern", packed or {}),
+        (pattern.n, "the size of the pattern", vectors),
+    ):
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise DTypeError(f"{verb}: {name} must be a NumPy array, got {type(array).__name__}.")
+            if array.dtype != np.float64 and array.dtype != np.float32:
+                raise DTypeError(
+                    f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
+                    "Convert it with astype."
+                )
+            if dtype is not None and array.dtype != dtype:
+                raise DTypeError(
+                    f"{verb}: all arguments must have one dtype, got {dtype} and, for {name}, {array.dtype}."
+                )
+            dtype = array.dtype
+            if array.shape[-1:] != (size,):
+                raise ShapeError(f"{verb}: {name} must end in {size}, {meaning}, got shape {array.shape}.")
+
+
+def broadcast(verb: str, **batch_shapes: Shape) -> Shape:
+    """The common batch shape."""
+    shapes = set(batch_shapes.values())
+    if len(shapes) == 1:
+        return shapes.pop()
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        named = " and ".join(f"{shape} of {name}" for name, shape in batch_shapes.items())
+        raise ShapeError(f"{verb}: batch axes must broadcast, got {named}.") from None
+
+
+def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
+    """F: `on` if it is closed and holds the pattern; by default the pattern's own fill."""
+    if on is None or on is pattern.filled():
+        return pattern.filled()
+    if not on.is_closed:
+        raise PatternError(f"{verb}: `on` must be closed under elimination, {on!r} is not. Use on.filled().")
+    pattern.positions_in(on)  # raises where it lacks an entry
+    return on
+
+
+# ---------------------------------------------------------------------- arrays as kernels take them
+
+
+def frozen(array: Any) -> Any:
+    """A read-only view: all inputs of a kernel are, so that one compiled signature serves all."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
+    """(batch, k), C-contiguous and read-only; a copy only where needed to broadcast or to make contiguous."""
+    if array.shape[:-1] != batch_shape:
+        array = np.broadcast_to(array, (*batch_shape, array.shape[-1]))
+    return frozen(np.ascontiguousarray(array).reshape(math.prod(batch_shape), array.shape[-1]))  # type: ignore[no-any-return]
+
+
+def owners(batch_shape: Shape, full: Shape) -> IntArray:
+    """For each row of the batch `full`, the row of `batch_shape` that broadcasts to it."""
+    global _identity
+    count = math.prod(batch_shape)
+    if count > len(_identity):
+        _identity = np.arange(2 * count)
+    own = _identity[:count]
+    if batch_shape == full:
+        return frozen(own)  # type: ignore[no-any-return]
+    return frozen(np.ascontiguousarray(np.broadcast_to(own.reshape(batch_shape), full)).ravel())  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------- after a failure
+
+
+def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], divides: bool = True) -> NoReturn:
+    """Raise what made a kernel fail.
+
+    Args:
+        verb: the name in the message.
+        inputs: each array with the pattern it is on, None for a vector.
+        divides: whether the verb divides by the diagonal of its `factor`.
+    """
+    for name, (pattern, array) in inputs.items():
+        require_finite(verb, name, pattern, array)
+    if divides and "factor" in inputs:
+        pattern, factor = inputs["factor"]
+        assert pattern is not None
+        require_positive_diagonal(verb, pattern, factor)
+    dtype = next(iter(inputs.values()))[1].dtype
+    raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. Rescale, or use float64.")
+
+
+def require_finite(verb: str, name: str, pattern: Pattern | None, array: FloatArray) -> None:
+    """Raise at the first NaN or infinity."""
+    bad = ~np.isfinite(array)
+    if bad.any():
+        *batch_index, p = (int(axis) for axis in np.argwhere(bad)[0])
+        where = f"column {p}" if pattern is None else f"entry ({pattern.rows[p]}, {pattern.cols[p]})"
+        value = float(array[(*batch_index, p)])
+        raise NonFiniteError(f"{verb}: {name} must be finite, got {value} at {where}{in_batch(tuple(batch_index))}.")
+
+
+def require_positive_diagonal(verb: str, pattern: Pattern, factor: FloatArray) -> None:
+    """Raise at the first diagonal entry ≤ 0."""
+    diagonal = factor[..., pattern.diagonal]
+    bad = diagonal <= 0
+    if bad.any():
+        *batch_index, column = (int(axis) for axis in np.argwhere(bad)[0])
+        value = float(diagonal[(*batch_index, column)])
+        raise NonPositiveError(
+            f"{verb}: the diagonal of factor must be positive, got {value:.3g} at column {column} of {pattern.n}"
+            f"{in_batch(tuple(batch_index))}."
+        )
+
+
+def in_batch(batch_index: Shape) -> str:
+    """The end of a message: which batch element, or nothing without batch axes."""
+    return f", batch element {batch_index}" if batch_index else ""

@@ -1,0 +1,301 @@
+"""The verbs of linear algebra on packed values: checks, memory, one kernel call, and the meaning of its status.
+
+A verb knows a `Pattern` and nothing of topologies: all nodes are in the pattern's own numbering. Packed values are
+(..., nnz) on it, see `sparseggm.pattern`; leading axes are batch axes and broadcast. Arguments are float32 or
+float64, of one dtype, and never modified; results are new memory of that dtype.
+
+Errors common to all verbs, raised before any work unless they concern single values:
+    ShapeError: a last axis does not fit the pattern, or batch axes do not broadcast.
+    DTypeError: not float32 or float64 in native byte order, or two arrays that differ.
+    NonFiniteError: NaN or infinity in an argument, or a result beyond the dtype.
+
+Costs are a batch element; c is the longest column of the pattern, S_j and F_j columns of L and of its fill.
+u is the unit roundoff, γ_k = k u / (1 − k u). The bounds are derived in docs/errors-and-bounds.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+
+from sparseggm import checks, threads
+from sparseggm.checks import Shape
+from sparseggm.errors import NotPositiveDefiniteError, ShapeError
+from sparseggm.kernels import sparse
+from sparseggm.pattern import FloatArray, Pattern
+
+# ---------------------------------------------------------------------- triangular products and solves
+
+
+def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
+    """Solve L x = rhs.
+
+    Args:
+        pattern: of L.
+        factor: (..., nnz) values of L, diagonal nonzero.
+        rhs: (..., n); many right-hand sides of one factor are batch axes that `factor` lacks.
+    Returns:
+        (..., n).
+    Cost: 2 nnz − n flops a right-hand side; the factor is never copied.
+    Error: (L + ΔL) x = rhs with |ΔL| ≤ γ_r |L| entrywise, r the longest row [Higham 2002, Thm 8.5].
+    Reference: `reference.linalg.solve`.
+    """
+    return _product("solve", sparse.solve, pattern, ("factor", factor), ("rhs", rhs), divides=True)
+
+
+def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
+    """Solve Lᵀ x = rhs: with rhs = ε ~ N(0, I), x is a draw from N(0, (L Lᵀ)⁻¹).
+
+    Args, Returns, Cost: as `solve`.
+    Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5].
+    Reference: `reference.linalg.solve_t`.
+    """
+    return _product("solve_t", sparse.solve_t, pattern, ("factor", factor), ("rhs", rhs), divides=True)
+
+
+def matmul(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
+    """L x, (..., n).
+
+    Cost: 2 nnz flops. Error: |Δ| ≤ γ_r |L| |x|, r the longest row [Higham 2002, §3.5].
+    Reference: `reference.linalg.matmul`.
+    """
+    return _product("matmul", sparse.matmul, pattern, ("factor", factor), ("x", x))
+
+
+def matmul_t(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
+    """Lᵀ x, (..., n).
+
+    Cost: 2 nnz flops. Error: |Δ| ≤ γ_c |L|ᵀ |x| [Higham 2002, §3.5]. Reference: `reference.linalg.matmul_t`.
+    """
+    return _product("matmul_t", sparse.matmul_t, pattern, ("factor", factor), ("x", x))
+
+
+def symmetric_matmul(pattern: Pattern, precision: FloatArray, x: FloatArray) -> FloatArray:
+    """P x, (..., n), from the lower triangle of P.
+
+    Cost: 4 nnz − 2 n flops. Error: |Δ| ≤ γ_k |P| |x|, k the entries of the fullest row of P, both triangles counted
+    [Higham 2002, §3.5]. Reference: `reference.linalg.symmetric_matmul`.
+    """
+    return _product("symmetric_matmul", sparse.symmetric_matmul, pattern, ("precision", precision), ("x", x))
+
+
+def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | None = None) -> FloatArray:
+    """x yᵀ on the pattern: result[p] = x[rows[p]] y[cols[p]].
+
+    Args:
+        pattern: where to evaluate; all else of x yᵀ is dropped.
+        x, y: (..., n).
+        batch_shape: of the result; axes along which it would broadcast to the batch of x and y are summed, which is the
+            gradient of a factor that many right-hand sides shared. None: that batch, no sum.
+    Returns:
+        batch_shape + (nnz,).
+    Cost: 2 nnz flops a term; sums are formed in float64, and single terms are never stored.
+    Error: |Δ| ≤ (u + γ_m) Σ |x| |y|ᵀ for m terms, γ with the float64 u.
+    Reference: `reference.linalg.outer`.
+    """
+    checks.check("outer", pattern, x=x, y=y)
+    full = checks.broadcast("outer", x=x.shape[:-1], y=y.shape[:-1])
+    target = full if batch_shape is None else batch_shape
+    if checks.broadcast("outer", batch_shape=target, terms=full) != full:
+        raise ShapeError(f"outer: batch_shape {target} must broadcast to {full}, the batch of x and y.")
+    groups = math.prod(target)
+    owner = checks.owners(target, full)
+    members = np.argsort(owner, kind="stable")
+    members_indptr = np.searchsorted(owner, np.arange(groups + 1), sorter=members)
+    values = np.empty((*target, pattern.nnz), x.dtype)
+    status = threads.run(
+        sparse.outer,
+        pattern.nnz * (len(owner) // max(groups, 1)),
+        pattern.indptr,
+        pattern.rows,
+        checks.frozen(members_indptr),
+        checks.frozen(members),
+        checks.as_rows(x, full),
+        checks.as_rows(y, full),
+        values.reshape(groups, pattern.nnz),
+        batch=groups,
+    )
+    if status:
+        checks.explain("outer", {"x": (None, x), "y": (None, y)})
+    return values
+
+
+def _product(
+    verb: str,
+    kernel: Any,
+    pattern: Pattern,
+    matrix: tuple[str, FloatArray],
+    vector: tuple[str, FloatArray],
+    divides: bool = False,
+) -> FloatArray:
+    """Run a kernel on one matrix a batch element and any number of vectors a matrix."""
+    values, x = matrix[1], vector[1]
+    checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
+    full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
+    result = np.empty((*full, pattern.n), x.dtype)
+    count = math.prod(full)
+    status = threads.run(
+        kernel,
+        pattern.nnz,
+        pattern.indptr,
+        pattern.rows,
+        checks.as_rows(values, values.shape[:-1]),
+        checks.owners(values.shape[:-1], full),
+        checks.as_rows(x, full),
+        result.reshape(count, pattern.n),
+        batch=count,
+    )
+    if status:
+        checks.explain(verb, {matrix[0]: (pattern, values), vector[0]: (None, x)}, divides)
+    return result
+
+
+# ---------------------------------------------------------------------- factorisation
+
+
+def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
+    """The factor L of P = L Lᵀ, lower triangular with positive diagonal.
+
+    Args:
+        pattern: of P.
+        precision: (..., nnz) lower triangle of P.
+    Returns:
+        (..., nnz of F) values of L on F = `pattern.filled()`.
+    Raises:
+        NotPositiveDefiniteError: a pivot is not positive, or elimination overflowed; it carries batch index,
+            column and pivot.
+    Cost: Σ_j |F_j|² flops, memory nnz(F); left-looking [Davis 2006, §4.8].
+    Error: L Lᵀ = P + ΔP with |ΔP| ≤ γ_{r+1} |L| |Lᵀ| + 2 r √tiny √(P_ii P_jj), r the longest row of F: the first term
+        is [Higham 2002, Thm 10.3], the second that of entries below √tiny √P_ii, which are set to zero.
+    Reference: `reference.linalg.cholesky`.
+    """
+    checks.check("cholesky", pattern, packed={"precision": precision})
+    filled, batch_shape = pattern.filled(), precision.shape[:-1]
+    factor = np.zeros((*batch_shape, filled.nnz), precision.dtype)
+    factor[..., slice(None) if filled is pattern else pattern.positions_in(filled)] = precision
+    rows = factor.reshape(math.prod(batch_shape), filled.nnz)
+    columns = np.empty(len(rows), np.int64)
+    arguments = (filled.indptr, filled.rows, *filled.row_structure, rows, columns)
+    status = threads.run(sparse.cholesky, squared_columns(filled), *arguments, batch=len(rows))
+    if status:
+        checks.require_finite("cholesky", "precision", pattern, precision)
+        _raise_not_positive_definite(filled, rows, columns, batch_shape)
+    return factor
+
+
+def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any, batch_shape: Shape) -> NoReturn:
+    """Describe the first failing matrix; the kernel left the pivot on its diagonal."""
+    row = int(np.argmax(columns >= 0))
+    column = int(columns[row])
+    batch_index = tuple(int(axis) for axis in np.unravel_index(row, batch_shape)) if batch_shape else ()
+    pivot = float(rows[row, filled.indptr[column]])
+    raise NotPositiveDefiniteError(
+        f"cholesky: not positive definite: pivot {pivot:.3g} at column {column} of {filled.n}"
+        f"{checks.in_batch(batch_index)}.",
+        batch_index=batch_index,
+        column=column,
+        pivot=pivot,
+    )
+
+
+def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """P = L Lᵀ, (..., nnz of the result) on `pattern.gram()`.
+
+    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{r+1} |L| |L|ᵀ, r the longest row [Higham 2002, §3.5].
+    Reference: `reference.linalg.gram`.
+    """
+    checks.check("gram", pattern, packed={"factor": factor})
+    product, batch_shape = pattern.gram(), factor.shape[:-1]
+    values = np.empty((*batch_shape, product.nnz), factor.dtype)
+    rows = checks.as_rows(factor, batch_shape)
+    half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
+    arguments = (pattern.indptr, pattern.rows, product.indptr, product.rows, rows, half)
+    if threads.run(
+        sparse.gram_jvp, squared_columns(pattern), *arguments, values.reshape(len(rows), -1), batch=len(rows)
+    ):
+        checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
+    return values
+
+
+def logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """log det P = 2 Σ_j log L_jj, shape (...).
+
+    Raises:
+        NonPositiveError: a diagonal entry of L is ≤ 0.
+    Cost: n logarithms, summed in float64. Error: |Δ| ≤ (γ_{n+1} in float64) Σ 2 |log L_jj| + u |log det P|.
+    Reference: `reference.linalg.logdet`.
+    """
+    checks.check("logdet", pattern, packed={"factor": factor})
+    batch_shape = factor.shape[:-1]
+    rows = checks.as_rows(factor, batch_shape)
+    result = np.empty(len(rows), np.float64)
+    if threads.run(sparse.logdet, 20 * pattern.n, pattern.indptr, rows, result, batch=len(rows)):
+        checks.explain("logdet", {"factor": (pattern, factor)})
+    return result.reshape(batch_shape).astype(factor.dtype)
+
+
+# ---------------------------------------------------------------------- selected inverse
+
+
+def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = None) -> FloatArray:
+    """Σ = (L Lᵀ)⁻¹ on a pattern, never the dense inverse.
+
+    Args:
+        pattern: S, of L; closed or not.
+        factor: (..., nnz) values of L, diagonal positive.
+        on: F, where Σ is wanted: closed under elimination, with S inside. None: `pattern.filled()`.
+    Returns:
+        (..., nnz of F) values of Σ.
+    Raises:
+        NonPositiveError: a diagonal entry of L is ≤ 0.
+        PatternError: `on` is not closed, or lacks an entry of `pattern`.
+    Cost: 4 Σ_j |S_j| |F_j| flops: a chain O(n), an extended grid O(n · cols). Σ is stored once.
+    Error: the defining equations Σ_ij L_jj + Σ_{k ∈ S_j} Σ_ik L_kj = δ_ij / L_jj hold within γ_{c+2} of the same
+        sums on absolute values, and √tiny √(Σ_ii Σ_jj) L_jj for an entry set to zero.
+    Source: [Takahashi, Fagan & Chin 1973; Erisman & Tinney 1975], with the columns of a sparse L.
+    Reference: `reference.linalg.selected_inverse`.
+    """
+    checks.check("selected_inverse", pattern, packed={"factor": factor})
+    fill = checks.closed_superset("selected_inverse", pattern, on)
+    return _inverse("selected_inverse", sparse.selected_inverse, pattern, fill, factor, fill.nnz)
+
+
+def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """diag Σ, (..., n). Σ is not stored: scratch is nnz(F) for each of 16 batch elements.
+
+    Raises, Cost, Source: as `selected_inverse`.
+    Error: for a chain all terms are positive, and the relative error of each variance is ≤ 10 min(n, 1/(1 − ρ²)) u,
+        ρ = max |L_{j+1,j} / L_jj|, whatever the condition number.
+    Reference: `reference.linalg.marginal_variances`.
+    """
+    checks.check("marginal_variances", pattern, packed={"factor": factor})
+    return _inverse("marginal_variances", sparse.marginal_variances, pattern, pattern.filled(), factor, pattern.n)
+
+
+def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """tr Σ, (...), the sum of `marginal_variances` formed in float64. Raises, Cost, Source: as there."""
+    variances = marginal_variances(pattern, factor)
+    return np.asarray(variances.sum(axis=-1, dtype=np.float64)).astype(factor.dtype)
+
+
+def _inverse(verb: str, kernel: Any, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:
+    """Run a kernel that computes Σ on `fill`; (..., size)."""
+    batch_shape = factor.shape[:-1]
+    result = np.empty((*batch_shape, size), factor.dtype)
+    rows = checks.as_rows(factor, batch_shape)
+    arguments = (pattern.indptr, pattern.rows, fill.indptr, fill.rows, rows, result.reshape(len(rows), size))
+    if threads.run(kernel, column_pairs(pattern, fill), *arguments, batch=len(rows)):
+        checks.explain(verb, {"factor": (pattern, factor)})
+    return result
+
+
+def column_pairs(pattern: Pattern, fill: Pattern) -> int:
+    """2 Σ_j |S_j| |F_j|: multiply-adds of the selected inverse, the work that `threads` weighs."""
+    return 2 * int((np.diff(pattern.indptr).astype(np.int64) * np.diff(fill.indptr)).sum())
+
+
+def squared_columns(pattern: Pattern) -> int:
+    """Σ_j |S_j|²: multiply-adds, twice over, of a factorisation or a Gram product."""
+    return column_pairs(pattern, pattern) // 2
