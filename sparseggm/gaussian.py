@@ -139,8 +139,8 @@ class GaussianGraphicalModel:
         Cost: one selected inverse on F; to N(0, I) the marginal variances.
         """
         if other is None:
-            trace_and_square = self._trace() + _square(self.loc)
-            return self._as_result(0.5 * (trace_and_square - self.n + self._logdet()))
+            loc = self.loc if self.topology.is_naturally_ordered else self.loc[..., self.topology.order]
+            return kl_to_standard_normal(self.factor_pattern, loc, self.factor)
         if other.topology != self.topology:
             raise PatternError(f"kl_divergence: needs two Gaussians on {self.topology}, got one on {other.topology}.")
         checks.check("kl_divergence", self.factor_pattern, loc=self.loc, other_loc=other.loc)
@@ -172,15 +172,39 @@ class GaussianGraphicalModel:
     # ------------------------------------------------------------------ float64 scalars a batch element
 
     def _logdet(self) -> FloatArray:
-        diagonal = self.factor[..., self.factor_pattern.diagonal].astype(np.float64)
-        return cast(FloatArray, 2.0 * np.log(diagonal).sum(axis=-1))
+        return _logdet(self.factor_pattern, self.factor)
 
     def _trace(self) -> FloatArray:
-        variances = linalg.marginal_variances(self.factor_pattern, self.factor)
-        return cast(FloatArray, variances.sum(axis=-1, dtype=np.float64))
+        return _trace_inverse(self.factor_pattern, self.factor)
 
     def _as_result(self, nats: Any) -> FloatArray:
         return np.array(nats, dtype=self.dtype)
+
+
+def kl_to_standard_normal(pattern: Pattern, loc: FloatArray, factor: FloatArray) -> FloatArray:
+    """KL(N(loc, P⁻¹) ‖ N(0, I)) = ½ [tr Σ + |loc|² − n + log det P], nats, everything in the pattern's numbering.
+
+    Args:
+        pattern: of L.
+        loc, factor: (..., n) and (..., nnz); batch axes broadcast.
+    Cost: the marginal variances; the sums are formed in float64.
+    """
+    checks.check("kl_to_standard_normal", pattern, packed={"factor": factor}, loc=loc)
+    trace = _trace_inverse(pattern, factor)  # tests every value of the factor
+    kl = np.asarray(0.5 * (trace + _square(loc) - pattern.n + _logdet(pattern, factor)))
+    if not np.isfinite(kl.sum()):
+        checks.require_finite("kl_to_standard_normal", "loc", None, loc)
+    return kl.astype(factor.dtype)
+
+
+def _logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """2 Σ log L_jj in float64, diagonal known to be positive."""
+    return cast(FloatArray, 2.0 * np.log(factor[..., pattern.diagonal], dtype=np.float64).sum(axis=-1))
+
+
+def _trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """tr Σ in float64."""
+    return cast(FloatArray, linalg.marginal_variances(pattern, factor).sum(axis=-1, dtype=np.float64))
 
 
 def _square(x: FloatArray) -> FloatArray:

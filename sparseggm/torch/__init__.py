@@ -1,0 +1,10 @@
+"""The torch adapter: the verbs as differentiable operators, the Gaussian as a distribution, network heads.
+
+It wraps the NumPy verbs and re-implements none of them.
+"""
+
+from sparseggm.torch import ops
+from sparseggm.torch.distribution import GaussianGraphicalModel, sample_and_kl
+from sparseggm.torch.heads import FactorHead
+
+__all__ = ["FactorHead", "GaussianGraphicalModel", "ops", "sample_and_kl"]
