@@ -26,26 +26,41 @@ LANES = 16
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _not_finite(rows):
+    """The number of entries that are NaN or infinite."""
+    bad = 0
+    for r in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            bad += not abs(rows[r, i]) < math.inf
+    return bad
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve(indptr, rows, factor, owner, rhs, x, first, last):
     """x = L⁻¹ rhs: forward substitution, one column of L at a time. Nonzero status: something is not finite."""
     n = rhs.shape[1]
     bad = 0
+    pending = np.empty(LANES, x.dtype)
+    probe = np.zeros(LANES, x.dtype)  # an infinite pivot leaves a finite x: 0 · ∞ betrays it
     for start in range(first, last, LANES):
-        stop = min(start + LANES, last)
-        for r in range(start, stop):
+        own, b, y = owner[start:last][:LANES], rhs[start:last][:LANES], x[start:last][:LANES]
+        width = own.shape[0]
+        for lane in range(width):
             for i in range(n):
-                x[r, i] = rhs[r, i]
+                y[lane, i] = b[lane, i]
         for j in range(n):
             begin, end = indptr[j], indptr[j + 1]
-            for r in range(start, stop):
-                pivot = factor[owner[r], begin]
-                x[r, j] /= pivot
-                bad += not (abs(x[r, j]) < math.inf and abs(pivot) < math.inf)
+            for lane in range(width):
+                pivot = factor[own[lane], begin]
+                probe[lane] += 0 * pivot
+                pending[lane] = y[lane, j] / pivot
+                y[lane, j] = pending[lane]
             for p in range(begin + 1, end):  # x_i −= L_ij x_j
                 i = rows[p]
-                for r in range(start, stop):
-                    x[r, i] -= factor[owner[r], p] * x[r, j]
-    return bad
+                for lane in range(width):
+                    y[lane, i] -= factor[own[lane], p] * pending[lane]
+        bad += _not_finite(y)
+    return bad + _not_finite(probe.reshape(1, LANES))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -53,22 +68,25 @@ def solve_t(indptr, rows, factor, owner, rhs, x, first, last):
     """x = L⁻ᵀ rhs: backward substitution, one column of L at a time. Nonzero status: something is not finite."""
     n = rhs.shape[1]
     bad = 0
+    pending = np.empty(LANES, x.dtype)
+    probe = np.zeros(LANES, x.dtype)  # as in `solve`
     for start in range(first, last, LANES):
-        stop = min(start + LANES, last)
-        for r in range(start, stop):
-            for i in range(n):
-                x[r, i] = rhs[r, i]
+        own, b, y = owner[start:last][:LANES], rhs[start:last][:LANES], x[start:last][:LANES]
+        width = own.shape[0]
         for j in range(n - 1, -1, -1):
             begin, end = indptr[j], indptr[j + 1]
+            for lane in range(width):
+                pending[lane] = b[lane, j]
             for p in range(begin + 1, end):  # L_jj x_j = b_j − Σ_{i>j} L_ij x_i
                 i = rows[p]
-                for r in range(start, stop):
-                    x[r, j] -= factor[owner[r], p] * x[r, i]
-            for r in range(start, stop):
-                pivot = factor[owner[r], begin]
-                x[r, j] /= pivot
-                bad += not (abs(x[r, j]) < math.inf and abs(pivot) < math.inf)
-    return bad
+                for lane in range(width):
+                    pending[lane] -= factor[own[lane], p] * y[lane, i]
+            for lane in range(width):
+                pivot = factor[own[lane], begin]
+                probe[lane] += 0 * pivot
+                y[lane, j] = pending[lane] / pivot
+        bad += _not_finite(y)
+    return bad + _not_finite(probe.reshape(1, LANES))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -77,17 +95,15 @@ def matmul(indptr, rows, factor, owner, x, y, first, last):
     n = x.shape[1]
     bad = 0
     for start in range(first, last, LANES):
-        stop = min(start + LANES, last)
-        for r in range(start, stop):
-            for i in range(n):
-                y[r, i] = 0.0
+        own, b, out = owner[start:last][:LANES], x[start:last][:LANES], y[start:last][:LANES]
+        width = own.shape[0]
+        out[:] = 0
         for j in range(n):
             for p in range(indptr[j], indptr[j + 1]):  # y_i += L_ij x_j
                 i = rows[p]
-                for r in range(start, stop):
-                    y[r, i] += factor[owner[r], p] * x[r, j]
-            for r in range(start, stop):
-                bad += not abs(y[r, j]) < math.inf
+                for lane in range(width):
+                    out[lane, i] += factor[own[lane], p] * b[lane, j]
+        bad += _not_finite(out)
     return bad
 
 
@@ -96,17 +112,19 @@ def matmul_t(indptr, rows, factor, owner, x, y, first, last):
     """y = Lᵀ x. Nonzero status: something is not finite."""
     n = x.shape[1]
     bad = 0
+    total = np.empty(LANES, x.dtype)
     for start in range(first, last, LANES):
-        stop = min(start + LANES, last)
+        own, b, out = owner[start:last][:LANES], x[start:last][:LANES], y[start:last][:LANES]
+        width = own.shape[0]
         for j in range(n):
-            for r in range(start, stop):
-                y[r, j] = 0.0
+            total[:] = 0
             for p in range(indptr[j], indptr[j + 1]):  # y_j = Σ_{i≥j} L_ij x_i
                 i = rows[p]
-                for r in range(start, stop):
-                    y[r, j] += factor[owner[r], p] * x[r, i]
-            for r in range(start, stop):
-                bad += not abs(y[r, j]) < math.inf
+                for lane in range(width):
+                    total[lane] += factor[own[lane], p] * b[lane, i]
+            for lane in range(width):
+                out[lane, j] = total[lane]
+        bad += _not_finite(out)
     return bad
 
 
@@ -115,23 +133,23 @@ def symmetric_matmul(indptr, rows, precision, owner, x, y, first, last):
     """y = P x from the lower triangle of P. Nonzero status: something is not finite."""
     n = x.shape[1]
     bad = 0
+    total = np.empty(LANES, x.dtype)
     for start in range(first, last, LANES):
-        stop = min(start + LANES, last)
-        for r in range(start, stop):
-            for i in range(n):
-                y[r, i] = 0.0
+        own, b, out = owner[start:last][:LANES], x[start:last][:LANES], y[start:last][:LANES]
+        width = own.shape[0]
+        out[:] = 0
         for j in range(n):
             begin, end = indptr[j], indptr[j + 1]
-            for r in range(start, stop):
-                y[r, j] += precision[owner[r], begin] * x[r, j]
+            for lane in range(width):
+                total[lane] = precision[own[lane], begin] * b[lane, j]
             for p in range(begin + 1, end):  # P_ij stands for two entries
                 i = rows[p]
-                for r in range(start, stop):
-                    y[r, i] += precision[owner[r], p] * x[r, j]
-                    y[r, j] += precision[owner[r], p] * x[r, i]
-        for r in range(start, stop):
-            for i in range(n):
-                bad += not abs(y[r, i]) < math.inf
+                for lane in range(width):
+                    out[lane, i] += precision[own[lane], p] * b[lane, j]
+                    total[lane] += precision[own[lane], p] * b[lane, i]
+            for lane in range(width):
+                out[lane, j] += total[lane]
+        bad += _not_finite(out)
     return bad
 
 

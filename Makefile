@@ -1,0 +1,33 @@
+# Every target makes the virtual environment it needs. Versions: constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/demo
+
+.PHONY: demo test lint types verify bench clean
+
+demo: .venv/train  ## train three VAEs on MNIST; print the table, save the figures
+	$(BIN)/sparseggm table1 --out $(OUT)
+
+test: lint types  ## lint, types, all tests
+	$(BIN)/python -m pytest -n auto
+
+lint: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/dev
+	$(BIN)/mypy
+
+verify: .venv/dev  ## property tests on many random cases; ends in the table of worst error / bound
+	$(BIN)/python -m pytest -n auto -m property --hypothesis-profile=deep
+
+bench: .venv/dev  ## time what exists against what a user would otherwise write
+	$(BIN)/python -m benchmarks
+
+.venv/train .venv/dev: .venv/%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,125 @@
+"""Operators: the value of the NumPy verb, gradients of first and second order, the dispatcher's contract."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import sparseggm as sg
+from sparseggm.torch import fused, ops
+from tests.torch.problems import CALLS, TOPOLOGIES, calls, factor, vectors
+
+every_call = pytest.mark.parametrize(("topology", "name"), CALLS, ids=str)
+every_topology = pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+
+
+@every_call
+def test_an_operator_has_the_value_of_its_verb(topology, name):
+    call = calls(topology)[name]
+    expected = call.verb(*(argument.detach().numpy() for argument in call.arguments))
+    found = call.operator(*call.arguments).detach().numpy()
+    # To the bit, but for the sum over n ≤ 9 terms that torch forms in an order of its own.
+    np.testing.assert_array_max_ulp(found, expected, maxulp=8 if name == "trace_inverse" else 0)
+
+
+@every_call
+def test_gradients_agree_with_differences(topology, name):
+    call = calls(topology)[name]
+    assert torch.autograd.gradcheck(call.operator, call.arguments)
+
+
+@every_call
+def test_gradients_of_gradients_agree_with_differences(topology, name):
+    call = calls(topology)[name]
+    assert torch.autograd.gradgradcheck(call.operator, call.arguments)
+
+
+@pytest.mark.parametrize("name", calls(sg.ExtendedGrid(2, 3)))
+def test_an_operator_keeps_the_contract_of_the_dispatcher(name):
+    call = calls(sg.ExtendedGrid(2, 3))[name]
+    qualified = {"gram": "gram_jvp", "trace_inverse": "marginal_variances"}.get(name, name.split(",")[0])
+    overload = getattr(torch.ops.sparseggm, qualified).default
+    recorded = _record(overload, call)
+    torch.library.opcheck(overload, recorded)
+
+
+def _record(overload, call):
+    """The arguments with which a call reaches the dispatcher."""
+    recorded = []
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is overload:
+                recorded.append(args)
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Recorder():
+        call.operator(*call.arguments)
+    return tuple(
+        argument.detach().clone().requires_grad_() if isinstance(argument, torch.Tensor) else argument
+        for argument in recorded[0]
+    )
+
+
+@every_topology
+@pytest.mark.parametrize("batches", [((2,), (2,), (2,)), ((2,), (1,), (3, 2)), ((), (), (4,)), ((2,), (), ())], ids=str)
+def test_the_training_step_agrees_with_its_parts_and_with_differences(topology, batches):
+    pattern, n = topology.factor_pattern, topology.n
+    loc, lower = vectors(n, *batches[0]), factor(pattern, *batches[1])
+    noise = vectors(n, *batches[2], seed=1)
+    z, kl = fused.sample_and_kl(pattern, loc, lower, noise)
+    assert torch.allclose(z, loc + ops.solve_t(pattern, lower, noise), rtol=1e-15)
+    by_parts = 0.5 * (ops.trace_inverse(pattern, lower) + loc.square().sum(-1) - n + ops.logdet(pattern, lower))
+    assert torch.allclose(kl, by_parts, rtol=1e-13, atol=1e-13)
+
+    def step(*inputs):
+        return fused.sample_and_kl(pattern, *inputs)
+
+    assert torch.autograd.gradcheck(step, (loc, lower, noise))
+    assert torch.autograd.gradgradcheck(step, (loc, lower, noise))
+
+
+def test_a_gradient_is_with_respect_to_stored_values():
+    """d log det P / d P_ij = 2 Σ_ij off the diagonal, Σ_jj on it."""
+    pattern = sg.Grid(3, 3).precision_pattern
+    precision = torch.from_numpy(np.where(pattern.rows == pattern.cols, 5.0, -1.0)).requires_grad_()
+    ops.logdet(pattern.filled(), ops.cholesky(pattern, precision)).backward()
+    covariance = np.linalg.inv(pattern.to_dense(precision.detach().numpy(), symmetric=True))
+    expected = covariance[pattern.rows, pattern.cols] * np.where(pattern.rows == pattern.cols, 1.0, 2.0)
+    assert precision.grad.numpy() == pytest.approx(expected, rel=1e-13)
+
+
+def test_float32_in_float32_out():
+    pattern = sg.Chain(4).factor_pattern
+    x = ops.solve_t(pattern, factor(pattern, 2).detach().float(), vectors(4, 2).detach().float())
+    assert x.dtype == torch.float32
+
+
+def test_a_tensor_elsewhere_is_refused_and_told_what_to_do():
+    pattern = sg.Chain(4).factor_pattern
+
+    class Elsewhere:  # no accelerator is needed to test a message
+        device = torch.device("cuda:0")
+
+    with pytest.raises(
+        ValueError, match=r"solve_t: needs tensors on the CPU, got one on cuda:0\. Move it with \.cpu\(\)"
+    ):
+        ops.solve_t(pattern, factor(pattern), Elsewhere())
+
+
+def test_errors_of_the_verbs_reach_the_caller():
+    pattern = sg.Chain(4).factor_pattern
+    lower = factor(pattern, 2).detach()
+    lower[1, 3] = float("nan")
+    with pytest.raises(
+        sg.NonFiniteError, match=r"solve_t: factor must be finite, got nan at entry \(2, 1\), batch element \(1,\)"
+    ):
+        ops.solve_t(pattern, lower, torch.zeros(2, 4, dtype=torch.float64))
+
+
+def test_a_factor_that_needs_no_gradient_gets_none():
+    pattern = sg.Chain(4).factor_pattern
+    rhs = vectors(4, 2)
+    ops.solve_t(pattern, factor(pattern, 2).detach(), rhs).sum().backward()
+    assert rhs.grad is not None
