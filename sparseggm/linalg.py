@@ -267,7 +267,7 @@ def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
 
     Raises, Cost, Source: as `selected_inverse`.
     Error: for a chain all terms are positive, and the relative error of each variance is ≤ 10 min(n, 1/(1 − ρ²)) u,
-        ρ = max |L_{j+1,j} / L_jj|, whatever the condition number.
+        ρ the largest correlation of neighbours, whatever the condition number; else a-posteriori bounds.
     Reference: `reference.linalg.marginal_variances`.
     """
     checks.check("marginal_variances", pattern, packed={"factor": factor})

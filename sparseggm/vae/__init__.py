@@ -1,0 +1,48 @@
+"""Variational autoencoders whose posterior is a Gaussian graphical model: train, evaluate, compare, draw.
+
+The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
+"""
+
+from sparseggm.vae.config import POSTERIORS, Config, posterior_topology
+from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted
+from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_digits, load_run, report
+from sparseggm.vae.figures import figures
+from sparseggm.vae.model import VAE
+from sparseggm.vae.objective import (
+    bernoulli_log_likelihood,
+    elbo_terms,
+    importance_weighted_bound,
+    log_importance_weights,
+)
+from sparseggm.vae.table1 import POSTER, table1
+from sparseggm.vae.train import EpochRecord, Training, train
+
+__all__ = [
+    "POSTER",
+    "POSTERIORS",
+    "VAE",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Digits",
+    "DivergedError",
+    "EpochRecord",
+    "Evaluation",
+    "Interrupted",
+    "Training",
+    "bernoulli_log_likelihood",
+    "elbo_terms",
+    "evaluate",
+    "evaluate_digits",
+    "figures",
+    "importance_weighted_bound",
+    "load_digits",
+    "load_run",
+    "log_importance_weights",
+    "posterior_topology",
+    "report",
+    "table1",
+    "train",
+]

@@ -1,0 +1,115 @@
+"""The recipe of one run: every number that decides its results, and nothing else.
+
+Where the data lie and where results go is not part of it, so a run can be moved. `Config.digest` names the recipe in
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+
+from sparseggm.topology import BlockChain, Chain, Diagonal, ExtendedGrid, Topology
+from sparseggm.vae.errors import ConfigError
+
+POSTERIORS = ("diagonal", "chain", "extended-grid", "block-chain")
+SPLITS = ("50k", "60k")
+KL_ESTIMATORS = ("exact", "sampled")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run; the defaults are the recipe near the poster's.
+
+    Args:
+        posterior: graph of the approximate posterior: diagonal, chain, extended-grid or block-chain.
+        latent: number of latent variables; the last two posteriors lay it out as the squarest rows × columns.
+        hidden: width of each of the two hidden layers of encoder and decoder.
+        epochs: passes over the training digits; the learning rate falls to 0.3 × at 60 % and to 0.1 × at 85 % of them.
+        batch: digits a step.
+        learning_rate: of Adam, at the start.
+        seed: of the weights, the order, the binarisation and the noise.
+        split: 50k (50,000 / 10,000 validation / 10,000 test digits) or 60k (60,000 / none / 10,000).
+        kl: exact (closed form) or sampled (log q(z) - log p(z) at the one sample).
+        tracked: test digit whose posterior is recorded every epoch.
+        accelerator: Lightning Fabric's name of the device: auto, cpu, cuda or mps.
+        precision: Lightning Fabric's name of the arithmetic, such as 32-true or bf16-mixed.
+    """
+
+    posterior: str = "chain"
+    latent: int = 16
+    hidden: int = 200
+    epochs: int = 60
+    batch: int = 128
+    learning_rate: float = 1e-3
+    seed: int = 0
+    split: str = "50k"
+    kl: str = "exact"
+    tracked: int = 0
+    accelerator: str = "auto"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        _one_of("posterior", self.posterior, POSTERIORS)
+        _one_of("split", self.split, SPLITS)
+        _one_of("kl", self.kl, KL_ESTIMATORS)
+        for name in ("latent", "hidden", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.tracked < 0:
+            raise ConfigError(f"tracked must be the index of a test digit, got {self.tracked}.")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
+        posterior_topology(self.posterior, self.latent)
+
+    @property
+    def topology(self) -> Topology:
+        """Graph of the posterior."""
+        return posterior_topology(self.posterior, self.latent)
+
+    def identity(self, data: str) -> dict[str, str | int | float]:
+        """What two runs must share to have the same numbers on one machine; `data` names the digits."""
+        return {**asdict(self), "data": data, "factor_pattern": self.topology.factor_pattern.key}
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        if epoch < 0.6 * self.epochs:
+            return self.learning_rate
+        return self.learning_rate * (0.3 if epoch < 0.85 * self.epochs else 0.1)
+
+
+def posterior_topology(posterior: str, latent: int) -> Topology:
+    """The topology of that name on `latent` nodes.
+
+    Raises:
+        ConfigError: unknown name, or a grid is asked of a number of nodes that has none with two rows.
+    """
+    _one_of("posterior", posterior, POSTERIORS)
+    if posterior == "diagonal":
+        return Diagonal(latent)
+    if posterior == "chain":
+        return Chain(latent)
+    rows, cols = squarest(latent)
+    if rows < 2:
+        near = [n for n in range(max(4, latent - 4), latent + 5) if squarest(n)[0] > 1]
+        shapes = ", ".join(f"{n} = {r} × {c}" for n in near for r, c in [squarest(n)])
+        raise ConfigError(f"{posterior} needs a latent size with two rows or more, got {latent}; near it: {shapes}.")
+    return ExtendedGrid(rows, cols) if posterior == "extended-grid" else BlockChain(cols, rows)
+
+
+def squarest(n: int) -> tuple[int, int]:
+    """Rows and columns of the grid of n nodes nearest to a square, rows ≤ columns; 1 × n for a prime n."""
+    rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
+    return rows, n // rows
+
+
+def digest(identity: dict[str, str | int | float]) -> str:
+    """SHA-256 of the canonical JSON text."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value!r}; one of: {', '.join(known)}.")

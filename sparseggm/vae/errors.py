@@ -1,0 +1,35 @@
+"""What can go wrong around a training run; the command line prints these as one line and exits.
+
+Each message says which file or option, what was needed, what was found and what to do. Errors of the algebra
+(shapes, patterns, non-finite values) keep the types of `sparseggm.errors`.
+"""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """A data file is missing, truncated or not the one that was expected."""
+
+
+class ConfigError(ValueError):
+    """An option has a value that no run could use."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or belongs to another configuration."""
+
+
+class DivergedError(ArithmeticError):
+    """The loss stopped being a number; the last good checkpoint is kept."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state was saved first.
+
+    Attributes:
+        signal: number of the signal, for the shell's exit status 128 + signal.
+    """
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -1,0 +1,201 @@
+"""ELBO and log p(x) of held-out digits by importance sampling from the posterior.
+
+log p(x) is estimated from below by log (1/K) Σ_k w_k, computed an image at a time in float64 by a running log-sum-exp;
+its bias is about −Var(w) / (2K E[w]²), so the effective sample size (Σ w)² / Σ w² is reported beside it. All models see
+the same binarised digits and the same noise, so differences between them are paired.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sparseggm.torch import sample_and_kl
+from sparseggm.vae import checkpoint
+from sparseggm.vae.config import Config
+from sparseggm.vae.data import BINARIZATION_SEED, load_digits
+from sparseggm.vae.draws import generator
+from sparseggm.vae.errors import CheckpointError, ConfigError
+from sparseggm.vae.model import VAE, untrained
+from sparseggm.vae.objective import log_importance_weights
+from sparseggm.vae.train import progress_bar
+
+# 64 images × 16 samples: their logits, 3 MB, stay in cache.
+IMAGES_AT_ONCE = 64
+SAMPLES_AT_ONCE = 16
+PARTS = ("test", "validation")
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-image results, each (N,) float64: nats, except `effective_samples`."""
+
+    elbo: FloatArray
+    kl: FloatArray
+    log_p: FloatArray
+    effective_samples: FloatArray
+
+    def summary(self) -> dict[str, float]:
+        """Means over images, their standard errors, and the least effective sample size."""
+        return {
+            "elbo": float(self.elbo.mean()),
+            "elbo_standard_error": standard_error(self.elbo),
+            "log_p": float(self.log_p.mean()),
+            "log_p_standard_error": standard_error(self.log_p),
+            "kl": float(self.kl.mean()),
+            "effective_samples_mean": float(self.effective_samples.mean()),
+            "effective_samples_min": float(self.effective_samples.min()),
+        }
+
+
+def standard_error(values: FloatArray) -> float:
+    """Of the mean of independent values; 0 of a single one, which says nothing."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+class RunningWeights:
+    """Σ w and Σ w² of log weights that arrive in chunks, relative to the largest seen so far."""
+
+    def __init__(self, images: int) -> None:
+        self.largest = torch.full((images,), -math.inf, dtype=torch.float64)
+        self.sum = torch.zeros(images, dtype=torch.float64)
+        self.sum_of_squares = torch.zeros(images, dtype=torch.float64)
+        self.count = 0
+
+    def add(self, log_weights: Tensor) -> None:
+        """Take in (K, images) log weights."""
+        log_weights = log_weights.double().cpu()
+        largest = torch.maximum(self.largest, log_weights.amax(0))
+        shrink = (self.largest - largest).exp()
+        weights = (log_weights - largest).exp()
+        self.sum = self.sum * shrink + weights.sum(0)
+        self.sum_of_squares = self.sum_of_squares * shrink.square() + weights.square().sum(0)
+        self.largest, self.count = largest, self.count + len(log_weights)
+
+    def log_mean(self) -> Tensor:
+        """log (1/K) Σ w, (images,)."""
+        return self.largest + self.sum.log() - math.log(self.count)
+
+    def effective_samples(self) -> Tensor:
+        """(Σ w)² / Σ w², between 1 and K, (images,)."""
+        return self.sum.square() / self.sum_of_squares
+
+
+def evaluate_digits(
+    vae: VAE, digits: Tensor, samples: int, seed: int = 0, advance: Callable[[int], object] = lambda images: None
+) -> Evaluation:
+    """Estimate the bounds of every digit.
+
+    Args:
+        vae: a trained model.
+        digits: (N, 784) zeros and ones, uint8.
+        samples: K, importance samples an image.
+        seed: of the noise.
+        advance: told how many images were finished.
+    """
+    columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Evaluation)}
+    with torch.inference_mode():
+        for start in range(0, len(digits), IMAGES_AT_ONCE):
+            x = digits[start : start + IMAGES_AT_ONCE].float()
+            q = vae.posterior(x)
+            weights = RunningWeights(len(x))
+            reconstruction = torch.zeros(len(x), dtype=torch.float64)
+            for first in range(0, samples, SAMPLES_AT_ONCE):
+                count = min(SAMPLES_AT_ONCE, samples - first)
+                noise = torch.randn(count, *q.loc.shape, generator=generator(seed, "evaluate", start, first))
+                log_likelihood, log_weights = log_importance_weights(q, vae.decoder, x, noise)
+                reconstruction += log_likelihood.sum(0, dtype=torch.float64)
+                weights.add(log_weights)
+            kl = sample_and_kl(q, noise=torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
+            columns["kl"].append(kl)
+            columns["elbo"].append(reconstruction / samples - kl)
+            columns["log_p"].append(weights.log_mean())
+            columns["effective_samples"].append(weights.effective_samples())
+            advance(len(x))
+    return Evaluation(**{name: torch.cat(values).numpy() for name, values in columns.items()})
+
+
+def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | None = None) -> dict[str, Any]:
+    """Evaluate a run, print its figures, and write `evaluation.json` and per-image `evaluation.npz` into it.
+
+    Args:
+        run: directory given to --out of `sparseggm train`.
+        samples: importance samples an image.
+        part: "test" or "validation".
+        data: directory of MNIST, if not found elsewhere.
+    Returns:
+        The summary, as in the JSON file.
+    Raises:
+        CheckpointError: no usable checkpoint, or one trained on other digits than were found.
+        ConfigError: no such part, or an empty one.
+    """
+    if samples < 1:
+        raise ConfigError(f"samples must be at least 1, got {samples}.")
+    if part not in PARTS:
+        raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
+    config, vae, state = load_run(run)
+    digits = load_digits(data, config.split)
+    if digits.name != state["identity"]["data"]:
+        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {digits.name}. {digits.notice}")
+    images = digits.test if part == "test" else digits.validation
+    if not len(images):
+        raise ConfigError(f"the split {config.split} has no validation digits; evaluate the test digits.")
+
+    began = time.perf_counter()
+    with progress_bar("evaluate", len(images)) as bar:
+        evaluation = evaluate_digits(vae, images, samples, advance=bar.update)
+    result = {
+        **evaluation.summary(),
+        "unit": "nats an image",
+        "part": part,
+        "images": len(images),
+        "samples": samples,
+        "seconds": round(time.perf_counter() - began, 3),
+        "epochs_trained": state["epoch"],
+        "binarization_seed": BINARIZATION_SEED,
+        "run": state["identity"],
+        "versions": checkpoint.versions(),
+    }
+    checkpoint.write_json(run / "evaluation.json", result)
+    checkpoint.write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **asdict(evaluation)))
+    return result
+
+
+def report(result: dict[str, Any]) -> str:
+    """Lines that show the result of `evaluate`."""
+    run = result["run"]
+    return (
+        f"{run['data']}, {run['posterior']} posterior, seed {run['seed']}, {result['epochs_trained']} epochs; "
+        f"{result['images']:,} {result['part']} digits, {result['samples']} samples\n"
+        f"ELBO      {result['elbo']:8.3f} ± {result['elbo_standard_error']:.3f} nats an image\n"
+        f"log p(x)  {result['log_p']:8.3f} ± {result['log_p_standard_error']:.3f} nats an image\n"
+        f"effective samples: mean {result['effective_samples_mean']:.1f}, least {result['effective_samples_min']:.1f}; "
+        f"{result['seconds']:.1f} s"
+    )
+
+
+def load_run(run: Path) -> tuple[Config, VAE, dict[str, Any]]:
+    """Configuration, trained model and whole checkpoint of a run.
+
+    Raises:
+        CheckpointError: no usable checkpoint there.
+    """
+    path = run / checkpoint.CHECKPOINT
+    state = checkpoint.load(path)
+    names = {field.name for field in fields(Config)}
+    config = Config(**{name: value for name, value in state["identity"].items() if name in names})
+    checkpoint.require_identity(path, state, config.identity(state["identity"]["data"]))
+    vae = untrained(config)
+    vae.load_state_dict(state["model"])
+    return config, vae.eval(), state

@@ -1,0 +1,195 @@
+"""The figures of trained runs; each PNG stands beside a JSON file that says what it was made from.
+
+Figure 4 of the poster (factor of one tracked digit over training), Figure 5 (its mean), the topologies, samples from
+the prior, and reconstructions.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sparseggm.vae import checkpoint
+from sparseggm.vae.config import POSTERIORS, Config
+from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.drawing import (
+    DIVERGING,
+    SEQUENTIAL,
+    Array,
+    draw_graph,
+    draw_over_training,
+    draw_pattern,
+    draw_tiles,
+    factor_edges,
+    new_figure,
+)
+from sparseggm.vae.draws import generator
+from sparseggm.vae.errors import CheckpointError
+from sparseggm.vae.evaluate import load_run
+from sparseggm.vae.model import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {"diagonal": "diagonal", "chain": "chain", "extended-grid": "extended grid", "block-chain": "block chain"}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What the figures need of a run: `loc` is (epochs + 1, n), `factor` (epochs + 1, nnz), of the tracked digit."""
+
+    config: Config
+    vae: VAE
+    loc: Array
+    factor: Array
+    origin: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For titles."""
+        return NAMES[self.config.posterior]
+
+
+def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = None) -> list[Path]:
+    """Draw all figures.
+
+    Args:
+        runs: directories of runs, or directories that hold some; of several runs of one posterior the first is drawn.
+        out: where to; `figures` in the first directory if None.
+        data: directory of MNIST, if not found elsewhere.
+    Returns:
+        The pictures written.
+    Raises:
+        CheckpointError: there is no run, or runs of different data.
+    """
+    trained = _load_runs(runs)
+    digits = load_digits(data, trained[0].config.split)
+    for run in trained:
+        if run.origin["data"] != digits.name:
+            raise CheckpointError(f"figures: needed runs of {digits.name}, as found, got one of {run.origin['data']}.")
+    structured = [run for run in trained if run.config.posterior != "diagonal"]
+    pictures = {"topologies": draw_topologies(trained), "figure5": draw_means(trained)}
+    if structured:
+        pictures["figure4"] = draw_factors(structured)
+    pictures["samples"] = draw_samples(trained)
+    pictures["reconstructions"] = draw_reconstructions(trained, digits)
+    out = runs[0] / "figures" if out is None else out
+    return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
+
+
+def draw_factors(runs: list[TrainedRun]) -> Figure:
+    """The poster's Figure 4: L of one digit's posterior over training, and on the graph at the end."""
+    figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
+    widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
+    axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
+    diagonals = [run.factor[:, run.config.topology.factor_pattern.diagonal] for run in runs]
+    edges = [run.factor[:, factor_edges(run.config.topology)[0]] for run in runs]
+    lengths = (min(d.min() for d in diagonals), max(d.max() for d in diagonals))
+    couplings = _symmetric(edges)
+    for places, run, diagonal, edge in zip(axes.T, runs, diagonals, edges, strict=False):
+        top, middle, bottom = places
+        top.set_title(f"{run.name} ({edge.shape[1]} couplings)")
+        shown = draw_over_training(top, diagonal, SEQUENTIAL, lengths)
+        coupled = draw_over_training(middle, edge, DIVERGING, couplings)
+        draw_graph(bottom, run.config.topology, diagonal[-1], edge[-1], lengths, couplings)
+        bottom.set_title(f"after epoch {len(diagonal) - 1}", fontsize=10)
+    axes[0, 0].set_ylabel("node j")
+    axes[1, 0].set_ylabel("stored entry (i, j), by column")
+    figure.colorbar(shown, cax=axes[0, -1], label="diagonal of L")
+    figure.colorbar(coupled, cax=axes[1, -1], label="off-diagonal of L")
+    axes[2, -1].set_visible(False)
+    figure.suptitle(f"Cholesky factor of the posterior precision of test digit {runs[0].config.tracked}")
+    return figure
+
+
+def draw_means(runs: list[TrainedRun]) -> Figure:
+    """The poster's Figure 5: mean of one digit's posterior over training."""
+    figure = new_figure(3.0 * len(runs) + 0.8, 3.4)
+    axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+    limits = _symmetric([run.loc for run in runs])
+    for place, run in zip(axes, runs, strict=True):
+        shown = draw_over_training(place, run.loc, DIVERGING, limits)
+        place.set_title(run.name)
+    axes[0].set_ylabel("latent variable")
+    figure.colorbar(shown, ax=axes, label="posterior mean")
+    figure.suptitle(f"Mean of the posterior of test digit {runs[0].config.tracked}")
+    return figure
+
+
+def draw_topologies(runs: list[TrainedRun]) -> Figure:
+    """Each posterior's graph and pattern."""
+    figure = new_figure(3.0 * len(runs), 6.8)
+    axes = figure.subplots(2, len(runs), squeeze=False)
+    for column, run in enumerate(runs):
+        topology = run.config.topology
+        draw_graph(axes[0, column], topology)
+        axes[0, column].set_title(f"{run.name}\n{len(topology.edges)} edges", fontsize=11)
+        draw_pattern(axes[1, column], topology)
+        axes[1, column].set_title(f"{topology.factor_pattern.nnz} entries of L", fontsize=11)
+    figure.suptitle("Graph of P, dashed where L stores nothing; pattern of L (blue) and P (grey)")
+    return figure
+
+
+def draw_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
+    """Decoder means at draws from the prior, the same draws for every model."""
+    figure = new_figure(3.2 * len(runs), 3.9)
+    axes = figure.subplots(1, len(runs), squeeze=False)[0]
+    for place, run in zip(axes, runs, strict=True):
+        z = torch.randn(side * side, run.config.latent, generator=generator(run.config.seed, "samples"))
+        with torch.inference_mode():
+            draw_tiles(place, run.vae.decoder(z).sigmoid().numpy(), side)
+        place.set_title(run.name)
+    figure.suptitle("Decoder means at z ~ N(0, I)")
+    return figure
+
+
+def draw_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12) -> Figure:
+    """Test digits, the tracked one first, and decoder means at their posterior means."""
+    tracked = runs[0].config.tracked
+    others = [index for index in range(len(digits.test)) if index != tracked][: count - 1]
+    x = digits.test[[tracked, *others]].float()
+    with torch.inference_mode():
+        rows = [x, *(run.vae.decoder(run.vae.posterior(x).loc).sigmoid() for run in runs)]
+    figure = new_figure(9.0, 0.66 * len(rows) + 0.4)
+    axes = figure.subplots()
+    draw_tiles(axes, torch.cat(rows).numpy(), len(rows))
+    axes.set_yticks(30 * np.arange(len(rows)) + 15, ["test digit", *(run.name for run in runs)])
+    axes.tick_params(length=0)
+    axes.set_title("Reconstructions at the posterior mean")
+    return figure
+
+
+def _symmetric(arrays: list[Array]) -> tuple[float, float]:
+    """Limits about zero that hold all but the extreme values."""
+    largest = max(float(np.abs(array).max()) for array in arrays)
+    return -largest, largest
+
+
+def _load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
+    """One run a posterior, in the order of `POSTERIORS`."""
+    found: dict[str, TrainedRun] = {}
+    for path in paths:
+        directories = sorted(file.parent for file in path.rglob(checkpoint.CHECKPOINT))
+        if not directories:
+            raise CheckpointError(f"figures: needed a run with a {checkpoint.CHECKPOINT}, or a folder of them: {path}.")
+        for directory in directories:
+            config, vae, state = load_run(directory)
+            loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
+            origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
+            found.setdefault(config.posterior, TrainedRun(config, vae, loc, factor, origin))
+    return [found[posterior] for posterior in POSTERIORS if posterior in found]
+
+
+def _write(path: Path, picture: Figure, runs: list[TrainedRun]) -> Path:
+    content = io.BytesIO()
+    picture.savefig(content, format="png")
+    checkpoint.write_atomically(path, lambda file: file.write(content.getvalue()))
+    origin = {"picture": path.name, "runs": [run.origin for run in runs], "drawn_with": checkpoint.versions()}
+    checkpoint.write_json(path.with_suffix(".json"), origin)
+    return path

@@ -1,0 +1,44 @@
+"""The variational autoencoder: an encoder with a Gaussian graphical posterior, and a Bernoulli decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sparseggm.torch import FactorHead, GaussianGraphicalModel
+from sparseggm.vae.config import Config
+from sparseggm.vae.networks import PIXELS, decoder, encoder_body
+from sparseggm.vae.objective import elbo_terms
+
+
+class VAE(nn.Module):
+    """q(z | x) on `config.topology`, p(x | z) Bernoulli, p(z) = N(0, I).
+
+    Args:
+        config: sizes, posterior and seed of the weights.
+        mean_intensity: (784,) mean of the training digits in [0, 1], where the decoder starts.
+    """
+
+    def __init__(self, config: Config, mean_intensity: Tensor) -> None:
+        super().__init__()
+        self.kl = config.kl
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            # The head comes last: it alone differs between topologies, so a seed gives all of them the same bodies.
+            self.encoder = encoder_body(config.hidden)
+            self.decoder = decoder(config.latent, config.hidden, mean_intensity)
+            self.head = FactorHead(config.hidden, config.topology)
+
+    def posterior(self, x: Tensor) -> GaussianGraphicalModel:
+        """q(z | x) for (B, 784) zeros and ones."""
+        q: GaussianGraphicalModel = self.head(self.encoder(x))
+        return q
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction and KL of one sample an image, each (B,) nats; see `objective.elbo_terms`."""
+        return elbo_terms(self.posterior(x), self.decoder, x, noise, self.kl)
+
+
+def untrained(config: Config) -> VAE:
+    """A model whose weights are about to be overwritten by a checkpoint's."""
+    return VAE(config, torch.full((PIXELS,), 0.5))

@@ -1,0 +1,271 @@
+"""The training loop, and the state of a run that it can be stopped at and resumed from.
+
+`Training.train_epoch` is the whole recipe, top to bottom. Every draw is a function of (seed, epoch, step), see
+`draws`, so the state is: weights, optimiser, place in the epoch, history.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from sparseggm.errors import NonFiniteError, NonPositiveError
+from sparseggm.vae import checkpoint
+from sparseggm.vae.config import Config
+from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.draws import binarize, generator
+from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from sparseggm.vae.interrupt import StopRequest
+from sparseggm.vae.model import VAE
+
+# Reading a loss back waits for the device, so it is looked at every so many steps, and before anything is saved.
+STEPS_BETWEEN_CHECKS = 50
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the history: means over the training digits of an epoch, in nats an image."""
+
+    epoch: int
+    elbo: float
+    reconstruction: float
+    kl: float
+    learning_rate: float
+    seconds: float
+
+    def line(self, epochs: int) -> str:
+        """The line shown to the user."""
+        return (
+            f"epoch {self.epoch:>{len(str(epochs))}}/{epochs}  ELBO {self.elbo:8.2f}  "
+            f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f} nats an image  {self.seconds:6.2f} s"
+        )
+
+
+class Training:
+    """A run in memory, and its directory.
+
+    Args:
+        config: the recipe.
+        digits: the data.
+        out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`.
+        resume: continue from the checkpoint in `out` instead of starting.
+        data: directory that the user named, noted for the resuming command.
+    Raises:
+        CheckpointError: `out` holds a run already, or, with `resume`, none that fits.
+        ConfigError: no such device, arithmetic or tracked digit.
+    """
+
+    def __init__(
+        self, config: Config, digits: Digits, out: Path, *, resume: bool = False, data: Path | None = None
+    ) -> None:
+        if config.tracked >= len(digits.test):
+            raise ConfigError(f"tracked must be below {len(digits.test):,}, the test digits; got {config.tracked}.")
+        self.config, self.out = config, out
+        self.identity = config.identity(digits.name)
+        self.fabric = _fabric(config)
+        self.vae = VAE(config, digits.mean_intensity)
+        self.model, self.optimizer = self.fabric.setup(
+            self.vae, torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
+        )
+        self.images = self.fabric.to_device(digits.train)
+        self.tracked_digit = self.fabric.to_device(digits.test[config.tracked : config.tracked + 1].float())
+        self.steps = math.ceil(len(digits.train) / config.batch)
+
+        self.epoch, self.step, self.seconds = 0, 0, 0.0  # the step that comes next, and time spent in its epoch
+        self.sums = torch.zeros(self.steps, 2, device=self.fabric.device)  # Σ reconstruction, Σ KL of each batch
+        self.history: list[EpochRecord] = []
+        self.tracked: dict[str, list[Tensor]] = {"loc": [], "factor": []}
+        if resume:
+            self._restore()
+        elif self.checkpoint.exists():
+            raise CheckpointError(f"{self.checkpoint}: there is a run already. Add --resume, or choose another --out.")
+        else:
+            place = {"out": str(out), "data": str(data) if data else None}
+            checkpoint.write_json(out / "config.json", asdict(config) | place)
+            self._track()
+            self.save()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state is saved."""
+        return self.out / checkpoint.CHECKPOINT
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.config.epochs
+
+    def train_epoch(self, stop: StopRequest, advance: Callable[[], object] = lambda: None) -> EpochRecord:
+        """Train to the end of the current epoch, and save.
+
+        Args:
+            stop: asked before every step.
+            advance: called after every step.
+        Raises:
+            Interrupted: a signal came; the state is saved as it is, in the middle of the epoch.
+            DivergedError: the loss is no longer finite; the checkpoint is still that of the epoch's start.
+        """
+        config, device, began = self.config, self.fabric.device, time.perf_counter() - self.seconds
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(self.epoch)
+        order = torch.randperm(len(self.images), generator=generator(config.seed, "order", self.epoch)).to(device)
+
+        while self.step < self.steps:
+            if stop.signal is not None:
+                self._interrupt(stop.signal, time.perf_counter() - began)
+            batch = self.images[order[self.step * config.batch : (self.step + 1) * config.batch]]
+            draws = generator(config.seed, "step", self.epoch, self.step, device=device)
+            noise = torch.randn(len(batch), config.latent, generator=draws, device=device)
+            x = binarize(batch, draws)
+
+            self.optimizer.zero_grad()
+            try:
+                reconstruction, kl = self.model(x, noise)
+                self.fabric.backward((kl - reconstruction).mean())
+            except (NonFiniteError, NonPositiveError) as error:  # the Gaussian meets a NaN before the loss is read
+                raise self._diverged(self.step, str(error)) from error
+            self.optimizer.step()
+
+            self.sums[self.step] = torch.stack((reconstruction.detach().sum(), kl.detach().sum()))
+            self.step += 1
+            if self.step % STEPS_BETWEEN_CHECKS == 0:
+                self._require_finite()
+            advance()
+
+        self._require_finite()
+        record = self._close_epoch(time.perf_counter() - began)
+        self.save()
+        return record
+
+    def save(self) -> None:
+        """Write checkpoint and history, each atomically; the history is first of all in the checkpoint."""
+        tracked = {name: torch.stack(values) for name, values in self.tracked.items()}
+        state = {
+            "model": self.vae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "history": [asdict(record) for record in self.history],
+            "tracked": tracked,
+        }
+        checkpoint.save(self.checkpoint, self.identity, state)
+        self._write_history()
+        pattern = self.config.topology.factor_pattern
+        loc, factor = tracked["loc"].numpy(), tracked["factor"].numpy()
+        checkpoint.write_atomically(
+            self.out / "tracked.npz",
+            lambda file: np.savez(file, loc=loc, factor=factor, rows=pattern.rows, cols=pattern.cols),
+        )
+
+    def _close_epoch(self, seconds: float) -> EpochRecord:
+        reconstruction, kl = (self.sums.cpu().double().sum(0) / len(self.images)).tolist()
+        record = EpochRecord(
+            epoch=self.epoch + 1,
+            elbo=reconstruction - kl,
+            reconstruction=reconstruction,
+            kl=kl,
+            learning_rate=self.config.learning_rate_at(self.epoch),
+            seconds=round(seconds, 4),
+        )
+        self.history.append(record)
+        self._track()
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        return record
+
+    def _track(self) -> None:
+        """Record the posterior of the tracked digit."""
+        with torch.no_grad():
+            q = self.vae.posterior(self.tracked_digit)
+        self.tracked["loc"].append(q.loc[0].float().cpu())
+        self.tracked["factor"].append(q.factor[0].float().cpu())
+
+    def _require_finite(self) -> None:
+        bad = (~torch.isfinite(self.sums[: self.step].sum(1))).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            reconstruction, kl = self.sums[step].tolist()
+            raise self._diverged(step, f"reconstruction {reconstruction}, KL {kl}")
+
+    def _diverged(self, step: int, what: str) -> DivergedError:
+        return DivergedError(
+            f"the loss stopped being finite at epoch {self.epoch + 1}, step {step + 1} of {self.steps} ({what}). "
+            f"The last good checkpoint, {self.checkpoint}, is kept. Try a smaller --learning_rate."
+        )
+
+    def _interrupt(self, signal: int, seconds: float) -> None:
+        self._require_finite()
+        self.seconds = seconds
+        self.save()
+        raise Interrupted(
+            f"stopped at epoch {self.epoch + 1}, step {self.step} of {self.steps}, and saved {self.checkpoint}.",
+            signal=signal,
+        )
+
+    def _restore(self) -> None:
+        state = checkpoint.load(self.checkpoint)
+        checkpoint.require_identity(self.checkpoint, state, self.identity)
+        self.vae.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.sums.copy_(state["sums"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.tracked = {name: list(values) for name, values in state["tracked"].items()}
+
+    def _write_history(self) -> None:
+        rows = [asdict(record) for record in self.history]
+        history = {"run": self.identity, "versions": checkpoint.versions(), "unit": "nats an image", "epochs": rows}
+        checkpoint.write_json(self.out / "history.json", history)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, [field.name for field in fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        checkpoint.write_atomically(self.out / "history.csv", lambda file: file.write(table.getvalue().encode()))
+
+
+def train(config: Config, out: Path, data: Path | None = None, *, resume: bool = False) -> list[EpochRecord]:
+    """Train one model, showing one line an epoch.
+
+    Args:
+        config: the recipe.
+        out: directory for results, see `Training`.
+        data: directory of MNIST; see `sparseggm.vae.data` for where else it is looked for.
+        resume: continue the run in `out`.
+    Returns:
+        The history.
+    """
+    digits = load_digits(data, config.split)
+    print(digits.notice)
+    training = Training(config, digits, out, resume=resume, data=data)
+    print(f"{digits.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
+    with StopRequest() as stop:
+        while not training.finished:
+            name = f"epoch {training.epoch + 1}"
+            with progress_bar(name, training.steps, training.step) as bar:
+                record = training.train_epoch(stop, bar.update)
+            print(record.line(config.epochs), flush=True)
+    return training.history
+
+
+def progress_bar(name: str, steps: int, done: int = 0) -> tqdm:
+    """A bar that vanishes when it is full, and is not drawn where nobody looks."""
+    return tqdm(desc=name, total=steps, initial=done, unit="step", leave=False, disable=None)
+
+
+def _fabric(config: Config) -> Fabric:
+    try:
+        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:  # what Fabric raises for unknown names and absent devices
+        raise ConfigError(f"accelerator {config.accelerator!r}, precision {config.precision!r}: {error}") from error

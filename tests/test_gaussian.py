@@ -1,0 +1,245 @@
+"""`GaussianGraphicalModel` against `reference.gaussian`, in the caller's numbering, also where no order is natural.
+
+Bounds follow the computation: each combines the theorems of `numerics` with the float64 sums that every scalar is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+import reference.gaussian
+import reference.linalg
+from sparseggm import (
+    GaussianGraphicalModel,
+    Grid,
+)
+from tests import numerics
+from tests.ledger import check
+from tests.numerics import WIDE, Array
+from tests.strategies import (
+    Shape,
+    dense,
+    gaussians,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+FLOAT64 = np.float64
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[GaussianGraphicalModel, GaussianGraphicalModel]:
+    """Two Gaussians of one topology and dtype whose batches broadcast."""
+    q = draw(gaussians())
+    p = draw(gaussians(q.topology, q.dtype.name).filter(lambda p: broadcast(p.batch_shape, q.batch_shape)))
+    return q, p
+
+
+def broadcast(*shapes: Shape) -> bool:
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------- exact values, in the caller's numbering
+
+
+def factor_of(g: GaussianGraphicalModel) -> Array:
+    """L in WIDE and elimination order."""
+    return dense(g.factor_pattern, g.factor)
+
+
+def precision_of(g: GaussianGraphicalModel) -> Array:
+    """P in WIDE, renumbered for the caller."""
+    place = g.topology.inverse_order
+    return reference.linalg.gram(factor_of(g))[..., place[:, None], place]
+
+
+def family(g: GaussianGraphicalModel) -> str:
+    return type(g.topology).__name__
+
+
+def loc_of(g: GaussianGraphicalModel) -> Array:
+    return g.loc.astype(WIDE)
+
+
+# ---------------------------------------------------------------------- bounds
+
+
+def quadratic_bound(g: GaussianGraphicalModel, d: Array) -> Array:
+    """Of ‖Lᵀ d‖² for d a rounded difference: e = γ_{c+1} |L|ᵀ|d| a component, 2|y|e + e², and the float64 sum."""
+    L, d = factor_of(g).swapaxes(-1, -2), d[..., g.topology.order]
+    e = numerics.product_bound(L, d, g.factor_pattern.longest_column + 1, g.dtype)
+    y = abs(reference.linalg.matmul(L, d))
+    return (2 * y * e + e**2).sum(axis=-1) + numerics.rounding(g.n + 1, FLOAT64) * ((y + e) ** 2).sum(axis=-1)
+
+
+def inverse_error(g: GaussianGraphicalModel) -> tuple[Array, Array]:
+    """Σ in elimination order, and the bound of its computed entries."""
+    L = factor_of(g)
+    sigma = reference.linalg.inverse(L)
+    c = g.factor_pattern.longest_column
+    return sigma, sum(numerics.inverse_forward_bound(L, sigma, c, dtype) for dtype in (g.dtype, WIDE))
+
+
+def trace_bound(weights: Array, weights_error: Array, sigma: Array, sigma_error: Array) -> Array:
+    """Of Σ_ij w_ij Σ_ij, summed in float64."""
+    size = (abs(weights) + weights_error) * (abs(sigma) + sigma_error)
+    local = weights_error * (abs(sigma) + sigma_error) + abs(weights) * sigma_error
+    return (local + numerics.rounding(sigma.shape[-1] ** 2 + 1, FLOAT64) * size).sum(axis=(-1, -2))
+
+
+def logdet_bound(g: GaussianGraphicalModel) -> Array:
+    return numerics.logdet_bound(factor_of(g), FLOAT64)
+
+
+def half_sum_bound(g: GaussianGraphicalModel, bounds: Array, *parts: Array) -> Array:
+    """Of half a float64 sum of a few parts, each with its own bound already in `bounds`, rounded to the dtype."""
+    size = sum(abs(part) for part in parts)
+    inner = bounds + numerics.rounding(len(parts) + 3, FLOAT64) * (size + bounds)
+    return inner / 2 + numerics.stored((size + inner) / 2, g.dtype)
+
+
+# ---------------------------------------------------------------------- densities and divergences
+
+
+@pytest.mark.property
+@given(g=gaussians(), seed=seeds, size=st.sampled_from([(), (5,), (0,)]))
+def test_log_prob_is_that_of_the_dense_density(g: GaussianGraphicalModel, seed: int, size: Shape) -> None:
+    x = np.random.default_rng(seed).standard_normal((*size, *g.batch_shape, g.n)).astype(g.dtype)
+    value = g.log_prob(x)
+    assert value.shape == (*size, *g.batch_shape)
+    assert value.dtype == g.dtype
+    exact = reference.gaussian.log_prob(loc_of(g), precision_of(g), x.astype(WIDE))
+    d = x.astype(WIDE) - g.loc
+    log_two_pi = reference.gaussian.log_two_pi_to(precision_of(g))
+    parts = (reference.linalg.logdet(factor_of(g)), reference.gaussian.quadratic(precision_of(g), d), log_two_pi)
+    bound = half_sum_bound(g, logdet_bound(g) + quadratic_bound(g, d), *parts)
+    check("Gaussian.log_prob", family(g), g.dtype, value - exact, bound)
+
+
+@pytest.mark.property
+@given(g=gaussians())
+def test_entropy_is_that_of_the_dense_precision(g: GaussianGraphicalModel) -> None:
+    value = g.entropy()
+    assert value.shape == g.batch_shape
+    assert value.dtype == g.dtype
+    P = precision_of(g)
+    parts = (reference.linalg.logdet(factor_of(g)), reference.gaussian.log_two_pi_to(P), np.asarray(WIDE(g.n)))
+    check("Gaussian.entropy", family(g), g.dtype, value - reference.gaussian.entropy(P), entropy_bound(g, parts))
+
+
+def entropy_bound(g: GaussianGraphicalModel, parts: tuple[Array, ...]) -> Array:
+    return half_sum_bound(g, logdet_bound(g), *parts)
+
+
+@pytest.mark.property
+@given(g=gaussians())
+def test_variances_and_their_trace_are_those_of_the_dense_inverse(g: GaussianGraphicalModel) -> None:
+    exact = np.broadcast_to(reference.gaussian.variance(precision_of(g)), (*g.batch_shape, g.n))
+    _, error = inverse_error(g)
+    bound = reference.linalg.diagonal(error)[..., g.topology.inverse_order]
+    assert g.variance.shape == exact.shape
+    assert g.variance.dtype == g.trace_covariance().dtype == g.dtype
+    check("Gaussian.variance", family(g), g.dtype, g.variance - exact, bound)
+    assert g.trace_covariance().shape == g.batch_shape
+    total = (exact + bound).sum(axis=-1)
+    bound = bound.sum(axis=-1) + numerics.rounding(g.n, FLOAT64) * total + numerics.stored(total, g.dtype)
+    check("Gaussian.trace_covariance", family(g), g.dtype, g.trace_covariance() - exact.sum(axis=-1), bound)
+
+
+def kl_bound(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Array:
+    """Of tr(P_p Σ_q), with P_p = gram(L_p), of the quadratic form and of the two log determinants."""
+    L = factor_of(p)
+    P, (sigma, sigma_error) = reference.linalg.gram(L), inverse_error(q)
+    P_error = numerics.gram_bound(L, L / 2, p.factor_pattern.longest_row + 1, p.dtype)
+    P_error += numerics.halving_bound(L, p.dtype)
+    d = loc_of(p) - loc_of(q)
+    bounds = trace_bound(P, P_error, sigma, sigma_error) + quadratic_bound(p, d) + logdet_bound(q) + logdet_bound(p)
+    trace = np.trace(P @ sigma, axis1=-2, axis2=-1)
+    parts = (
+        trace,
+        reference.gaussian.quadratic(precision_of(p), d),
+        np.asarray(WIDE(q.n)),
+        *(reference.linalg.logdet(factor_of(g)) for g in (q, p)),
+    )
+    return half_sum_bound(q, bounds, *parts)
+
+
+@pytest.mark.property
+@given(pair=pairs())
+def test_kl_divergence_is_that_of_the_dense_formula(pair: tuple[GaussianGraphicalModel, ...]) -> None:
+    q, p = pair
+    value = q.kl_divergence(p)
+    assert value.shape == np.broadcast_shapes(q.batch_shape, p.batch_shape)
+    assert value.dtype == q.dtype
+    exact = reference.gaussian.kl_divergence(loc_of(q), precision_of(q), loc_of(p), precision_of(p))
+    bound = kl_bound(q, p)
+    check("Gaussian.kl_divergence", family(q), q.dtype, value - exact, bound)
+    assert (value >= -bound).all()
+
+
+@pytest.mark.property
+@given(g=gaussians())
+def test_kl_divergence_of_a_gaussian_from_itself_is_zero(g: GaussianGraphicalModel) -> None:
+    check("Gaussian.kl_divergence", family(g), g.dtype, g.kl_divergence(g), kl_bound(g, g))
+
+
+@pytest.mark.property
+@given(g=gaussians())
+def test_kl_divergence_to_none_is_that_to_the_standard_normal(g: GaussianGraphicalModel) -> None:
+    value = g.kl_divergence()
+    zero, identity = np.zeros(g.n, WIDE), np.eye(g.n, dtype=WIDE)
+    exact = reference.gaussian.kl_divergence(loc_of(g), precision_of(g), zero, identity)
+    sigma, error = inverse_error(g)
+    square = (loc_of(g) ** 2).sum(axis=-1)
+    bounds = trace_bound(identity, 0 * identity, sigma, error) + logdet_bound(g)
+    bounds = bounds + numerics.rounding(g.n, FLOAT64) * square
+    trace, logdet = np.trace(sigma, axis1=-2, axis2=-1), reference.linalg.logdet(factor_of(g))
+    bound = half_sum_bound(g, bounds, trace, square, logdet, np.asarray(WIDE(g.n)))
+    assert value.shape == g.batch_shape
+    check("Gaussian.kl to N(0, I)", family(g), g.dtype, value - exact, bound)
+
+
+# ---------------------------------------------------------------------- numbering
+
+
+def test_a_gaussian_from_a_precision_has_that_precision_node_by_node() -> None:
+    """On a 4 × 5 grid, whose order is far from natural: whiten, variance and log_prob know nothing of it."""
+    topology, rng = Grid(4, 5), np.random.default_rng(0)
+    assert not topology.is_naturally_ordered
+    couplings = rng.uniform(-1, 1, len(topology.edges))
+    P = np.zeros((20, 20))
+    for (i, j), coupling in zip(topology.edges, couplings, strict=True):
+        P[i, j] = P[j, i] = coupling
+    P[np.diag_indices(20)] = abs(P).sum(axis=0) + np.arange(1.0, 21.0)
+    g = GaussianGraphicalModel.from_precision(np.arange(20.0), precision=topology.pack(P), topology=topology)
+    x = rng.standard_normal((3, 20))
+    tolerance = 20 * numerics.failure_margin(20, FLOAT64) * np.linalg.cond(P)
+    quadratic = np.einsum("si,ij,sj->s", x, P, x)
+    np.testing.assert_allclose((g.whiten(x) ** 2).sum(axis=-1), quadratic, rtol=float(tolerance))
+    np.testing.assert_allclose(g.variance, np.diag(np.linalg.inv(P)), rtol=float(tolerance))
+    expected = scipy.stats.multivariate_normal(np.arange(20.0), np.linalg.inv(P)).logpdf(x)
+    np.testing.assert_allclose(g.log_prob(x), expected, rtol=float(tolerance))
+
+
+def test_the_order_of_elimination_cannot_be_seen_from_outside() -> None:
+    rng, sides = np.random.default_rng(1), (3, 4)
+    orders = [None, range(12), rng.permutation(12)]
+    grids = [Grid(*sides, order=order) for order in orders]
+    diagonal, couplings = rng.uniform(4, 5, 12), rng.uniform(-1, 1, 17)
+    x = rng.standard_normal((2, 12))
+    gaussians = [
+        GaussianGraphicalModel.from_precision(np.ones(12), precision=grid.pack((diagonal, couplings)), topology=grid)
+        for grid in grids
+    ]
+    tolerance = float(12 * numerics.failure_margin(12, FLOAT64) * 9 / 0.01)  # P is within [0.01, 9]
+    for g in gaussians[1:]:
+        np.testing.assert_allclose(g.variance, gaussians[0].variance, rtol=tolerance)
+        np.testing.assert_allclose(g.log_prob(x), gaussians[0].log_prob(x), rtol=tolerance)
+        np.testing.assert_allclose(g.kl_divergence(), gaussians[0].kl_divergence(), rtol=tolerance)

@@ -1,0 +1,139 @@
+"""The import rules of docs/architecture.md, read off the syntax of every file, and what `import sparseggm` loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = sorted((ROOT / "sparseggm").rglob("*.py"))
+REFERENCE = sorted((ROOT / "reference").rglob("*.py"))
+
+LAYERS = (
+    "errors",
+    "kernels",
+    "pattern",
+    "topology",
+    "namespace",
+    "gershgorin",
+    "parametrize",
+    "threads",
+    "checks",
+    "linalg",
+    "adjoints",
+    "stochastic",
+    "gaussian",
+    "",  # sparseggm/__init__.py
+    "torch",
+    "vae",
+    "cli",
+)
+"""A module imports only from layers above its own line, or from its own."""
+
+INSIDE_FUNCTIONS = {"networkx", "matplotlib", "pyro", "pooch", "mlxtend"}
+"""Optional packages, imported where they are used; `cli` may do so with its heavy parts too."""
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """(dotted name, inside a function) of everything a file imports at run time; `from a import b` gives a.b."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(child) for function in functions for child in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the layer"
+            yield from ((f"{node.module}.{alias.name}", id(node) in inside) for alias in node.names)
+
+
+each_file = pytest.mark.parametrize("path", [*PACKAGE, *REFERENCE], ids=lambda path: str(path.relative_to(ROOT)))
+each_package_file = pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@each_package_file
+def test_a_module_is_on_the_map_and_imports_only_what_is_above_it(path: Path) -> None:
+    module = module_of(path)
+    own = LAYERS.index(layer_of(module))
+    for name, _ in imports_of(path):
+        if name.split(".")[0] == "sparseggm":
+            assert LAYERS.index(imported_layer(name)) <= own, f"{module} imports {name}"
+
+
+def imported_layer(name: str) -> str:
+    """Of `sparseggm.linalg.solve` linalg; of `sparseggm.Chain`, a name and no module, the package itself."""
+    layer = layer_of(name)
+    return layer if layer in LAYERS else ""
+
+
+@each_file
+def test_numba_is_for_kernels_and_torch_for_its_two_packages(path: Path) -> None:
+    module = module_of(path)
+    roots = {name.split(".")[0] for name, _ in imports_of(path)}
+    if layer_of(module) != "kernels":
+        assert "numba" not in roots
+    if layer_of(module) not in ("torch", "vae", "cli"):
+        assert not roots & {"torch", "lightning_fabric", "lightning", "matplotlib", "networkx", "mlxtend"} - (
+            INSIDE_FUNCTIONS if layer_of(module) == "topology" else set()
+        )
+
+
+@pytest.mark.parametrize("path", [path for path in PACKAGE if "kernels" in path.parts], ids=lambda path: path.name)
+def test_a_kernel_file_is_self_contained(path: Path) -> None:
+    """Numba's cache does not see a change in a function that another file defines."""
+    assert {name.split(".")[0] for name, _ in imports_of(path)} <= {"numba", "numpy", *sys.stdlib_module_names}
+
+
+@each_file
+def test_nothing_is_imported_inside_a_function_but_what_is_optional(path: Path) -> None:
+    if layer_of(module_of(path)) == "cli":
+        pytest.skip("cli imports its heavy parts where it needs them")
+    late = {name.split(".")[0] for name, inside in imports_of(path) if inside}
+    assert late <= INSIDE_FUNCTIONS
+
+
+@pytest.mark.parametrize("path", REFERENCE, ids=lambda path: path.name)
+def test_the_reference_stands_on_numpy_and_scipy_alone(path: Path) -> None:
+    allowed = {"numpy", "scipy", "reference", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name, _ in imports_of(path)} <= allowed
+
+
+@each_package_file
+def test_the_library_never_imports_its_oracle_or_its_tests(path: Path) -> None:
+    assert not {name.split(".")[0] for name, _ in imports_of(path)} & {"reference", "tests", "hypothesis", "pytest"}
+
+
+def test_importing_the_library_loads_nothing_heavy() -> None:
+    code = "import sys, sparseggm; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "sparseggm" in loaded
+    assert not loaded & {"torch", "matplotlib", "networkx", "lightning_fabric", "mlxtend", "jsonargparse", "reference"}
+
+
+def test_every_public_name_exists_and_is_listed_once_in_order() -> None:
+    import sparseggm
+
+    assert sparseggm.__all__ == sorted(set(sparseggm.__all__))
+    assert all(hasattr(sparseggm, name) for name in sparseggm.__all__)
+
+
+def test_the_rules_see_what_they_forbid(tmp_path: Path) -> None:
+    """Of the reader of imports: the forms in use are found, and whether they stand inside a function."""
+    path = tmp_path / "example.py"
+    path.write_text("import a.b\nfrom c import d as e\ndef f():\n    def g():\n        from h.i import j\n")
+    assert sorted(imports_of(path)) == [("a.b", False), ("c.d", False), ("h.i.j", True)]

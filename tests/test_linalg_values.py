@@ -1,0 +1,215 @@
+"""Each verb of `linalg` against the equation that defines it, with the theorem's bound as tolerance.
+
+For a solve, a factorisation and the selected inverse that is the residual of the equation, in WIDE; for a product, a
+sum and a variance the difference from `reference`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import reference.linalg
+from sparseggm import Chain, Pattern, linalg
+from tests import numerics
+from tests.ledger import check
+from tests.numerics import WIDE, smallest, unit_roundoff
+from tests.strategies import (
+    MODERATE_FACTORS,
+    Problem,
+    dense,
+    factor_problems,
+    factor_values,
+    mask,
+    precision_problems,
+)
+
+pytestmark = pytest.mark.property
+
+
+# ---------------------------------------------------------------------- products and solves
+
+
+@given(problem=factor_problems())
+def test_matmul_errs_by_at_most_one_rounding_a_term(problem: Problem) -> None:
+    x = problem.vector()
+    y = linalg.matmul(problem.pattern, problem.values, x)
+    L, x = problem.dense(), x.astype(WIDE)
+    bound = numerics.product_bound(L, x, problem.pattern.longest_row, problem.dtype)
+    check("matmul", problem.family, problem.dtype, y - reference.linalg.matmul(L, x), bound)
+
+
+@given(problem=factor_problems())
+def test_matmul_t_errs_by_at_most_one_rounding_a_term(problem: Problem) -> None:
+    x = problem.vector()
+    y = linalg.matmul_t(problem.pattern, problem.values, x)
+    L, x = problem.dense(), x.astype(WIDE)
+    bound = numerics.product_bound(L.swapaxes(-1, -2), x, problem.pattern.longest_column, problem.dtype)
+    check("matmul_t", problem.family, problem.dtype, y - reference.linalg.matmul_t(L, x), bound)
+
+
+@given(problem=precision_problems())
+def test_symmetric_matmul_errs_by_at_most_one_rounding_a_term(problem: Problem) -> None:
+    x = problem.vector()
+    y = linalg.symmetric_matmul(problem.pattern, problem.values, x)
+    P, x = problem.dense(symmetric=True), x.astype(WIDE)
+    terms = int((mask(problem.pattern) | mask(problem.pattern).T).sum(axis=-1).max())
+    bound = numerics.product_bound(P, x, terms, problem.dtype)
+    check("symmetric_matmul", problem.family, problem.dtype, y - reference.linalg.symmetric_matmul(P, x), bound)
+
+
+@given(problem=factor_problems())
+def test_solve_is_backward_stable(problem: Problem) -> None:
+    rhs = problem.vector()
+    x = linalg.solve(problem.pattern, problem.values, rhs).astype(WIDE)
+    L = problem.dense()
+    bound = numerics.solve_bound(L, x, problem.pattern.longest_row, problem.dtype)
+    check("solve", problem.family, problem.dtype, reference.linalg.matmul(L, x) - rhs, bound)
+
+
+@given(problem=factor_problems())
+def test_solve_t_is_backward_stable(problem: Problem) -> None:
+    rhs = problem.vector()
+    x = linalg.solve_t(problem.pattern, problem.values, rhs).astype(WIDE)
+    L = problem.dense()
+    bound = numerics.solve_bound(L.swapaxes(-1, -2), x, problem.pattern.longest_column, problem.dtype)
+    check("solve_t", problem.family, problem.dtype, reference.linalg.matmul_t(L, x) - rhs, bound)
+
+
+@given(problem=factor_problems(), summed=st.booleans())
+def test_outer_sums_the_axes_its_batch_shape_lacks(problem: Problem, summed: bool) -> None:
+    x, y = problem.vector(), problem.rng.standard_normal((*problem.batch, problem.pattern.n)).astype(problem.dtype)
+    target = problem.batch if summed else None
+    values = dense(problem.pattern, linalg.outer(problem.pattern, x, y, target))
+    x, y = np.broadcast_arrays(x.astype(WIDE), y.astype(WIDE))
+    terms = reference.linalg.outer(x, y, mask(problem.pattern))
+    if summed:
+        exact, size = sum_to(terms, problem.batch), sum_to(abs(terms), problem.batch)
+    else:
+        exact, size = terms, abs(terms)
+    count = terms.size // max(exact.size, 1)
+    level = numerics.rounding(count, np.float64) + unit_roundoff(problem.dtype)
+    check("outer", problem.family, problem.dtype, values - exact, level * size + (count + 1) * smallest(problem.dtype))
+
+
+def sum_to(terms: numerics.Array, batch: tuple[int, ...]) -> numerics.Array:
+    """Sum (..., n, n) over the axes that `batch` lacks or has as 1."""
+    terms = terms.sum(axis=tuple(range(terms.ndim - 2 - len(batch))))
+    shared = tuple(axis for axis, side in enumerate(batch) if side == 1 and terms.shape[axis] != 1)
+    return terms.sum(axis=shared, keepdims=True)
+
+
+# ---------------------------------------------------------------------- factorisation
+
+
+@given(problem=precision_problems())
+def test_cholesky_is_backward_stable(problem: Problem) -> None:
+    filled = problem.pattern.filled()
+    L = dense(filled, linalg.cholesky(problem.pattern, problem.values))
+    P = problem.dense(symmetric=True)
+    bound = numerics.cholesky_bound(P, L, filled.longest_row, problem.dtype)
+    check("cholesky", problem.family, problem.dtype, np.tril(reference.linalg.gram(L) - P), bound)
+
+
+@given(problem=factor_problems())
+def test_gram_errs_by_at_most_one_rounding_a_term(problem: Problem) -> None:
+    P = dense(problem.pattern.gram(), linalg.gram(problem.pattern, problem.values))
+    L, k = problem.dense(), problem.pattern.longest_row + 1
+    bound = numerics.gram_bound(L, L / 2, k, problem.dtype) + numerics.halving_bound(L, problem.dtype)
+    check("gram", problem.family, problem.dtype, P - np.tril(reference.linalg.gram(L)), bound)
+
+
+@given(problem=factor_problems())
+def test_logdet_is_accurate_to_its_last_place(problem: Problem) -> None:
+    value = linalg.logdet(problem.pattern, problem.values)
+    L = problem.dense()
+    bound = numerics.logdet_bound(L, problem.dtype)
+    check("logdet", problem.family, problem.dtype, value - reference.linalg.logdet(L), bound)
+
+
+# ---------------------------------------------------------------------- selected inverse
+
+
+@given(problem=factor_problems())
+def test_selected_inverse_solves_its_defining_equations(problem: Problem) -> None:
+    fill, L = problem.pattern.filled(), problem.dense()
+    sigma = dense(fill, linalg.selected_inverse(problem.pattern, problem.values), symmetric=True)
+    residual = numerics.inverse_residual(L, sigma) * mask(fill)
+    bound = numerics.inverse_bound(L, sigma, problem.pattern.longest_column, problem.dtype)
+    check("selected_inverse", problem.family, problem.dtype, residual, bound)
+
+
+@given(problem=factor_problems(kinds=MODERATE_FACTORS))
+def test_selected_inverse_on_a_larger_pattern_is_the_inverse_there(problem: Problem) -> None:
+    fill = problem.pattern.envelope().filled()
+    sigma = dense(fill, linalg.selected_inverse(problem.pattern, problem.values, on=fill))
+    exact = reference.linalg.inverse(problem.dense())
+    bound = numerics.inverse_forward_bound(problem.dense(), exact, problem.pattern.longest_column, problem.dtype)
+    check("selected_inverse on=", problem.family, problem.dtype, sigma - np.tril(exact) * mask(fill), bound)
+
+
+@given(problem=factor_problems())
+def test_marginal_variances_are_within_their_a_posteriori_bound(problem: Problem) -> None:
+    variances = linalg.marginal_variances(problem.pattern, problem.values)
+    bound = variance_bound(problem)
+    exact = reference.linalg.marginal_variances(problem.dense())
+    check("marginal_variances", problem.family, problem.dtype, variances - exact, bound)
+
+
+@given(problem=factor_problems())
+def test_trace_inverse_is_within_its_a_posteriori_bound(problem: Problem) -> None:
+    trace = linalg.trace_inverse(problem.pattern, problem.values)
+    bound, exact = variance_bound(problem), reference.linalg.marginal_variances(problem.dense())
+    total = (abs(exact) + bound).sum(axis=-1)
+    bound = bound.sum(axis=-1) + numerics.rounding(problem.pattern.n, np.float64) * total
+    bound += numerics.stored(total, problem.dtype)
+    check("trace_inverse", problem.family, problem.dtype, trace - exact.sum(axis=-1), bound)
+
+
+def variance_bound(problem: Problem) -> numerics.Array:
+    """Of diag Σ, by the recursion on absolute values; and the same in WIDE for the reference."""
+    L, c = problem.dense(), problem.pattern.longest_column
+    sigma = reference.linalg.inverse(L)
+    bounds = (numerics.inverse_forward_bound(L, sigma, c, dtype) for dtype in (problem.dtype, WIDE))
+    return sum(reference.linalg.diagonal(bound) for bound in bounds)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 40),
+    kind=st.sampled_from(["plain", "ill-conditioned", "wide range"]),
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+def test_variances_of_a_chain_are_relatively_accurate_whatever_its_condition(
+    seed: int, n: int, kind: str, dtype: str
+) -> None:
+    pattern = Chain(n).factor_pattern
+    values = factor_values(np.random.default_rng(seed), pattern, (7,), kind, np.dtype(dtype))
+    variances = linalg.marginal_variances(pattern, values)
+    exact = chain_variances(dense(pattern, values))
+    bound = numerics.chain_variance_bound(dense(pattern, values), exact, np.dtype(dtype))
+    check("marginal_variances, chain", "Chain", dtype, variances - exact, bound)
+
+
+def chain_variances(factor: numerics.Array) -> numerics.Array:
+    """The recurrence Σ_jj = (1 + L_{j+1,j}² Σ_{j+1,j+1}) / L_jj² in WIDE: positive terms, so exact to ~n u_WIDE."""
+    variances = 1 / reference.linalg.diagonal(factor) ** 2
+    for j in reversed(range(factor.shape[-1] - 1)):
+        variances[..., j] *= 1 + factor[..., j + 1, j] ** 2 * variances[..., j + 1]
+    return variances
+
+
+def test_one_node_is_scalar_arithmetic() -> None:
+    pattern = Pattern(1, [0, 1], [0])
+    four, two = np.array([4.0]), np.array([2.0])
+    assert linalg.cholesky(pattern, four) == 2.0
+    assert linalg.gram(pattern, two) == 4.0
+    assert linalg.solve(pattern, two, four) == linalg.solve_t(pattern, two, four) == 2.0
+    assert linalg.matmul(pattern, two, four) == linalg.matmul_t(pattern, two, four) == 8.0
+    assert linalg.symmetric_matmul(pattern, four, two) == 8.0
+    assert linalg.outer(pattern, two, four) == 8.0
+    assert linalg.selected_inverse(pattern, two) == linalg.marginal_variances(pattern, two) == 0.25
+    assert linalg.trace_inverse(pattern, two) == 0.25
+    assert linalg.logdet(pattern, two) == 2 * np.log(2.0)

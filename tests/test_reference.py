@@ -1,0 +1,165 @@
+"""The oracle itself: `reference` against SciPy, exact fractions and differences, so that it is not merely believed."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+
+import reference.gaussian
+import reference.linalg
+import reference.topology
+from tests.numerics import WIDE, Array, gamma
+
+N = 6
+SEEDS = range(5)
+
+
+def factor(seed: int, batch: tuple[int, ...] = ()) -> Array:
+    rng = np.random.default_rng(seed)
+    L = np.tril(rng.uniform(-0.5, 0.5, (*batch, N, N)), -1)
+    L[..., range(N), range(N)] = rng.uniform(0.5, 2.0, (*batch, N))
+    return L
+
+
+def assert_close(value: Array, expected: Array, L: Array) -> None:
+    """To float64 rounding times the condition of P, in the largest entry; N³ covers any of the algorithms."""
+    tolerance = float(gamma(N**3, np.float64)) * np.linalg.cond(L) ** 2 * abs(expected).max()
+    np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_linear_algebra_agrees_with_scipy(seed: int) -> None:
+    L, b = factor(seed), np.random.default_rng(seed).standard_normal(N)
+    P = L @ L.T
+    assert_close(reference.linalg.cholesky(P), scipy.linalg.cholesky(P, lower=True), L)
+    assert_close(reference.linalg.solve(L, b), scipy.linalg.solve_triangular(L, b, lower=True), L)
+    assert_close(reference.linalg.solve_t(L, b), scipy.linalg.solve_triangular(L, b, lower=True, trans="T"), L)
+    assert_close(reference.linalg.inverse(L), scipy.linalg.inv(P), L)
+    assert_close(reference.linalg.logdet(L), np.linalg.slogdet(P).logabsdet, L)
+    assert_close(reference.linalg.trace_inverse(L), np.trace(scipy.linalg.inv(P)), L)
+
+
+def test_solves_are_exact_in_fractions() -> None:
+    """The same loops on an array of fractions, where nothing rounds."""
+    L = np.array([[Fraction(2), Fraction(0)], [Fraction(1, 3), Fraction(5)]])
+    x = reference.linalg.solve(L, np.array([Fraction(1), Fraction(1)]))
+    assert x.tolist() == [Fraction(1, 2), Fraction(1, 6)]
+    x = reference.linalg.solve_t(L, np.array([Fraction(1), Fraction(1)]))
+    assert x.tolist() == [Fraction(7, 15), Fraction(1, 5)]
+
+
+def test_batches_are_their_elements_and_the_dtype_stays() -> None:
+    L = factor(0, (2, 3)).astype(WIDE)
+    b = np.ones((3, N), WIDE)
+    x = reference.linalg.solve(L, b)
+    assert (x.shape, x.dtype) == ((2, 3, N), WIDE)
+    for index in np.ndindex(2, 3):
+        np.testing.assert_array_equal(x[index], reference.linalg.solve(L[index], b[0]))
+        np.testing.assert_array_equal(reference.linalg.inverse(L)[index], reference.linalg.inverse(L[index]))
+
+
+def test_an_indefinite_matrix_is_refused() -> None:
+    with pytest.raises(np.linalg.LinAlgError, match="pivot 1 is not positive"):
+        reference.linalg.cholesky(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+# ---------------------------------------------------------------------- calculus, by central differences
+
+
+def difference(function, at: Array, along: Array) -> Array:
+    """(f(x + h v) − f(x − h v)) / 2h in WIDE: for h = 1e-6 wrong by about h² and u / h, so 1e-11."""
+    h = WIDE(1e-6)
+    return (function(at + h * along) - function(at - h * along)) / (2 * h)
+
+
+NEAR = {"rtol": 1e-8, "atol": 1e-8}  # far above that error, far below any wrong term
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_calculus_agrees_with_central_differences(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    L = factor(seed).astype(WIDE)
+    a, b, c = (np.tril(rng.standard_normal((N, N))).astype(WIDE) for _ in range(3))
+    symmetric = a + np.tril(a, -1).T
+    jvp = difference(lambda L: np.tril(reference.linalg.gram(L)), L, a)
+    np.testing.assert_allclose(reference.linalg.gram_jvp(L, a), jvp, **NEAR)
+    vjp = gradient(lambda L: (b * np.tril(reference.linalg.gram(L))).sum(), L)
+    np.testing.assert_allclose(reference.linalg.gram_vjp(L, b), vjp, **NEAR)
+    P = reference.linalg.gram(L)
+    jvp = difference(reference.linalg.cholesky, P, symmetric)
+    np.testing.assert_allclose(reference.linalg.cholesky_jvp(L, a), jvp, **NEAR)
+    vjp = gradient(lambda stored: (c * reference.linalg.cholesky(mirrored(stored))).sum(), np.tril(P))
+    np.testing.assert_allclose(reference.linalg.cholesky_vjp(L, c), vjp, **NEAR)
+    vjp = gradient(lambda L: (c * reference.linalg.selected_inverse(L)).sum(), L)
+    np.testing.assert_allclose(reference.linalg.selected_inverse_vjp(L, c), vjp, **NEAR)
+    vjp = gradient(lambda L: (c[0] * reference.linalg.marginal_variances(L)).sum(), L)
+    np.testing.assert_allclose(reference.linalg.marginal_variances_vjp(L, c[0]), vjp, **NEAR)
+
+
+def mirrored(lower: Array) -> Array:
+    return lower + np.tril(lower, -1).T
+
+
+def gradient(function, at: Array) -> Array:
+    """With respect to the lower triangle, entry by entry."""
+    out = np.zeros_like(at)
+    for index in zip(*np.tril_indices(N), strict=True):
+        direction = np.zeros_like(at)
+        direction[index] = 1
+        out[index] = difference(function, at, direction)
+    return out
+
+
+# ---------------------------------------------------------------------- Gaussians
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gaussian_formulas_agree_with_scipy_stats(seed: int) -> None:
+    L, rng = factor(seed), np.random.default_rng(seed)
+    P, (loc, x) = L @ L.T, rng.standard_normal((2, N))
+    normal = scipy.stats.multivariate_normal(loc, np.linalg.inv(P))
+    assert_close(reference.gaussian.log_prob(loc, P, x), normal.logpdf(x), L)
+    assert_close(reference.gaussian.entropy(P), normal.entropy(), L)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kl_is_the_expected_log_ratio(seed: int) -> None:
+    """By the 2n sigma points loc ± √n times the columns of a root of Σ, which integrate quadratics exactly."""
+    L, M = factor(seed), factor(seed + 100)
+    loc_q, loc_p = np.random.default_rng(seed).standard_normal((2, N))
+    root = np.sqrt(N) * np.linalg.inv(L)  # Σ = L⁻ᵀ L⁻¹: its rows are the columns of L⁻ᵀ
+    points = loc_q + np.concatenate([root, -root])
+    ratio = reference.gaussian.log_prob(loc_q, L @ L.T, points) - reference.gaussian.log_prob(loc_p, M @ M.T, points)
+    value = reference.gaussian.kl_divergence(loc_q, L @ L.T, loc_p, M @ M.T)
+    assert_close(value, ratio.mean(), L @ M)
+    assert value > 0
+
+
+# ---------------------------------------------------------------------- graphs
+
+
+def test_fill_of_the_four_cycle_is_one_chord() -> None:
+    mask = reference.topology.pattern(4, [(1, 0), (2, 1), (3, 2), (3, 0)])
+    assert np.argwhere(reference.topology.filled(mask) & ~mask).tolist() == [[3, 1]]
+
+
+def test_fill_is_where_a_generic_factor_is_nonzero() -> None:
+    rng = np.random.default_rng(0)
+    for density in (0.1, 0.3):
+        mask = np.tril(rng.random((12, 12)) < density, -1) | np.eye(12, dtype=bool)
+        P = np.where(mask, rng.uniform(0.1, 1, (12, 12)), 0)
+        P = P + P.T + 24 * np.eye(12)
+        np.testing.assert_array_equal(reference.topology.filled(mask), reference.linalg.cholesky(P) != 0)
+
+
+def test_minimum_degree_eliminates_leaves_before_hubs() -> None:
+    assert reference.topology.minimum_degree(4, [(1, 0), (2, 0), (3, 0)]) == [1, 2, 0, 3]
+
+
+def test_nested_dissection_puts_the_middle_last() -> None:
+    assert reference.topology.nested_dissection((5,)) == [0, 1, 3, 4, 2]
+    assert reference.topology.nested_dissection((3, 3))[-3:] == [3, 4, 5]

@@ -1,0 +1,146 @@
+"""Threads and forks: calls from many threads and from a forked child work, and results never depend on their number."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparseggm import Chain, ExtendedGrid, Grid, NonFiniteError, get_num_threads, linalg, set_num_threads, threads
+from tests.verbs import VERBS, Verb, arguments
+
+TOPOLOGIES = {"Chain": Chain(60), "ExtendedGrid": ExtendedGrid(5, 6), "Grid": Grid(5, 6)}
+BATCH = (67,)  # not a multiple of a kernel's lanes, nor of the thread counts
+
+each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
+
+
+@pytest.fixture(autouse=True)
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Even the smallest call is worth a thread, and the number of threads is put back."""
+    before = get_num_threads()
+    monkeypatch.setattr(threads, "MIN_WORK", 1)
+    yield
+    set_num_threads(before)
+
+
+def run(verb: Verb, name: str, seed: int = 0) -> Any:
+    pattern = TOPOLOGIES[name].factor_pattern
+    if verb.needs_closed:
+        pattern = pattern.filled()
+    return verb(pattern, arguments(verb, pattern, seed, BATCH))
+
+
+def test_the_calls_of_this_module_do_use_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = set()
+
+    def kernel(first: int, last: int) -> int:
+        used.add(threading.get_ident())
+        gathered.wait(timeout=30)
+        return 0
+
+    gathered = threading.Barrier(3)
+    set_num_threads(3)
+    assert threads.run(kernel, 1000, batch=BATCH[0]) == 0
+    assert len(used) == 3
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+@each_verb
+def test_results_do_not_depend_on_the_number_of_threads_by_a_bit(verb: Verb, name: str) -> None:
+    set_num_threads(1)
+    serial = run(verb, name)
+    for count in (2, 3, 7, 100):
+        set_num_threads(count)
+        np.testing.assert_array_equal(run(verb, name), serial)
+
+
+@pytest.mark.parametrize("work", [0, 1, 10**12])
+@pytest.mark.parametrize("batch", [0, 1, 2, 5, 67])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_batch_element_is_done_exactly_once(work: int, batch: int, count: int) -> None:
+    done: list[int] = []
+    set_num_threads(count)
+    assert threads.run(lambda first, last: done.extend(range(first, last)) or 0, work, batch=batch) == 0
+    assert sorted(done) == list(range(batch))
+
+
+def test_the_first_failure_is_reported_whichever_thread_finds_it() -> None:
+    """Statuses are 1 + the failing row; parts fail independently."""
+    set_num_threads(4)
+    assert threads.run(lambda first, last: first + 1 if first else 0, 10**12, batch=8) == 3
+    pattern = TOPOLOGIES["Chain"].factor_pattern
+    values = arguments(VERBS["logdet"], pattern, 0, BATCH)["factor"]
+    values[[66, 40, 41], 0] = np.nan
+    with pytest.raises(NonFiniteError, match=r"batch element \(40,\)"):
+        linalg.logdet(pattern, values)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_concurrent_callers_get_what_they_would_alone(count: int) -> None:
+    """Four Python threads, all verbs, shared pool and shared patterns."""
+    set_num_threads(count)
+    jobs = [(verb, name, seed) for verb in VERBS.values() for name in TOPOLOGIES for seed in range(2)]
+    alone = [run(*job) for job in jobs]
+    with ThreadPoolExecutor(4) as callers:
+        together = list(callers.map(lambda job: run(*job), jobs * 3))
+    for expected, value in zip(alone * 3, together, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_changing_the_number_of_threads_during_calls_is_harmless() -> None:
+    verb = VERBS["selected_inverse"]
+    set_num_threads(2)
+    expected = run(verb, "Grid")
+    with ThreadPoolExecutor(4) as callers:
+        calls = [callers.submit(run, verb, "Grid") for _ in range(100)]
+        for count in (1, 4, 2, 7) * 5:
+            set_num_threads(count)
+        for call in calls:
+            np.testing.assert_array_equal(call.result(), expected)
+
+
+def _child(verb_name: str, name: str, connection: Any) -> None:
+    connection.send(run(VERBS[verb_name], name))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("name", ["solve_t", "cholesky", "selected_inverse_vjp"])
+def test_a_child_forked_after_use_works(name: str) -> None:
+    """As a torch DataLoader's worker does: the pool of the parent does not exist there."""
+    set_num_threads(3)
+    expected = run(VERBS[name], "Grid")
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    child = context.Process(target=_child, args=(name, "Grid", there), daemon=True)
+    child.start()
+    try:
+        assert here.poll(60), "the forked child hangs"
+        np.testing.assert_array_equal(here.recv(), expected)
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+
+
+def test_the_number_of_threads_is_what_was_set_and_at_least_one() -> None:
+    set_num_threads(5)
+    assert get_num_threads() == 5
+    with pytest.raises(ValueError, match=r"^set_num_threads: needs at least 1, got 0\.$"):
+        set_num_threads(0)
+    assert get_num_threads() == 5
+
+
+def test_a_small_call_stays_in_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    set_num_threads(4)
+    used = []
+    threads.run(lambda first, last: used.append(threading.get_ident()) or 0, 16, batch=128)
+    assert used == [threading.get_ident()]

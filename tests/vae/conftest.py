@@ -1,0 +1,52 @@
+"""Real digits, few of them, and small recipes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparseggm.vae import Config, Digits, load_digits
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline() -> Iterator[None]:
+    """No test reaches for the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEGGM_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """600 real digits: of `$SPARSEGGM_DATA` where it is set, else of the subset."""
+    found = load_digits()
+    return Digits("600 digits", "600 digits.", found.train[:400], found.validation[:100], found.test[:100])
+
+
+@pytest.fixture
+def few_digits(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> Digits:
+    """Let every command find the 600 digits."""
+    for module in ("train", "evaluate", "table1", "figures"):
+        monkeypatch.setattr(
+            importlib.import_module(f"sparseggm.vae.{module}"), "load_digits", lambda data=None, split="50k": digits
+        )
+    return digits
+
+
+@pytest.fixture
+def recipe() -> Config:
+    """Two epochs of eight steps of a small chain."""
+    return Config(posterior="chain", latent=4, hidden=16, epochs=2, batch=50, learning_rate=3e-3)
+
+
+def command_line(*arguments: object) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a child process that runs the command from the source tree."""
+    code = "import sys; from sparseggm.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", code, *map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,101 @@
+"""Table 1 and the figures, in a setting that runs in seconds."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparseggm.vae import POSTERIORS, CheckpointError, Config, Digits, Interrupted, Training, figures, table1
+from sparseggm.vae.checkpoint import load
+from sparseggm.vae.interrupt import StopRequest
+
+
+@pytest.fixture
+def table(few_digits: Digits, recipe: Config, tmp_path: Path) -> Path:
+    table1(recipe, tmp_path, tuple(POSTERIORS), seeds=(0,), epochs=2, samples=5)
+    return tmp_path
+
+
+def test_table1_shows_the_poster_beside_ours(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((table / "table1.json").read_text())
+    assert [row["posterior"] for row in content["rows"]] == list(POSTERIORS)
+    text = (table / "table1.md").read_text()
+    assert "600 digits, 2 epochs, seeds 0, 100 test digits, 5 samples" in text
+    assert [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")][:4] == [
+        "poster",
+        "-89.2",
+        "-89.1",
+        "-88.8",
+    ]
+    first, second = content["rows"][:2]
+    gain = second["elbo"][0] - first["elbo"][0]
+    assert second["elbo_gain"][0] == pytest.approx(gain)
+    per_digit = [np.load(table / "seed-0" / name / "evaluation.npz")["elbo"] for name in POSTERIORS[:2]]
+    difference = per_digit[1] - per_digit[0]
+    assert second["elbo_gain"][1] == pytest.approx(difference.std(ddof=1) / 10)
+
+
+def test_several_seeds_give_the_spread_over_seeds(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+    rows = table1(recipe, tmp_path, ("diagonal", "chain"), seeds=(0, 1, 2), epochs=1, samples=3)
+    runs = [json.loads((tmp_path / f"seed-{s}" / "chain" / "evaluation.json").read_text()) for s in range(3)]
+    elbo = np.array([run["elbo"] for run in runs])
+    assert rows[1].elbo == pytest.approx((elbo.mean(), elbo.std(ddof=1) / np.sqrt(3)))
+
+
+def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digits: Digits, recipe: Config) -> None:
+    alone = Training(recipe, few_digits, table / "alone")
+    while not alone.finished:
+        alone.train_epoch(StopRequest())
+    in_turns = load(table / "seed-0" / "chain" / "checkpoint.pt")["history"]
+    assert [record.elbo for record in alone.history] == [record["elbo"] for record in in_turns]
+
+
+def test_an_interrupted_table_goes_on_where_it_stopped(
+    few_digits: Digits, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = table1(recipe, tmp_path / "whole", ("diagonal", "chain"), epochs=2, samples=3)
+    train_epoch = Training.train_epoch
+
+    def interrupted(self: Training, stop: StopRequest, *arguments: Any) -> Any:
+        if self.config.posterior == "chain" and self.epoch == 1:
+            stop.signal = signal.SIGINT
+        return train_epoch(self, stop, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Training, "train_epoch", interrupted)
+        table1(recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3)
+    resumed = table1(recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3, resume=True)
+    assert [(row.elbo, row.log_p) for row in resumed] == [(row.elbo, row.log_p) for row in whole]
+
+
+def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> None:
+    pictures = figures([table])
+    assert {path.name for path in pictures} == {
+        "topologies.png",
+        "figure4.png",
+        "figure5.png",
+        "samples.png",
+        "reconstructions.png",
+    }
+    for path in pictures:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        origin = json.loads(path.with_suffix(".json").read_text())
+        assert [run["posterior"] for run in origin["runs"]] == list(POSTERIORS)
+        assert origin["runs"][0]["seed"] == 0
+        assert "torch" in origin["drawn_with"]
+
+
+def test_figures_need_a_run(tmp_path: Path, few_digits: Digits) -> None:
+    with pytest.raises(CheckpointError, match="needed a run"):
+        figures([tmp_path])
+
+
+def test_a_diagonal_run_alone_has_no_figure_of_its_factor(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+    Training(replace(recipe, posterior="diagonal"), few_digits, tmp_path / "run")
+    assert "figure4.png" not in {path.name for path in figures([tmp_path / "run"])}
