@@ -16,19 +16,23 @@ from sparseggm.errors import (
     ShapeError,
 )
 from sparseggm.gaussian import GaussianGraphicalModel
+from sparseggm.graphs import Cycle, Graph, Grid, Star, Torus, Tree, from_networkx, from_scipy, union
 from sparseggm.pattern import Pattern
 from sparseggm.threads import get_num_threads, set_num_threads
-from sparseggm.topology import BlockChain, Chain, Diagonal, ExtendedGrid, Grid, Topology
+from sparseggm.topology import Band, BlockChain, Chain, Diagonal, ExtendedGrid, Stencil, Topology
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Band",
     "BlockChain",
     "Chain",
+    "Cycle",
     "DTypeError",
     "Diagonal",
     "ExtendedGrid",
     "GaussianGraphicalModel",
+    "Graph",
     "Grid",
     "NonFiniteError",
     "NonPositiveError",
@@ -36,11 +40,18 @@ __all__ = [
     "Pattern",
     "PatternError",
     "ShapeError",
+    "Star",
+    "Stencil",
     "Topology",
+    "Torus",
+    "Tree",
     "adjoints",
+    "from_networkx",
+    "from_scipy",
     "gershgorin",
     "get_num_threads",
     "linalg",
     "parametrize",
     "set_num_threads",
+    "union",
 ]

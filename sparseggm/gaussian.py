@@ -15,8 +15,9 @@ import numpy as np
 from sparseggm import checks, gershgorin, linalg
 from sparseggm.checks import Shape
 from sparseggm.errors import NotPositiveDefiniteError, PatternError
-from sparseggm.pattern import FloatArray, IntArray, Pattern
-from sparseggm.topology import Grid, Topology
+from sparseggm.graphs import Grid, Torus
+from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.topology import ExtendedGrid, Topology
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -229,8 +230,11 @@ def _named_by_node(
 
 
 def _place(topology: Topology, node: int) -> str:
-    shape: IntArray | tuple[int, ...] = topology.shape if isinstance(topology, Grid) else ()
-    if len(shape) != 2:
+    """Where a node is, in words: row and column on a lattice of two dimensions."""
+    if isinstance(topology, ExtendedGrid):
+        row, col = divmod(node, topology.cols)
+    elif isinstance(topology, Grid | Torus) and len(topology.shape) == 2:
+        row, col = divmod(node, topology.shape[1])
+    else:
         return f" of {topology}"
-    row, col = divmod(node, shape[1])
     return f" (row {row}, column {col} of {topology})"

@@ -14,19 +14,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.kernels import symbolic
 from sparseggm.pattern import FloatArray, IntArray, Pattern
-
-MINIMUM_DEGREE_LIMIT = 65_536
-"""Nodes above which a grid takes nested dissection without trying minimum degree, whose cost grows faster."""
 
 
 class Topology(ABC):
@@ -46,12 +41,12 @@ class Topology(ABC):
     @property
     def order(self) -> IntArray:
         """(n,) `order[k]` is the node eliminated k-th: x_elim = x[..., order]."""
-        return _frozen(np.arange(self.n, dtype=np.int64))
+        return frozen(np.arange(self.n, dtype=np.int64))
 
     @cached_property
     def inverse_order(self) -> IntArray:
         """(n,) when each node is eliminated: x = x_elim[..., inverse_order]."""
-        return _frozen(np.argsort(self.order))
+        return frozen(np.argsort(self.order))
 
     @cached_property
     def is_naturally_ordered(self) -> bool:
@@ -78,18 +73,18 @@ class Topology(ABC):
     @cached_property
     def node_positions(self) -> IntArray:
         """(n,) packed position on `precision_pattern` of each node's diagonal."""
-        return _frozen(self.precision_pattern.diagonal[self.inverse_order].astype(np.int64))
+        return frozen(self.precision_pattern.diagonal[self.inverse_order].astype(np.int64))
 
     @cached_property
     def edge_positions(self) -> IntArray:
         """(m,) packed position on `precision_pattern` of each row of `edges`."""
-        return _frozen(self._positions_of_edges(self.precision_pattern))
+        return frozen(self._positions_of_edges(self.precision_pattern))
 
     @cached_property
     def factor_positions(self) -> tuple[IntArray, IntArray]:
         """The same two arrays on `factor_pattern`; −1 for an edge of P where L has no entry."""
         nodes = self.factor_pattern.diagonal[self.inverse_order].astype(np.int64)
-        return _frozen(nodes), _frozen(self._positions_of_edges(self.factor_pattern))
+        return frozen(nodes), frozen(self._positions_of_edges(self.factor_pattern))
 
     def _positions_of_edges(self, pattern: Pattern) -> IntArray:
         ends = self.inverse_order[self.edges]
@@ -146,7 +141,7 @@ class Diagonal(Topology):
     n: int
 
     def __post_init__(self) -> None:
-        _require_positive("Diagonal", n=self.n)
+        require_positive("Diagonal", n=self.n)
 
     @cached_property
     def edges(self) -> IntArray:
@@ -160,12 +155,33 @@ class Chain(Topology):
     n: int
 
     def __post_init__(self) -> None:
-        _require_positive("Chain", n=self.n)
+        require_positive("Chain", n=self.n)
 
     @cached_property
     def edges(self) -> IntArray:
         node = np.arange(self.n)
         return canonical_edges(self.n, np.stack([node[1:], node[:-1]], axis=-1))
+
+
+@dataclass(frozen=True)
+class Band(Topology):
+    """Node i is joined to the `bandwidth` = w nodes before it and after it. No fill: P and L share the pattern.
+
+    Solves, log det and sampling are O(n w); factor, tr Σ and gradients through it O(n w²).
+    """
+
+    n: int
+    bandwidth: int
+
+    def __post_init__(self) -> None:
+        require_positive("Band", n=self.n, bandwidth=self.bandwidth)
+
+    @cached_property
+    def edges(self) -> IntArray:
+        width = min(self.bandwidth, self.n - 1)
+        j = np.repeat(np.arange(self.n), width)
+        i = j + np.tile(np.arange(1, width + 1), self.n)
+        return canonical_edges(self.n, np.stack([i, j], axis=-1)[i < self.n])
 
 
 @dataclass(frozen=True)
@@ -180,7 +196,7 @@ class BlockChain(Topology):
     size: int
 
     def __post_init__(self) -> None:
-        _require_positive("BlockChain", blocks=self.blocks, size=self.size)
+        require_positive("BlockChain", blocks=self.blocks, size=self.size)
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -194,28 +210,16 @@ class BlockChain(Topology):
         return canonical_edges(self.n, np.stack([i[inside], j[inside]], axis=-1))
 
 
-@dataclass(frozen=True)
-class ExtendedGrid(Topology):
-    """A grid on L: L_ij ≠ 0 where j is the left or upper neighbour of i. Node = row · cols + col.
+class FactorTopology(Topology):
+    """A topology that is given by the pattern of L: P is on its Gram pattern. Eliminated as numbered."""
 
-    P = L Lᵀ has the grid's edges and, for every node, one between its right and its lower neighbour (an
-    anti-diagonal). Solves, log det and sampling are O(n); exact tr Σ is O(n · cols), by the sparse-factor recursion.
-    Put the shorter side last.
-    """
-
-    rows: int
-    cols: int
-
-    def __post_init__(self) -> None:
-        _require_positive("ExtendedGrid", rows=self.rows, cols=self.cols)
-
-    @property
-    def n(self) -> int:  # type: ignore[override]
-        return self.rows * self.cols
+    @abstractmethod
+    def _factor_edges(self) -> IntArray:
+        """(m, 2) pairs i > j where L_ij may be nonzero."""
 
     @cached_property
     def factor_pattern(self) -> Pattern:
-        return Pattern.from_edges(self.n, lattice_edges((self.rows, self.cols)))
+        return Pattern.from_edges(self.n, self._factor_edges())
 
     @cached_property
     def precision_pattern(self) -> Pattern:
@@ -228,60 +232,67 @@ class ExtendedGrid(Topology):
         return canonical_edges(self.n, np.stack([pattern.rows, pattern.cols], axis=-1)[off_diagonal])
 
 
-@dataclass(frozen=True, init=False)
-class Grid(Topology):
-    """A regular lattice of any dimension, each node joined to its nearest neighbours; the last axis varies fastest.
+@dataclass(frozen=True)
+class ExtendedGrid(FactorTopology):
+    """A grid on L: L_ij ≠ 0 where j is the left or upper neighbour of i. Node = row · cols + col.
 
-    P is on the grid; L has fill. Eliminated by the better, in Σ c_j² (c_j entries in column j of L), of minimum degree
-    and nested dissection, minimum degree on a tie. For m × m: factor, log det and tr Σ O(n^1.5); sampling with a given
-    factor O(n log n).
-
-    Args:
-        shape: sides, `Grid(28, 28)`.
-        order: `order[k]` is the node to eliminate k-th, instead of the above.
+    P = L Lᵀ has the grid's edges and, for every node, one between its right and its lower neighbour (an
+    anti-diagonal). Solves, log det and sampling are O(n); exact tr Σ is O(n · cols), by the sparse-factor recursion.
+    Put the shorter side last.
     """
 
-    shape: tuple[int, ...]
-    _order: tuple[int, ...] | None = field(repr=False)
+    rows: int
+    cols: int
 
-    def __init__(self, *shape: int, order: Iterable[int] | None = None) -> None:
-        if not shape:
-            raise PatternError("Grid: needs at least one side, as in Grid(28, 28).")
-        _require_positive("Grid", **{f"side {axis}": side for axis, side in enumerate(shape)})
-        given = None if order is None else tuple(int(v) for v in order)
-        if given is not None and sorted(given) != list(range(math.prod(shape))):
-            raise PatternError(f"Grid: order must be a permutation of 0 … {math.prod(shape) - 1}.")
-        object.__setattr__(self, "shape", tuple(int(side) for side in shape))
-        object.__setattr__(self, "_order", given)
-
-    def __repr__(self) -> str:
-        sides = ", ".join(map(str, self.shape))
-        return f"Grid({sides})" if self._order is None else f"Grid({sides}, order=…)"
+    def __post_init__(self) -> None:
+        require_positive("ExtendedGrid", rows=self.rows, cols=self.cols)
 
     @property
     def n(self) -> int:  # type: ignore[override]
-        return math.prod(self.shape)
+        return self.rows * self.cols
 
-    @cached_property
-    def edges(self) -> IntArray:
-        return canonical_edges(self.n, lattice_edges(self.shape))
-
-    @cached_property
-    def order(self) -> IntArray:
-        if self._order is not None:
-            return _frozen(np.array(self._order, dtype=np.int64))
-        dissection = nested_dissection(self.shape)
-        if self.n > MINIMUM_DEGREE_LIMIT:
-            return _frozen(dissection)
-        return _frozen(min(minimum_degree(self.n, self.edges), dissection, key=self._work))
-
-    def _work(self, order: IntArray) -> int:
-        """Σ c_j², the flops of a factorisation in this order."""
-        filled = Pattern.from_edges(self.n, np.argsort(order)[self.edges]).filled()
-        return int((np.diff(filled.indptr).astype(np.int64) ** 2).sum())
+    def _factor_edges(self) -> IntArray:
+        return lattice_edges((self.rows, self.cols))
 
 
-# ---------------------------------------------------------------------- edges and orders
+@dataclass(frozen=True)
+class Stencil(FactorTopology):
+    """An image whose L_ij ≠ 0 where i follows j in raster order within a (2 radius + 1)² window about it.
+
+    Node = (row · cols + col) · channels + channel: all channels of a pixel are joined, and to those of later pixels in
+    its window. Radius 1 is the 3 × 3 stencil of structured-uncertainty networks, 2 the 5 × 5 one [Dorta et al. 2018]; P
+    reaches twice as far. With k = channels · (2 radius² + 2 radius + 1) values a column of L at most, solves, log det
+    and sampling are O(n k); exact tr Σ is O(n k · cols · radius · channels), by the sparse-factor recursion.
+    """
+
+    rows: int
+    cols: int
+    radius: int
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = {"rows": self.rows, "cols": self.cols, "radius": self.radius, "channels": self.channels}
+        require_positive("Stencil", **sizes)
+
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        return self.rows * self.cols * self.channels
+
+    def _factor_edges(self) -> IntArray:
+        node = np.arange(self.n, dtype=np.int64).reshape(self.rows, self.cols, self.channels)
+        pairs = []
+        for down in range(self.radius + 1):
+            for right in range(-self.radius, self.radius + 1):
+                if down >= self.rows or abs(right) >= self.cols:
+                    continue
+                earlier = node[: self.rows - down, max(0, -right) : self.cols - max(0, right)]
+                later = node[down:, max(0, right) : self.cols - max(0, -right)]
+                i, j = np.broadcast_arrays(later[..., :, None], earlier[..., None, :])
+                pairs.append(np.stack([i[i > j], j[i > j]], axis=-1))
+        return np.concatenate(pairs)
+
+
+# ---------------------------------------------------------------------- edges
 
 
 def canonical_edges(n: int, edges: Any) -> IntArray:
@@ -302,7 +313,7 @@ def canonical_edges(n: int, edges: Any) -> IntArray:
     if twice.any():
         j, i = divmod(int(codes[1:][twice][0]), n)
         raise PatternError(f"edges: the pair ({i}, {j}) is given twice.")
-    return _frozen(np.stack([codes % n, codes // n], axis=-1))
+    return frozen(np.stack([codes % n, codes // n], axis=-1))
 
 
 def lattice_edges(shape: tuple[int, ...]) -> IntArray:
@@ -315,39 +326,14 @@ def lattice_edges(shape: tuple[int, ...]) -> IntArray:
     return np.concatenate(pairs)
 
 
-def minimum_degree(n: int, edges: IntArray) -> IntArray:
-    """The minimum-degree order: always a node of least degree in the remaining graph, ties to the lowest number."""
-    both = np.concatenate([edges, edges[:, ::-1]])
-    both = both[np.lexsort((both[:, 1], both[:, 0]))]
-    indptr = np.searchsorted(both[:, 0], np.arange(n + 1))
-    return np.asarray(symbolic.minimum_degree(indptr, np.ascontiguousarray(both[:, 1])))
-
-
-def nested_dissection(shape: tuple[int, ...]) -> IntArray:
-    """The two halves of a lattice first, the middle plane of its longest side (the first such) last, recursively."""
-    order: list[IntArray] = []
-
-    def dissect(box: IntArray) -> None:
-        if box.size <= 1:
-            order.append(box.ravel())
-            return
-        axis = int(np.argmax(box.shape))
-        halves = np.moveaxis(box, axis, 0)
-        middle = len(halves) // 2
-        dissect(np.moveaxis(halves[:middle], 0, axis))
-        dissect(np.moveaxis(halves[middle + 1 :], 0, axis))
-        order.append(halves[middle].ravel())
-
-    dissect(np.arange(math.prod(shape), dtype=np.int64).reshape(shape))
-    return np.concatenate(order)
-
-
-def _require_positive(name: str, **sizes: int) -> None:
+def require_positive(name: str, **sizes: int) -> None:
+    """Raise unless every size is at least 1."""
     for what, size in sizes.items():
         if size < 1:
             raise PatternError(f"{name}: {what} must be at least 1, got {size}.")
 
 
-def _frozen(array: IntArray) -> IntArray:
+def frozen(array: IntArray) -> IntArray:
+    """The array, read-only from now on."""
     array.flags.writeable = False
     return array

@@ -154,3 +154,27 @@ def minimum_degree(indptr, neighbours):
                 degree[u] = reached
                 heapq.heappush(heap, reached * n + u)
     return order
+
+
+@njit(cache=True, nogil=True)
+def maximum_cardinality(indptr, neighbours):
+    """Visit, each time, a node with most visited neighbours, ties to the highest number; the reverse of that order."""
+    n = indptr.shape[0] - 1
+    visited_neighbours = np.zeros(n, np.int64)
+    visited = np.zeros(n, np.bool_)
+    order = np.empty(n, np.int64)
+    heap = [n - 1 - v for v in range(n - 1, -1, -1)]  # code (−count) · n + (n − 1 − v); increasing, so a heap
+    for k in range(n - 1, -1, -1):
+        while True:  # entries of an old count stay behind in the heap, and are passed over
+            code = heapq.heappop(heap)
+            v = n - 1 - code % n
+            if not visited[v] and (code - (n - 1 - v)) // n == -visited_neighbours[v]:
+                break
+        visited[v] = True
+        order[k] = v
+        for t in range(indptr[v], indptr[v + 1]):
+            u = neighbours[t]
+            if not visited[u]:
+                visited_neighbours[u] += 1
+                heapq.heappush(heap, -visited_neighbours[u] * n + (n - 1 - u))
+    return order

@@ -1,0 +1,275 @@
+"""Topologies that are given by the graph of P, and eliminated in an order of their own.
+
+Their factor has fill, or at least an order to choose: see `sparseggm.orders`. Arguments named `order` override it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from sparseggm import orders
+from sparseggm.errors import PatternError
+from sparseggm.pattern import IntArray
+from sparseggm.topology import Topology, canonical_edges, frozen, lattice_edges, require_positive
+
+Order = tuple[int, ...] | None
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class _Lattice(Topology):
+    """What `Grid` and `Torus` share."""
+
+    shape: tuple[int, ...]
+    _order: Order
+
+    _periodic: ClassVar[bool]
+    _least_side: ClassVar[int]
+
+    def __init__(self, *shape: int, order: Iterable[int] | None = None) -> None:
+        name = type(self).__name__
+        if not shape:
+            raise PatternError(f"{name}: needs at least one side, as in {name}(28, 28).")
+        for axis, side in enumerate(shape):
+            if side < self._least_side:
+                raise PatternError(f"{name}: side {axis} must be at least {self._least_side}, got {side}.")
+        object.__setattr__(self, "shape", tuple(int(side) for side in shape))
+        object.__setattr__(self, "_order", _checked_order(name, math.prod(shape), order))
+
+    def __repr__(self) -> str:
+        sides = ", ".join(map(str, self.shape))
+        return f"{type(self).__name__}({sides}{'' if self._order is None else ', order=…'})"
+
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        return math.prod(self.shape)
+
+    @cached_property
+    def order(self) -> IntArray:
+        if self._order is not None:
+            return frozen(np.array(self._order, dtype=np.int64))
+        return frozen(orders.lattice_order(self.shape, self.edges, self._periodic))
+
+
+class Grid(_Lattice):
+    """A regular lattice of any dimension, each node joined to its nearest neighbours; the last axis varies fastest.
+
+    P is on the grid; L has fill. Eliminated by the better, in Σ c_j² (c_j entries in column j of L), of minimum degree
+    and nested dissection, minimum degree on a tie. For m × m: factor, log det and tr Σ O(n^1.5); sampling with a given
+    factor O(n log n).
+
+    Args:
+        shape: sides, `Grid(28, 28)`.
+        order: `order[k]` is the node to eliminate k-th, instead of the above.
+    """
+
+    _periodic, _least_side = False, 1
+
+    @cached_property
+    def edges(self) -> IntArray:
+        return canonical_edges(self.n, lattice_edges(self.shape))
+
+
+class Torus(_Lattice):
+    """A lattice that closes on itself along every axis, sides at least 3. Arguments, order and costs as `Grid`."""
+
+    _periodic, _least_side = True, 3
+
+    @cached_property
+    def edges(self) -> IntArray:
+        node = np.arange(self.n, dtype=np.int64).reshape(self.shape)
+        pairs = [np.stack([node, np.roll(node, 1, axis)], axis=-1).reshape(-1, 2) for axis in range(node.ndim)]
+        return canonical_edges(self.n, np.concatenate(pairs))
+
+
+@dataclass(frozen=True)
+class Tree(Topology):
+    """Node i is joined to parents[i]; −1 marks a root, and several roots a forest. Every verb is O(n).
+
+    Eliminated from the deepest nodes to the roots, ties by number: no fill, so P and L share the pattern.
+
+    Args:
+        parents: any iterable of n integers without a cycle.
+    """
+
+    parents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        parents = tuple(int(parent) for parent in self.parents)
+        object.__setattr__(self, "parents", parents)
+        require_positive("Tree", n=len(parents))
+        for node, parent in enumerate(parents):
+            if not -1 <= parent < len(parents):
+                raise PatternError(f"Tree: parents must be in −1 … {len(parents) - 1}, got {parent} for node {node}.")
+        if (self._depth < 0).any():
+            node = int(np.argmax(self._depth < 0))
+            raise PatternError(f"Tree: node {node} has no root: its chain of parents is a cycle.")
+
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        return len(self.parents)
+
+    @cached_property
+    def _depth(self) -> IntArray:
+        """(n,) distance to the root; −1 where there is none. Doubles its reach at each step: O(n log depth)."""
+        ancestor = np.array([*self.parents, -1])  # of the distance reached so far; the last stands for "above a root"
+        depth = (ancestor >= 0).astype(np.int64)
+        for _ in range(self.n.bit_length()):
+            depth = depth + depth[ancestor]
+            ancestor = ancestor[ancestor]
+        return np.where(ancestor[:-1] < 0, depth[:-1], -1)
+
+    @cached_property
+    def edges(self) -> IntArray:
+        parents = np.array(self.parents)
+        children = np.flatnonzero(parents >= 0)
+        return canonical_edges(self.n, np.stack([children, parents[children]], axis=-1))
+
+    @cached_property
+    def order(self) -> IntArray:
+        return frozen(np.argsort(-self._depth, kind="stable"))
+
+
+@dataclass(frozen=True)
+class Star(Topology):
+    """Node 0, the hub, is joined to all others, and eliminated last: no fill. Every verb is O(n)."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        require_positive("Star", n=self.n)
+
+    @cached_property
+    def edges(self) -> IntArray:
+        leaves = np.arange(1, self.n)
+        return canonical_edges(self.n, np.stack([leaves, np.zeros_like(leaves)], axis=-1))
+
+    @cached_property
+    def order(self) -> IntArray:
+        return frozen(np.roll(np.arange(self.n), -1))
+
+
+@dataclass(frozen=True)
+class Cycle(Topology):
+    """A ring: node i is joined to i + 1, and the last to node 0; n at least 3. Every verb is O(n).
+
+    Eliminated as numbered, so that the ends meet last: L has one entry a column more than P.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 3:
+            raise PatternError(f"Cycle: n must be at least 3, got {self.n}.")
+
+    @cached_property
+    def edges(self) -> IntArray:
+        node = np.arange(self.n)
+        return canonical_edges(self.n, np.stack([node, np.roll(node, 1)], axis=-1))
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class Graph(Topology):
+    """Any graph. Costs are those of its factor: `factor_pattern.nnz`, and Σ c_j² over its columns.
+
+    Eliminated without fill if the graph is chordal (maximum cardinality search), else by minimum degree.
+
+    Args:
+        n: number of nodes.
+        edges: (m, 2) pairs of nodes, in any order and orientation, each once.
+        order: `order[k]` is the node to eliminate k-th, instead of the above.
+    """
+
+    n: int
+    _edges: IntArray
+    _order: Order
+
+    def __init__(self, n: int, edges: npt.ArrayLike, order: Iterable[int] | None = None) -> None:
+        require_positive("Graph", n=n)
+        object.__setattr__(self, "n", int(n))
+        object.__setattr__(self, "_edges", canonical_edges(n, edges))
+        object.__setattr__(self, "_order", _checked_order("Graph", n, order))
+
+    def __repr__(self) -> str:
+        return f"Graph(n={self.n}, {len(self.edges)} edges{'' if self._order is None else ', order=…'})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Graph):
+            return NotImplemented
+        return self._structure == other._structure
+
+    def __hash__(self) -> int:
+        return hash(self._structure)
+
+    @property
+    def edges(self) -> IntArray:
+        return self._edges
+
+    @cached_property
+    def _structure(self) -> tuple[int, bytes, Order]:
+        return self.n, self.edges.tobytes(), self._order
+
+    @cached_property
+    def order(self) -> IntArray:
+        if self._order is not None:
+            return frozen(np.array(self._order, dtype=np.int64))
+        return frozen(orders.chordal_or_minimum_degree(self.n, self.edges))
+
+
+# ---------------------------------------------------------------------- graphs from elsewhere
+
+
+def union(first: Topology, *others: Topology) -> Graph:
+    """The graph with the edges of all, on the same nodes."""
+    for other in others:
+        if other.n != first.n:
+            raise PatternError(f"union: needs topologies of one size, got {first} and {other}.")
+    edges = np.concatenate([topology.edges for topology in (first, *others)])
+    return Graph(first.n, np.unique(edges, axis=0))
+
+
+def from_scipy(matrix: Any, order: Iterable[int] | None = None) -> Graph:
+    """The graph of a symmetric scipy.sparse matrix: an edge for each stored off-diagonal entry.
+
+    Raises:
+        PatternError: an entry is stored on one side of the diagonal only.
+    """
+    if matrix.shape[0] != matrix.shape[1]:
+        raise PatternError(f"from_scipy: the matrix must be square, got shape {matrix.shape}.")
+    i, j = (axis.astype(np.int64) for axis in scipy.sparse.coo_array(matrix).coords)
+    n = matrix.shape[0]
+    below, above = np.unique((j * n + i)[i > j]), np.unique((i * n + j)[i < j])
+    one_sided = np.setxor1d(below, above)
+    if one_sided.size:
+        low, high = divmod(int(one_sided[0]), n)
+        raise PatternError(f"from_scipy: entries ({high}, {low}) and ({low}, {high}) must both be stored, or neither.")
+    return Graph(n, np.stack([below % n, below // n], axis=-1), order)
+
+
+def from_networkx(graph: Any, order: Iterable[int] | None = None) -> Graph:
+    """The graph of an undirected networkx graph, its nodes numbered as `graph.nodes` lists them.
+
+    Raises:
+        PatternError: a directed graph, or an edge from a node to itself.
+    """
+    if graph.is_directed():
+        raise PatternError("from_networkx: needs an undirected graph. Use graph.to_undirected().")
+    number = {node: k for k, node in enumerate(graph.nodes)}
+    pairs = {
+        (min(number[a], number[b]), max(number[a], number[b])) for a, b in graph.edges()
+    }  # a multigraph has repeats
+    return Graph(len(number), sorted(pairs), order)
+
+
+def _checked_order(name: str, n: int, order: Iterable[int] | None) -> Order:
+    given = None if order is None else tuple(int(node) for node in order)
+    if given is not None and sorted(given) != list(range(n)):
+        raise PatternError(f"{name}: order must be a permutation of 0 … {n - 1}.")
+    return given
