@@ -11,13 +11,13 @@ import math
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from sparseggm import checks, gershgorin, linalg
+from sparseggm import checks, conditioning, fitting, gershgorin, linalg
 from sparseggm.checks import Shape
-from sparseggm.errors import NotPositiveDefiniteError, PatternError
-from sparseggm.graphs import Grid, Torus
+from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.pattern import FloatArray, Pattern
-from sparseggm.topology import ExtendedGrid, Topology
+from sparseggm.topology import Topology
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -134,29 +134,25 @@ class GaussianGraphicalModel:
 
             ½ [tr(P_p Σ_q) + (loc_p − loc_q)ᵀ P_p (loc_p − loc_q) − n + log det P_q − log det P_p]
 
-        Σ_q is computed only where P_p is nonzero, on F = (S_q ∪ pattern of P_p).filled().
-        Raises:
-            PatternError: another topology, whose order of elimination may differ.
+        The topologies may differ: P_p is brought into q's order, and Σ_q computed only where P_p is nonzero, on
+        F = (S_q ∪ pattern of P_p).filled().
         Cost: one selected inverse on F; to N(0, I) the marginal variances.
         """
         if other is None:
             loc = self.loc if self.topology.is_naturally_ordered else self.loc[..., self.topology.order]
             return kl_to_standard_normal(self.factor_pattern, loc, self.factor)
-        if other.topology != self.topology:
-            raise PatternError(f"kl_divergence: needs two Gaussians on {self.topology}, got one on {other.topology}.")
+        if other.n != self.n:
+            raise ShapeError(f"kl_divergence: needs two Gaussians of {self.n} nodes, got one of {other.n}.")
         checks.check("kl_divergence", self.factor_pattern, loc=self.loc, other_loc=other.loc)
-        trace = self._trace_against(other)
         square = _square(other.whiten(other.loc - self.loc))
-        return self._as_result(0.5 * (trace + square - self.n + self._logdet() - other._logdet()))
+        return self._as_result(0.5 * (self._trace_against(other) + square - self.n + self._logdet() - other._logdet()))
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
-        """tr(P_p Σ_q) = Σ w P Σ over stored entries, w = 2 off the diagonal, in float64."""
-        on = other.factor_pattern.gram()
-        precision = linalg.gram(other.factor_pattern, other.factor).astype(np.float64)
-        weighted = np.where(on.rows == on.cols, precision, 2.0 * precision)
-        fill = self.factor_pattern.union(on).filled()
-        sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill)[..., on.positions_in(fill)]
-        return cast(FloatArray, np.einsum("...p,...p->...", weighted, sigma.astype(np.float64)))
+        """tr(P_p Σ_q) = Σ w P Σ over the edges of p, w = 2 off the diagonal, in float64."""
+        diagonal, couplings = other.topology.unpack(other.precision.astype(np.float64))
+        sigma = self._covariance_at(other.topology.edges).astype(np.float64)
+        own = np.einsum("...i,...i->...", diagonal, sigma[..., : self.n])
+        return cast(FloatArray, own + 2.0 * np.einsum("...e,...e->...", couplings, sigma[..., self.n :]))
 
     # ------------------------------------------------------------------ second moments
 
@@ -169,6 +165,148 @@ class GaussianGraphicalModel:
     def trace_covariance(self) -> FloatArray:
         """tr Σ, shape batch_shape, exact."""
         return self._as_result(np.broadcast_to(self._trace(), self.batch_shape))
+
+    def covariance_on(self, edges: npt.ArrayLike) -> FloatArray:
+        """Σ_ij for each of the (m, 2) pairs, batch_shape + (m,); exact. Pairs need not be edges, and i = j is allowed.
+
+        Cost: one selected inverse on (S ∪ pairs).filled(): cheap on the graph, dearer with distant pairs.
+        """
+        sigma = self._covariance_at(edges)[..., self.n :]
+        return np.broadcast_to(sigma, (*self.batch_shape, sigma.shape[-1])).copy()
+
+    def correlation_on(self, edges: npt.ArrayLike) -> FloatArray:
+        """Σ_ij / √(Σ_ii Σ_jj) for each of the (m, 2) pairs, batch_shape + (m,); cost as `covariance_on`."""
+        pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        sigma = self._covariance_at(pairs)
+        scale = np.sqrt(sigma[..., pairs[:, 0]] * sigma[..., pairs[:, 1]])
+        return np.broadcast_to(sigma[..., self.n :] / scale, (*self.batch_shape, len(pairs))).copy()
+
+    def _covariance_at(self, edges: npt.ArrayLike) -> FloatArray:
+        """Σ_ii of every node, then Σ_ij of every pair, (..., n + m), on the batch axes of the factor."""
+        pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        if pairs.size and (pairs.min() < 0 or pairs.max() >= self.n):
+            raise PatternError(f"covariance_on: nodes must be in 0 … {self.n - 1}, got {pairs.min()} … {pairs.max()}.")
+        ends = self.topology.inverse_order[pairs]
+        fill = self.factor_pattern.union(Pattern.from_edges(self.n, ends)).filled()
+        sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill)
+        nodes = fill.diagonal[self.topology.inverse_order]
+        positions = np.concatenate([nodes, fill.positions_of(ends.max(1), ends.min(1))])
+        return sigma[..., positions]
+
+    @property
+    def precision(self) -> FloatArray:
+        """(..., nnz) values of P on `topology.precision_pattern`, on the factor's batch axes. Cost: one Gram product."""
+        on, product = self.topology.precision_pattern, self.factor_pattern.gram()
+        return linalg.gram(self.factor_pattern, self.factor)[..., on.positions_in(product)]
+
+    @property
+    def information(self) -> FloatArray:
+        """h = P loc, (..., n): with P, the natural parameters."""
+        return self._in_elimination_order(linalg.matmul, self.whiten(self.loc))
+
+    @classmethod
+    def from_information(
+        cls, information: FloatArray, *, precision: FloatArray, topology: Topology
+    ) -> GaussianGraphicalModel:
+        """The Gaussians with density ∝ exp(hᵀ z − ½ zᵀ P z): mean P⁻¹ h. Arguments and errors as `from_precision`."""
+        self = cls.from_precision(information, precision=precision, topology=topology)
+        loc = self.colorize(self._in_elimination_order(linalg.solve, information))
+        self._set(loc, self.factor, topology, self.factor_pattern)
+        return self
+
+    # ------------------------------------------------------------------ inference
+
+    def condition(self, nodes: npt.ArrayLike, values: FloatArray) -> GaussianGraphicalModel:
+        """The Gaussian of the other nodes, ascending, given z[nodes] = values: on `Graph(n − k, induced edges)`.
+
+        Args:
+            nodes: k distinct nodes, fewer than n.
+            values: (..., k) in the order of `nodes`; batch axes broadcast.
+        Cost: one factorisation of the induced graph, whatever the number of values.
+        """
+        observed = conditioning.distinct_nodes("condition", self.topology, nodes)
+        kept = np.setdiff1d(np.arange(self.n), observed)
+        if not kept.size:
+            raise PatternError(f"condition: all {self.n} nodes are given, so nothing is left. Leave at least one.")
+        if values.shape[-1:] != observed.shape:
+            raise ShapeError(f"condition: values must end in {len(observed)}, the nodes, got shape {values.shape}.")
+        graph, inside = conditioning.induced(self.topology, kept)
+        diagonal, couplings = self.topology.unpack(self.precision)
+        precision = graph.pack((diagonal[..., kept], couplings[..., inside]))
+        offset = values - self.loc[..., observed]
+        shift = np.zeros((*offset.shape[:-1], self.n), self.dtype)
+        shift[..., observed] = offset
+        pull = self._in_elimination_order(linalg.matmul, self.whiten(shift))[..., kept]  # P_AB (v − loc_B)
+        centred = type(self).from_information(-pull, precision=precision, topology=graph)
+        return type(self)._of(self.loc[..., kept] + centred.loc, centred)
+
+    def observe(self, nodes: npt.ArrayLike, values: FloatArray, variance: FloatArray | float) -> GaussianGraphicalModel:
+        """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
+
+        P gains 1/variance on the diagonal of the observed nodes, and h = P loc gains y/variance.
+
+        Args:
+            nodes: k distinct nodes.
+            values, variance: broadcast to (..., k); variances positive.
+        Cost: one factorisation.
+        """
+        observed = conditioning.distinct_nodes("observe", self.topology, nodes)
+        values, variance = np.broadcast_arrays(values, np.asarray(variance, self.dtype))
+        if values.shape[-1:] != observed.shape:
+            raise ShapeError(f"observe: values must end in {len(observed)}, the nodes, got shape {values.shape}.")
+        if not (variance > 0).all():
+            raise NonPositiveError(
+                f"observe: variance must be positive, got {variance.min()}. Use condition for exact values."
+            )
+        batch = np.broadcast_shapes(self.batch_shape, values.shape[:-1])
+        diagonal, couplings = self.topology.unpack(self.precision)
+        diagonal = np.broadcast_to(diagonal, (*batch, self.n)).copy()
+        diagonal[..., observed] += 1.0 / variance
+        information = np.broadcast_to(self.information, (*batch, self.n)).copy()
+        information[..., observed] += values / variance
+        precision = self.topology.pack((diagonal, np.broadcast_to(couplings, (*batch, couplings.shape[-1]))))
+        return type(self).from_information(information, precision=precision, topology=self.topology)
+
+    def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> GaussianGraphicalModel:
+        """The Gaussian of some nodes alone, numbered as in `nodes`, on their graph with its Schur fill.
+
+        Raises:
+            PatternError: a fill of more than 10⁷ entries a batch element, unless `force`.
+        Cost: one factorisation in which the other nodes go first.
+        """
+        chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
+        filled, order, begin = conditioning.marginal_pattern("marginal", self.topology, chosen, force)
+        factor = linalg.cholesky(filled, conditioning.in_order(self.topology, order, self.precision, filled))
+        graph = conditioning.trailing_graph(filled, len(chosen))
+        tail = np.ascontiguousarray(factor[..., begin:])
+        return type(self)(np.ascontiguousarray(self.loc[..., chosen]), factor=tail, topology=graph)
+
+    @classmethod
+    def fit(cls, samples: FloatArray, topology: Topology) -> GaussianGraphicalModel:
+        """Maximum likelihood for samples (..., N, n), on a factor-free topology (chordal graphs among them).
+
+        Column j of L minimises KL to the empirical covariance C on its own [Schäfer, Katzfuss & Owhadi 2021, Thm 2.1]:
+            L_{S_j, j} = C_{S_j S_j}⁻¹ e₁ / √(e₁ᵀ C_{S_j S_j}⁻¹ e₁),        S_j the rows of column j.
+        Raises:
+            PatternError: the topology is not factor-free.
+            NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular.
+        Cost: Σ_j (N |S_j|² + |S_j|³) flops.
+        """
+        if not topology.is_factor_free:
+            raise PatternError(f"fit: {topology} is not factor-free, so maximum likelihood has no closed form on it.")
+        checks.check("fit", topology.factor_pattern, samples=samples)
+        checks.require_finite("fit", "samples", None, samples)
+        loc = samples.mean(axis=-2, dtype=np.float64)
+        centred = samples[..., topology.order] - loc[..., None, topology.order]
+        factor = fitting.columns_of_factor(topology.factor_pattern, centred)
+        return cls(loc.astype(samples.dtype), factor=factor.astype(samples.dtype), topology=topology)
+
+    @classmethod
+    def _of(cls, loc: FloatArray, like: GaussianGraphicalModel) -> GaussianGraphicalModel:
+        """Another mean, the same precision."""
+        self = cls.__new__(cls)
+        self._set(loc, like.factor, like.topology, like.factor_pattern)
+        return self
 
     # ------------------------------------------------------------------ float64 scalars a batch element
 
@@ -220,21 +358,10 @@ def _named_by_node(
     node = int(topology.order[failure.column])
     slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
     return NotPositiveDefiniteError(
-        f"GaussianGraphicalModel.from_precision: not positive definite: pivot {failure.pivot:.3g} at node {node}"
-        f"{_place(topology, node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "
+        f"GaussianGraphicalModel.from_precision: not positive definite: pivot {failure.pivot:.3g} at "
+        f"{topology.describe(node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "
         "Raise the diagonal, or use parametrize.dominant, which guarantees P ≻ 0.",
         batch_index=failure.batch_index,
         column=failure.column,
         pivot=failure.pivot,
     )
-
-
-def _place(topology: Topology, node: int) -> str:
-    """Where a node is, in words: row and column on a lattice of two dimensions."""
-    if isinstance(topology, ExtendedGrid):
-        row, col = divmod(node, topology.cols)
-    elif isinstance(topology, Grid | Torus) and len(topology.shape) == 2:
-        row, col = divmod(node, topology.shape[1])
-    else:
-        return f" of {topology}"
-    return f" (row {row}, column {col} of {topology})"

@@ -18,7 +18,7 @@ import scipy.sparse
 from sparseggm import orders
 from sparseggm.errors import PatternError
 from sparseggm.pattern import IntArray
-from sparseggm.topology import Topology, canonical_edges, frozen, lattice_edges, require_positive
+from sparseggm.topology import Topology, canonical_edges, frozen, lattice_edges, lattice_place, require_positive
 
 Order = tuple[int, ...] | None
 
@@ -50,6 +50,9 @@ class _Lattice(Topology):
     @property
     def n(self) -> int:  # type: ignore[override]
         return math.prod(self.shape)
+
+    def describe(self, node: int) -> str:
+        return lattice_place(self, node, self.shape[1]) if len(self.shape) == 2 else super().describe(node)
 
     @cached_property
     def order(self) -> IntArray:

@@ -262,12 +262,17 @@ class Pattern:
         """
         if other.n != self.n:
             raise PatternError(f"Pattern.positions_in: both patterns must have the same n, got {self.n} and {other.n}.")
-        positions = np.searchsorted(other._codes, self._codes)
-        found = other._codes[np.minimum(positions, other.nnz - 1)] == self._codes
-        if not found.all():
-            p = int(np.argmin(found))
+        positions = other.positions_of(self.rows, self.cols)
+        if (positions < 0).any():
+            p = int(np.argmin(positions))
             raise PatternError(f"Pattern.positions_in: entry ({self.rows[p]}, {self.cols[p]}) is not in {other!r}.")
         return positions
+
+    def positions_of(self, rows: IntArray | IndexArray, cols: IntArray | IndexArray) -> IntArray:
+        """Packed position of each entry (row, col), row ≥ col; −1 where the pattern has none. O(log nnz) each."""
+        codes = cols.astype(np.int64) * self.n + rows
+        positions = np.minimum(np.searchsorted(self._codes, codes), self.nnz - 1)
+        return np.where(self._codes[positions] == codes, positions, -1)
 
     @property
     def _codes(self) -> IntArray:
@@ -331,9 +336,8 @@ class Pattern:
         csc = matrix.tocsc()  # sums duplicates
         coo = csc.tocoo()
         i, j = (axis.astype(np.int64) for axis in coo.coords)
-        low, high = np.minimum(i, j), np.maximum(i, j)
-        positions = np.minimum(np.searchsorted(self._codes, low * self.n + high), self.nnz - 1)
-        on_pattern = self._codes[positions] == low * self.n + high
+        positions = self.positions_of(np.maximum(i, j), np.minimum(i, j))
+        on_pattern = positions >= 0
         misfit = ~on_pattern & (coo.data != 0)
         values = np.zeros(self.nnz, coo.data.dtype)
         lower = on_pattern & (i >= j)

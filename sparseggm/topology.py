@@ -68,6 +68,10 @@ class Topology(ABC):
         """Whether every L on `factor_pattern` gives a P on `precision_pattern`."""
         return self.factor_pattern.gram() is self.precision_pattern
 
+    def describe(self, node: int) -> str:
+        """A node in words, for messages."""
+        return f"node {node} of {self}"
+
     # ------------------------------------------------------------------ packed positions
 
     @cached_property
@@ -88,10 +92,7 @@ class Topology(ABC):
 
     def _positions_of_edges(self, pattern: Pattern) -> IntArray:
         ends = self.inverse_order[self.edges]
-        codes = ends.min(axis=1) * self.n + ends.max(axis=1)
-        stored = pattern.cols.astype(np.int64) * self.n + pattern.rows
-        positions = np.minimum(np.searchsorted(stored, codes), pattern.nnz - 1)
-        return np.where(stored[positions] == codes, positions, -1)
+        return pattern.positions_of(ends.max(axis=1), ends.min(axis=1))
 
     # ------------------------------------------------------------------ exchange of precisions
 
@@ -251,6 +252,9 @@ class ExtendedGrid(FactorTopology):
     def n(self) -> int:  # type: ignore[override]
         return self.rows * self.cols
 
+    def describe(self, node: int) -> str:
+        return lattice_place(self, node, self.cols)
+
     def _factor_edges(self) -> IntArray:
         return lattice_edges((self.rows, self.cols))
 
@@ -324,6 +328,12 @@ def lattice_edges(shape: tuple[int, ...]) -> IntArray:
         along = np.moveaxis(node, axis, 0)
         pairs.append(np.stack([along[1:].ravel(), along[:-1].ravel()], axis=-1))
     return np.concatenate(pairs)
+
+
+def lattice_place(topology: Topology, node: int, cols: int) -> str:
+    """`Topology.describe` on a lattice of two dimensions."""
+    row, col = divmod(node, cols)
+    return f"node {node} (row {row}, column {col} of {topology})"
 
 
 def require_positive(name: str, **sizes: int) -> None:
