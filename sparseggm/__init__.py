@@ -18,6 +18,7 @@ from sparseggm.errors import (
 from sparseggm.gaussian import GaussianGraphicalModel
 from sparseggm.graphs import Cycle, Graph, Grid, Star, Torus, Tree, from_networkx, from_scipy, union
 from sparseggm.pattern import Pattern
+from sparseggm.storage import load, save
 from sparseggm.threads import get_num_threads, set_num_threads
 from sparseggm.topology import Band, BlockChain, Chain, Diagonal, ExtendedGrid, Stencil, Topology
 
@@ -51,7 +52,9 @@ __all__ = [
     "gershgorin",
     "get_num_threads",
     "linalg",
+    "load",
     "parametrize",
+    "save",
     "set_num_threads",
     "union",
 ]

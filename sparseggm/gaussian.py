@@ -57,8 +57,16 @@ class GaussianGraphicalModel:
             factor = linalg.cholesky(pattern, precision)
         except NotPositiveDefiniteError as failure:
             raise _named_by_node(failure, topology, precision) from None
+        return cls.on_pattern(loc, factor=factor, topology=topology, pattern=pattern.filled())
+
+    @classmethod
+    def on_pattern(
+        cls, loc: FloatArray, *, factor: FloatArray, topology: Topology, pattern: Pattern
+    ) -> GaussianGraphicalModel:
+        """The Gaussians with factor L on a pattern whose Gram pattern holds `topology.precision_pattern`."""
+        topology.precision_pattern.positions_in(pattern.gram())  # raises where it lacks an entry
         self = cls.__new__(cls)
-        self._set(loc, factor, topology, pattern.filled())
+        self._set(loc, factor, topology, pattern)
         return self
 
     def _set(self, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> None:
@@ -195,7 +203,7 @@ class GaussianGraphicalModel:
 
     @property
     def precision(self) -> FloatArray:
-        """(..., nnz) values of P on `topology.precision_pattern`, on the factor's batch axes. Cost: one Gram product."""
+        """(..., nnz) values of P on `topology.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
         on, product = self.topology.precision_pattern, self.factor_pattern.gram()
         return linalg.gram(self.factor_pattern, self.factor)[..., on.positions_in(product)]
 
@@ -209,10 +217,12 @@ class GaussianGraphicalModel:
         cls, information: FloatArray, *, precision: FloatArray, topology: Topology
     ) -> GaussianGraphicalModel:
         """The Gaussians with density ∝ exp(hᵀ z − ½ zᵀ P z): mean P⁻¹ h. Arguments and errors as `from_precision`."""
-        self = cls.from_precision(information, precision=precision, topology=topology)
-        loc = self.colorize(self._in_elimination_order(linalg.solve, information))
-        self._set(loc, self.factor, topology, self.factor_pattern)
-        return self
+        centred = cls.from_precision(information, precision=precision, topology=topology)
+        return centred.moved_to(centred.colorize(centred._in_elimination_order(linalg.solve, information)))
+
+    def moved_to(self, loc: FloatArray) -> GaussianGraphicalModel:
+        """The same precision about another mean; the factor is shared."""
+        return self.on_pattern(loc, factor=self.factor, topology=self.topology, pattern=self.factor_pattern)
 
     # ------------------------------------------------------------------ inference
 
@@ -238,7 +248,7 @@ class GaussianGraphicalModel:
         shift[..., observed] = offset
         pull = self._in_elimination_order(linalg.matmul, self.whiten(shift))[..., kept]  # P_AB (v − loc_B)
         centred = type(self).from_information(-pull, precision=precision, topology=graph)
-        return type(self)._of(self.loc[..., kept] + centred.loc, centred)
+        return centred.moved_to(self.loc[..., kept] + centred.loc)
 
     def observe(self, nodes: npt.ArrayLike, values: FloatArray, variance: FloatArray | float) -> GaussianGraphicalModel:
         """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
@@ -300,13 +310,6 @@ class GaussianGraphicalModel:
         centred = samples[..., topology.order] - loc[..., None, topology.order]
         factor = fitting.columns_of_factor(topology.factor_pattern, centred)
         return cls(loc.astype(samples.dtype), factor=factor.astype(samples.dtype), topology=topology)
-
-    @classmethod
-    def _of(cls, loc: FloatArray, like: GaussianGraphicalModel) -> GaussianGraphicalModel:
-        """Another mean, the same precision."""
-        self = cls.__new__(cls)
-        self._set(loc, like.factor, like.topology, like.factor_pattern)
-        return self
 
     # ------------------------------------------------------------------ float64 scalars a batch element
 

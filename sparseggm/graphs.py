@@ -28,7 +28,7 @@ class _Lattice(Topology):
     """What `Grid` and `Torus` share."""
 
     shape: tuple[int, ...]
-    _order: Order
+    given_order: Order
 
     _periodic: ClassVar[bool]
     _least_side: ClassVar[int]
@@ -41,11 +41,11 @@ class _Lattice(Topology):
             if side < self._least_side:
                 raise PatternError(f"{name}: side {axis} must be at least {self._least_side}, got {side}.")
         object.__setattr__(self, "shape", tuple(int(side) for side in shape))
-        object.__setattr__(self, "_order", _checked_order(name, math.prod(shape), order))
+        object.__setattr__(self, "given_order", _checked_order(name, math.prod(shape), order))
 
     def __repr__(self) -> str:
         sides = ", ".join(map(str, self.shape))
-        return f"{type(self).__name__}({sides}{'' if self._order is None else ', order=…'})"
+        return f"{type(self).__name__}({sides}{'' if self.given_order is None else ', order=…'})"
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -56,8 +56,8 @@ class _Lattice(Topology):
 
     @cached_property
     def order(self) -> IntArray:
-        if self._order is not None:
-            return frozen(np.array(self._order, dtype=np.int64))
+        if self.given_order is not None:
+            return frozen(np.array(self.given_order, dtype=np.int64))
         return frozen(orders.lattice_order(self.shape, self.edges, self._periodic))
 
 
@@ -192,16 +192,16 @@ class Graph(Topology):
 
     n: int
     _edges: IntArray
-    _order: Order
+    given_order: Order
 
     def __init__(self, n: int, edges: npt.ArrayLike, order: Iterable[int] | None = None) -> None:
         require_positive("Graph", n=n)
         object.__setattr__(self, "n", int(n))
         object.__setattr__(self, "_edges", canonical_edges(n, edges))
-        object.__setattr__(self, "_order", _checked_order("Graph", n, order))
+        object.__setattr__(self, "given_order", _checked_order("Graph", n, order))
 
     def __repr__(self) -> str:
-        return f"Graph(n={self.n}, {len(self.edges)} edges{'' if self._order is None else ', order=…'})"
+        return f"Graph(n={self.n}, {len(self.edges)} edges{'' if self.given_order is None else ', order=…'})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
@@ -217,12 +217,12 @@ class Graph(Topology):
 
     @cached_property
     def _structure(self) -> tuple[int, bytes, Order]:
-        return self.n, self.edges.tobytes(), self._order
+        return self.n, self.edges.tobytes(), self.given_order
 
     @cached_property
     def order(self) -> IntArray:
-        if self._order is not None:
-            return frozen(np.array(self._order, dtype=np.int64))
+        if self.given_order is not None:
+            return frozen(np.array(self.given_order, dtype=np.int64))
         return frozen(orders.chordal_or_minimum_degree(self.n, self.edges))
 
 

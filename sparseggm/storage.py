@@ -1,0 +1,108 @@
+"""Gaussians in npz files: plain arrays and JSON text, never a pickled object.
+
+A file holds mean, factor, the factor's pattern and its key, the topology and its order of elimination. Loading builds
+the topology anew and compares: a file whose layout this version would not make is refused, not reinterpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from sparseggm import graphs, topology
+from sparseggm.errors import PatternError
+from sparseggm.gaussian import GaussianGraphicalModel
+from sparseggm.graphs import Graph, Grid, Torus
+from sparseggm.pattern import Pattern
+from sparseggm.topology import Topology
+
+FORMAT = 1
+
+TOPOLOGIES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        topology.Diagonal,
+        topology.Chain,
+        topology.Band,
+        topology.BlockChain,
+        topology.ExtendedGrid,
+        topology.Stencil,
+        graphs.Grid,
+        graphs.Torus,
+        graphs.Tree,
+        graphs.Star,
+        graphs.Cycle,
+        graphs.Graph,
+    )
+}
+
+
+def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None:
+    """Write a Gaussian to an npz file, uncompressed."""
+    kind, arguments = _describe(gaussian.topology)
+    pattern = gaussian.factor_pattern
+    header = {"format": FORMAT, "topology": kind, "arguments": arguments, "key": pattern.key}
+    with open(path, "wb") as file:
+        np.savez(
+            file,
+            header=np.array(json.dumps(header)),
+            edges=gaussian.topology.edges,
+            order=gaussian.topology.order,
+            indptr=pattern.indptr,
+            rows=pattern.rows,
+            loc=gaussian.loc,
+            factor=gaussian.factor,
+        )
+
+
+def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
+    """Read what `save` wrote.
+
+    Raises:
+        PatternError: not such a file, another format, or a topology that this version orders otherwise.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        header = json.loads(str(arrays.pop("header")))
+    except (ValueError, KeyError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise PatternError(f"load: {os.fspath(path)} is not a file that sparseggm.save wrote ({error}).") from error
+    if header["format"] != FORMAT or header["topology"] not in TOPOLOGIES:
+        raise PatternError(
+            f"load: {os.fspath(path)} has format {header['format']} and topology {header['topology']!r}; needed format "
+            f"{FORMAT} and one of {', '.join(TOPOLOGIES)}."
+        )
+    built = _build(header["topology"], header["arguments"], arrays)
+    pattern = Pattern(built.n, arrays["indptr"], arrays["rows"])
+    same_graph = np.array_equal(built.edges, arrays["edges"]) and np.array_equal(built.order, arrays["order"])
+    if not same_graph or pattern.key != header["key"]:
+        raise PatternError(f"load: {os.fspath(path)} has another graph, order of elimination or pattern than {built}.")
+    return GaussianGraphicalModel.on_pattern(arrays["loc"], factor=arrays["factor"], topology=built, pattern=pattern)
+
+
+def _describe(of: Topology) -> tuple[str, dict[str, Any]]:
+    """Name and arguments, as JSON; edges and order stand in arrays of their own."""
+    kind = type(of).__name__
+    if TOPOLOGIES.get(kind) is not type(of):
+        raise PatternError(f"save: {of} is not one of {', '.join(TOPOLOGIES)}. Save it as Graph(n, edges).")
+    if isinstance(of, Graph):
+        return kind, {"n": of.n, "ordered": of.given_order is not None}
+    if isinstance(of, Grid | Torus):
+        return kind, {"shape": of.shape, "ordered": of.given_order is not None}
+    return kind, {each.name: getattr(of, each.name) for each in fields(of)}  # type: ignore[arg-type]
+
+
+def _build(kind: str, arguments: dict[str, Any], arrays: dict[str, Any]) -> Topology:
+    make, rest = TOPOLOGIES[kind], dict(arguments)
+    order = {"order": arrays["order"]} if rest.pop("ordered", False) else {}
+    if make is Graph:
+        return Graph(rest["n"], arrays["edges"], **order)
+    if make in (Grid, Torus):
+        return make(*rest["shape"], **order)  # type: ignore[no-any-return]
+    return make(**rest)  # type: ignore[no-any-return]
