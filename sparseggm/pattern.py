@@ -22,7 +22,7 @@ import hashlib
 import threading
 import weakref
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -390,7 +390,8 @@ def _from_codes(n: int, codes: IntArray) -> Pattern:
 def _sorted_once(codes: IntArray) -> IntArray:
     """Increasing, without repeats. The codes come in sorted runs, which a stable sort merges in linear time."""
     codes = np.sort(codes, kind="stable")
-    return codes[np.concatenate([[True], codes[1:] != codes[:-1]])]
+    first = np.append(True, codes[1:] != codes[:-1])
+    return cast(IntArray, codes[first])
 
 
 def _require_indexable(nnz: int) -> None:
