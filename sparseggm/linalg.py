@@ -203,8 +203,8 @@ def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any
 def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """P = L Lᵀ, (..., nnz of the result) on `pattern.gram()`.
 
-    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{r+1} |L| |L|ᵀ, r the longest row [Higham 2002, §3.5], and η (|L|1 + 1ᵀ|L|ᵀ)
-        where L is subnormal, η the smallest subnormal.
+    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{r+1} |L| |L|ᵀ, r the longest row [Higham 2002, §3.5], and
+        η (|L|1 + 1ᵀ|L|ᵀ) where L is subnormal, η the smallest subnormal.
     Reference: `reference.linalg.gram`.
     """
     checks.check("gram", pattern, packed={"factor": factor})
