@@ -115,6 +115,7 @@ def _run(
     """Broadcast the inputs, each given with the pattern it is on, run the kernel, explain its failure."""
     verb = kernel.__name__
     arrays = {name: array for name, (_, array) in inputs.items()}
+    checks.same_dtype(verb, **arrays)
     batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})
     result = np.empty((*batch_shape, size), next(iter(arrays.values())).dtype)
     rows = [checks.as_rows(array, batch_shape) for array in arrays.values()]

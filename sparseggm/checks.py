@@ -24,7 +24,6 @@ _identity = np.arange(1024)
 
 def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:
     """Every packed array ends in nnz, every vector in n, and all are float32 or all float64, native byte order."""
-    dtype = None
     for size, meaning, arrays in (
         (pattern.nnz, "the nnz of the pattern", packed or {}),
         (pattern.n, "the size of the pattern", vectors),
@@ -37,13 +36,17 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
                     f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
                     "Convert it with astype."
                 )
-            if dtype is not None and array.dtype != dtype:
-                raise DTypeError(
-                    f"{verb}: all arguments must have one dtype, got {dtype} and, for {name}, {array.dtype}."
-                )
-            dtype = array.dtype
             if array.shape[-1:] != (size,):
                 raise ShapeError(f"{verb}: {name} must end in {size}, {meaning}, got shape {array.shape}.")
+    same_dtype(verb, **(packed or {}), **vectors)
+
+
+def same_dtype(verb: str, **arrays: FloatArray) -> None:
+    """Arrays of two dtypes are not mixed: which one would the result have?"""
+    dtypes = {array.dtype for array in arrays.values()}
+    if len(dtypes) > 1:
+        named = " and ".join(f"{array.dtype} for {name}" for name, array in arrays.items())
+        raise DTypeError(f"{verb}: all arguments must have one dtype, got {named}. Convert one with astype.")
 
 
 def broadcast(verb: str, **batch_shapes: Shape) -> Shape:
@@ -88,10 +91,10 @@ def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
 def owners(batch_shape: Shape, full: Shape) -> IntArray:
     """For each row of the batch `full`, the row of `batch_shape` that broadcasts to it."""
     global _identity
-    count = math.prod(batch_shape)
-    if count > len(_identity):
-        _identity = np.arange(2 * count)
-    own = _identity[:count]
+    count, identity = math.prod(batch_shape), _identity
+    if count > len(identity):
+        _identity = identity = np.arange(2 * count)  # another thread may replace the global meanwhile, not this
+    own = identity[:count]
     if batch_shape == full:
         return frozen(own)  # type: ignore[no-any-return]
     return frozen(np.ascontiguousarray(np.broadcast_to(own.reshape(batch_shape), full)).ravel())  # type: ignore[no-any-return]

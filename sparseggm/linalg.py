@@ -203,7 +203,8 @@ def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any
 def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """P = L Lᵀ, (..., nnz of the result) on `pattern.gram()`.
 
-    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{r+1} |L| |L|ᵀ, r the longest row [Higham 2002, §3.5].
+    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{r+1} |L| |L|ᵀ, r the longest row [Higham 2002, §3.5], and
+        η (|L|1 + 1ᵀ|L|ᵀ) where L is subnormal, η the smallest subnormal.
     Reference: `reference.linalg.gram`.
     """
     checks.check("gram", pattern, packed={"factor": factor})
@@ -213,7 +214,7 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
     arguments = (pattern.indptr, pattern.rows, product.indptr, product.rows, rows, half)
     if threads.run(
-        sparse.gram_jvp, squared_columns(pattern), *arguments, values.reshape(len(rows), -1), batch=len(rows)
+        sparse.gram_jvp, squared_columns(pattern), *arguments, values.reshape(len(rows), product.nnz), batch=len(rows)
     ):
         checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
     return values
@@ -223,7 +224,7 @@ def logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """log det P = 2 Σ_j log L_jj, shape (...).
 
     Raises:
-        NonPositiveError: a diagonal entry of L is ≤ 0.
+        NonPositiveError: a diagonal entry of L is ≤ 0. Other entries are not read.
     Cost: n logarithms, summed in float64. Error: |Δ| ≤ (γ_{n+1} in float64) Σ 2 |log L_jj| + u |log det P|.
     Reference: `reference.linalg.logdet`.
     """
@@ -253,7 +254,7 @@ def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = 
         PatternError: `on` is not closed, or lacks an entry of `pattern`.
     Cost: 4 Σ_j |S_j| |F_j| flops: a chain O(n), an extended grid O(n · cols). Σ is stored once.
     Error: the defining equations Σ_ij L_jj + Σ_{k ∈ S_j} Σ_ik L_kj = δ_ij / L_jj hold within γ_{c+2} of the same
-        sums on absolute values, and √tiny √(Σ_ii Σ_jj) L_jj for an entry set to zero.
+        sums on absolute values, and √tiny √Σ_ii for an entry set to zero.
     Source: [Takahashi, Fagan & Chin 1973; Erisman & Tinney 1975], with the columns of a sparse L.
     Reference: `reference.linalg.selected_inverse`.
     """
@@ -275,9 +276,15 @@ def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
 
 
 def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
-    """tr Σ, (...), the sum of `marginal_variances` formed in float64. Raises, Cost, Source: as there."""
-    variances = marginal_variances(pattern, factor)
-    return np.asarray(variances.sum(axis=-1, dtype=np.float64)).astype(factor.dtype)
+    """tr Σ, (...), the sum of the marginal variances formed in float64. Raises, Cost, Source: as there."""
+    checks.check("trace_inverse", pattern, packed={"factor": factor})
+    filled = pattern.filled()
+    variances = _inverse("trace_inverse", sparse.marginal_variances, pattern, filled, factor, pattern.n)
+    with np.errstate(over="ignore"):  # tested below
+        trace = np.asarray(variances.sum(axis=-1, dtype=np.float64)).astype(factor.dtype)
+    if not np.isfinite(trace).all():
+        checks.explain("trace_inverse", {"factor": (pattern, factor)})
+    return trace
 
 
 def _inverse(verb: str, kernel: Any, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:

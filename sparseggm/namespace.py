@@ -6,6 +6,7 @@ imports torch.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -32,7 +33,8 @@ def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
     if isinstance(terms, np.ndarray):
         ones = np.ones(len(segments), terms.dtype)
         incidence = scipy.sparse.csc_array((ones, (segments, np.arange(len(segments)))), shape=(count, len(segments)))
-        return (incidence @ terms.reshape(-1, len(segments)).T).T.reshape(*terms.shape[:-1], count)
+        rows = terms.reshape(math.prod(terms.shape[:-1]), len(segments))
+        return (incidence @ rows.T).T.reshape(*terms.shape[:-1], count)
     torch = namespace(terms)
     index = torch.as_tensor(segments, dtype=torch.int64, device=terms.device)
     return terms.new_zeros((*terms.shape[:-1], count)).index_add(-1, index, terms)

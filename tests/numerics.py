@@ -41,6 +41,11 @@ def negligible(dtype: Any) -> Any:
     return np.sqrt(WIDE(np.finfo(dtype).tiny))
 
 
+def dropped(dtype: Any) -> Any:
+    """√tiny (1 + γ_4): how large a scaled entry set to zero can be, its comparison being rounded four times."""
+    return negligible(dtype) * (1 + gamma(4, dtype))
+
+
 def gamma(k: int, dtype: Any) -> Any:
     """γ_k = k u / (1 − k u): the relative error of k roundings [Higham 2002, Lemma 3.1]."""
     ku = k * unit_roundoff(dtype)
@@ -146,12 +151,12 @@ def inverse_bound(factor: Array, sigma: Array, c: int, dtype: Any) -> Array:
 
     Column j of the recursion is a substitution with pivot L_jj (at most c − 1 products, one right side, two quotients),
     so [Higham 2002, Lemma 8.4] bounds its residual as in Thm 8.5. An entry set to zero has
-    |Σ_ij| L_jj < √tiny √Σ_ii. The last term is underflow, of 1/L_jj too.
+    |Σ_ij| L_jj < √tiny √Σ_ii, see `dropped`. The last term is underflow, of 1/L_jj too.
     """
     root = np.sqrt(np.maximum(np.diagonal(sigma, axis1=-2, axis2=-1), 0))[..., :, None]
     column = np.diagonal(factor, axis1=-2, axis2=-1)[..., None, :]
     terms = abs(sigma) @ abs(factor) + reciprocal_diagonal(factor)
-    return rounding(c + 2, dtype) * terms + negligible(dtype) * root + underflow(dtype) * (c + column + 1)
+    return rounding(c + 2, dtype) * terms + dropped(dtype) * root + underflow(dtype) * (c + column + 1)
 
 
 def inverse_forward_bound(factor: Array, sigma: Array, c: int, dtype: Any) -> Array:
@@ -163,7 +168,7 @@ def inverse_forward_bound(factor: Array, sigma: Array, c: int, dtype: Any) -> Ar
     """
     n = factor.shape[-1]
     size, bound = abs(factor), np.zeros_like(sigma)
-    drop, floor = negligible(dtype), underflow(dtype) * (c + 1)
+    drop, floor = dropped(dtype), underflow(dtype) * (c + 1)
     level = rounding(c + 2, dtype)
     for j in reversed(range(n)):
         pivot = size[..., j, j][..., None]
@@ -245,13 +250,18 @@ def chain_variance_bound(factor: Array, variances: Array, dtype: Any) -> Array:
 
 
 def logdet_bound(factor: Array, dtype: Any) -> Array:
+    """As `logdet_bound_of`, for a matrix."""
+    return logdet_bound_of(np.diagonal(factor, axis1=-2, axis2=-1), dtype)
+
+
+def logdet_bound_of(diagonal: Array, dtype: Any) -> Array:
     """|Δ| ≤ γ_{n+1} Σ 2 |log L_jj| in float64, and u |log det P| for the rounding to dtype [Higham 2002, §4.2].
 
     Each logarithm is taken to be within one unit in the last place, as the C libraries promise.
     """
-    logs = 2 * np.log(np.diagonal(factor, axis1=-2, axis2=-1))
-    n = factor.shape[-1]
-    return rounding(n + 1, np.float64) * abs(logs).sum(axis=-1) + stored(logs.sum(axis=-1), dtype)
+    logs = 2 * np.log(diagonal)
+    size = abs(logs).sum(axis=-1)
+    return rounding(diagonal.shape[-1] + 1, np.float64) * size + stored(logs.sum(axis=-1), dtype)
 
 
 def stored(value: Array, dtype: Any) -> Array:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import reference.gaussian
 import reference.linalg
 from sparseggm import (
+    Diagonal,
     GaussianGraphicalModel,
     Grid,
 )
@@ -204,6 +205,24 @@ def test_kl_divergence_to_none_is_that_to_the_standard_normal(g: GaussianGraphic
     bound = half_sum_bound(g, bounds, trace, square, logdet, np.asarray(WIDE(g.n)))
     assert value.shape == g.batch_shape
     check("Gaussian.kl to N(0, I)", family(g), g.dtype, value - exact, bound)
+
+
+def test_nats_over_a_million_nodes_are_accurate_in_float32() -> None:
+    """A float32 accumulator of a million equal squares drifts by far more than the last place of the result."""
+    n = 1_000_000
+    ones, x = np.ones(n, np.float32), np.full(n, 0.1, np.float32)
+    g = GaussianGraphicalModel(0 * x, factor=ones, topology=Diagonal(n))
+    moved = GaussianGraphicalModel(x, factor=ones, topology=Diagonal(n))
+    square = n * WIDE(x[0]) ** 2
+    log_two_pi = n * np.log(2 * np.arccos(WIDE(-1)))
+    for value, exact in (
+        (g.log_prob(x), -(square + log_two_pi) / 2),
+        (g.entropy(), (n + log_two_pi) / 2),
+        (moved.kl_divergence(), square / 2),
+        (moved.kl_divergence(g), square / 2),
+    ):
+        bound = numerics.rounding(n + 5, FLOAT64) * (square + log_two_pi + 2 * n)
+        assert abs(value - exact) <= bound + numerics.stored(exact, np.float32)
 
 
 # ---------------------------------------------------------------------- numbering

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.linalg
-from sparseggm import Chain, Pattern, linalg
+from sparseggm import Chain, Diagonal, Pattern, linalg
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, smallest, unit_roundoff
@@ -101,6 +101,17 @@ def sum_to(terms: numerics.Array, batch: tuple[int, ...]) -> numerics.Array:
     return terms.sum(axis=shared, keepdims=True)
 
 
+@given(seed=st.integers(0, 2**32 - 1))
+def test_outer_forms_long_sums_in_float64(seed: int) -> None:
+    """3000 terms in float32: a float32 accumulator would be some ten roundings off."""
+    pattern, rng = Pattern.from_edges(2, [(1, 0)]), np.random.default_rng(seed)
+    x, y = rng.uniform(0, 1, (2, 3000, 2)).astype(np.float32)
+    values = linalg.outer(pattern, x, y, batch_shape=())
+    exact = pattern.values_of(np.tril(np.einsum("si,sj->ij", x.astype(WIDE), y.astype(WIDE))))
+    bound = (numerics.rounding(3000, np.float64) + unit_roundoff(np.float32)) * exact
+    check("outer", "random", np.float32, values - exact, bound)
+
+
 # ---------------------------------------------------------------------- factorisation
 
 
@@ -127,6 +138,49 @@ def test_logdet_is_accurate_to_its_last_place(problem: Problem) -> None:
     L = problem.dense()
     bound = numerics.logdet_bound(L, problem.dtype)
     check("logdet", problem.family, problem.dtype, value - reference.linalg.logdet(L), bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fill_is_zero_below_the_stated_threshold_and_accurate_above(dtype: str) -> None:
+    """Nodes 1 and 2 are joined to 0 by ε; eliminating it fills L_21 with −ε² (1 + O(ε²)), next to P_22 = 1."""
+    pattern = Pattern.from_edges(3, [(1, 0), (2, 0)])
+    root = float(np.sqrt(numerics.negligible(dtype)))
+    u = unit_roundoff(dtype)
+    for factor in (1e-3, 0.9, 1.1, 1e3):
+        epsilon = np.dtype(dtype).type(root * factor)
+        fill = linalg.cholesky(pattern, np.array([1, epsilon, epsilon, 1, 1], dtype))[4]
+        if factor < 1:
+            assert fill == 0
+        else:
+            assert abs(fill + WIDE(epsilon) ** 2) <= 8 * u * WIDE(epsilon) ** 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_covariances_are_zero_below_the_stated_threshold_and_accurate_above(dtype: str) -> None:
+    """A chain with couplings −ε and unit pivots: Σ_20 = ε²."""
+    pattern, dense_pattern = Chain(3).factor_pattern, Pattern.from_edges(3, [(1, 0), (2, 0), (2, 1)])
+    root = float(np.sqrt(numerics.negligible(dtype)))
+    u = unit_roundoff(dtype)
+    for factor in (1e-3, 0.9, 1.1, 1e3):
+        epsilon = np.dtype(dtype).type(root * factor)
+        values = np.array([1, -epsilon, 1, -epsilon, 1], dtype)
+        covariance = linalg.selected_inverse(pattern, values, on=dense_pattern)[2]
+        if factor < 1:
+            assert covariance == 0
+        else:
+            assert abs(covariance - WIDE(epsilon) ** 2) <= 8 * u * WIDE(epsilon) ** 2
+
+
+def test_sums_over_a_million_nodes_are_accurate_in_float32() -> None:
+    """Accumulated in float32, log det would be off by a nat and more, where its last place is 0.03."""
+    n = 1_000_000
+    pattern = Diagonal(n).factor_pattern
+    factor = np.random.default_rng(0).uniform(0.5, 1.0, n).astype(np.float32)
+    exact = 2 * np.log(factor.astype(WIDE)).sum()
+    assert abs(linalg.logdet(pattern, factor) - exact) <= numerics.logdet_bound_of(factor.astype(WIDE), np.float32)
+    exact = (1 / factor.astype(WIDE) ** 2).sum()
+    bound = (3 * unit_roundoff(np.float32) + numerics.rounding(n, np.float64)) * exact  # 2 a term and 1 at the end
+    assert abs(linalg.trace_inverse(pattern, factor) - exact) <= bound
 
 
 # ---------------------------------------------------------------------- selected inverse

@@ -182,7 +182,7 @@ def logdet(indptr, factor, result, first, last):
             pivot = factor[r, indptr[j]]
             if not 0.0 < pivot < math.inf:
                 return r + 1
-            total += math.log(pivot)
+            total += math.log(np.float64(pivot))
         result[r] = 2.0 * total
     return 0
 

@@ -6,6 +6,7 @@ A checkpoint is what `torch.save` writes: a zip archive with a CRC of every entr
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -45,6 +46,7 @@ def write_json(path: Path, content: object) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     found = {}

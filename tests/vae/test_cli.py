@@ -35,7 +35,9 @@ def test_train_evaluate_and_figures_in_a_row(
 
 
 def test_a_config_file_is_read_and_the_command_line_wins(few_digits: Digits, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("posterior: diagonal\nlatent: 3\nhidden: 16\nepochs: 1\nlearning_rate: 1e-2\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "posterior: diagonal\nlatent: 3\nhidden: 16\nepochs: 1\nlearning_rate: 1e-2\n"
+    )
     assert main(["train", "--config", str(tmp_path / "recipe.yaml"), "--latent=5", "--out", str(tmp_path / "run")]) == 0
     identity = load(tmp_path / "run" / "checkpoint.pt")["identity"]
     assert (identity["posterior"], identity["latent"], identity["learning_rate"]) == ("diagonal", 5, 0.01)
@@ -49,7 +51,10 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Digits, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--posterior=grid"], "unknown posterior 'grid'; one of: diagonal, chain, extended-grid, block-chain"),
+        (
+            ["train", "--posterior=grid"],
+            "unknown posterior 'grid'; one of: diagonal, chain, extended-grid, block-chain",
+        ),
         (["train", "--posterior=extended-grid", "--latent=7"], "near it: 4 = 2 × 2, 6 = 2 × 3, 8 = 2 × 4"),
         (["train", "--epochs=many"], '"epochs"'),
         (["train", "--epoch-count=3"], "epoch-count"),
