@@ -21,17 +21,17 @@ Array = Any  # a NumPy array or a torch tensor
 
 def namespace(array: Array) -> Any:
     """numpy or torch: the module of `abs`, `exp`, `tanh`, `where`, `sign`, `concatenate`."""
-    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+    return np if _is_numpy(array) else sys.modules["torch"]
 
 
 def mask(array: Array, condition: Any) -> Array:
     """A boolean NumPy array as a constant beside `array`."""
-    return condition if isinstance(array, np.ndarray) else namespace(array).as_tensor(condition, device=array.device)
+    return condition if _is_numpy(array) else namespace(array).as_tensor(condition, device=array.device)
 
 
 def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
     """(..., count): the sum of the terms (..., m) of each segment, `segments` (m,) naming theirs."""
-    if isinstance(terms, np.ndarray):
+    if _is_numpy(terms):
         ones = np.ones(len(segments), terms.dtype)
         incidence = scipy.sparse.csc_array((ones, (segments, np.arange(len(segments)))), shape=(count, len(segments)))
         rows = terms.reshape(math.prod(terms.shape[:-1]), len(segments))  # −1 could not be inferred without segments
@@ -41,7 +41,7 @@ def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
 
 def take(array: Array, positions: npt.NDArray[Any]) -> Array:
     """array[..., positions] (..., k): one axis for the positions (k,)."""
-    return array[..., positions] if isinstance(array, np.ndarray) else array.index_select(-1, _index(positions, array))
+    return array[..., positions] if _is_numpy(array) else array.index_select(-1, _index(positions, array))
 
 
 def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:
@@ -53,12 +53,17 @@ def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:
 
 def in_float64(array: Array) -> Array:
     """The numbers in float64."""
-    return array.astype(np.float64) if isinstance(array, np.ndarray) else array.double()
+    return array.astype(np.float64) if _is_numpy(array) else array.double()
 
 
 def in_dtype_of(array: Array, like: Array) -> Array:
     """The numbers in the dtype of `like`."""
-    return array.astype(like.dtype) if isinstance(array, np.ndarray) else array.to(like.dtype)
+    return array.astype(like.dtype) if _is_numpy(array) else array.to(like.dtype)
+
+
+def _is_numpy(array: Array) -> bool:
+    """An array, or the scalar that NumPy makes of one without axes."""
+    return isinstance(array, np.ndarray | np.generic)
 
 
 def _index(positions: npt.NDArray[Any], beside: Array) -> Array:
