@@ -3,10 +3,11 @@
 sg.linalg       the verbs: solves, factorisation, log det, selected inverse, on packed values
 sg.adjoints     their derivatives
 sg.gershgorin   sufficient conditions for P ≻ 0; sg.parametrize: P ≻ 0 by construction
+sg.spectral     the largest eigenvalue of a sparse matrix, with a certificate
 sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never imported from here
 """
 
-from sparseggm import adjoints, gershgorin, linalg, parametrize
+from sparseggm import adjoints, gershgorin, linalg, parametrize, spectral
 from sparseggm.errors import (
     DTypeError,
     NonFiniteError,
@@ -56,5 +57,6 @@ __all__ = [
     "parametrize",
     "save",
     "set_num_threads",
+    "spectral",
     "union",
 ]

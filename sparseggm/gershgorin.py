@@ -1,7 +1,10 @@
-"""Gershgorin's theorem on a sparse precision: every eigenvalue lies in a disc |λ − P_ii| ≤ Σ_{j≠i} |P_ij|.
+"""Gershgorin's theorem on a sparse precision: every eigenvalue lies in a disc |λ − P_ii| ≤ Σ_{j≠i} |P_ij| x_j / x_i.
 
 Sufficient, never necessary: a positive `slack` proves P ≻ 0 and bounds λ_min from below; a nonpositive one proves
-nothing. Packed values on a pattern, in its numbering, as NumPy arrays or torch tensors [Horn & Johnson 2013, §6.1].
+nothing. Packed values on a pattern, in its numbering, as NumPy arrays or torch tensors.
+
+The theorem is that of X⁻¹ P X, X = diag(x), which has the eigenvalues of P whatever the `weights` x > 0; without
+them x = 1 [Horn & Johnson 2013, Cor. 6.1.6]. Some x proves P ≻ 0 if and only if P is walk-summable (scaled dominant).
 """
 
 from __future__ import annotations
@@ -9,37 +12,54 @@ from __future__ import annotations
 import numpy as np
 
 from sparseggm.errors import ShapeError
-from sparseggm.namespace import Array, namespace, segment_sum
+from sparseggm.namespace import Array, namespace, segment_sum, take
 from sparseggm.pattern import Pattern
 
 
-def discs(pattern: Pattern, precision: Array) -> tuple[Array, Array]:
-    """Centres P_ii and radii Σ_{j≠i} |P_ij|, both (..., n).
+def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """Centres P_ii and radii Σ_{j≠i} |P_ij| x_j / x_i, both (..., n).
 
     Args:
         pattern: of P.
         precision: (..., nnz) values of P.
-    Cost: O(nnz). Error: a radius of k terms has relative error ≤ γ_k. Reference: `reference.linalg.discs`.
+        weights: (..., n) positive x; None: all one. D⁻¹ gives D M D the slack D_ii² slack_i(M).
+    Cost: O(nnz). Error: a radius of k terms has relative error ≤ γ_k, γ_{k+2} with weights.
+    Reference: `reference.linalg.discs`.
     """
     if precision.shape[-1:] != (pattern.nnz,):
         raise ShapeError(
-            f"gershgorin: precision must end in {pattern.nnz}, the nnz of the pattern, got {precision.shape}."
+            f"gershgorin: precision must end in {pattern.nnz}, the nnz of the pattern, got {tuple(precision.shape)}."
         )
+    if weights is not None and weights.shape[-1:] != (pattern.n,):
+        raise ShapeError(f"gershgorin: weights must end in {pattern.n}, the nodes, got {tuple(weights.shape)}.")
     off_diagonal = np.flatnonzero(pattern.rows != pattern.cols)
-    magnitudes = namespace(precision).abs(precision[..., off_diagonal])
-    ends = np.concatenate([pattern.rows[off_diagonal], pattern.cols[off_diagonal]])
-    both = namespace(precision).concatenate([magnitudes, magnitudes], -1)  # an entry stands for two
-    return precision[..., pattern.diagonal.astype(np.int64)], segment_sum(both, ends, pattern.n)
+    magnitudes = namespace(precision).abs(take(precision, off_diagonal))
+    i, j = pattern.rows[off_diagonal], pattern.cols[off_diagonal]
+    if weights is None:
+        terms = [magnitudes, magnitudes]  # an entry stands for two
+    else:
+        terms = [magnitudes * take(weights, j), magnitudes * take(weights, i)]
+    radii = segment_sum(namespace(precision).concatenate(terms, -1), np.concatenate([i, j]), pattern.n)
+    return take(precision, pattern.diagonal), radii if weights is None else radii / weights
 
 
-def slack(pattern: Pattern, precision: Array) -> Array:
-    """P_ii − Σ_{j≠i} |P_ij|, (..., n): min slack > 0 proves P ≻ 0 and λ_min(P) ≥ min slack."""
-    centres, radii = discs(pattern, precision)
+def slack(pattern: Pattern, precision: Array, weights: Array | None = None) -> Array:
+    """P_ii − Σ_{j≠i} |P_ij| x_j / x_i, (..., n): min slack > 0 proves P ≻ 0 and λ_min(P) ≥ min slack."""
+    centres, radii = discs(pattern, precision, weights)
     return centres - radii
 
 
-def bounds(pattern: Pattern, precision: Array) -> tuple[Array, Array]:
+def bounds(pattern: Pattern, precision: Array, weights: Array | None = None) -> tuple[Array, Array]:
     """Numbers (...) with lower ≤ λ ≤ upper for every eigenvalue of P; the lower may be negative even if P ≻ 0."""
-    centres, radii = discs(pattern, precision)
+    centres, radii = discs(pattern, precision, weights)
     xp = namespace(precision)
     return xp.amin(centres - radii, -1), xp.amax(centres + radii, -1)
+
+
+def condition_bound(pattern: Pattern, precision: Array, weights: Array | None = None) -> Array:
+    """A number (...) ≥ λ_max(P) / λ_min(P): upper / lower of `bounds`; infinite where the slack proves nothing."""
+    lower, upper = bounds(pattern, precision, weights)
+    xp = namespace(precision)
+    proven = lower > 0
+    # The quotient that is discarded stays finite, and so does its gradient.
+    return xp.where(proven, upper / xp.where(proven, lower, xp.ones_like(lower)), xp.full_like(lower, np.inf))

@@ -19,12 +19,13 @@ import math
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from sparseggm import checks, threads
 from sparseggm.checks import Shape
 from sparseggm.errors import NotPositiveDefiniteError, ShapeError
 from sparseggm.kernels import sparse
-from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 # ---------------------------------------------------------------------- triangular products and solves
 
@@ -171,18 +172,36 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
         is [Higham 2002, Thm 10.3], the second that of entries below √tiny √P_ii, which are set to zero.
     Reference: `reference.linalg.cholesky`.
     """
-    checks.check("cholesky", pattern, packed={"precision": precision})
+    factor, columns = _factorise("cholesky", pattern, precision)
+    if (columns >= 0).any():
+        checks.require_finite("cholesky", "precision", pattern, precision)
+        filled = pattern.filled()
+        _raise_not_positive_definite(filled, factor.reshape(-1, filled.nnz), columns, precision.shape[:-1])
+    return factor
+
+
+def attempt_cholesky(pattern: Pattern, precision: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """`cholesky` that says of each batch element whether it succeeded, which proves P ≻ 0 up to rounding.
+
+    Returns:
+        (..., nnz of F) values, those of L where the factorisation succeeded; and booleans (...).
+    Cost, Error: as `cholesky`.
+    """
+    factor, columns = _factorise("attempt_cholesky", pattern, precision)
+    return factor, columns.reshape(precision.shape[:-1]) < 0
+
+
+def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[FloatArray, IntArray]:
+    """L (..., nnz of F), and for each matrix of the flattened batch the column of its failing pivot, or −1."""
+    checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
     factor = np.zeros((*batch_shape, filled.nnz), precision.dtype)
     factor[..., slice(None) if filled is pattern else pattern.positions_in(filled)] = precision
     rows = factor.reshape(math.prod(batch_shape), filled.nnz)
-    columns = np.empty(len(rows), np.int64)
+    columns = np.full(len(rows), -1, np.int64)
     arguments = (filled.indptr, filled.rows, *filled.row_structure, rows, columns)
-    status = threads.run(sparse.cholesky, squared_columns(filled), *arguments, batch=len(rows))
-    if status:
-        checks.require_finite("cholesky", "precision", pattern, precision)
-        _raise_not_positive_definite(filled, rows, columns, batch_shape)
-    return factor
+    threads.run(sparse.cholesky, squared_columns(filled), *arguments, batch=len(rows))
+    return factor, columns
 
 
 def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any, batch_shape: Shape) -> NoReturn:

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm.pattern import IntArray
@@ -19,32 +20,52 @@ Array = Any  # a NumPy array or a torch tensor
 
 
 def namespace(array: Array) -> Any:
-    """numpy or torch: the module of `abs`, `exp`, `tanh`, `where`."""
-    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+    """numpy or torch: the module of `abs`, `exp`, `tanh`, `where`, `sign`, `concatenate`."""
+    return np if _is_numpy(array) else sys.modules["torch"]
 
 
 def mask(array: Array, condition: Any) -> Array:
     """A boolean NumPy array as a constant beside `array`."""
-    return condition if isinstance(array, np.ndarray) else namespace(array).as_tensor(condition, device=array.device)
+    return condition if _is_numpy(array) else namespace(array).as_tensor(condition, device=array.device)
 
 
 def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
     """(..., count): the sum of the terms (..., m) of each segment, `segments` (m,) naming theirs."""
-    if isinstance(terms, np.ndarray):
+    if _is_numpy(terms):
         ones = np.ones(len(segments), terms.dtype)
         incidence = scipy.sparse.csc_array((ones, (segments, np.arange(len(segments)))), shape=(count, len(segments)))
-        rows = terms.reshape(math.prod(terms.shape[:-1]), len(segments))
+        rows = terms.reshape(math.prod(terms.shape[:-1]), len(segments))  # −1 could not be inferred without segments
         return (incidence @ rows.T).T.reshape(*terms.shape[:-1], count)
-    torch = namespace(terms)
-    index = torch.as_tensor(segments, dtype=torch.int64, device=terms.device)
-    return terms.new_zeros((*terms.shape[:-1], count)).index_add(-1, index, terms)
+    return terms.new_zeros((*terms.shape[:-1], count)).index_add(-1, _index(segments, terms), terms)
+
+
+def take(array: Array, positions: npt.NDArray[Any]) -> Array:
+    """array[..., positions] (..., k): one axis for the positions (k,)."""
+    return array[..., positions] if _is_numpy(array) else array.index_select(-1, _index(positions, array))
 
 
 def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:
     """(..., size): each part's values at its positions; the positions together are 0 … size − 1."""
     order = np.argsort(np.concatenate([positions for positions, _ in parts]))
     values = [array for _, array in parts]
-    if isinstance(values[0], np.ndarray):
-        return np.concatenate(values, axis=-1)[..., order]
-    torch = namespace(values[0])
-    return torch.cat(values, dim=-1).index_select(-1, torch.as_tensor(order, device=values[0].device))
+    return take(namespace(values[0]).concatenate(values, -1), order)
+
+
+def in_float64(array: Array) -> Array:
+    """The numbers in float64."""
+    return array.astype(np.float64) if _is_numpy(array) else array.double()
+
+
+def in_dtype_of(array: Array, like: Array) -> Array:
+    """The numbers in the dtype of `like`."""
+    return array.astype(like.dtype) if _is_numpy(array) else array.to(like.dtype)
+
+
+def _is_numpy(array: Array) -> bool:
+    """An array, or the scalar that NumPy makes of one without axes."""
+    return isinstance(array, np.ndarray | np.generic)
+
+
+def _index(positions: npt.NDArray[Any], beside: Array) -> Array:
+    """Positions as an index tensor; a copy, since torch warns of read-only memory."""
+    return namespace(beside).tensor(positions, dtype=namespace(beside).int64, device=beside.device)

@@ -3,8 +3,8 @@
 It wraps the NumPy verbs and re-implements none of them.
 """
 
-from sparseggm.torch import ops
+from sparseggm.torch import ops, spectral
 from sparseggm.torch.distribution import GaussianGraphicalModel, sample_and_kl
 from sparseggm.torch.heads import FactorHead
 
-__all__ = ["FactorHead", "GaussianGraphicalModel", "ops", "sample_and_kl"]
+__all__ = ["FactorHead", "GaussianGraphicalModel", "ops", "sample_and_kl", "spectral"]

@@ -1,0 +1,169 @@
+"""The largest eigenvalue of a sparse symmetric matrix R with zero diagonal, with a certificate.
+
+An iteration's estimate comes from below, and a matrix t I − R with t below λ_max(R) is indefinite. So an estimate ρ is
+returned only when (1 + ROOM) ρ is known to be above:
+
+* up to `DENSE_NODES` nodes from all eigenvalues of the dense matrix, whose rounding, n² u ‖R‖, is far inside ROOM;
+* beyond, because the sparse Cholesky factorisation of (1 + ROOM) ρ I − R succeeded: it would have failed for a
+  matrix with an eigenvalue below −n γ_{n+1} times its diagonal [Higham 2002, Thm 10.7]. ρ is the Rayleigh
+  quotient of inverse iterations with the same factors. docs/positivity.md tells the whole method and its cost.
+
+Everything is formed in float64, whatever comes in. Packed values on a pattern, in its numbering. `sparseggm.torch` adds
+its rule for tensors to `rules` when it is imported: nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache, singledispatch
+from typing import Any
+
+import numpy as np
+
+from sparseggm import checks, gershgorin, linalg
+from sparseggm.errors import DTypeError, NonFiniteError, ShapeError
+from sparseggm.namespace import Array, in_float64, namespace, take
+from sparseggm.pattern import FloatArray, IntArray, Pattern
+
+DENSE_NODES = 64
+"""Up to about here dense eigenvalues are cheaper than sparse factorisations. In torch they have all derivatives."""
+
+ROOM = 2e-5
+"""λ_max(R) ≤ (1 + ROOM) times the result."""
+
+_PRECISE = 1e-12  # residual ‖R v − ρ v‖ / ρ at which the eigenvector counts as found
+_MOST_SOLVES = 60  # spent on the eigenvector with the last factor; nearly multiple eigenvalues never converge
+_MOST_FACTORISATIONS = 200  # bisection alone needs log₂(largest degree / ROOM)
+
+
+def largest_eigenvalue(pattern: Pattern, values: Array) -> Array:
+    """ρ with ρ ≤ λ_max(R) ≤ (1 + ROOM) ρ, both to rounding; ρ ≥ 0 as the trace is 0.
+
+    Args:
+        pattern: of R.
+        values: (..., nnz) of R, zero on the diagonal; float32 or float64, array or tensor.
+    Returns:
+        (...), float64 whatever the dtype. For a tensor differentiable: 2 v_i v_j for a stored value, v the unit
+        eigenvector; of a multiple eigenvalue a subgradient. Beyond `DENSE_NODES` nodes only once.
+    Raises:
+        NonFiniteError: NaN or infinity in `values`.
+    Cost: up to `DENSE_NODES` nodes O(n³); beyond, 3 to 10 factorisations and 10 to 30 solves on `pattern.filled()`.
+    Error: up to `DENSE_NODES` nodes n² u ‖R‖ [Golub & Van Loan 2013, §8.3]; beyond, ROOM in the worst case, and
+        r² / gap for the residual r = 1e-12 ρ where the next eigenvalue is further off than √(1e-12) ρ.
+    """
+    if tuple(values.shape[-1:]) != (pattern.nnz,):
+        raise ShapeError(
+            f"largest_eigenvalue: values must end in {pattern.nnz}, the nnz of the pattern, got {tuple(values.shape)}."
+        )
+    return rules(values, pattern)
+
+
+@singledispatch
+def rules(values: Any, pattern: Pattern) -> Any:
+    """What `largest_eigenvalue` does for a type of values."""
+    raise DTypeError(
+        f"largest_eigenvalue: values must be a NumPy array, got {type(values).__name__}. "
+        "For tensors, import sparseggm.torch first."
+    )
+
+
+@rules.register(np.ndarray)
+def _of_array(values: FloatArray, pattern: Pattern) -> FloatArray:
+    checks.check("largest_eigenvalue", pattern, packed={"values": values})
+    checks.require_finite("largest_eigenvalue", "values", pattern, values)
+    if pattern.n <= DENSE_NODES:
+        return np.asarray(by_dense_matrix(pattern, values))
+    return leading_eigenpair(pattern, values)[0]
+
+
+def by_dense_matrix(pattern: Pattern, values: Array) -> Array:
+    """λ_max from all eigenvalues of the dense matrix, (...) in float64; differentiable in torch."""
+    xp = namespace(values)
+    padded = xp.concatenate([in_float64(values), xp.zeros_like(in_float64(values[..., :1]))], -1)
+    dense = take(padded, _dense_positions(pattern)).reshape(*values.shape[:-1], pattern.n, pattern.n)
+    return xp.linalg.eigvalsh(dense)[..., -1]
+
+
+@lru_cache(maxsize=64)
+def _dense_positions(pattern: Pattern) -> IntArray:
+    """(n²,) packed position of each entry of the full matrix; nnz where there is none."""
+    positions = np.full((pattern.n, pattern.n), pattern.nnz, np.int64)
+    positions[pattern.rows, pattern.cols] = positions[pattern.cols, pattern.rows] = np.arange(pattern.nnz)
+    return positions.ravel()
+
+
+# ---------------------------------------------------------------------- sparse
+
+
+def leading_eigenpair(pattern: Pattern, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """ρ as `largest_eigenvalue` gives it, and its unit vector v, by sparse factorisations: (...) and (..., n), float64.
+
+    For every batch element a bracket (low, high] of λ_max is kept: a success of Cholesky on t I − R lowers high to t,
+    a failure raises low, and so does ρ. A success also gives a factor, and two inverse iterations with it a better v
+    and ρ. The next t is just above ρ + ‖R v − ρ v‖, where λ_max probably is not, or else the middle. R = 0 has ρ = 0.
+
+    Raises, Cost, Error: as `largest_eigenvalue`.
+    """
+    checks.check("leading_eigenpair", pattern, packed={"values": values})
+    checks.require_finite("leading_eigenpair", "values", pattern, values)
+    batch_shape = values.shape[:-1]
+    rows = values.reshape(math.prod(batch_shape), pattern.nnz).astype(np.float64)
+    size = gershgorin.bounds(pattern, rows)[1]  # ≥ λ_max; of order one from here on
+    if not np.isfinite(size).all():
+        raise NonFiniteError("leading_eigenpair: the values are finite but their sums overflow float64. Rescale.")
+    rho = np.zeros(len(rows))
+    vectors = np.tile(np.random.default_rng(0).standard_normal(pattern.n), (len(rows), 1))  # the same start every time
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    nonzero = np.flatnonzero(size)
+    scaled = rows[nonzero] / size[nonzero, None]
+    found, vectors[nonzero] = _bisect(pattern, scaled, vectors[nonzero])
+    rho[nonzero] = found * size[nonzero]
+    return rho.reshape(batch_shape), vectors.reshape(*batch_shape, pattern.n)
+
+
+def _bisect(pattern: Pattern, rows: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(ρ, v) of matrices (batch, nnz) with 0 < λ_max ≤ 1, from vectors (batch, n)."""
+    rho = np.zeros(len(rows))
+    low, high = np.zeros(len(rows)), np.ones(len(rows))
+    trial = np.full(len(rows), 1.0 + ROOM)
+    active = np.arange(len(rows))
+    for _ in range(_MOST_FACTORISATIONS):
+        if not len(active):
+            return rho, v
+        factor, succeeded = linalg.attempt_cholesky(pattern, _shifted(pattern, rows[active], trial[active]))
+        low[active[~succeeded]] = trial[active[~succeeded]]
+        above, factor = active[succeeded], factor[succeeded]
+        high[above] = trial[above]
+        rho[above], v[above], residual = _inverse_iterations(pattern, rows[above], factor, v[above], 2)
+        certified = high[above] <= (1 + ROOM) * rho[above]
+        done = above[certified]
+        rho[done], v[done], _ = _inverse_iterations(pattern, rows[done], factor[certified], v[done], _MOST_SOLVES)
+        active = np.setdiff1d(active, done, assume_unique=True)
+        middle = 0.5 * (np.maximum(low, rho) + high)
+        trial = middle.copy()
+        trial[above] = np.maximum((1 + ROOM) * rho[above], np.minimum(rho[above] + 2 * residual, middle[above]))
+        trial = np.where(trial > low, trial, middle)
+    raise AssertionError("leading_eigenpair: bisection did not end")
+
+
+def _inverse_iterations(
+    pattern: Pattern, rows: FloatArray, factor: FloatArray, v: FloatArray, most: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """ρ, v and ‖R v − ρ v‖ after v ← (t I − R)⁻¹ v / ‖…‖ at most so often, L Lᵀ = t I − R."""
+    filled = pattern.filled()
+    for _ in range(most):
+        v = linalg.solve_t(filled, factor, linalg.solve(filled, factor, v))
+        v = v / np.linalg.norm(v, axis=-1, keepdims=True)
+        image = linalg.symmetric_matmul(pattern, rows, v)
+        rho = (v * image).sum(axis=-1)
+        residual = np.linalg.norm(image - rho[:, None] * v, axis=-1)
+        if (residual <= _PRECISE * rho).all():
+            break
+    return rho, v, residual
+
+
+def _shifted(pattern: Pattern, rows: FloatArray, t: FloatArray) -> FloatArray:
+    """t I − R."""
+    shifted = -rows
+    shifted[:, pattern.diagonal] += t[:, None]
+    return shifted

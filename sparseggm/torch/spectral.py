@@ -1,0 +1,59 @@
+"""The largest eigenvalue of a sparse symmetric matrix for tensors: see `sparseggm.spectral`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseggm import spectral
+from sparseggm.pattern import Pattern
+from sparseggm.torch.registration import array, index, key_of, pattern_of, register
+
+
+def largest_eigenvalue(pattern: Pattern, values: Tensor) -> Tensor:
+    """ρ with ρ ≤ λ_max(R) ≤ (1 + ROOM) ρ; see `spectral.largest_eigenvalue`."""
+    return spectral.largest_eigenvalue(pattern, values)  # type: ignore[no-any-return]
+
+
+@spectral.rules.register(Tensor)
+def _of_tensor(values: Tensor, pattern: Pattern) -> Tensor:
+    if pattern.n <= spectral.DENSE_NODES:
+        return spectral.by_dense_matrix(pattern, values)  # type: ignore[no-any-return]
+    key = key_of(pattern, "largest_eigenvalue", values)
+    return torch.ops.sparseggm.leading_eigenpair(key, values.double())[0]  # type: ignore[no-any-return]
+
+
+def _setup(ctx: Any, inputs: tuple[str, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.key = inputs[0]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
+
+
+# dλ = vᵀ dR v  ⇒  R̄_ij = 2 λ̄ v_i v_j for a stored off-diagonal, λ̄ v_i² on the diagonal
+def _vjp(ctx: Any, value_bar: Tensor | None, vector_bar: Tensor | None) -> tuple[None, Tensor | None]:
+    if vector_bar is not None:
+        raise NotImplementedError(
+            f"largest_eigenvalue: beyond {spectral.DENSE_NODES} nodes it can be differentiated once; a second "
+            "derivative needs that of the eigenvector. Use parametrize.scaled, or a smaller graph."
+        )
+    if value_bar is None:
+        return None, None
+    pattern, (v,) = pattern_of(ctx.key), ctx.saved_tensors
+    rows, cols = index(pattern.rows), index(pattern.cols)
+    both = torch.where(rows == cols, 1.0, 2.0).to(v.dtype)
+    return None, value_bar[..., None] * both * v.index_select(-1, rows) * v.index_select(-1, cols)
+
+
+def _run(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
+    value, vector = spectral.leading_eigenpair(pattern_of(key), array(values))
+    return torch.from_numpy(value), torch.from_numpy(vector)
+
+
+def _fake(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
+    batch = values.shape[:-1]
+    return values.new_empty(batch), values.new_empty((*batch, pattern_of(key).n))
+
+
+register("leading_eigenpair(str key, Tensor values) -> (Tensor, Tensor)", _run, _fake, _setup, _vjp)

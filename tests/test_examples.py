@@ -1,0 +1,65 @@
+"""The experiments behind the documentation, in their tiny settings, and their figures against what is documented."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparseggm as sg
+from examples import cone
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = cone.Settings(side=2, models=3, fractions=(0.5, 0.9), seed=1)
+
+
+def test_the_cone_measurement_writes_its_figure_and_its_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = cone.run(TINY, tmp_path)
+    assert (tmp_path / "cone.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "cone.json").read_text()) == json.loads(json.dumps(result))
+    assert result["versions"]["sparseggm"] == sg.__version__
+    assert result["settings"]["seed"] == 1
+
+
+def test_larger_families_lose_less_and_projecting_loses_less_than_shrinking() -> None:
+    losses = cone.measure(TINY)[0.9]
+    for direction in ("to_model", "from_model"):
+        dominant, projected, scaled, spectral = (getattr(losses[way], direction) for way in cone.WAYS)
+        assert (dominant + 1e-9 >= scaled).all()
+        assert (dominant + 1e-6 >= projected).all()
+        assert (dominant > projected + 1e-3).any()
+        np.testing.assert_allclose(spectral, 0, atol=1e-12)
+
+
+def test_a_projection_is_dominant_and_of_a_dominant_model_itself() -> None:
+    topology = sg.Grid(3, 3)
+    rng = np.random.default_rng(0)
+    outside = cone.packed(topology, 1.0, rng.uniform(0.3, 0.35, 12) * rng.choice([-1, 1], 12))
+    for direction in (cone.to_model, cone.from_model):
+        nearest = cone.project(topology, outside, direction)
+        assert sg.gershgorin.slack(topology.precision_pattern, nearest).min() >= 0.9e-6
+        inside = sg.parametrize.dominant(topology, rng.standard_normal(21))
+        np.testing.assert_allclose(cone.project(topology, inside, direction), inside, rtol=1e-3, atol=1e-3)
+
+
+def test_a_gradient_of_the_projection_agrees_with_differences() -> None:
+    rng = np.random.default_rng(0)
+    model, q, step = (np.eye(3) + 0.1 * (x + x.T) for x in rng.standard_normal((3, 3, 3)))
+    for divergence in (cone.to_model, cone.from_model):
+        slope = (divergence(model, q + 1e-6 * step)[0] - divergence(model, q - 1e-6 * step)[0]) / 2e-6
+        assert slope == pytest.approx((divergence(model, q)[1] * step).sum(), rel=1e-7)
+
+
+def test_the_documented_losses_are_those_of_the_measurement() -> None:
+    rows = json.loads((ROOT / "docs/images/cone.json").read_text())["losses"]
+    text = (ROOT / "docs/positivity.md").read_text()
+    for row in rows:
+        if row["fraction"] == 0.9:
+            found = re.search(rf"^\| {row['way']} \|(.*)$", text, flags=re.MULTILINE)
+            assert found, row["way"]
+            for name in ("KL(q||p)", "KL(p||q)"):
+                assert f"{row[f'{name}, nats']['mean']:.4f}" in found[1]
