@@ -2,11 +2,13 @@
 
 sg.linalg       the verbs: solves, factorisation, log det, selected inverse, on packed values
 sg.adjoints     their derivatives
+sg.stochastic   traces and variances from random probes, each with its standard error
 sg.gershgorin   sufficient conditions for P ≻ 0; sg.parametrize: P ≻ 0 by construction
 sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never imported from here
 """
 
-from sparseggm import adjoints, gershgorin, linalg, parametrize
+from sparseggm import adjoints, gershgorin, linalg, parametrize, stochastic
+from sparseggm.colouring import distance_colouring
 from sparseggm.errors import (
     DTypeError,
     NonFiniteError,
@@ -46,6 +48,7 @@ __all__ = [
     "Torus",
     "Tree",
     "adjoints",
+    "distance_colouring",
     "from_networkx",
     "from_scipy",
     "gershgorin",
@@ -53,5 +56,6 @@ __all__ = [
     "linalg",
     "parametrize",
     "set_num_threads",
+    "stochastic",
     "union",
 ]

@@ -18,6 +18,7 @@ LAYERS = (
     "errors",
     "kernels",
     "pattern",
+    "colouring",
     "topology",
     "namespace",
     "gershgorin",
@@ -26,6 +27,7 @@ LAYERS = (
     "checks",
     "linalg",
     "adjoints",
+    "probes",
     "stochastic",
     "gaussian",
     "",  # sparseggm/__init__.py
