@@ -28,6 +28,7 @@ LAYERS = (
     "linalg",
     "adjoints",
     "probes",
+    "xtrace",
     "stochastic",
     "gaussian",
     "",  # sparseggm/__init__.py
