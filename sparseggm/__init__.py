@@ -2,12 +2,14 @@
 
 sg.linalg       the verbs: solves, factorisation, log det, selected inverse, on packed values
 sg.adjoints     their derivatives
+sg.stochastic   traces and variances from random probes, each with its standard error
 sg.gershgorin   sufficient conditions for P ≻ 0; sg.parametrize: P ≻ 0 by construction
 sg.spectral     the largest eigenvalue of a sparse matrix, with a certificate
 sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never imported from here
 """
 
-from sparseggm import adjoints, gershgorin, linalg, parametrize, spectral
+from sparseggm import adjoints, gershgorin, linalg, parametrize, spectral, stochastic
+from sparseggm.colouring import distance_colouring
 from sparseggm.errors import (
     DTypeError,
     NonFiniteError,
@@ -48,6 +50,7 @@ __all__ = [
     "Torus",
     "Tree",
     "adjoints",
+    "distance_colouring",
     "from_networkx",
     "from_scipy",
     "gershgorin",
@@ -58,5 +61,6 @@ __all__ = [
     "save",
     "set_num_threads",
     "spectral",
+    "stochastic",
     "union",
 ]

@@ -18,6 +18,7 @@ LAYERS = (
     "errors",
     "kernels",
     "pattern",
+    "colouring",
     "topology",
     "namespace",
     "gershgorin",
@@ -27,6 +28,8 @@ LAYERS = (
     "spectral",
     "parametrize",
     "adjoints",
+    "probes",
+    "xtrace",
     "stochastic",
     "gaussian",
     "",  # sparseggm/__init__.py

@@ -1,4 +1,4 @@
-"""Symbolic kernels: transposition, fill and minimum-degree order. No values, no checks.
+"""Symbolic kernels: transposition, fill, orders of nodes, colouring. No values, no checks.
 
 A lower pattern enters as `indptr, rows` (columns in order, the diagonal first). Its rows are listed by
 `transpose`; symbolic elimination works row by row [Davis 2006, §4.3-4.4; Liu 1990].
@@ -178,3 +178,65 @@ def maximum_cardinality(indptr, neighbours):
                 visited_neighbours[u] += 1
                 heapq.heappush(heap, -visited_neighbours[u] * n + (n - 1 - u))
     return order
+
+
+@njit(cache=True, nogil=True)
+def breadth_first(indptr, neighbours):
+    """Nodes by distance from the first of their component, neighbours in the order listed; components by first node."""
+    n = indptr.shape[0] - 1
+    order = np.empty(n, np.int64)
+    seen = np.zeros(n, np.bool_)
+    size = 0
+    for first in range(n):
+        if seen[first]:
+            continue
+        seen[first] = True
+        order[size] = first
+        at = size
+        size += 1
+        while at < size:
+            v = order[at]
+            at += 1
+            for t in range(indptr[v], indptr[v + 1]):
+                u = neighbours[t]
+                if not seen[u]:
+                    seen[u] = True
+                    order[size] = u
+                    size += 1
+    return order
+
+
+@njit(cache=True, nogil=True)
+def distance_colouring(indptr, neighbours, order, distance):
+    """Give each node, in this order, the least colour that no node within `distance` edges has; colours from 0.
+
+    One breadth-first search a node, so the work is that of all edges in all balls. A node may list itself.
+    """
+    n = indptr.shape[0] - 1
+    colours = np.full(n, -1, np.int64)
+    seen_by = np.full(n, -1, np.int64)  # in whose search
+    taken_for = np.full(n, -1, np.int64)  # of each colour: for whom it is taken
+    ball = np.empty(n, np.int64)
+    for v in order:
+        seen_by[v] = v
+        ball[0] = v
+        begin, size = 0, 1
+        for _ in range(distance):
+            end = size
+            for t in range(begin, end):
+                for s in range(indptr[ball[t]], indptr[ball[t] + 1]):
+                    u = neighbours[s]
+                    if seen_by[u] != v:
+                        seen_by[u] = v
+                        ball[size] = u
+                        size += 1
+                        if colours[u] >= 0:
+                            taken_for[colours[u]] = v
+            if size == end:  # the whole component is in the ball
+                break
+            begin = end
+        least = 0
+        while taken_for[least] == v:
+            least += 1
+        colours[v] = least
+    return colours
