@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import reference.topology
 from sparseggm import BlockChain, Chain, Diagonal, ExtendedGrid, Grid, PatternError, ShapeError, Topology
-from sparseggm.topology import canonical_edges, minimum_degree, nested_dissection
+from sparseggm.orders import minimum_degree, nested_dissection
+from sparseggm.topology import canonical_edges
 from tests.strategies import mask, topologies
 
 SIDES = [(rows, cols) for rows in range(1, 6) for cols in range(1, 6)]
