@@ -213,7 +213,7 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
     arguments = (pattern.indptr, pattern.rows, product.indptr, product.rows, rows, half)
     if threads.run(
-        sparse.gram_jvp, squared_columns(pattern), *arguments, values.reshape(len(rows), -1), batch=len(rows)
+        sparse.gram_jvp, squared_columns(pattern), *arguments, values.reshape(len(rows), product.nnz), batch=len(rows)
     ):
         checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
     return values
