@@ -14,7 +14,8 @@ from sparseggm import Chain, ExtendedGrid, Grid, PatternError, ShapeError, Topol
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE
-from tests.strategies import PRECISIONS, Problem, dense, precision_problems, topologies
+from tests.strategies import PRECISIONS, Problem, dense, precision_problems
+from tests.topologies import topologies
 
 seeds = st.integers(0, 2**32 - 1)
 
