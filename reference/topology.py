@@ -57,6 +57,91 @@ def extended_grid(rows: int, cols: int) -> Edges:
     return edges_where(rows * cols, joined)
 
 
+def band(n: int, bandwidth: int) -> Edges:
+    """Numbers that differ by at most the bandwidth."""
+    return edges_where(n, lambda i, j: i - j <= bandwidth)
+
+
+def stencil_factor(rows: int, cols: int, radius: int, channels: int) -> Edges:
+    """Of L: values of one pixel, and pixels at most `radius` rows and columns apart."""
+
+    def pixel(node: int) -> tuple[int, int]:
+        return divmod(node // channels, cols)
+
+    def joined(i: int, j: int) -> bool:
+        return all(abs(a - b) <= radius for a, b in zip(pixel(i), pixel(j), strict=True))
+
+    return edges_where(rows * cols * channels, joined)
+
+
+def torus(shape: tuple[int, ...]) -> Edges:
+    """Lattice points of which one coordinate differs, by one or by the side less one."""
+    points = list(itertools.product(*map(range, shape)))
+
+    def joined(i: int, j: int) -> bool:
+        apart = [(abs(a - b), side) for a, b, side in zip(points[i], points[j], shape, strict=True) if a != b]
+        return len(apart) == 1 and apart[0][0] in (1, apart[0][1] - 1)
+
+    return edges_where(len(points), joined)
+
+
+def tree(parents: list[int]) -> Edges:
+    """One of two nodes is the parent of the other."""
+    return edges_where(len(parents), lambda i, j: parents[i] == j or parents[j] == i)
+
+
+def star(n: int) -> Edges:
+    """All with node 0."""
+    return edges_where(n, lambda i, j: j == 0)
+
+
+def cycle(n: int) -> Edges:
+    """Numbers that differ by one, and the two ends."""
+    return edges_where(n, lambda i, j: i - j in (1, n - 1))
+
+
+def neighbours_of(n: int, edges: Edges) -> dict[int, set[int]]:
+    """The neighbours of every node."""
+    neighbours: dict[int, set[int]] = {v: set() for v in range(n)}
+    for i, j in edges:
+        neighbours[i].add(j)
+        neighbours[j].add(i)
+    return neighbours
+
+
+# ---------------------------------------------------------------------- chordality
+
+
+def has_induced_cycle(n: int, edges: Edges) -> bool:
+    """Whether some four or more nodes have exactly the edges of a ring among them: every subset is looked at."""
+    neighbours = neighbours_of(n, edges)
+    return any(is_ring(chosen, neighbours) for k in range(4, n + 1) for chosen in itertools.combinations(range(n), k))
+
+
+def is_ring(chosen: tuple[int, ...], neighbours: dict[int, set[int]]) -> bool:
+    """Two neighbours each among the chosen, and all of them reached from the first."""
+    among = {v: neighbours[v] & set(chosen) for v in chosen}
+    if any(len(ends) != 2 for ends in among.values()):
+        return False
+    reached, frontier = set[int](), [chosen[0]]
+    while frontier:
+        v = frontier.pop()
+        if v not in reached:
+            reached.add(v)
+            frontier.extend(among[v])
+    return len(reached) == len(chosen)
+
+
+def is_perfect(n: int, edges: Edges, order: list[int]) -> bool:
+    """Whether the neighbours of every node that come later are joined to each other, so that nothing is filled."""
+    neighbours, place = neighbours_of(n, edges), {node: k for k, node in enumerate(order)}
+    return all(
+        b in neighbours[a]
+        for v in range(n)
+        for a, b in itertools.combinations([u for u in neighbours[v] if place[u] > place[v]], 2)
+    )
+
+
 # ---------------------------------------------------------------------- patterns
 
 
@@ -94,10 +179,7 @@ def permuted(n: int, edges: Edges, order: list[int]) -> Edges:
 
 def minimum_degree(n: int, edges: Edges) -> list[int]:
     """Eliminate a node of least degree, ties to the lowest number; its neighbours become a clique."""
-    neighbours: dict[int, set[int]] = {v: set() for v in range(n)}
-    for i, j in edges:
-        neighbours[i].add(j)
-        neighbours[j].add(i)
+    neighbours = neighbours_of(n, edges)
     order = []
     while neighbours:
         v = min(neighbours, key=lambda node: (len(neighbours[node]), node))
@@ -109,8 +191,22 @@ def minimum_degree(n: int, edges: Edges) -> list[int]:
     return order
 
 
-def nested_dissection(shape: tuple[int, ...]) -> list[int]:
-    """Split at plane ⌊side/2⌋ of the first longest side: what is before it, what is after it, then the plane."""
+def maximum_cardinality(n: int, edges: Edges) -> list[int]:
+    """Visit a node with most visited neighbours, ties to the highest number; the order is the reverse."""
+    neighbours = neighbours_of(n, edges)
+    visited: list[int] = []
+    while len(visited) < n:
+        rest = set(range(n)) - set(visited)
+        visited.append(max(rest, key=lambda node: (len(neighbours[node] & set(visited)), node)))
+    return visited[::-1]
+
+
+def nested_dissection(shape: tuple[int, ...], periodic: bool = False) -> list[int]:
+    """Split at plane ⌊side/2⌋ of the first longest side: what is before it, what is after it, then the plane.
+
+    On a torus, points with no coordinate 0 are split so; the others follow, those whose first 0 is on the last axis
+    before those whose first 0 is on the axis before it, and so on.
+    """
 
     def dissect(points: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         if len(points) <= 1:
@@ -125,7 +221,15 @@ def nested_dissection(shape: tuple[int, ...]) -> list[int]:
 
     points = list(itertools.product(*map(range, shape)))
     number = {point: k for k, point in enumerate(points)}
-    return [number[point] for point in dissect(points)]
+    opened = [[point for point in points if first_zero(point) == axis] for axis in range(len(shape))]
+    inner = [point for point in points if not periodic or 0 not in point]
+    last = [point for plane in reversed(opened) for point in plane] if periodic else []
+    return [number[point] for point in [*dissect(inner), *last]]
+
+
+def first_zero(point: tuple[int, ...]) -> int:
+    """The first axis on which a point is 0, or −1."""
+    return point.index(0) if 0 in point else -1
 
 
 def work(n: int, edges: Edges, order: list[int]) -> int:
@@ -133,7 +237,7 @@ def work(n: int, edges: Edges, order: list[int]) -> int:
     return int((filled(pattern(n, permuted(n, edges, order))).sum(axis=0) ** 2).sum())
 
 
-def grid_order(shape: tuple[int, ...]) -> list[int]:
+def grid_order(shape: tuple[int, ...], periodic: bool = False) -> list[int]:
     """The better of the two orders in `work`; minimum degree on a tie."""
-    n, edges = math.prod(shape), grid(shape)
-    return min(minimum_degree(n, edges), nested_dissection(shape), key=lambda order: work(n, edges, order))
+    n, edges = math.prod(shape), torus(shape) if periodic else grid(shape)
+    return min(minimum_degree(n, edges), nested_dissection(shape, periodic), key=lambda order: work(n, edges, order))

@@ -9,14 +9,13 @@ Functions of a topology in the caller's numbering, for the methods of `GaussianG
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm.errors import PatternError
+from sparseggm import checks, linalg
+from sparseggm.errors import NotPositiveDefiniteError, PatternError
 from sparseggm.graphs import Graph
-from sparseggm.pattern import IntArray, Pattern
+from sparseggm.pattern import FloatArray, IntArray, Pattern
 from sparseggm.topology import Topology
 
 MARGINAL_LIMIT = 10_000_000
@@ -24,62 +23,86 @@ MARGINAL_LIMIT = 10_000_000
 
 
 def distinct_nodes(function: str, topology: Topology, nodes: npt.ArrayLike) -> IntArray:
-    """(k,) node numbers, each once and not all of them."""
+    """(k,) node numbers, each once."""
     chosen = np.asarray(nodes)
+    if not chosen.size:
+        return np.empty(0, np.int64)
     if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
         raise PatternError(f"{function}: nodes must be a list of integers, got {chosen.dtype} of shape {chosen.shape}.")
-    if chosen.size and (chosen.min() < 0 or chosen.max() >= topology.n):
+    if chosen.min() < 0 or chosen.max() >= topology.n:
         raise PatternError(f"{function}: nodes must be in 0 … {topology.n - 1}, got {chosen.min()} … {chosen.max()}.")
     if len(np.unique(chosen)) < len(chosen):
         raise PatternError(f"{function}: each node must be given once, got {len(chosen)} with repeats.")
     return chosen.astype(np.int64)
 
 
-def induced(topology: Topology, kept: IntArray) -> tuple[Graph, IntArray]:
-    """The graph on the kept nodes (ascending), and which rows of `topology.edges` became its edges, in their order."""
+def at_nodes(topology: Topology, nodes: IntArray, values: FloatArray) -> FloatArray:
+    """(..., n): the values (..., k) at their nodes, zero elsewhere."""
+    out = np.zeros((*values.shape[:-1], topology.n), values.dtype)
+    out[..., nodes] = values
+    return out
+
+
+def induced(topology: Topology, precision: FloatArray, kept: IntArray) -> tuple[Graph, FloatArray]:
+    """The graph on the kept nodes (ascending), and P_AA on its `precision_pattern`."""
     number = np.full(topology.n, -1)
     number[kept] = np.arange(len(kept))
     ends = number[topology.edges]
     inside = np.flatnonzero((ends >= 0).all(axis=1))
-    # Renumbering ascending nodes keeps i > j and the canonical order.
-    return Graph(len(kept), ends[inside]), inside
+    graph = Graph(len(kept), ends[inside])  # renumbering ascending nodes keeps i > j and the canonical order
+    diagonal, couplings = topology.unpack(precision)
+    return graph, graph.pack((diagonal[..., kept], couplings[..., inside]))
 
 
-def marginal_pattern(function: str, topology: Topology, nodes: IntArray, force: bool) -> tuple[Pattern, IntArray, int]:
-    """Where the factor is nonzero when all but `nodes` are eliminated first.
+def with_more_on_diagonal(topology: Topology, precision: FloatArray, more: FloatArray) -> FloatArray:
+    """P + diag(more), more (..., n) in the caller's numbering; batch axes broadcast."""
+    batch = np.broadcast_shapes(precision.shape[:-1], more.shape[:-1])
+    values = np.broadcast_to(precision, (*batch, precision.shape[-1])).copy()
+    values[..., topology.node_positions] += more
+    return values
 
-    Returns:
-        the filled pattern, the order (others as in the topology's, then `nodes`), and where the trailing block begins
-        among the packed entries.
+
+def marginal(topology: Topology, precision: FloatArray, nodes: IntArray, force: bool) -> tuple[Graph, FloatArray]:
+    """The graph of some nodes with its Schur fill, eliminated as numbered, and L on its `factor_pattern`.
+
+    All other nodes are eliminated first, in the topology's order, then `nodes`: the trailing block of that factor.
     Raises:
-        PatternError: the block has more than 10⁷ entries, and force is False.
+        PatternError: no nodes, or a block of more than 10⁷ entries without `force`.
+        NotPositiveDefiniteError: P is not, to working precision.
     """
+    if not nodes.size:
+        raise PatternError("marginal: needs at least one node, got none.")
     others = topology.order[~np.isin(topology.order, nodes)]
     order = np.concatenate([others, nodes])
-    inverse = np.argsort(order)
-    filled = Pattern.from_edges(topology.n, inverse[topology.edges]).filled()
+    ends = np.argsort(order)[topology.edges]
+    pattern = Pattern.from_edges(topology.n, ends)
+    filled = pattern.filled()
     begin = int(filled.indptr[len(others)])
     if filled.nnz - begin > MARGINAL_LIMIT and not force:
         raise PatternError(
-            f"{function}: the marginal of {len(nodes)} nodes of {topology} has a factor of {filled.nnz - begin:,} "
+            f"marginal: the marginal of {len(nodes)} nodes of {topology} has a factor of {filled.nnz - begin:,} "
             "entries a batch element. Ask for fewer nodes, or force=True if you mean it."
         )
-    return filled, order, begin
+    diagonal, couplings = topology.unpack(precision)
+    values = np.empty_like(precision)
+    values[..., pattern.diagonal] = diagonal[..., order]
+    values[..., pattern.positions_of(ends.max(axis=1), ends.min(axis=1))] = couplings
+    try:
+        factor = linalg.cholesky(pattern, values)
+    except NotPositiveDefiniteError as failure:
+        raise NotPositiveDefiniteError(
+            f"marginal: P is not positive definite to working precision: pivot {failure.pivot:.3g} at "
+            f"{topology.describe(int(order[failure.column]))}{checks.in_batch(failure.batch_index)}. Use float64.",
+            batch_index=failure.batch_index,
+            column=failure.column,
+            pivot=failure.pivot,
+        ) from None
+    return _trailing_graph(filled, len(nodes)), np.ascontiguousarray(factor[..., begin:])
 
 
-def trailing_graph(filled: Pattern, size: int) -> Graph:
+def _trailing_graph(filled: Pattern, size: int) -> Graph:
     """The graph of the last `size` nodes of a filled pattern, eliminated as numbered."""
     first = filled.n - size
     tail = slice(int(filled.indptr[first]), None)
     pairs = np.stack([filled.rows[tail], filled.cols[tail]], axis=-1).astype(np.int64) - first
     return Graph(size, pairs[pairs[:, 0] != pairs[:, 1]], order=range(size))
-
-
-def in_order(topology: Topology, order: IntArray, values: Any, pattern: Pattern) -> Any:
-    """Values on `topology.precision_pattern` (..., nnz), moved to `pattern`, which is in another order and larger."""
-    inverse = np.argsort(order)
-    own = topology.precision_pattern
-    ends = inverse[topology.order[np.stack([own.rows, own.cols])]]
-    moved = np.zeros((*values.shape[:-1], pattern.nnz), values.dtype)
-    moved[..., pattern.positions_of(ends.max(axis=0), ends.min(axis=0))] = values
-    return moved

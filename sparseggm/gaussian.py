@@ -8,6 +8,7 @@ elimination order of the packed values, and turns a failing column into the call
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from sparseggm import checks, conditioning, fitting, gershgorin, linalg
 from sparseggm.checks import Shape
 from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
-from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.graphs import graph_of
+from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.topology import Topology
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -40,9 +42,12 @@ class GaussianGraphicalModel:
     topology: Topology
     factor_pattern: Pattern
     """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
+    is_on_topology: bool
+    """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
 
     def __init__(self, loc: FloatArray, *, factor: FloatArray, topology: Topology) -> None:
         self._set(loc, factor, topology, topology.factor_pattern)
+        self.is_on_topology = topology.is_factor_free
 
     @classmethod
     def from_precision(cls, loc: FloatArray, *, precision: FloatArray, topology: Topology) -> GaussianGraphicalModel:
@@ -63,7 +68,7 @@ class GaussianGraphicalModel:
     def on_pattern(
         cls, loc: FloatArray, *, factor: FloatArray, topology: Topology, pattern: Pattern
     ) -> GaussianGraphicalModel:
-        """The Gaussians with factor L on a pattern whose Gram pattern holds `topology.precision_pattern`."""
+        """The Gaussians with factor L, of a P on the graph, on a pattern whose Gram pattern holds that of the graph."""
         topology.precision_pattern.positions_in(pattern.gram())  # raises where it lacks an entry
         self = cls.__new__(cls)
         self._set(loc, factor, topology, pattern)
@@ -77,6 +82,7 @@ class GaussianGraphicalModel:
         checks.require_finite(verb, "factor", pattern, factor)
         checks.require_positive_diagonal(verb, pattern, factor)
         self.loc, self.factor, self.topology, self.factor_pattern = loc, factor, topology, pattern
+        self.is_on_topology = True
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.topology}, batch_shape={self.batch_shape}, dtype={self.dtype})"
@@ -85,6 +91,11 @@ class GaussianGraphicalModel:
     def n(self) -> int:
         """Number of nodes."""
         return self.topology.n
+
+    @cached_property
+    def graph(self) -> Topology:
+        """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
+        return self.topology if self.is_on_topology else graph_of(self.factor_pattern.gram(), self.topology.order)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -157,8 +168,8 @@ class GaussianGraphicalModel:
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
         """tr(P_p Σ_q) = Σ w P Σ over the edges of p, w = 2 off the diagonal, in float64."""
-        diagonal, couplings = other.topology.unpack(other.precision.astype(np.float64))
-        sigma = self._covariance_at(other.topology.edges).astype(np.float64)
+        diagonal, couplings = other.graph.unpack(other.precision.astype(np.float64))
+        sigma = self._covariance_at(other.graph.edges).astype(np.float64)
         own = np.einsum("...i,...i->...", diagonal, sigma[..., : self.n])
         return cast(FloatArray, own + 2.0 * np.einsum("...e,...e->...", couplings, sigma[..., self.n :]))
 
@@ -184,14 +195,15 @@ class GaussianGraphicalModel:
 
     def correlation_on(self, edges: npt.ArrayLike) -> FloatArray:
         """Σ_ij / √(Σ_ii Σ_jj) for each of the (m, 2) pairs, batch_shape + (m,); cost as `covariance_on`."""
-        pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        pairs = as_pairs("correlation_on", edges)
         sigma = self._covariance_at(pairs)
-        scale = np.sqrt(sigma[..., pairs[:, 0]] * sigma[..., pairs[:, 1]])
-        return np.broadcast_to(sigma[..., self.n :] / scale, (*self.batch_shape, len(pairs))).copy()
+        deviation = np.sqrt(sigma[..., : self.n])  # roots first: a product of variances could leave the range
+        correlation = sigma[..., self.n :] / deviation[..., pairs[:, 0]] / deviation[..., pairs[:, 1]]
+        return np.broadcast_to(correlation, (*self.batch_shape, len(pairs))).copy()
 
     def _covariance_at(self, edges: npt.ArrayLike) -> FloatArray:
         """Σ_ii of every node, then Σ_ij of every pair, (..., n + m), on the batch axes of the factor."""
-        pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        pairs = as_pairs("covariance_on", edges)
         if pairs.size and (pairs.min() < 0 or pairs.max() >= self.n):
             raise PatternError(f"covariance_on: nodes must be in 0 … {self.n - 1}, got {pairs.min()} … {pairs.max()}.")
         ends = self.topology.inverse_order[pairs]
@@ -203,8 +215,8 @@ class GaussianGraphicalModel:
 
     @property
     def precision(self) -> FloatArray:
-        """(..., nnz) values of P on `topology.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
-        on, product = self.topology.precision_pattern, self.factor_pattern.gram()
+        """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
+        on, product = self.graph.precision_pattern, self.factor_pattern.gram()
         return linalg.gram(self.factor_pattern, self.factor)[..., on.positions_in(product)]
 
     @property
@@ -222,11 +234,13 @@ class GaussianGraphicalModel:
 
     def moved_to(self, loc: FloatArray) -> GaussianGraphicalModel:
         """The same precision about another mean; the factor is shared."""
-        return self.on_pattern(loc, factor=self.factor, topology=self.topology, pattern=self.factor_pattern)
+        moved = self.on_pattern(loc, factor=self.factor, topology=self.topology, pattern=self.factor_pattern)
+        moved.is_on_topology = self.is_on_topology
+        return moved
 
     # ------------------------------------------------------------------ inference
 
-    def condition(self, nodes: npt.ArrayLike, values: FloatArray) -> GaussianGraphicalModel:
+    def condition(self, nodes: npt.ArrayLike, values: npt.ArrayLike) -> GaussianGraphicalModel:
         """The Gaussian of the other nodes, ascending, given z[nodes] = values: on `Graph(n − k, induced edges)`.
 
         Args:
@@ -238,58 +252,60 @@ class GaussianGraphicalModel:
         kept = np.setdiff1d(np.arange(self.n), observed)
         if not kept.size:
             raise PatternError(f"condition: all {self.n} nodes are given, so nothing is left. Leave at least one.")
-        if values.shape[-1:] != observed.shape:
-            raise ShapeError(f"condition: values must end in {len(observed)}, the nodes, got shape {values.shape}.")
-        graph, inside = conditioning.induced(self.topology, kept)
-        diagonal, couplings = self.topology.unpack(self.precision)
-        precision = graph.pack((diagonal[..., kept], couplings[..., inside]))
-        offset = values - self.loc[..., observed]
-        shift = np.zeros((*offset.shape[:-1], self.n), self.dtype)
-        shift[..., observed] = offset
+        shift = self._shift_at("condition", observed, np.asarray(values, self.dtype))
         pull = self._in_elimination_order(linalg.matmul, self.whiten(shift))[..., kept]  # P_AB (v − loc_B)
-        centred = type(self).from_information(-pull, precision=precision, topology=graph)
-        return centred.moved_to(self.loc[..., kept] + centred.loc)
+        graph, precision = conditioning.induced(self.graph, self.precision, kept)
+        return self._moved_by(-pull, precision, graph, self.loc[..., kept])
 
-    def observe(self, nodes: npt.ArrayLike, values: FloatArray, variance: FloatArray | float) -> GaussianGraphicalModel:
+    def observe(self, nodes: npt.ArrayLike, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
         """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
 
-        P gains 1/variance on the diagonal of the observed nodes, and h = P loc gains y/variance.
+        P gains 1/variance on the diagonal of the observed nodes; the mean moves by P_new⁻¹ (y − loc)/variance.
 
         Args:
             nodes: k distinct nodes.
-            values, variance: broadcast to (..., k); variances positive.
+            values, variance: broadcast to (..., k); variances positive, infinite for no observation.
         Cost: one factorisation.
         """
         observed = conditioning.distinct_nodes("observe", self.topology, nodes)
-        values, variance = np.broadcast_arrays(values, np.asarray(variance, self.dtype))
-        if values.shape[-1:] != observed.shape:
-            raise ShapeError(f"observe: values must end in {len(observed)}, the nodes, got shape {values.shape}.")
-        if not (variance > 0).all():
+        values, variance = np.broadcast_arrays(np.asarray(values, self.dtype), np.asarray(variance, self.dtype))
+        with np.errstate(over="ignore", divide="ignore"):
+            weight = np.asarray(1.0 / variance)
+        if not (np.isfinite(weight) & (weight >= 0.0)).all():
             raise NonPositiveError(
-                f"observe: variance must be positive, got {variance.min()}. Use condition for exact values."
+                f"observe: variance must be positive, and 1/variance in the range of {self.dtype}, got "
+                f"{variance.min()}. Use condition for exact values."
             )
-        batch = np.broadcast_shapes(self.batch_shape, values.shape[:-1])
-        diagonal, couplings = self.topology.unpack(self.precision)
-        diagonal = np.broadcast_to(diagonal, (*batch, self.n)).copy()
-        diagonal[..., observed] += 1.0 / variance
-        information = np.broadcast_to(self.information, (*batch, self.n)).copy()
-        information[..., observed] += values / variance
-        precision = self.topology.pack((diagonal, np.broadcast_to(couplings, (*batch, couplings.shape[-1]))))
-        return type(self).from_information(information, precision=precision, topology=self.topology)
+        shift = self._shift_at("observe", observed, values)
+        more = conditioning.at_nodes(self.topology, observed, weight)
+        precision = conditioning.with_more_on_diagonal(self.graph, self.precision, more)
+        return self._moved_by(shift * more, precision, self.graph, self.loc)
+
+    def _shift_at(self, function: str, nodes: IntArray, values: FloatArray) -> FloatArray:
+        """values − loc at the nodes, zero elsewhere: (..., n)."""
+        if values.shape[-1:] != nodes.shape:
+            raise ShapeError(f"{function}: values must end in {len(nodes)}, the nodes, got shape {values.shape}.")
+        checks.require_finite(function, "values", None, values)
+        return conditioning.at_nodes(self.topology, nodes, values - self.loc[..., nodes])
+
+    def _moved_by(
+        self, pull: FloatArray, precision: FloatArray, topology: Topology, loc: FloatArray
+    ) -> GaussianGraphicalModel:
+        """Precision P, mean loc + P⁻¹ pull: rounding is relative to the move, not to a mean far from zero."""
+        centred = type(self).from_information(pull, precision=precision, topology=topology)
+        return centred.moved_to(loc + centred.loc)
 
     def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> GaussianGraphicalModel:
         """The Gaussian of some nodes alone, numbered as in `nodes`, on their graph with its Schur fill.
 
         Raises:
-            PatternError: a fill of more than 10⁷ entries a batch element, unless `force`.
+            PatternError: no nodes, or a fill of more than 10⁷ entries a batch element, unless `force`.
+            NotPositiveDefiniteError: P = L Lᵀ is not positive definite to working precision.
         Cost: one factorisation in which the other nodes go first.
         """
         chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
-        filled, order, begin = conditioning.marginal_pattern("marginal", self.topology, chosen, force)
-        factor = linalg.cholesky(filled, conditioning.in_order(self.topology, order, self.precision, filled))
-        graph = conditioning.trailing_graph(filled, len(chosen))
-        tail = np.ascontiguousarray(factor[..., begin:])
-        return type(self)(np.ascontiguousarray(self.loc[..., chosen]), factor=tail, topology=graph)
+        graph, factor = conditioning.marginal(self.graph, self.precision, chosen, force)
+        return type(self)(np.ascontiguousarray(self.loc[..., chosen]), factor=factor, topology=graph)
 
     @classmethod
     def fit(cls, samples: FloatArray, topology: Topology) -> GaussianGraphicalModel:
@@ -299,16 +315,18 @@ class GaussianGraphicalModel:
             L_{S_j, j} = C_{S_j S_j}⁻¹ e₁ / √(e₁ᵀ C_{S_j S_j}⁻¹ e₁),        S_j the rows of column j.
         Raises:
             PatternError: the topology is not factor-free.
-            NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular.
+            NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular to working precision.
         Cost: Σ_j (N |S_j|² + |S_j|³) flops.
         """
         if not topology.is_factor_free:
             raise PatternError(f"fit: {topology} is not factor-free, so maximum likelihood has no closed form on it.")
         checks.check("fit", topology.factor_pattern, samples=samples)
+        if samples.ndim < 2 or not samples.shape[-2]:
+            raise ShapeError(f"fit: samples must be (..., N, {topology.n}) with N ≥ 1, got shape {samples.shape}.")
         checks.require_finite("fit", "samples", None, samples)
         loc = samples.mean(axis=-2, dtype=np.float64)
         centred = samples[..., topology.order] - loc[..., None, topology.order]
-        factor = fitting.columns_of_factor(topology.factor_pattern, centred)
+        factor = fitting.columns_of_factor(topology, centred)
         return cls(loc.astype(samples.dtype), factor=factor.astype(samples.dtype), topology=topology)
 
     # ------------------------------------------------------------------ float64 scalars a batch element

@@ -6,6 +6,7 @@ Their factor has fill, or at least an order to choose: see `sparseggm.orders`. A
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,16 @@ import scipy.sparse
 
 from sparseggm import orders
 from sparseggm.errors import PatternError
-from sparseggm.pattern import IntArray
-from sparseggm.topology import Topology, canonical_edges, frozen, lattice_edges, lattice_place, require_positive
+from sparseggm.pattern import IntArray, Pattern
+from sparseggm.topology import (
+    Topology,
+    canonical_edges,
+    frozen,
+    lattice_edges,
+    lattice_place,
+    require_at_least,
+    require_positive,
+)
 
 Order = tuple[int, ...] | None
 
@@ -37,9 +46,7 @@ class _Lattice(Topology):
         name = type(self).__name__
         if not shape:
             raise PatternError(f"{name}: needs at least one side, as in {name}(28, 28).")
-        for axis, side in enumerate(shape):
-            if side < self._least_side:
-                raise PatternError(f"{name}: side {axis} must be at least {self._least_side}, got {side}.")
+        require_at_least(self._least_side, name, **{f"side {axis}": side for axis, side in enumerate(shape)})
         object.__setattr__(self, "shape", tuple(int(side) for side in shape))
         object.__setattr__(self, "given_order", _checked_order(name, math.prod(shape), order))
 
@@ -92,7 +99,7 @@ class Torus(_Lattice):
         return canonical_edges(self.n, np.concatenate(pairs))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tree(Topology):
     """Node i is joined to parents[i]; −1 marks a root, and several roots a forest. Every verb is O(n).
 
@@ -105,7 +112,7 @@ class Tree(Topology):
     parents: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        parents = tuple(int(parent) for parent in self.parents)
+        parents = _integers("Tree: parents", self.parents)
         object.__setattr__(self, "parents", parents)
         require_positive("Tree", n=len(parents))
         for node, parent in enumerate(parents):
@@ -114,6 +121,9 @@ class Tree(Topology):
         if (self._depth < 0).any():
             node = int(np.argmax(self._depth < 0))
             raise PatternError(f"Tree: node {node} has no root: its chain of parents is a cycle.")
+
+    def __repr__(self) -> str:
+        return f"Tree(n={self.n})"  # parents of thousands of nodes would bury a message
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -169,8 +179,7 @@ class Cycle(Topology):
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 3:
-            raise PatternError(f"Cycle: n must be at least 3, got {self.n}.")
+        require_at_least(3, "Cycle", n=self.n)
 
     @cached_property
     def edges(self) -> IntArray:
@@ -203,6 +212,9 @@ class Graph(Topology):
     def __repr__(self) -> str:
         return f"Graph(n={self.n}, {len(self.edges)} edges{'' if self.given_order is None else ', order=…'})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Graph, (self.n, self._edges, self.given_order)  # so that the edges of a copy are read-only too
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
             return NotImplemented
@@ -227,6 +239,12 @@ class Graph(Topology):
 
 
 # ---------------------------------------------------------------------- graphs from elsewhere
+
+
+def graph_of(pattern: Pattern, order: IntArray) -> Graph:
+    """The graph of a P on this pattern, which is in this order of elimination."""
+    ends = order[np.stack([pattern.rows, pattern.cols], axis=-1)]
+    return Graph(pattern.n, ends[ends[:, 0] != ends[:, 1]], order)
 
 
 def union(first: Topology, *others: Topology) -> Graph:
@@ -272,7 +290,14 @@ def from_networkx(graph: Any, order: Iterable[int] | None = None) -> Graph:
 
 
 def _checked_order(name: str, n: int, order: Iterable[int] | None) -> Order:
-    given = None if order is None else tuple(int(node) for node in order)
+    given = None if order is None else _integers(f"{name}: order", order)
     if given is not None and sorted(given) != list(range(n)):
         raise PatternError(f"{name}: order must be a permutation of 0 … {n - 1}.")
     return given
+
+
+def _integers(what: str, numbers: Iterable[Any]) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(number) for number in numbers)
+    except TypeError:
+        raise PatternError(f"{what} must be integers, got {numbers!r}.") from None

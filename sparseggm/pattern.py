@@ -108,7 +108,7 @@ class Pattern:
     @staticmethod
     def from_edges(n: int, edges: npt.ArrayLike) -> Pattern:
         """The diagonal and one entry for each of the (m, 2) pairs, in either order; repeats count once."""
-        pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        pairs = as_pairs("Pattern.from_edges", edges)
         if pairs.size and (pairs.min() < 0 or pairs.max() >= n):
             raise PatternError(f"Pattern.from_edges: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
         nodes = np.arange(n, dtype=np.int64)
@@ -365,6 +365,20 @@ class Pattern:
     def _check_values(self, function: str, values: FloatArray) -> None:
         if values.ndim == 0 or values.shape[-1] != self.nnz:
             raise ShapeError(f"{function}: values must end in {self.nnz}, the nnz of the pattern, got {values.shape}.")
+
+
+def as_pairs(function: str, edges: npt.ArrayLike) -> IntArray:
+    """(m, 2) node numbers, in the caller's order.
+
+    Raises:
+        PatternError: another shape, as (2, m), which would be read as other pairs; or numbers that are not integers.
+    """
+    pairs = np.asarray(edges)
+    if not pairs.size:
+        return np.empty((0, 2), np.int64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
+        raise PatternError(f"{function}: edges must be (m, 2) integers, got {pairs.dtype} of shape {pairs.shape}.")
+    return pairs.astype(np.int64)
 
 
 def _checked(n: int, indptr: npt.NDArray[Any], rows: npt.NDArray[Any]) -> tuple[IndexArray, IndexArray]:

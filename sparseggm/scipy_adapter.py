@@ -5,12 +5,12 @@ SciPy lets a subclass fill private hooks; those are the ones of SciPy 1.12 to 1.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import scipy.stats
 
+from sparseggm import linalg
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian import GaussianGraphicalModel
 
@@ -25,13 +25,12 @@ class SparsePrecisionCovariance(scipy.stats.Covariance):  # type: ignore[misc]  
     """
 
     def __init__(self, gaussian: GaussianGraphicalModel) -> None:
-        if gaussian.factor.ndim != 1:
+        if gaussian.batch_shape:
             raise ShapeError(f"SparsePrecisionCovariance: needs one Gaussian, got batch shape {gaussian.batch_shape}.")
         self._gaussian = gaussian
         self._rank = gaussian.n
         self._shape = (gaussian.n, gaussian.n)
-        # log det Σ = 2 H − n (1 + log 2π)
-        self._log_pdet = 2.0 * float(gaussian.entropy()) - gaussian.n * (1.0 + math.log(2.0 * math.pi))
+        self._log_pdet = -float(linalg.logdet(gaussian.factor_pattern, gaussian.factor.astype(np.float64)))
         self._allow_singular = False
 
     def _whiten(self, x: Any) -> Any:

@@ -7,7 +7,9 @@ the topology anew and compares: a file whose layout this version would not make 
 from __future__ import annotations
 
 import json
+import operator
 import os
+import zipfile
 from dataclasses import fields
 from typing import Any
 
@@ -45,11 +47,17 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
     """Write a Gaussian to an npz file, uncompressed."""
     kind, arguments = _describe(gaussian.topology)
     pattern = gaussian.factor_pattern
-    header = {"format": FORMAT, "topology": kind, "arguments": arguments, "key": pattern.key}
+    header = {
+        "format": FORMAT,
+        "topology": kind,
+        "arguments": arguments,
+        "key": pattern.key,
+        "is_on_topology": gaussian.is_on_topology,
+    }
     with open(path, "wb") as file:
         np.savez(
             file,
-            header=np.array(json.dumps(header)),
+            header=np.array(json.dumps(header, default=operator.index)),
             edges=gaussian.topology.edges,
             order=gaussian.topology.order,
             indptr=pattern.indptr,
@@ -63,27 +71,41 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
     """Read what `save` wrote.
 
     Raises:
-        PatternError: not such a file, another format, or a topology that this version orders otherwise.
+        PatternError: not such a file, a damaged one, another format, or a topology that this version orders otherwise.
+        OSError: the file cannot be opened.
+        ShapeError, NonFiniteError, …: as the constructor.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        header = json.loads(str(arrays.pop("header")))
-    except (ValueError, KeyError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise PatternError(f"load: {os.fspath(path)} is not a file that sparseggm.save wrote ({error}).") from error
-    if header["format"] != FORMAT or header["topology"] not in TOPOLOGIES:
+    name = os.fspath(path)
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            header = json.loads(str(arrays["header"]))
+            form, kind = header["format"], header["topology"]
+        except _DAMAGE as error:
+            raise PatternError(f"load: {name} is not a file that sparseggm.save wrote ({error!r}).") from error
+    if form != FORMAT or kind not in list(TOPOLOGIES):
         raise PatternError(
-            f"load: {os.fspath(path)} has format {header['format']} and topology {header['topology']!r}; needed format "
-            f"{FORMAT} and one of {', '.join(TOPOLOGIES)}."
+            f"load: {name} has format {form} and topology {kind!r}; needed format {FORMAT} and one of "
+            f"{', '.join(TOPOLOGIES)}."
         )
-    built = _build(header["topology"], header["arguments"], arrays)
-    pattern = Pattern(built.n, arrays["indptr"], arrays["rows"])
-    same_graph = np.array_equal(built.edges, arrays["edges"]) and np.array_equal(built.order, arrays["order"])
-    if not same_graph or pattern.key != header["key"]:
-        raise PatternError(f"load: {os.fspath(path)} has another graph, order of elimination or pattern than {built}.")
-    return GaussianGraphicalModel.on_pattern(arrays["loc"], factor=arrays["factor"], topology=built, pattern=pattern)
+    try:
+        built = _build(kind, header["arguments"], arrays)
+        pattern = Pattern(built.n, arrays["indptr"], arrays["rows"])
+        same_graph = np.array_equal(built.edges, arrays["edges"]) and np.array_equal(built.order, arrays["order"])
+        same_pattern, is_on_topology = pattern.key == header["key"], bool(header["is_on_topology"])
+        loc, factor = arrays["loc"], arrays["factor"]
+    except _DAMAGE as error:
+        raise PatternError(f"load: {name} is not a file that sparseggm.save wrote ({error!r}).") from error
+    if not (same_graph and same_pattern):
+        raise PatternError(f"load: {name} has another graph, order of elimination or pattern than {built}.")
+    gaussian = GaussianGraphicalModel.on_pattern(loc, factor=factor, topology=built, pattern=pattern)
+    gaussian.is_on_topology = is_on_topology
+    return gaussian
+
+
+_DAMAGE = (ValueError, TypeError, KeyError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
+"""What NumPy, zipfile (which keeps a checksum of every array) and json raise for bytes that they cannot read."""
 
 
 def _describe(of: Topology) -> tuple[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 
 
 class Topology(ABC):
@@ -67,6 +67,11 @@ class Topology(ABC):
     def is_factor_free(self) -> bool:
         """Whether every L on `factor_pattern` gives a P on `precision_pattern`."""
         return self.factor_pattern.gram() is self.precision_pattern
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle or a copy holds: the facts alone. Derived arrays would come back writable."""
+        facts = self.__dict__.items()
+        return {name: fact for name, fact in facts if not isinstance(getattr(type(self), name, None), cached_property)}
 
     def describe(self, node: int) -> str:
         """A node in words, for messages."""
@@ -303,9 +308,9 @@ def canonical_edges(n: int, edges: Any) -> IntArray:
     """(m, 2) int64 pairs i > j, each once, sorted by j and then i, from pairs in any order and orientation.
 
     Raises:
-        PatternError: a node outside 0 … n − 1, a node joined to itself, or a pair given twice.
+        PatternError: not (m, 2) integers, a node outside 0 … n − 1, a node joined to itself, or a pair given twice.
     """
-    pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+    pairs = as_pairs("edges", edges)
     low, high = pairs.min(axis=1), pairs.max(axis=1)
     outside = (low < 0) | (high >= n)
     if outside.any():
@@ -337,10 +342,17 @@ def lattice_place(topology: Topology, node: int, cols: int) -> str:
 
 
 def require_positive(name: str, **sizes: int) -> None:
-    """Raise unless every size is at least 1."""
+    """Raise unless every size is an integer of at least 1."""
+    require_at_least(1, name, **sizes)
+
+
+def require_at_least(least: int, name: str, **sizes: int) -> None:
+    """Raise unless every size is an integer of at least that."""
     for what, size in sizes.items():
-        if size < 1:
-            raise PatternError(f"{name}: {what} must be at least 1, got {size}.")
+        if not isinstance(size, int | np.integer):
+            raise PatternError(f"{name}: {what} must be an integer, got {size!r}.")
+        if size < least:
+            raise PatternError(f"{name}: {what} must be at least {least}, got {size}.")
 
 
 def frozen(array: IntArray) -> IntArray:

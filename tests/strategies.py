@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sparseggm import BlockChain, Chain, Diagonal, ExtendedGrid, GaussianGraphicalModel, Grid, Pattern, Topology
+from sparseggm import GaussianGraphicalModel, Pattern, Topology
 from tests.numerics import WIDE, Array
+from tests.topologies import sides, topologies
 
 Shape = tuple[int, ...]
 
@@ -44,23 +45,7 @@ BATCHES: tuple[tuple[Shape, Shape], ...] = (
 STORAGES = ("plain", "read-only", "strided", "reversed", "transposed")
 
 
-# ---------------------------------------------------------------------- topologies and patterns
-
-
-def sides(most: int) -> st.SearchStrategy[int]:
-    return st.integers(1, most)
-
-
-def topologies(most: int = 4) -> st.SearchStrategy[Topology]:
-    """Every family, lattices with sides up to `most`; one node and one row among them."""
-    return st.one_of(
-        st.builds(Diagonal, sides(2 * most)),
-        st.builds(Chain, sides(3 * most)),
-        st.builds(BlockChain, sides(most), sides(3)),
-        st.builds(ExtendedGrid, sides(most), sides(most)),
-        st.builds(Grid, sides(most), sides(most)),
-        st.builds(Grid, st.just(2), st.just(2), sides(most)),
-    )
+# ---------------------------------------------------------------------- patterns
 
 
 @st.composite

@@ -19,13 +19,22 @@ from sparseggm import (
     Grid,
 )
 from tests import numerics
+from tests.gaussian_bounds import (
+    factor_of,
+    family,
+    half_sum_bound,
+    inverse_error,
+    kl_bound,
+    loc_of,
+    logdet_bound,
+    precision_of,
+    quadratic_bound,
+    trace_bound,
+)
 from tests.ledger import check
 from tests.numerics import WIDE, Array
-from tests.strategies import (
-    Shape,
-    dense,
-    gaussians,
-)
+from tests.strategies import Shape, gaussians
+from tests.topologies import topologies_of
 
 seeds = st.integers(0, 2**32 - 1)
 FLOAT64 = np.float64
@@ -33,9 +42,10 @@ FLOAT64 = np.float64
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[GaussianGraphicalModel, GaussianGraphicalModel]:
-    """Two Gaussians of one topology and dtype whose batches broadcast."""
+    """Two Gaussians of one size and dtype whose batches broadcast, on one topology or on two in different orders."""
     q = draw(gaussians())
-    p = draw(gaussians(q.topology, q.dtype.name).filter(lambda p: broadcast(p.batch_shape, q.batch_shape)))
+    on = q.topology if draw(st.booleans()) else draw(topologies_of(q.n))
+    p = draw(gaussians(on, q.dtype.name).filter(lambda p: broadcast(p.batch_shape, q.batch_shape)))
     return q, p
 
 
@@ -45,65 +55,6 @@ def broadcast(*shapes: Shape) -> bool:
     except ValueError:
         return False
     return True
-
-
-# ---------------------------------------------------------------------- exact values, in the caller's numbering
-
-
-def factor_of(g: GaussianGraphicalModel) -> Array:
-    """L in WIDE and elimination order."""
-    return dense(g.factor_pattern, g.factor)
-
-
-def precision_of(g: GaussianGraphicalModel) -> Array:
-    """P in WIDE, renumbered for the caller."""
-    place = g.topology.inverse_order
-    return reference.linalg.gram(factor_of(g))[..., place[:, None], place]
-
-
-def family(g: GaussianGraphicalModel) -> str:
-    return type(g.topology).__name__
-
-
-def loc_of(g: GaussianGraphicalModel) -> Array:
-    return g.loc.astype(WIDE)
-
-
-# ---------------------------------------------------------------------- bounds
-
-
-def quadratic_bound(g: GaussianGraphicalModel, d: Array) -> Array:
-    """Of ‖Lᵀ d‖² for d a rounded difference: e = γ_{c+1} |L|ᵀ|d| a component, 2|y|e + e², and the float64 sum."""
-    L, d = factor_of(g).swapaxes(-1, -2), d[..., g.topology.order]
-    e = numerics.product_bound(L, d, g.factor_pattern.longest_column + 1, g.dtype)
-    y = abs(reference.linalg.matmul(L, d))
-    return (2 * y * e + e**2).sum(axis=-1) + numerics.rounding(g.n + 1, FLOAT64) * ((y + e) ** 2).sum(axis=-1)
-
-
-def inverse_error(g: GaussianGraphicalModel) -> tuple[Array, Array]:
-    """Σ in elimination order, and the bound of its computed entries."""
-    L = factor_of(g)
-    sigma = reference.linalg.inverse(L)
-    c = g.factor_pattern.longest_column
-    return sigma, sum(numerics.inverse_forward_bound(L, sigma, c, dtype) for dtype in (g.dtype, WIDE))
-
-
-def trace_bound(weights: Array, weights_error: Array, sigma: Array, sigma_error: Array) -> Array:
-    """Of Σ_ij w_ij Σ_ij, summed in float64."""
-    size = (abs(weights) + weights_error) * (abs(sigma) + sigma_error)
-    local = weights_error * (abs(sigma) + sigma_error) + abs(weights) * sigma_error
-    return (local + numerics.rounding(sigma.shape[-1] ** 2 + 1, FLOAT64) * size).sum(axis=(-1, -2))
-
-
-def logdet_bound(g: GaussianGraphicalModel) -> Array:
-    return numerics.logdet_bound(factor_of(g), FLOAT64)
-
-
-def half_sum_bound(g: GaussianGraphicalModel, bounds: Array, *parts: Array) -> Array:
-    """Of half a float64 sum of a few parts, each with its own bound already in `bounds`, rounded to the dtype."""
-    size = sum(abs(part) for part in parts)
-    inner = bounds + numerics.rounding(len(parts) + 3, FLOAT64) * (size + bounds)
-    return inner / 2 + numerics.stored((size + inner) / 2, g.dtype)
 
 
 # ---------------------------------------------------------------------- densities and divergences
@@ -144,7 +95,7 @@ def entropy_bound(g: GaussianGraphicalModel, parts: tuple[Array, ...]) -> Array:
 def test_variances_and_their_trace_are_those_of_the_dense_inverse(g: GaussianGraphicalModel) -> None:
     exact = np.broadcast_to(reference.gaussian.variance(precision_of(g)), (*g.batch_shape, g.n))
     _, error = inverse_error(g)
-    bound = reference.linalg.diagonal(error)[..., g.topology.inverse_order]
+    bound = reference.linalg.diagonal(error)
     assert g.variance.shape == exact.shape
     assert g.variance.dtype == g.trace_covariance().dtype == g.dtype
     check("Gaussian.variance", family(g), g.dtype, g.variance - exact, bound)
@@ -152,24 +103,6 @@ def test_variances_and_their_trace_are_those_of_the_dense_inverse(g: GaussianGra
     total = (exact + bound).sum(axis=-1)
     bound = bound.sum(axis=-1) + numerics.rounding(g.n, FLOAT64) * total + numerics.stored(total, g.dtype)
     check("Gaussian.trace_covariance", family(g), g.dtype, g.trace_covariance() - exact.sum(axis=-1), bound)
-
-
-def kl_bound(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Array:
-    """Of tr(P_p Σ_q), with P_p = gram(L_p), of the quadratic form and of the two log determinants."""
-    L = factor_of(p)
-    P, (sigma, sigma_error) = reference.linalg.gram(L), inverse_error(q)
-    P_error = numerics.gram_bound(L, L / 2, p.factor_pattern.longest_row + 1, p.dtype)
-    P_error += numerics.halving_bound(L, p.dtype)
-    d = loc_of(p) - loc_of(q)
-    bounds = trace_bound(P, P_error, sigma, sigma_error) + quadratic_bound(p, d) + logdet_bound(q) + logdet_bound(p)
-    trace = np.trace(P @ sigma, axis1=-2, axis2=-1)
-    parts = (
-        trace,
-        reference.gaussian.quadratic(precision_of(p), d),
-        np.asarray(WIDE(q.n)),
-        *(reference.linalg.logdet(factor_of(g)) for g in (q, p)),
-    )
-    return half_sum_bound(q, bounds, *parts)
 
 
 @pytest.mark.property

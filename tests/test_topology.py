@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 import re
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 import reference.topology
 from sparseggm import BlockChain, Chain, Diagonal, ExtendedGrid, Grid, PatternError, ShapeError, Topology
-from sparseggm.topology import canonical_edges, minimum_degree, nested_dissection
-from tests.strategies import mask, topologies
+from sparseggm.orders import minimum_degree, nested_dissection
+from sparseggm.topology import FactorTopology, canonical_edges
+from tests.strategies import mask
+from tests.topologies import topologies
 
 SIDES = [(rows, cols) for rows in range(1, 6) for cols in range(1, 6)]
 seeds = st.integers(0, 2**32 - 1)
@@ -82,7 +85,7 @@ def test_other_graphs_that_are_chains() -> None:
 def test_patterns_are_those_of_the_graph_in_elimination_order(topology: Topology) -> None:
     expected = elimination_mask(topology)
     np.testing.assert_array_equal(mask(topology.precision_pattern), expected)
-    if not isinstance(topology, ExtendedGrid):
+    if not isinstance(topology, FactorTopology):
         np.testing.assert_array_equal(mask(topology.factor_pattern), reference.topology.filled(expected))
 
 
@@ -210,7 +213,22 @@ def test_a_large_grid_takes_nested_dissection() -> None:
 def test_equality_is_that_of_kind_and_sides(topology: Topology, other: Topology) -> None:
     assert pickle.loads(pickle.dumps(topology)) == topology
     assert hash(pickle.loads(pickle.dumps(topology))) == hash(topology)
-    assert (topology == other) == (repr(topology) == repr(other))
+    assert (topology == other) == (identity(topology) == identity(other))
+
+
+def identity(topology: Topology) -> tuple[object, ...]:
+    """Kind, sizes, graph and order: `repr` tells sizes, and whether an order was given."""
+    return repr(topology), topology.edges.tobytes(), topology.order.tobytes()
+
+
+@given(topology=topologies())
+def test_a_copy_is_read_only_too_and_derives_everything_anew(topology: Topology) -> None:
+    assert topology.factor_positions  # something is derived before the copy
+    for copied in (pickle.loads(pickle.dumps(topology)), copy.deepcopy(topology)):
+        assert not any("pattern" in name for name in vars(copied))
+        assert copied.precision_pattern is topology.precision_pattern
+        for array in (copied.edges, copied.order, *copied.factor_positions):
+            assert not array.flags.writeable
 
 
 def test_a_topology_cannot_be_changed() -> None:

@@ -1,0 +1,91 @@
+"""Conditional, marginal and posterior Gaussians, and maximum likelihood, from dense matrices and the textbook.
+
+Conditioning and marginals are written with covariances, where the library works with precisions. Nodes are lists of
+numbers; A are the nodes that are kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reference.gaussian import covariance
+from reference.linalg import Array, cholesky, inverse, logdet, matmul, transpose
+from reference.topology import Edges, Mask, neighbours_of
+
+Nodes = list[int]
+
+
+def block(matrix: Array, rows: Nodes, cols: Nodes) -> Array:
+    """The rows and columns of these nodes, in their order."""
+    return matrix[..., rows, :][..., cols]
+
+
+def others(n: int, nodes: Nodes) -> Nodes:
+    """The nodes that are not listed, ascending."""
+    return [node for node in range(n) if node not in nodes]
+
+
+def marginal(precision: Array, nodes: Nodes) -> Array:
+    """The precision of z_A: the inverse of Σ_AA."""
+    return covariance(block(covariance(precision), nodes, nodes))
+
+
+def condition(loc: Array, precision: Array, nodes: Nodes, values: Array) -> tuple[Array, Array]:
+    """Mean and covariance of the others: loc_A + Σ_AB Σ_BB⁻¹ (v − loc_B) and Σ_AA − Σ_AB Σ_BB⁻¹ Σ_BA."""
+    sigma, kept = covariance(precision), others(precision.shape[-1], nodes)
+    across = block(sigma, kept, nodes)
+    gain = across @ covariance(block(sigma, nodes, nodes))
+    mean = loc[..., kept] + matmul(gain, values - loc[..., nodes])
+    return mean, block(sigma, kept, kept) - gain @ transpose(across)
+
+
+def observe(loc: Array, precision: Array, nodes: Nodes, values: Array, variance: Array) -> tuple[Array, Array]:
+    """Mean and covariance after y = z_B + noise, by the gain K = Σ_:B (Σ_BB + R)⁻¹: loc + K (y − loc_B), Σ − K Σ_B:."""
+    sigma, n = covariance(precision), precision.shape[-1]
+    noise = variance[..., None] * np.eye(len(nodes), dtype=precision.dtype)
+    across = block(sigma, list(range(n)), nodes)
+    gain = across @ covariance(block(sigma, nodes, nodes) + noise)
+    return loc + matmul(gain, values - loc[..., nodes]), sigma - gain @ transpose(across)
+
+
+# ---------------------------------------------------------------------- maximum likelihood
+
+
+def moments(samples: Array) -> tuple[Array, Array]:
+    """Mean and covariance of samples (..., N, n), with weights 1/N."""
+    loc = samples.mean(axis=-2)
+    centred = samples - loc[..., None, :]
+    return loc, transpose(centred) @ centred / samples.shape[-2]
+
+
+def log_likelihood(factor: Array, covariance: Array) -> Array:
+    """A sample's mean log density at the sample mean, less its constant: ½ [log det P − tr(Lᵀ C L)]."""
+    spread = np.trace(transpose(factor) @ covariance @ factor, axis1=-2, axis2=-1)
+    return np.asarray((logdet(factor) - spread) / 2)
+
+
+def fit_factor(mask: Mask, covariance: Array) -> Array:
+    """The most likely L on a pattern: each column C_SS⁻¹ e₁ / √(e₁ᵀ C_SS⁻¹ e₁) on its rows S, by dense inverses."""
+    factor = np.zeros_like(covariance)
+    for j in range(len(mask)):
+        rows = [j, *(i for i in range(j + 1, len(mask)) if mask[i, j])]
+        first = inverse(cholesky(block(covariance, rows, rows)))[..., 0]
+        factor[..., rows, j] = first / np.sqrt(first[..., :1])
+    return factor
+
+
+def fit_precision(edges: Edges, order: Nodes, covariance: Array) -> Array:
+    """The most likely P of a chordal graph: Σ [C_cliques⁻¹] − Σ [C_separators⁻¹] [Lauritzen 1996, Prop. 5.9].
+
+    Along a perfect order: the clique of a node is it and its later neighbours, its separator these alone.
+    """
+    n = covariance.shape[-1]
+    neighbours, place = neighbours_of(n, edges), {node: k for k, node in enumerate(order)}
+    precision = np.zeros_like(covariance)
+    for v in order:
+        separator = sorted(u for u in neighbours[v] if place[u] > place[v])
+        for nodes, sign in (([v, *separator], 1), (separator, -1)):
+            if nodes:
+                inside, at = inverse(cholesky(block(covariance, nodes, nodes))), np.array(nodes)
+                precision[..., at[:, None], at] += sign * inside
+    return precision
