@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,3 +34,13 @@ def test_the_slack_is_that_of_gershgorin() -> None:
     precision = linalg.gram(problem.pattern, problem.factor)
     slack = gershgorin.slack(problem.pattern, precision)
     assert (abs(slack - 0.1) < 1e-12).all()  # rounding of entries below 10, some 20 of them
+
+
+def test_the_example_of_the_page_runs_and_its_estimate_is_near_the_exact_trace() -> None:
+    """Its seed is fixed; 5 standard errors."""
+    page = (Path(__file__).parent.parent / "docs" / "stochastic.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(compile(page.split("```python\n")[1].split("```")[0], "stochastic.md", "exec"), names)
+    exact = linalg.trace_inverse(names["grid"].factor_pattern, names["factor"])
+    assert abs(names["value"] - exact) <= 5 * names["standard_error"]
+    assert names["colours"].max() + 1 == 19
