@@ -78,8 +78,22 @@ def trace_error(
     solves: tuple[int, ...] = SOLVES,
     repeats: tuple[int, ...] = (30, 5),
     seed: int = 0,
-) -> list[Point]:
-    """Measure everything, write `trace_error.png` and `trace_error.json` into `out`.
+) -> None:
+    """Measure everything, write `trace_error.png` and `trace_error.json` into `out`. Arguments as `measure`."""
+    report = measure(sides, slacks, solves, repeats, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "trace_error.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw(report).savefig(out / "trace_error.png")
+
+
+def measure(
+    sides: tuple[int, ...],
+    slacks: tuple[float, ...],
+    solves: tuple[int, ...],
+    repeats: tuple[int, ...],
+    seed: int,
+) -> dict[str, Any]:
+    """The content of `trace_error.json`: versions, arguments, exact values, and a `Point` for each method and cost.
 
     Args:
         sides: of the square grids, a row of panels each; repeats: independent estimates at each point, by side.
@@ -94,16 +108,12 @@ def trace_error(
             exact.append(exact_values(problem))
             for quantity in ("trace", "variances"):
                 points += list(measured(problem, quantity, solves, times, rng))
-    report = {
+    return {
         "versions": {"sparseggm": sg.__version__, "numpy": np.__version__, "matplotlib": matplotlib.__version__},
         "arguments": {"sides": sides, "slacks": slacks, "solves": solves, "repeats": repeats, "seed": seed},
         "exact": exact,
         "points": [asdict(point) for point in points],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "trace_error.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(report).savefig(out / "trace_error.png")
-    return points
 
 
 def make_problem(side: int, slack: float, rng: np.random.Generator) -> Problem:
@@ -220,11 +230,10 @@ def draw(report: dict[str, Any]) -> Figure:
     panels[0, 0].xaxis.set_minor_locator(NullLocator())
     entries: dict[str, Any] = {}
     for axes in panels.ravel():
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    handles = [*entries.values(), Line2D([], [], color="#555555", linewidth=1.2)]
-    labels = [*entries, "standard error that the estimates report"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    entries["standard error reported"] = Line2D([], [], color="#555555", linewidth=1.2)
+    entries["exact value: the same flops"] = Line2D([], [], color="#888888", linewidth=1.2, linestyle="dashed")
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -238,7 +247,7 @@ def draw_panel(axes: Axes, exact: dict[str, float], points: list[dict[str, Any]]
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "none"}
             axes.plot(solves, [point["error"] for point in own], label=method, **style)
     cost = exact["cost_in_solves"]
-    axes.axvline(cost, color="#888888", linestyle="dashed", linewidth=1.2, label="flops of the exact value")
+    axes.axvline(cost, color="#888888", linestyle="dashed", linewidth=1.2)
     axes.set(xscale="log", yscale="log")
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,8 +16,8 @@ def distance_colouring(pattern: Pattern, distance: int) -> IntArray:
     """Colours 0, 1, … of the nodes, different wherever two nodes are at most `distance` edges apart.
 
     Greedy: nodes in breadth-first order (each component from its lowest number, neighbours ascending) take the least
-    colour that is free, so the result is determined by the pattern. On a square grid distances 1, 2, 3, 4, 6, 8 take 2,
-    7, 8, 19, 34, 54 colours, where ⌈(distance + 1)² / 2⌉ = 2, 5, 8, 13, 25, 41 are needed.
+    colour that is free, so the result is determined by the pattern. On a 64 × 64 grid distances 1, 2, 3, 4, 6, 8 take
+    2, 7, 8, 19, 34, 54 colours, where ⌈(distance + 1)² / 2⌉ = 2, 5, 8, 13, 25, 41 are needed.
 
     Args:
         pattern: of P, as `topology.precision_pattern`. That of a factor with fill would join nodes that are far apart.
