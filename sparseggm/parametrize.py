@@ -95,8 +95,8 @@ class ScaledFamily:
     Inputs (..., 2n + m): d by node and s by node, then w by row of `topology.edges`. Covers the walk-summable P, those
     of which some D⁻¹ P D⁻¹ is strictly diagonally dominant with slack within e^±5 and D within e^±5; on trees, and for
     couplings that are all ≤ 0, that is every positive-definite P [Malioutov, Johnson & Willsky 2006]. Redundant: a
-    small change of s can be undone in d and w. `gershgorin.slack` with weights D⁻¹ proves it, and
-    λ_min(P) ≥ min slack(M) D_i². Values are packed on `topology.precision_pattern`.
+    small change of s can be undone in d and w. `gershgorin.slack` with weights D⁻¹ gives λ_min(P) ≥ min slack(M) D².
+    Values are packed on `topology.precision_pattern`.
     """
 
     def num_inputs(self, topology: Topology) -> int:
