@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.topology import Chain, ExtendedGrid, Topology
+from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae import (
     VAE,
     Config,
