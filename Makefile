@@ -6,10 +6,11 @@ OUT ?= runs/demo
 .PHONY: demo test lint types verify bench clean
 
 demo: .venv/train  ## train three VAEs on MNIST; print the table, save the figures
-	$(BIN)/sparseggm table1 --out $(OUT)
+	$(BIN)/sparseggm table1 --resume --out $(OUT)
+	$(BIN)/sparseggm figures $(OUT)
 
 test: lint types  ## lint, types, all tests
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: .venv/dev
 	$(BIN)/ruff check
@@ -19,7 +20,7 @@ types: .venv/dev
 	$(BIN)/mypy
 
 verify: .venv/dev  ## property tests on many random cases; ends in the table of worst error / bound
-	$(BIN)/python -m pytest -n auto -m property --hypothesis-profile=deep
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m property --hypothesis-profile=deep
 
 bench: .venv/dev  ## time what exists against what a user would otherwise write
 	$(BIN)/python -m benchmarks

@@ -24,8 +24,9 @@ MISTAKE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    # Torch's OpenMP threads spin while they wait. Where other programs want the cores too, a step was seen to take
-    # 450 ms in place of 7; threads that sleep lose little on an idle machine. Read when torch is imported.
+    # Torch's OpenMP threads spin while they wait: where another program wants a core too, a step was seen to take
+    # 450 ms in place of 7, and 20 with threads that sleep; on an idle machine those cost about a fifth. The setting
+    # is read when torch is imported, and the user's own goes first.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # Heavy, and optional: `import sparseggm` needs neither.

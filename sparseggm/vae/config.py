@@ -34,7 +34,7 @@ class Config:
         split: 50k (50,000 / 10,000 validation / 10,000 test digits) or 60k (60,000 / none / 10,000).
         kl: exact (closed form) or sampled (log q(z) - log p(z) at the one sample).
         tracked: test digit whose posterior is recorded every epoch.
-        accelerator: Lightning Fabric's name of the device: auto, cpu, cuda or mps.
+        accelerator: Lightning Fabric's name of the device; the operators of `sparseggm.torch` run on the CPU.
         precision: Lightning Fabric's name of the arithmetic, such as 32-true or bf16-mixed.
     """
 
@@ -48,7 +48,7 @@ class Config:
     split: str = "50k"
     kl: str = "exact"
     tracked: int = 0
-    accelerator: str = "auto"
+    accelerator: str = "cpu"
     precision: str = "32-true"
 
     def __post_init__(self) -> None:

@@ -71,7 +71,7 @@ def test_pickled_objects_are_refused_and_never_built(run: Path, tmp_path: Path, 
         run / "checkpoint.pt",
         _use_new_zipfile_serialization=zipped,
     )
-    with pytest.raises(CheckpointError, match="refused|damaged"):
+    with pytest.raises(CheckpointError, match=r"refused|damaged"):
         load_run(run)
     assert not (tmp_path / "planted").exists()
 

@@ -67,9 +67,10 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
             stop.signal = signal.SIGINT
         return train_epoch(self, stop, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Training, "train_epoch", interrupted)
+    monkeypatch.setattr(Training, "train_epoch", interrupted)
+    with pytest.raises(Interrupted):
         table1(recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3)
+    monkeypatch.setattr(Training, "train_epoch", train_epoch)
     resumed = table1(recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3, resume=True)
     assert [(row.elbo, row.log_p) for row in resumed] == [(row.elbo, row.log_p) for row in whole]
 

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from sparseggm.vae.interrupt import StopRequest
 from tests.vae.conftest import command_line
 
 
-def run_to_end(training: Training) -> Training:
+def run_to_end(
+    training: Training, stop: StopRequest | None = None, advance: Callable[[], object] = lambda: None
+) -> Training:
     while not training.finished:
-        training.train_epoch(StopRequest())
+        training.train_epoch(stop or StopRequest(), advance)
     return training
 
 
@@ -120,8 +123,7 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_numbers(
     stop.signal = signal.SIGINT if steps == 0 else None
     training = Training(recipe, digits, tmp_path / "stopped")
     with pytest.raises(Interrupted, match="stopped at epoch"):
-        while True:
-            training.train_epoch(stop, advance)
+        run_to_end(training, stop, advance)
     resumed = Training(recipe, digits, tmp_path / "stopped", resume=True)
     assert (resumed.epoch, resumed.step) == divmod(steps, 8)
     run_to_end(resumed)
