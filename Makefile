@@ -6,7 +6,7 @@ OUT ?= runs/demo
 .PHONY: demo test lint types verify bench clean
 
 demo: .venv/train  ## train three VAEs on MNIST; print the table, save the figures
-	$(BIN)/sparseggm table1 --resume --out $(OUT)
+	$(BIN)/sparseggm table1 --resume --samples 100 --out $(OUT)
 	$(BIN)/sparseggm figures $(OUT)
 
 test: lint types  ## lint, types, all tests

@@ -134,7 +134,7 @@ def _table1_options(command: ArgumentParser) -> None:
     command.add_class_arguments(vae.Config, skip={"posterior", "seed", "epochs"})
     command.add_argument("--posteriors", nargs="+", type=str, default=[*vae.POSTER], help="the first is the base line")
     command.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run of each model a seed")
-    command.add_argument("--epochs", type=int | None, default=None, help="default: about 10,000 steps")
+    command.add_argument("--epochs", type=int | None, default=None, help="default: about 6,000 steps")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     _data_option(command)
     command.add_argument("--out", type=Path, default=Path("runs/table1"), help="directory for runs and table")

@@ -24,7 +24,7 @@ from sparseggm.vae.train import Training, progress_bar
 # (log p(x), its lower bound): Table 1 of the poster, in nats an image.
 POSTER = {"diagonal": (-89.2, -93.4), "chain": (-89.1, -93.4), "extended-grid": (-88.8, -93.0)}
 # About the length of a first look; the subset has fewer steps an epoch and overfits when it repeats too often.
-DEFAULT_STEPS = 10_000
+DEFAULT_STEPS = 6_000
 TABLE = "table1.json"
 
 FloatArray = npt.NDArray[np.float64]
@@ -61,7 +61,7 @@ def table1(
         out: each run goes to out/seed-S/POSTERIOR.
         posteriors: the first is the one that others are compared with.
         seeds: of the runs.
-        epochs: of each; about 10,000 steps if not given.
+        epochs: of each; about 6,000 steps if not given.
         samples: importance samples an image.
         data: directory of MNIST; see `sparseggm.vae.data` for where else it is looked for.
         resume: continue the runs that are in `out`.
