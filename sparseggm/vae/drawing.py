@@ -112,6 +112,7 @@ def draw_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple
     extent = (-0.5, len(values) - 0.5, values.shape[1] - 0.5, -0.5)
     image = axes.imshow(values.T, aspect="auto", cmap=colour_map, clim=limits, interpolation="nearest", extent=extent)
     axes.set(xlabel="epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return image
 
 
