@@ -138,6 +138,15 @@ def test_natural_parameters_give_the_gaussian_back(g: GaussianGraphicalModel) ->
     check("Gaussian.from_information, loc", family(g), g.dtype, energy(P, loc_of(again) - loc_of(g)), bound)
 
 
+@given(g=gaussians())
+def test_a_gaussian_moved_elsewhere_keeps_its_precision_and_graph(g: GaussianGraphicalModel) -> None:
+    moved = g.moved_to(g.loc + 1)
+    np.testing.assert_array_equal(moved.loc, g.loc + 1)
+    np.testing.assert_array_equal(moved.precision, g.precision)
+    assert moved.factor is g.factor
+    assert moved.graph == g.graph
+
+
 # ---------------------------------------------------------------------- conditioning
 
 

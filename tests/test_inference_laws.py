@@ -137,7 +137,8 @@ def test_all_but_one_node_given_leave_the_reciprocal_of_p(g: GaussianGraphicalMo
 def test_a_density_is_that_of_a_part_times_that_of_the_rest_given_it(g: GaussianGraphicalModel, seed: int) -> None:
     """log p(x_A) + log p(x_B | x_A) = log p(x).
 
-    Of each factorisation log det errs by n δ/(1 − δ), and q = dᵀ P d by δ q. The conditional mean errs by e in the energy norm, which adds 2 √q e + e²; and each density by its evaluation.
+    Of each factorisation log det errs by n δ/(1 − δ), and q = dᵀ P d by δ q. The conditional mean errs by e in the
+    energy norm, which adds 2 √q e + e²; and each density by its evaluation.
     """
     part, rest = split(g, seed, 2)
     x = np.random.default_rng(seed).standard_normal((*g.batch_shape, g.n))
