@@ -1,7 +1,7 @@
 """Conditional, marginal and posterior Gaussians, and maximum likelihood, from dense matrices and the textbook.
 
 Conditioning and marginals are written with covariances, where the library works with precisions. Nodes are lists of
-numbers; A are the nodes that are kept.
+numbers; A are the nodes that are kept, B the others.
 """
 
 from __future__ import annotations
@@ -40,12 +40,17 @@ def condition(loc: Array, precision: Array, nodes: Nodes, values: Array) -> tupl
 
 
 def observe(loc: Array, precision: Array, nodes: Nodes, values: Array, variance: Array) -> tuple[Array, Array]:
-    """Mean and covariance after y = z_B + noise, by the gain K = Σ_:B (Σ_BB + R)⁻¹: loc + K (y − loc_B), Σ − K Σ_B:."""
-    sigma, n = covariance(precision), precision.shape[-1]
-    noise = variance[..., None] * np.eye(len(nodes), dtype=precision.dtype)
-    across = block(sigma, list(range(n)), nodes)
-    gain = across @ covariance(block(sigma, nodes, nodes) + noise)
-    return loc + matmul(gain, values - loc[..., nodes]), sigma - gain @ transpose(across)
+    """Mean and covariance after y = z_B + noise, by Bayes: the exponents −½ (y − z_B)² / variance and −½ dᵀ P d add.
+
+    Not by the gain Σ_:B (Σ_BB + R)⁻¹, which cancels where the variance is small.
+    """
+    shape = np.broadcast_shapes(values.shape, variance.shape, loc[..., nodes].shape)
+    weight = np.zeros((*variance.shape[:-1], precision.shape[-1]), precision.dtype)
+    pull = np.zeros((*shape[:-1], precision.shape[-1]), precision.dtype)
+    weight[..., nodes] = 1 / variance
+    pull[..., nodes] = (values - loc[..., nodes]) / variance
+    sigma = covariance(precision + weight[..., None] * np.eye(precision.shape[-1], dtype=precision.dtype))
+    return loc + matmul(sigma, pull), sigma
 
 
 # ---------------------------------------------------------------------- maximum likelihood

@@ -92,6 +92,17 @@ def half_sum_bound(g: GaussianGraphicalModel, bounds: Array, *parts: Array) -> A
     return inner / 2 + numerics.stored((size + inner) / 2, g.dtype)
 
 
+def log_prob_bound(g: GaussianGraphicalModel, x: Array) -> Array:
+    """Of `g.log_prob(x)`."""
+    d, P = x.astype(WIDE) - g.loc, precision_of(g)
+    parts = (
+        reference.linalg.logdet(factor_of(g)),
+        reference.gaussian.quadratic(P, d),
+        reference.gaussian.log_two_pi_to(P),
+    )
+    return half_sum_bound(g, logdet_bound(g) + quadratic_bound(g, d), *parts)
+
+
 def kl_bound(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Array:
     """Of tr(P_p Σ_q) with P_p as `g.precision` gives it, of the quadratic form and of the two log determinants."""
     P, P_error = precision_of(p), precision_error(p)

@@ -135,7 +135,16 @@ def test_natural_parameters_give_the_gaussian_back(g: GaussianGraphicalModel) ->
     check("Gaussian.from_information", family(g), g.dtype, distance(again, covariance_of(g)), spread(P, error))
     pull = product_error(g, abs(loc_of(g)))
     bound = solution_bound(again, covariance_of(g), np.zeros(g.n, WIDE), error, pull)
-    check("… its mean", family(g), g.dtype, energy(P, loc_of(again) - loc_of(g)), bound)
+    check("Gaussian.from_information, loc", family(g), g.dtype, energy(P, loc_of(again) - loc_of(g)), bound)
+
+
+@given(g=gaussians())
+def test_a_gaussian_moved_elsewhere_keeps_its_precision_and_graph(g: GaussianGraphicalModel) -> None:
+    moved = g.moved_to(g.loc + 1)
+    np.testing.assert_array_equal(moved.loc, g.loc + 1)
+    np.testing.assert_array_equal(moved.precision, g.precision)
+    assert moved.factor is g.factor
+    assert moved.graph == g.graph
 
 
 # ---------------------------------------------------------------------- conditioning
@@ -154,7 +163,7 @@ def test_condition_is_the_conditional_of_the_dense_gaussian(case: Evidence) -> N
     check("Gaussian.condition", family(g), g.dtype, distance(given_values, sigma), spread(P, error))
     pull = product_error(g, abs(case.shift))[..., kept]
     bound = solution_bound(given_values, sigma, loc_of(g)[..., kept], error, pull)
-    check("… its mean", family(g), g.dtype, energy(P, loc_of(given_values) - mean), bound)
+    check("Gaussian.condition, loc", family(g), g.dtype, energy(P, loc_of(given_values) - mean), bound)
 
 
 def induced(g: GaussianGraphicalModel, kept: list[int]) -> list[tuple[int, int]]:
@@ -182,7 +191,7 @@ def test_observe_is_the_posterior_of_the_dense_gaussian(case: Evidence, scale: i
     check("Gaussian.observe", family(g), g.dtype, distance(posterior, sigma), spread(P, error))
     pull = numerics.rounding(3, g.dtype) * abs(case.shift) * more + numerics.underflow(g.dtype)
     bound = solution_bound(posterior, sigma, loc_of(g), error, pull)
-    check("… its mean", family(g), g.dtype, energy(P, loc_of(posterior) - mean), bound)
+    check("Gaussian.observe, loc", family(g), g.dtype, energy(P, loc_of(posterior) - mean), bound)
 
 
 @given(case=evidence())

@@ -10,6 +10,7 @@ import scipy.linalg
 import scipy.stats
 
 import reference.gaussian
+import reference.inference
 import reference.linalg
 import reference.topology
 from tests.numerics import WIDE, Array, gamma
@@ -163,3 +164,77 @@ def test_minimum_degree_eliminates_leaves_before_hubs() -> None:
 def test_nested_dissection_puts_the_middle_last() -> None:
     assert reference.topology.nested_dissection((5,)) == [0, 1, 3, 4, 2]
     assert reference.topology.nested_dissection((3, 3))[-3:] == [3, 4, 5]
+
+
+# ---------------------------------------------------------------------- inference
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_conditionals_are_ratios_of_densities_whatever_the_form(seed: int) -> None:
+    """log p(x_A | x_B) = log p(x) − log p(x_B); and the precision form, P_AA and loc_A − P_AA⁻¹ P_AB (x_B − loc_B)."""
+    L, rng = factor(seed), np.random.default_rng(seed)
+    P, (loc, x) = L @ L.T, rng.standard_normal((2, N))
+    kept, nodes = [0, 2, 5], [4, 1, 3]
+    assert reference.inference.others(N, nodes) == kept
+    mean, sigma = reference.inference.condition(loc, P, nodes, x[nodes])
+    marginal = reference.inference.marginal(P, nodes)
+    density = reference.gaussian.log_prob(mean, np.linalg.inv(sigma), x[kept])
+    joint = reference.gaussian.log_prob(loc, P, x)
+    assert_close(density + reference.gaussian.log_prob(loc[nodes], marginal, x[nodes]), joint, L)
+    assert_close(np.linalg.inv(sigma), P[np.ix_(kept, kept)], L)
+    assert_close(P[np.ix_(kept, kept)] @ (mean - loc[kept]), -P[np.ix_(kept, nodes)] @ (x - loc)[nodes], L @ L)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_posterior_is_that_of_the_kalman_gain(seed: int) -> None:
+    L, rng = factor(seed), np.random.default_rng(seed)
+    loc, nodes, values = rng.standard_normal(N), [4, 1], rng.standard_normal(2)
+    variance = rng.uniform(0.5, 2, 2)
+    sigma = np.linalg.inv(L @ L.T)
+    gain = sigma[:, nodes] @ np.linalg.inv(sigma[np.ix_(nodes, nodes)] + np.diag(variance))
+    mean, posterior = reference.inference.observe(loc, L @ L.T, nodes, values, variance)
+    assert_close(mean, loc + gain @ (values - loc[nodes]), L)
+    assert_close(posterior, sigma - gain @ sigma[nodes], L)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_maximum_likelihood_by_columns_and_by_cliques_agree_and_solve_the_score_equations(seed: int) -> None:
+    """Σ = C on the graph, P = 0 off it [Dempster 1972]: two cliques of four with two nodes in common."""
+    samples = np.random.default_rng(seed).standard_normal((40, N))
+    C = reference.inference.moments(samples)[1]
+    edges = [(i, j) for j in range(N) for i in range(j + 1, N) if not (j < 2 and i > 3)]
+    mask = reference.topology.pattern(N, edges)
+    assert reference.topology.is_perfect(N, edges, list(range(N)))
+    L = reference.inference.fit_factor(mask, C)
+    P = reference.inference.fit_precision(edges, list(range(N)), C)
+    assert_close(L @ L.T, P, np.linalg.cholesky(C))
+    assert_close(np.where(mask, np.linalg.inv(P), 0), np.where(mask, C, 0), np.linalg.cholesky(C))
+    assert (P[mask | mask.T] != 0).all()
+    assert (P[~(mask | mask.T)] == 0).all()
+    at_fit = reference.inference.log_likelihood(L, C)
+    assert at_fit > reference.inference.log_likelihood(L * 1.01, C)
+
+
+# ---------------------------------------------------------------------- chordality
+
+
+def test_rings_are_induced_only_without_chords() -> None:
+    ring = [(1, 0), (2, 1), (3, 2), (3, 0)]
+    assert reference.topology.has_induced_cycle(4, ring)
+    assert not reference.topology.has_induced_cycle(4, [*ring, (2, 0)])
+    assert not reference.topology.has_induced_cycle(3, [(1, 0), (2, 1), (2, 0)])  # a triangle is no ring of four
+    two_triangles = [(1, 0), (2, 1), (2, 0), (4, 3), (5, 4), (5, 3)]
+    assert not reference.topology.has_induced_cycle(6, two_triangles)  # two neighbours each, but not one ring
+    assert reference.topology.has_induced_cycle(6, [(i, (i + 1) % 6) for i in range(6)])
+
+
+def test_an_order_is_perfect_where_later_neighbours_are_joined() -> None:
+    path = [(1, 0), (2, 1)]
+    assert reference.topology.is_perfect(3, path, [0, 1, 2])
+    assert not reference.topology.is_perfect(3, path, [1, 0, 2])
+
+
+def test_maximum_cardinality_and_a_torus_by_hand() -> None:
+    assert reference.topology.maximum_cardinality(4, [(1, 0), (2, 0), (3, 0)]) == [1, 2, 0, 3]
+    assert reference.topology.torus((4,)) == reference.topology.cycle(4) == [(1, 0), (3, 0), (2, 1), (3, 2)]
+    assert reference.topology.nested_dissection((3, 3), periodic=True)[-5:] == [3, 6, 0, 1, 2]
