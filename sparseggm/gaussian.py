@@ -19,7 +19,7 @@ from sparseggm.checks import Shape
 from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.graphs import graph_of
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
-from sparseggm.topology import Topology
+from sparseggm.topology import Topology, require_topology
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -46,6 +46,7 @@ class GaussianGraphicalModel:
     """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
 
     def __init__(self, loc: FloatArray, *, factor: FloatArray, topology: Topology) -> None:
+        require_topology(type(self).__name__, topology)
         self._set(loc, factor, topology, topology.factor_pattern)
         self.is_on_topology = topology.is_factor_free
 
@@ -57,6 +58,7 @@ class GaussianGraphicalModel:
             NotPositiveDefiniteError: names batch index, node and pivot, and P's Gershgorin slack there.
         Cost: one `linalg.cholesky`.
         """
+        require_topology(f"{cls.__name__}.from_precision", topology)
         pattern = topology.precision_pattern
         try:
             factor = linalg.cholesky(pattern, precision)
@@ -69,6 +71,8 @@ class GaussianGraphicalModel:
         cls, loc: FloatArray, *, factor: FloatArray, topology: Topology, pattern: Pattern
     ) -> GaussianGraphicalModel:
         """The Gaussians with factor L, of a P on the graph, on a pattern whose Gram pattern holds that of the graph."""
+        require_topology(f"{cls.__name__}.on_pattern", topology)
+        checks.require_pattern(f"{cls.__name__}.on_pattern", pattern)
         topology.precision_pattern.positions_in(pattern.gram())  # raises where it lacks an entry
         self = cls.__new__(cls)
         self._set(loc, factor, topology, pattern)
@@ -318,6 +322,7 @@ class GaussianGraphicalModel:
             NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular to working precision.
         Cost: Σ_j (N |S_j|² + |S_j|³) flops.
         """
+        require_topology("fit", topology)
         if not topology.is_factor_free:
             raise PatternError(f"fit: {topology} is not factor-free, so maximum likelihood has no closed form on it.")
         checks.check("fit", topology.factor_pattern, samples=samples)

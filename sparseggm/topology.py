@@ -341,6 +341,14 @@ def lattice_place(topology: Topology, node: int, cols: int) -> str:
     return f"node {node} (row {row}, column {col} of {topology})"
 
 
+def require_topology(function: str, topology: Any) -> None:
+    """Raise where a pattern, or anything else, stands in the place of a topology."""
+    if not isinstance(topology, Topology):
+        raise PatternError(
+            f"{function}: topology must be a Topology, as Chain(n) or Graph(n, edges), got {type(topology).__name__}."
+        )
+
+
 def require_positive(name: str, **sizes: int) -> None:
     """Raise unless every size is an integer of at least 1."""
     require_at_least(1, name, **sizes)
