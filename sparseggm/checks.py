@@ -16,6 +16,8 @@ from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 Shape = tuple[int, ...]
 
+REMEDY = "Rescale, or use float64."
+
 _identity = np.arange(1024)
 
 
@@ -130,7 +132,18 @@ def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], div
         assert pattern is not None
         require_positive_diagonal(verb, pattern, factor)
     dtype = next(iter(inputs.values()))[1].dtype
-    raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. Rescale, or use float64.")
+    raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+
+
+def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **arguments: FloatArray) -> FloatArray:
+    """A float64 result in dtype. Raises where it is beyond that, or one of these arguments is not finite."""
+    with np.errstate(over="ignore"):
+        rounded = np.array(result, dtype=dtype)
+    if not np.isfinite(rounded).all():
+        for name, array in arguments.items():
+            require_finite(verb, name, None, array)
+        raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+    return rounded
 
 
 def require_finite(verb: str, name: str, pattern: Pattern | None, array: FloatArray) -> None:

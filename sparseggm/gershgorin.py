@@ -27,7 +27,9 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
     Reference: `reference.linalg.discs`.
     """
     if not isinstance(pattern, Pattern):
-        raise PatternError(f"gershgorin: pattern must be a Pattern, as precision_pattern, got {type(pattern).__name__}.")
+        raise PatternError(
+            f"gershgorin: pattern must be a Pattern, as precision_pattern, got {type(pattern).__name__}."
+        )
     if precision.shape[-1:] != (pattern.nnz,):
         raise ShapeError(
             f"gershgorin: precision must end in {pattern.nnz}, the nnz of the pattern, got {tuple(precision.shape)}."
