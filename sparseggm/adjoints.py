@@ -42,8 +42,8 @@ def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
     Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{c+2} (|V| + |V|ᵀ) |A|, c the longest column.
     Reference: `reference.linalg.gram_vjp`.
     """
-    product = pattern.gram()
     checks.check("gram_vjp", pattern, packed={"a": a})
+    product = pattern.gram()
     checks.check("gram_vjp", product, packed={"v": v})
     structure = (pattern.indptr, pattern.rows, product.indptr, product.rows)
     return _run(sparse.gram_vjp, squared_columns(pattern), structure, pattern.nnz, a=(pattern, a), v=(product, v))
@@ -97,14 +97,15 @@ def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: 
 
     Cost: three times `marginal_variances`. Reference: `reference.linalg.marginal_variances_vjp`.
     """
-    fill = pattern.filled()
     checks.check("marginal_variances_vjp", pattern, packed={"factor": factor}, variances_bar=variances_bar)
+    fill = pattern.filled()
     structure, work = (pattern.indptr, pattern.rows, fill.indptr, fill.rows), 3 * column_pairs(pattern, fill)
     inputs = {"factor": (pattern, factor), "variances_bar": (None, variances_bar)}
     return _run(sparse.marginal_variances_vjp, work, structure, pattern.nnz, **inputs)
 
 
 def _check_closed(verb: str, pattern: Pattern) -> None:
+    checks.require_pattern(verb, pattern)
     if not pattern.is_closed:
         raise PatternError(f"{verb}: the pattern must be closed under elimination, {pattern!r} is not. Use filled().")
 

@@ -16,6 +16,8 @@ from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 Shape = tuple[int, ...]
 
+REMEDY = "Rescale, or use float64."
+
 _identity = np.arange(1024)
 
 
@@ -24,6 +26,7 @@ _identity = np.arange(1024)
 
 def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:
     """Every packed array ends in nnz, every vector in n, and all are float32 or all float64, native byte order."""
+    require_pattern(verb, pattern)
     for size, meaning, arrays in (
         (pattern.nnz, "the nnz of the pattern", packed or {}),
         (pattern.n, "the size of the pattern", vectors),
@@ -39,6 +42,15 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
             if array.shape[-1:] != (size,):
                 raise ShapeError(f"{verb}: {name} must end in {size}, {meaning}, got shape {array.shape}.")
     same_dtype(verb, **(packed or {}), **vectors)
+
+
+def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
+    """A topology in its place has two patterns, and only the caller knows which is meant."""
+    if not isinstance(pattern, Pattern):
+        raise PatternError(
+            f"{verb}: {name} must be a Pattern, got {type(pattern).__name__}. A topology has two: factor_pattern, "
+            "of L, and precision_pattern, of P."
+        )
 
 
 def same_dtype(verb: str, **arrays: FloatArray) -> None:
@@ -63,8 +75,10 @@ def broadcast(verb: str, **batch_shapes: Shape) -> Shape:
 
 def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
     """F: `on` if it is closed and holds the pattern; by default the pattern's own fill."""
+    require_pattern(verb, pattern)
     if on is None or on is pattern.filled():
         return pattern.filled()
+    require_pattern(verb, on, "on")
     if not on.is_closed:
         raise PatternError(f"{verb}: `on` must be closed under elimination, {on!r} is not. Use on.filled().")
     pattern.positions_in(on)  # raises where it lacks an entry
@@ -118,7 +132,18 @@ def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], div
         assert pattern is not None
         require_positive_diagonal(verb, pattern, factor)
     dtype = next(iter(inputs.values()))[1].dtype
-    raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. Rescale, or use float64.")
+    raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+
+
+def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **arguments: FloatArray) -> FloatArray:
+    """A float64 result in dtype. Raises where it is beyond that, or one of these arguments is not finite."""
+    with np.errstate(over="ignore"):
+        rounded = np.array(result, dtype=dtype)
+    if not np.isfinite(rounded).all():
+        for name, array in arguments.items():
+            require_finite(verb, name, None, array)
+        raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+    return rounded
 
 
 def require_finite(verb: str, name: str, pattern: Pattern | None, array: FloatArray) -> None:

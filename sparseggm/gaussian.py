@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from sparseggm import checks, conditioning, fitting, gershgorin, linalg
 from sparseggm.checks import Shape
-from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
+from sparseggm.errors import NonFiniteError, NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.graphs import graph_of
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
-from sparseggm.topology import Topology
+from sparseggm.topology import Topology, require_topology
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -46,6 +46,7 @@ class GaussianGraphicalModel:
     """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
 
     def __init__(self, loc: FloatArray, *, factor: FloatArray, topology: Topology) -> None:
+        require_topology(type(self).__name__, topology)
         self._set(loc, factor, topology, topology.factor_pattern)
         self.is_on_topology = topology.is_factor_free
 
@@ -57,6 +58,7 @@ class GaussianGraphicalModel:
             NotPositiveDefiniteError: names batch index, node and pivot, and P's Gershgorin slack there.
         Cost: one `linalg.cholesky`.
         """
+        require_topology(f"{cls.__name__}.from_precision", topology)
         pattern = topology.precision_pattern
         try:
             factor = linalg.cholesky(pattern, precision)
@@ -69,6 +71,8 @@ class GaussianGraphicalModel:
         cls, loc: FloatArray, *, factor: FloatArray, topology: Topology, pattern: Pattern
     ) -> GaussianGraphicalModel:
         """The Gaussians with factor L, of a P on the graph, on a pattern whose Gram pattern holds that of the graph."""
+        require_topology(f"{cls.__name__}.on_pattern", topology)
+        checks.require_pattern(f"{cls.__name__}.on_pattern", pattern)
         topology.precision_pattern.positions_in(pattern.gram())  # raises where it lacks an entry
         self = cls.__new__(cls)
         self._set(loc, factor, topology, pattern)
@@ -119,7 +123,8 @@ class GaussianGraphicalModel:
         return self._in_elimination_order(linalg.solve_t, eps)
 
     def _in_elimination_order(self, verb: Any, x: FloatArray) -> FloatArray:
-        if self.topology.is_naturally_ordered or x.shape[-1:] != (self.n,):  # a wrong shape is for the verb to name
+        fits = isinstance(x, np.ndarray) and x.shape[-1:] == (self.n,)
+        if self.topology.is_naturally_ordered or not fits:  # a misfit is for the verb to name
             return cast(FloatArray, verb(self.factor_pattern, self.factor, x))
         y = verb(self.factor_pattern, self.factor, x[..., self.topology.order])
         return cast(FloatArray, y[..., self.topology.inverse_order])
@@ -133,7 +138,7 @@ class GaussianGraphicalModel:
             size: number or shape of independent draws of the whole batch.
             rng: source of ε; None: a fresh, unseeded one.
         """
-        size = (size,) if isinstance(size, int) else tuple(size)
+        size = (int(size),) if isinstance(size, int | np.integer) else tuple(size)
         rng = np.random.default_rng() if rng is None else rng
         noise = rng.standard_normal((*size, *self.batch_shape, self.n), dtype=self.dtype.type)
         return self.loc + self.colorize(noise)
@@ -141,12 +146,14 @@ class GaussianGraphicalModel:
     def log_prob(self, x: FloatArray) -> FloatArray:
         """log N(x; loc, P⁻¹) = ½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats; batch axes of x (..., n) broadcast."""
         checks.check("log_prob", self.factor_pattern, x=x, loc=self.loc)
-        return self._as_result(0.5 * (self._logdet() - _square(self.whiten(x - self.loc)) - self.n * LOG_2PI))
+        square = self._square_distance("log_prob", self, x=x, loc=self.loc)
+        log_prob = 0.5 * (self._logdet() - square - self.n * LOG_2PI)
+        return checks.require_representable("log_prob", log_prob, self.dtype)
 
     def entropy(self) -> FloatArray:
         """½ [n (1 + log 2π) − log det P], nats, shape batch_shape."""
         entropy = 0.5 * (self.n * (1.0 + LOG_2PI) - self._logdet())
-        return self._as_result(np.broadcast_to(entropy, self.batch_shape))
+        return checks.require_representable("entropy", np.broadcast_to(entropy, self.batch_shape), self.dtype)
 
     def kl_divergence(self, other: GaussianGraphicalModel | None = None) -> FloatArray:
         """KL(self ‖ other), exact, in nats; batch axes broadcast. `other` None is the standard normal N(0, I).
@@ -160,11 +167,24 @@ class GaussianGraphicalModel:
         if other is None:
             loc = self.loc if self.topology.is_naturally_ordered else self.loc[..., self.topology.order]
             return kl_to_standard_normal(self.factor_pattern, loc, self.factor)
+        if not isinstance(other, GaussianGraphicalModel):
+            raise TypeError(f"kl_divergence: needs a GaussianGraphicalModel, got {type(other).__name__}.")
         if other.n != self.n:
             raise ShapeError(f"kl_divergence: needs two Gaussians of {self.n} nodes, got one of {other.n}.")
         checks.check("kl_divergence", self.factor_pattern, loc=self.loc, other_loc=other.loc)
-        square = _square(other.whiten(other.loc - self.loc))
-        return self._as_result(0.5 * (self._trace_against(other) + square - self.n + self._logdet() - other._logdet()))
+        square = self._square_distance("kl_divergence", other, other_loc=other.loc, loc=self.loc)
+        kl = 0.5 * (self._trace_against(other) + square - self.n + self._logdet() - other._logdet())
+        return checks.require_representable("kl_divergence", kl, self.dtype)
+
+    @staticmethod
+    def _square_distance(function: str, gaussian: GaussianGraphicalModel, **vectors: FloatArray) -> FloatArray:
+        """(a − b)ᵀ P (a − b) for the two vectors, in float64, P that of `gaussian`."""
+        a, b = vectors.values()
+        try:
+            with np.errstate(over="ignore"):  # infinity is for the verb to find
+                return _square(gaussian.whiten(a - b))
+        except NonFiniteError:
+            checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
         """tr(P_p Σ_q) = Σ w P Σ over the edges of p, w = 2 off the diagonal, in float64."""
@@ -183,7 +203,9 @@ class GaussianGraphicalModel:
 
     def trace_covariance(self) -> FloatArray:
         """tr Σ, shape batch_shape, exact."""
-        return self._as_result(np.broadcast_to(self._trace(), self.batch_shape))
+        return checks.require_representable(
+            "trace_covariance", np.broadcast_to(self._trace(), self.batch_shape), self.dtype
+        )
 
     def covariance_on(self, edges: npt.ArrayLike) -> FloatArray:
         """Σ_ij for each of the (m, 2) pairs, batch_shape + (m,); exact. Pairs need not be edges, and i = j is allowed.
@@ -318,6 +340,7 @@ class GaussianGraphicalModel:
             NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular to working precision.
         Cost: Σ_j (N |S_j|² + |S_j|³) flops.
         """
+        require_topology("fit", topology)
         if not topology.is_factor_free:
             raise PatternError(f"fit: {topology} is not factor-free, so maximum likelihood has no closed form on it.")
         checks.check("fit", topology.factor_pattern, samples=samples)
@@ -337,9 +360,6 @@ class GaussianGraphicalModel:
     def _trace(self) -> FloatArray:
         return _trace_inverse(self.factor_pattern, self.factor)
 
-    def _as_result(self, nats: Any) -> FloatArray:
-        return np.array(nats, dtype=self.dtype)
-
 
 def kl_to_standard_normal(pattern: Pattern, loc: FloatArray, factor: FloatArray) -> FloatArray:
     """KL(N(loc, P⁻¹) ‖ N(0, I)) = ½ [tr Σ + |loc|² − n + log det P], nats, everything in the pattern's numbering.
@@ -351,10 +371,8 @@ def kl_to_standard_normal(pattern: Pattern, loc: FloatArray, factor: FloatArray)
     """
     checks.check("kl_to_standard_normal", pattern, packed={"factor": factor}, loc=loc)
     trace = _trace_inverse(pattern, factor)  # tests every value of the factor
-    kl = np.asarray(0.5 * (trace + _square(loc) - pattern.n + _logdet(pattern, factor)))
-    if not np.isfinite(kl.sum()):
-        checks.require_finite("kl_to_standard_normal", "loc", None, loc)
-    return kl.astype(factor.dtype)
+    kl = 0.5 * (trace + _square(loc) - pattern.n + _logdet(pattern, factor))
+    return checks.require_representable("kl_to_standard_normal", kl, factor.dtype, loc=loc)
 
 
 def _logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
@@ -364,7 +382,8 @@ def _logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
 
 def _trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """tr Σ in float64."""
-    return cast(FloatArray, linalg.marginal_variances(pattern, factor).sum(axis=-1, dtype=np.float64))
+    with np.errstate(over="ignore"):  # infinity is for `checks.require_representable`
+        return cast(FloatArray, linalg.marginal_variances(pattern, factor).sum(axis=-1, dtype=np.float64))
 
 
 def _square(x: FloatArray) -> FloatArray:
@@ -377,7 +396,8 @@ def _named_by_node(
 ) -> NotPositiveDefiniteError:
     """The same failure in the caller's words: node, place on a grid, and what Gershgorin's theorem says of it."""
     node = int(topology.order[failure.column])
-    slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
+    with np.errstate(over="ignore"):
+        slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
     return NotPositiveDefiniteError(
         f"GaussianGraphicalModel.from_precision: not positive definite: pivot {failure.pivot:.3g} at "
         f"{topology.describe(node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseggm.errors import ShapeError
+from sparseggm.errors import PatternError, ShapeError
 from sparseggm.namespace import Array, namespace, segment_sum, take
 from sparseggm.pattern import Pattern
 
@@ -26,6 +26,10 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
     Cost: O(nnz). Error: a radius of k terms has relative error ≤ γ_k, γ_{k+2} with weights.
     Reference: `reference.linalg.discs`.
     """
+    if not isinstance(pattern, Pattern):
+        raise PatternError(
+            f"gershgorin: pattern must be a Pattern, as precision_pattern, got {type(pattern).__name__}."
+        )
     if precision.shape[-1:] != (pattern.nnz,):
         raise ShapeError(
             f"gershgorin: precision must end in {pattern.nnz}, the nnz of the pattern, got {tuple(precision.shape)}."

@@ -109,6 +109,8 @@ class Pattern:
     def from_edges(n: int, edges: npt.ArrayLike) -> Pattern:
         """The diagonal and one entry for each of the (m, 2) pairs, in either order; repeats count once."""
         pairs = as_pairs("Pattern.from_edges", edges)
+        if n < 1:
+            raise PatternError(f"Pattern.from_edges: n must be at least 1, got {n}.")
         if pairs.size and (pairs.min() < 0 or pairs.max() >= n):
             raise PatternError(f"Pattern.from_edges: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
         nodes = np.arange(n, dtype=np.int64)

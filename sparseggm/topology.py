@@ -19,8 +19,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
-from sparseggm.errors import PatternError, ShapeError
+from sparseggm.errors import DTypeError, PatternError, ShapeError
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 
 
@@ -110,14 +111,22 @@ class Topology(ABC):
         Raises:
             PatternError: an entry off the graph, or mirrored entries that differ.
             ShapeError: sizes that do not fit.
+            DTypeError: not an array.
         """
-        if isinstance(precision, tuple):
-            return self._pack_pair(*precision)
-        order = self.order
-        if hasattr(precision, "tocsc"):
-            return self.precision_pattern.values_of(precision.tocsc()[:, order].tocsr()[order, :], symmetric=True)
+        pair = precision if isinstance(precision, tuple) else ()
+        arrays = all(isinstance(part, np.ndarray) for part in pair or (precision,))
+        if (pair and len(pair) != 2) or not (arrays or scipy.sparse.issparse(precision)):
+            raise DTypeError(
+                f"{self}.pack: needs a NumPy array, a scipy.sparse matrix or a pair of arrays (diagonal, couplings), "
+                f"got {type(precision).__name__}."
+            )
+        if pair:
+            return self._pack_pair(*pair)
         if precision.shape[-2:] != (self.n, self.n):
             raise ShapeError(f"{self}.pack: the precision must be (..., {self.n}, {self.n}), got {precision.shape}.")
+        order = self.order
+        if scipy.sparse.issparse(precision):
+            return self.precision_pattern.values_of(precision.tocsc()[:, order].tocsr()[order, :], symmetric=True)
         return self.precision_pattern.values_of(precision[..., order[:, None], order], symmetric=True)
 
     def _pack_pair(self, diagonal: FloatArray, couplings: FloatArray) -> FloatArray:
@@ -339,6 +348,14 @@ def lattice_place(topology: Topology, node: int, cols: int) -> str:
     """`Topology.describe` on a lattice of two dimensions."""
     row, col = divmod(node, cols)
     return f"node {node} (row {row}, column {col} of {topology})"
+
+
+def require_topology(function: str, topology: Any) -> None:
+    """Raise where a pattern, or anything else, stands in the place of a topology."""
+    if not isinstance(topology, Topology):
+        raise PatternError(
+            f"{function}: topology must be a Topology, as Chain(n) or Graph(n, edges), got {type(topology).__name__}."
+        )
 
 
 def require_positive(name: str, **sizes: int) -> None:

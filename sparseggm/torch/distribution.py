@@ -15,7 +15,7 @@ from torch.distributions.kl import register_kl
 
 from sparseggm.errors import DTypeError, NonPositiveError, ShapeError
 from sparseggm.pattern import Pattern
-from sparseggm.topology import Topology
+from sparseggm.topology import Topology, require_topology
 from sparseggm.torch import fused, ops
 from sparseggm.torch.registration import batch_of, index
 
@@ -38,6 +38,7 @@ class GaussianGraphicalModel(Distribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, *, factor: Tensor, topology: Topology, validate_args: bool | None = None) -> None:
+        require_topology("GaussianGraphicalModel", topology)
         self.topology = topology
         self._factor = factor
         self._check_shapes(loc)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparseggm import checks
 from sparseggm.pattern import Pattern
 
 Shape = tuple[int, ...]
@@ -28,6 +29,7 @@ def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
                 f"{verb}: needs tensors on the CPU, got one on {tensor.device}. Move it with .cpu(): nothing is copied "
                 "silently."
             )
+    checks.require_pattern(verb, pattern)
     return _used.setdefault(pattern.key, pattern).key
 
 
