@@ -45,6 +45,12 @@ def rows(n: int, snake: bool = False) -> Array:
     return np.stack([col, -row], axis=1).astype(float)
 
 
+def slanted(n: int, size: int) -> Array:
+    """In columns of this size, each lower node further right: node i + size is the right neighbour of node i."""
+    node = np.arange(n)
+    return rows(n, snake=True) if size == 1 else np.stack([node / size, -(node % size)], axis=1)
+
+
 def lattice(shape: tuple[int, ...]) -> Array:
     """Of two axes, or of three: the last to the right, the one before downwards, a third backwards."""
     depth = shape[0] if len(shape) == 3 else 1

@@ -236,7 +236,7 @@ class Band(Topology):
         return canonical_edges(self.n, np.stack([i, j], axis=-1)[i < self.n])
 
     def node_places(self) -> FloatArray:
-        return drawing.circle(self.n + min(self.bandwidth, self.n))[: self.n]  # an open ring: no line hides another
+        return drawing.slanted(self.n, min(self.bandwidth, self.n))
 
 
 @dataclass(frozen=True)
