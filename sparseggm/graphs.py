@@ -16,18 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from sparseggm import orders
+from sparseggm import drawing, orders
+from sparseggm.edges import canonical_edges, frozen, lattice_edges, require_at_least, require_positive
 from sparseggm.errors import PatternError
-from sparseggm.pattern import IntArray, Pattern
-from sparseggm.topology import (
-    Topology,
-    canonical_edges,
-    frozen,
-    lattice_edges,
-    lattice_place,
-    require_at_least,
-    require_positive,
-)
+from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.topology import Topology, lattice_place
 
 Order = tuple[int, ...] | None
 
@@ -66,6 +59,11 @@ class _Lattice(Topology):
         if self.given_order is not None:
             return frozen(np.array(self.given_order, dtype=np.int64))
         return frozen(orders.lattice_order(self.shape, self.edges, self._periodic))
+
+    def node_places(self) -> FloatArray:
+        if len(self.shape) == 1:
+            return drawing.circle(self.n) if self._periodic else drawing.rows(self.n, snake=True)
+        return drawing.lattice(self.shape) if len(self.shape) <= 3 else super().node_places()
 
 
 class Grid(_Lattice):
@@ -149,6 +147,9 @@ class Tree(Topology):
     def order(self) -> IntArray:
         return frozen(np.argsort(-self._depth, kind="stable"))
 
+    def node_places(self) -> FloatArray:
+        return drawing.by_depth(self.parents)
+
 
 @dataclass(frozen=True)
 class Star(Topology):
@@ -168,6 +169,9 @@ class Star(Topology):
     def order(self) -> IntArray:
         return frozen(np.roll(np.arange(self.n), -1))
 
+    def node_places(self) -> FloatArray:
+        return np.concatenate([np.zeros((1, 2)), drawing.circle(self.n - 1)])
+
 
 @dataclass(frozen=True)
 class Cycle(Topology):
@@ -185,6 +189,9 @@ class Cycle(Topology):
     def edges(self) -> IntArray:
         node = np.arange(self.n)
         return canonical_edges(self.n, np.stack([node, np.roll(node, 1)], axis=-1))
+
+    def node_places(self) -> FloatArray:
+        return drawing.circle(self.n)
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)

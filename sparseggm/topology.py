@@ -12,17 +12,21 @@ has, in general, a Cholesky factor outside its factor pattern. See docs/architec
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
 
+from sparseggm import drawing
+from sparseggm.edges import canonical_edges, frozen, lattice_edges, require_positive
 from sparseggm.errors import DTypeError, PatternError, ShapeError
-from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
+from sparseggm.pattern import FloatArray, IntArray, Pattern
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Topology(ABC):
@@ -148,6 +152,42 @@ class Topology(ABC):
             raise ShapeError(f"{self}.unpack: values must end in {nnz}, the nnz of P, got shape {values.shape}.")
         return values[..., self.node_positions], values[..., self.edge_positions]
 
+    # ------------------------------------------------------------------ pictures
+
+    def node_places(self) -> FloatArray:
+        """(n, 2) places of the nodes in a picture, joined ones about one apart. Here for any graph, dense in n."""
+        return drawing.by_distance(self.n, self.edges)
+
+    def draw(
+        self,
+        ax: Axes | None = None,
+        *,
+        node_values: FloatArray | None = None,
+        edge_values: FloatArray | None = None,
+        node_limits: tuple[float, float] | None = None,
+        edge_limits: tuple[float, float] | None = None,
+    ) -> Axes:
+        """Draw the graph of P with matplotlib: lines solid where L has an entry too, dashed and grey where it has none.
+
+        Args:
+            ax: where to draw; None: a new figure of pyplot's.
+            node_values, edge_values: (n,) and (m,), a number for each node and each row of `edges`, shown as colours;
+                NaN for none. As in `t.draw(node_values=g.variance, edge_values=g.correlation_on(t.edges))`.
+            node_limits, edge_limits: ranges of the colours; None: of the values, for edges about zero.
+        Raises:
+            ImportError: there is no matplotlib.
+        """
+        for name, values, size in (("node", node_values, self.n), ("edge", edge_values, len(self.edges))):
+            if values is not None and np.shape(values) != (size,):
+                raise ShapeError(f"{self}.draw: {name}_values must be ({size},), got shape {np.shape(values)}.")
+        is_solid = self.factor_positions[1] >= 0
+        places, colours = self.node_places(), (node_values, edge_values, node_limits, edge_limits)
+        return drawing.draw_graph(ax, places, self.edges, is_solid, *colours)
+
+    def draw_pattern(self, ax: Axes | None = None) -> Axes:
+        """Draw the stored entries, in elimination order: of L blue below the diagonal, its fill orange; of P grey."""
+        return drawing.draw_patterns(ax, self.precision_pattern, self.factor_pattern)
+
 
 @dataclass(frozen=True)
 class Diagonal(Topology):
@@ -161,6 +201,9 @@ class Diagonal(Topology):
     @cached_property
     def edges(self) -> IntArray:
         return canonical_edges(self.n, [])
+
+    def node_places(self) -> FloatArray:
+        return drawing.rows(self.n)
 
 
 @dataclass(frozen=True)
@@ -176,6 +219,9 @@ class Chain(Topology):
     def edges(self) -> IntArray:
         node = np.arange(self.n)
         return canonical_edges(self.n, np.stack([node[1:], node[:-1]], axis=-1))
+
+    def node_places(self) -> FloatArray:
+        return drawing.rows(self.n, snake=True)
 
 
 @dataclass(frozen=True)
@@ -197,6 +243,9 @@ class Band(Topology):
         j = np.repeat(np.arange(self.n), width)
         i = j + np.tile(np.arange(1, width + 1), self.n)
         return canonical_edges(self.n, np.stack([i, j], axis=-1)[i < self.n])
+
+    def node_places(self) -> FloatArray:
+        return drawing.slanted(self.n, min(self.bandwidth, self.n))
 
 
 @dataclass(frozen=True)
@@ -223,6 +272,9 @@ class BlockChain(Topology):
         i = j + np.tile(np.arange(2 * self.size), self.n)
         inside = (i > j) & (i < self.n) & (i // self.size <= j // self.size + 1)
         return canonical_edges(self.n, np.stack([i[inside], j[inside]], axis=-1))
+
+    def node_places(self) -> FloatArray:
+        return drawing.lattice((self.blocks, self.size))[:, ::-1] * [-1.0, -1.0]
 
 
 class FactorTopology(Topology):
@@ -272,6 +324,9 @@ class ExtendedGrid(FactorTopology):
     def _factor_edges(self) -> IntArray:
         return lattice_edges((self.rows, self.cols))
 
+    def node_places(self) -> FloatArray:
+        return drawing.lattice((self.rows, self.cols))
+
 
 @dataclass(frozen=True)
 class Stencil(FactorTopology):
@@ -309,39 +364,9 @@ class Stencil(FactorTopology):
                 pairs.append(np.stack([i[i > j], j[i > j]], axis=-1))
         return np.concatenate(pairs)
 
-
-# ---------------------------------------------------------------------- edges
-
-
-def canonical_edges(n: int, edges: Any) -> IntArray:
-    """(m, 2) int64 pairs i > j, each once, sorted by j and then i, from pairs in any order and orientation.
-
-    Raises:
-        PatternError: not (m, 2) integers, a node outside 0 … n − 1, a node joined to itself, or a pair given twice.
-    """
-    pairs = as_pairs("edges", edges)
-    low, high = pairs.min(axis=1), pairs.max(axis=1)
-    outside = (low < 0) | (high >= n)
-    if outside.any():
-        raise PatternError(f"edges: nodes must be in 0 … {n - 1}, got {tuple(pairs[outside][0].tolist())}.")
-    if (low == high).any():
-        raise PatternError(f"edges: node {low[low == high][0]} is joined to itself.")
-    codes = np.sort(low * n + high)
-    twice = codes[1:] == codes[:-1]
-    if twice.any():
-        j, i = divmod(int(codes[1:][twice][0]), n)
-        raise PatternError(f"edges: the pair ({i}, {j}) is given twice.")
-    return frozen(np.stack([codes % n, codes // n], axis=-1))
-
-
-def lattice_edges(shape: tuple[int, ...]) -> IntArray:
-    """(m, 2) pairs of nearest neighbours on a lattice, nodes numbered with the last axis fastest."""
-    node = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
-    pairs = []
-    for axis in range(len(shape)):
-        along = np.moveaxis(node, axis, 0)
-        pairs.append(np.stack([along[1:].ravel(), along[:-1].ravel()], axis=-1))
-    return np.concatenate(pairs)
+    def node_places(self) -> FloatArray:
+        layers = drawing.lattice((self.channels, self.rows, self.cols))
+        return layers.reshape(self.channels, -1, 2).swapaxes(0, 1).reshape(-1, 2)
 
 
 def lattice_place(topology: Topology, node: int, cols: int) -> str:
@@ -356,23 +381,3 @@ def require_topology(function: str, topology: Any) -> None:
         raise PatternError(
             f"{function}: topology must be a Topology, as Chain(n) or Graph(n, edges), got {type(topology).__name__}."
         )
-
-
-def require_positive(name: str, **sizes: int) -> None:
-    """Raise unless every size is an integer of at least 1."""
-    require_at_least(1, name, **sizes)
-
-
-def require_at_least(least: int, name: str, **sizes: int) -> None:
-    """Raise unless every size is an integer of at least that."""
-    for what, size in sizes.items():
-        if not isinstance(size, int | np.integer):
-            raise PatternError(f"{name}: {what} must be an integer, got {size!r}.")
-        if size < least:
-            raise PatternError(f"{name}: {what} must be at least {least}, got {size}.")
-
-
-def frozen(array: IntArray) -> IntArray:
-    """The array, read-only from now on."""
-    array.flags.writeable = False
-    return array

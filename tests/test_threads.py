@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sparseggm import Chain, ExtendedGrid, Grid, NonFiniteError, get_num_threads, linalg, set_num_threads, threads
+from tests import stress_threads
 from tests.verbs import VERBS, Verb, arguments
 
 TOPOLOGIES = {"Chain": Chain(60), "ExtendedGrid": ExtendedGrid(5, 6), "Grid": Grid(5, 6)}
@@ -128,6 +129,15 @@ def test_a_child_forked_after_use_works(name: str) -> None:
         assert child.exitcode == 0
     finally:
         child.kill()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.parametrize("layer", stress_threads.LAYERS)
+def test_numba_s_threading_layer_does_not_matter(layer: str) -> None:
+    """Every verb from four threads at once, and in children forked meanwhile: a few rounds of the stress test."""
+    if not stress_threads.is_installed(layer):
+        pytest.skip(f"{layer} cannot be loaded here")
+    assert "4 rounds" in stress_threads.run_under(layer, rounds=4, fork_every=2)
 
 
 def test_the_number_of_threads_is_what_was_set_and_at_least_one() -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import reference.topology
 from sparseggm import BlockChain, Chain, Diagonal, ExtendedGrid, Grid, PatternError, ShapeError, Topology
+from sparseggm.edges import canonical_edges
 from sparseggm.orders import minimum_degree, nested_dissection
-from sparseggm.topology import FactorTopology, canonical_edges
+from sparseggm.topology import FactorTopology
 from tests.strategies import mask
 from tests.topologies import topologies
 

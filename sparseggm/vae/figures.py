@@ -15,20 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sparseggm.drawing import DIVERGING, SEQUENTIAL, Array, symmetric
 from sparseggm.vae import checkpoint
 from sparseggm.vae.config import POSTERIORS, Config
 from sparseggm.vae.data import Digits, load_digits
-from sparseggm.vae.drawing import (
-    DIVERGING,
-    SEQUENTIAL,
-    Array,
-    draw_graph,
-    draw_over_training,
-    draw_pattern,
-    draw_tiles,
-    factor_edges,
-    new_figure,
-)
+from sparseggm.vae.drawing import draw_factor, draw_over_training, draw_tiles, new_figure, stored_couplings
 from sparseggm.vae.draws import generator
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.evaluate import load_run
@@ -89,15 +80,15 @@ def draw_factors(runs: list[TrainedRun]) -> Figure:
     widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
     axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
     diagonals = [run.factor[:, run.config.topology.factor_pattern.diagonal] for run in runs]
-    edges = [run.factor[:, factor_edges(run.config.topology)[0]] for run in runs]
+    edges = [run.factor[:, stored_couplings(run.config.topology)] for run in runs]
     lengths = (min(d.min() for d in diagonals), max(d.max() for d in diagonals))
-    couplings = _symmetric(edges)
+    couplings = symmetric(*edges)
     for places, run, diagonal, edge in zip(axes.T, runs, diagonals, edges, strict=False):
         top, middle, bottom = places
         top.set_title(f"{run.name} ({edge.shape[1]} couplings)")
         shown = draw_over_training(top, diagonal, SEQUENTIAL, lengths)
         coupled = draw_over_training(middle, edge, DIVERGING, couplings)
-        draw_graph(bottom, run.config.topology, diagonal[-1], edge[-1], lengths, couplings)
+        draw_factor(bottom, run.config.topology, run.factor[-1], lengths, couplings)
         bottom.set_title(f"after epoch {len(diagonal) - 1}", fontsize=10)
     axes[0, 0].set_ylabel("node j")
     axes[1, 0].set_ylabel("stored entry (i, j), by column")
@@ -112,7 +103,7 @@ def draw_means(runs: list[TrainedRun]) -> Figure:
     """The poster's Figure 5: mean of one digit's posterior over training."""
     figure = new_figure(3.0 * len(runs) + 0.8, 3.4)
     axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
-    limits = _symmetric([run.loc for run in runs])
+    limits = symmetric(*(run.loc for run in runs))
     for place, run in zip(axes, runs, strict=True):
         shown = draw_over_training(place, run.loc, DIVERGING, limits)
         place.set_title(run.name)
@@ -128,9 +119,9 @@ def draw_topologies(runs: list[TrainedRun]) -> Figure:
     axes = figure.subplots(2, len(runs), squeeze=False)
     for column, run in enumerate(runs):
         topology = run.config.topology
-        draw_graph(axes[0, column], topology)
+        topology.draw(axes[0, column])
         axes[0, column].set_title(f"{run.name}\n{len(topology.edges)} edges", fontsize=11)
-        draw_pattern(axes[1, column], topology)
+        topology.draw_pattern(axes[1, column])
         axes[1, column].set_title(f"{topology.factor_pattern.nnz} entries of L", fontsize=11)
     figure.suptitle("Graph of P, dashed where L stores nothing; pattern of L (blue) and P (grey)")
     return figure
@@ -163,12 +154,6 @@ def draw_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12
     axes.tick_params(length=0)
     axes.set_title("Reconstructions at the posterior mean")
     return figure
-
-
-def _symmetric(arrays: list[Array]) -> tuple[float, float]:
-    """Limits about zero that hold all but the extreme values."""
-    largest = max(float(np.abs(array).max()) for array in arrays)
-    return -largest, largest
 
 
 def _load_runs(paths: Sequence[Path]) -> list[TrainedRun]:

@@ -1,0 +1,62 @@
+"""Edges of a graph as an array of pairs of nodes, in one canonical form; and the sizes of a topology, checked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparseggm.errors import PatternError
+from sparseggm.pattern import IntArray, as_pairs
+
+
+def canonical_edges(n: int, edges: Any) -> IntArray:
+    """(m, 2) int64 pairs i > j, each once, sorted by j and then i, from pairs in any order and orientation.
+
+    Raises:
+        PatternError: not (m, 2) integers, a node outside 0 … n − 1, a node joined to itself, or a pair given twice.
+    """
+    pairs = as_pairs("edges", edges)
+    low, high = pairs.min(axis=1), pairs.max(axis=1)
+    outside = (low < 0) | (high >= n)
+    if outside.any():
+        raise PatternError(f"edges: nodes must be in 0 … {n - 1}, got {tuple(pairs[outside][0].tolist())}.")
+    if (low == high).any():
+        raise PatternError(f"edges: node {low[low == high][0]} is joined to itself.")
+    codes = np.sort(low * n + high)
+    twice = codes[1:] == codes[:-1]
+    if twice.any():
+        j, i = divmod(int(codes[1:][twice][0]), n)
+        raise PatternError(f"edges: the pair ({i}, {j}) is given twice.")
+    return frozen(np.stack([codes % n, codes // n], axis=-1))
+
+
+def lattice_edges(shape: tuple[int, ...]) -> IntArray:
+    """(m, 2) pairs of nearest neighbours on a lattice, nodes numbered with the last axis fastest."""
+    node = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+    pairs = []
+    for axis in range(len(shape)):
+        along = np.moveaxis(node, axis, 0)
+        pairs.append(np.stack([along[1:].ravel(), along[:-1].ravel()], axis=-1))
+    return np.concatenate(pairs)
+
+
+def require_positive(name: str, **sizes: int) -> None:
+    """Raise unless every size is an integer of at least 1."""
+    require_at_least(1, name, **sizes)
+
+
+def require_at_least(least: int, name: str, **sizes: int) -> None:
+    """Raise unless every size is an integer of at least that."""
+    for what, size in sizes.items():
+        if not isinstance(size, int | np.integer):
+            raise PatternError(f"{name}: {what} must be an integer, got {size!r}.")
+        if size < least:
+            raise PatternError(f"{name}: {what} must be at least {least}, got {size}.")
+
+
+def frozen(array: IntArray) -> IntArray:
+    """The array, read-only from now on."""
+    array.flags.writeable = False
+    return array
