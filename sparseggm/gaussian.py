@@ -1,30 +1,33 @@
 """`GaussianGraphicalModel`: a batch of Gaussians N(loc, P⁻¹), P = L Lᵀ sparse, in NumPy.
 
-Everything a caller gives or gets is in the caller's numbering of nodes; this class crosses the border to the
-elimination order of the packed values, and turns a failing column into the caller's node. The mathematics is in
-`linalg`; quantities are in nats, and every reduction is formed in float64.
+Everything a caller gives or gets is in the caller's numbering of nodes. What a Gaussian is made of is in `factored`,
+the mathematics in `linalg` and `stochastic`; quantities are in nats, and every reduction is formed in float64.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cached_property
-from typing import Any, cast
+from functools import partial
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import checks, conditioning, fitting, gershgorin, linalg
+from sparseggm import checks, conditioning, fitting, linalg, stochastic
 from sparseggm.checks import Shape
-from sparseggm.errors import NonFiniteError, NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
-from sparseggm.graphs import graph_of
+from sparseggm.colouring import distance_colouring
+from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
+from sparseggm.factored import FactoredGaussian
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
-from sparseggm.topology import Topology, require_topology
+from sparseggm.stochastic import Estimate
+from sparseggm.topology import Diagonal, Topology, require_topology
 
 LOG_2PI = math.log(2.0 * math.pi)
+TraceMethod = Literal["hutchinson", "probing", "hutchpp", "xtrace"]
+TRACE_METHODS = get_args(TraceMethod)
 
 
-class GaussianGraphicalModel:
+class GaussianGraphicalModel(FactoredGaussian):
     """Gaussians with mean `loc` and precision P = L Lᵀ, given by the factor L.
 
     Args:
@@ -36,98 +39,6 @@ class GaussianGraphicalModel:
         NonFiniteError, NonPositiveError: a value of `loc` or `factor`.
     Batch axes of `loc` and `factor` broadcast; L is never copied to do so.
     """
-
-    loc: FloatArray
-    factor: FloatArray
-    topology: Topology
-    factor_pattern: Pattern
-    """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
-    is_on_topology: bool
-    """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
-
-    def __init__(self, loc: FloatArray, *, factor: FloatArray, topology: Topology) -> None:
-        require_topology(type(self).__name__, topology)
-        self._set(loc, factor, topology, topology.factor_pattern)
-        self.is_on_topology = topology.is_factor_free
-
-    @classmethod
-    def from_precision(cls, loc: FloatArray, *, precision: FloatArray, topology: Topology) -> GaussianGraphicalModel:
-        """The Gaussians with precision P: (..., nnz) values on `topology.precision_pattern`, see `topology.pack`.
-
-        Raises:
-            NotPositiveDefiniteError: names batch index, node and pivot, and P's Gershgorin slack there.
-        Cost: one `linalg.cholesky`.
-        """
-        require_topology(f"{cls.__name__}.from_precision", topology)
-        pattern = topology.precision_pattern
-        try:
-            factor = linalg.cholesky(pattern, precision)
-        except NotPositiveDefiniteError as failure:
-            raise _named_by_node(failure, topology, precision) from None
-        return cls.on_pattern(loc, factor=factor, topology=topology, pattern=pattern.filled())
-
-    @classmethod
-    def on_pattern(
-        cls, loc: FloatArray, *, factor: FloatArray, topology: Topology, pattern: Pattern
-    ) -> GaussianGraphicalModel:
-        """The Gaussians with factor L, of a P on the graph, on a pattern whose Gram pattern holds that of the graph."""
-        require_topology(f"{cls.__name__}.on_pattern", topology)
-        checks.require_pattern(f"{cls.__name__}.on_pattern", pattern)
-        topology.precision_pattern.positions_in(pattern.gram())  # raises where it lacks an entry
-        self = cls.__new__(cls)
-        self._set(loc, factor, topology, pattern)
-        return self
-
-    def _set(self, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> None:
-        verb = type(self).__name__
-        checks.check(verb, pattern, packed={"factor": factor}, loc=loc)
-        self.batch_shape: Shape = checks.broadcast(verb, loc=loc.shape[:-1], factor=factor.shape[:-1])
-        checks.require_finite(verb, "loc", None, loc)
-        checks.require_finite(verb, "factor", pattern, factor)
-        checks.require_positive_diagonal(verb, pattern, factor)
-        self.loc, self.factor, self.topology, self.factor_pattern = loc, factor, topology, pattern
-        self.is_on_topology = True
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.topology}, batch_shape={self.batch_shape}, dtype={self.dtype})"
-
-    @property
-    def n(self) -> int:
-        """Number of nodes."""
-        return self.topology.n
-
-    @cached_property
-    def graph(self) -> Topology:
-        """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
-        return self.topology if self.is_on_topology else graph_of(self.factor_pattern.gram(), self.topology.order)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
-        return self.factor.dtype
-
-    # ------------------------------------------------------------------ maps
-
-    def whiten(self, d: FloatArray) -> FloatArray:
-        """Lᵀ d for a centred vector d (..., n): white if d has covariance Σ. As in SciPy, no mean is subtracted.
-
-        Cost: 2 nnz(L) flops a vector.
-        """
-        return self._in_elimination_order(linalg.matmul_t, d)
-
-    def colorize(self, eps: FloatArray) -> FloatArray:
-        """L⁻ᵀ ε for white noise ε (..., n): covariance Σ. The inverse of `whiten`; no mean is added.
-
-        Cost: 2 nnz(L) flops a vector.
-        """
-        return self._in_elimination_order(linalg.solve_t, eps)
-
-    def _in_elimination_order(self, verb: Any, x: FloatArray) -> FloatArray:
-        fits = isinstance(x, np.ndarray) and x.shape[-1:] == (self.n,)
-        if self.topology.is_naturally_ordered or not fits:  # a misfit is for the verb to name
-            return cast(FloatArray, verb(self.factor_pattern, self.factor, x))
-        y = verb(self.factor_pattern, self.factor, x[..., self.topology.order])
-        return cast(FloatArray, y[..., self.topology.inverse_order])
 
     # ------------------------------------------------------------------ sampling and densities
 
@@ -167,14 +78,18 @@ class GaussianGraphicalModel:
         if other is None:
             loc = self.loc if self.topology.is_naturally_ordered else self.loc[..., self.topology.order]
             return kl_to_standard_normal(self.factor_pattern, loc, self.factor)
+        rest = self._kl_but_trace("kl_divergence", other)
+        return checks.require_representable("kl_divergence", 0.5 * (self._trace_against(other) + rest), self.dtype)
+
+    def _kl_but_trace(self, function: str, other: GaussianGraphicalModel) -> FloatArray:
+        """2 KL(self ‖ other) − tr(P_p Σ_q), in float64."""
         if not isinstance(other, GaussianGraphicalModel):
-            raise TypeError(f"kl_divergence: needs a GaussianGraphicalModel, got {type(other).__name__}.")
+            raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(other).__name__}.")
         if other.n != self.n:
-            raise ShapeError(f"kl_divergence: needs two Gaussians of {self.n} nodes, got one of {other.n}.")
-        checks.check("kl_divergence", self.factor_pattern, loc=self.loc, other_loc=other.loc)
-        square = self._square_distance("kl_divergence", other, other_loc=other.loc, loc=self.loc)
-        kl = 0.5 * (self._trace_against(other) + square - self.n + self._logdet() - other._logdet())
-        return checks.require_representable("kl_divergence", kl, self.dtype)
+            raise ShapeError(f"{function}: needs two Gaussians of {self.n} nodes, got one of {other.n}.")
+        checks.check(function, self.factor_pattern, loc=self.loc, other_loc=other.loc)
+        square = self._square_distance(function, other, other_loc=other.loc, loc=self.loc)
+        return square - self.n + self._logdet() - other._logdet()
 
     @staticmethod
     def _square_distance(function: str, gaussian: GaussianGraphicalModel, **vectors: FloatArray) -> FloatArray:
@@ -235,30 +150,62 @@ class GaussianGraphicalModel:
         positions = np.concatenate([nodes, fill.positions_of(ends.max(1), ends.min(1))])
         return sigma[..., positions]
 
-    @property
-    def precision(self) -> FloatArray:
-        """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
-        on, product = self.graph.precision_pattern, self.factor_pattern.gram()
-        return linalg.gram(self.factor_pattern, self.factor)[..., on.positions_in(product)]
+    # ------------------------------------------------------------------ estimates
 
-    @property
-    def information(self) -> FloatArray:
-        """h = P loc, (..., n): with P, the natural parameters."""
-        return self._in_elimination_order(linalg.matmul, self.whiten(self.loc))
+    def estimate_trace_covariance(
+        self, method: TraceMethod = "probing", rng: np.random.Generator | None = None, **options: int
+    ) -> Estimate:
+        """tr Σ from random probes, and its standard error, each of shape batch_shape: for graphs of dear exact trace.
 
-    @classmethod
-    def from_information(
-        cls, information: FloatArray, *, precision: FloatArray, topology: Topology
-    ) -> GaussianGraphicalModel:
-        """The Gaussians with density ∝ exp(hᵀ z − ½ zᵀ P z): mean P⁻¹ h. Arguments and errors as `from_precision`."""
-        centred = cls.from_precision(information, precision=precision, topology=topology)
-        return centred.moved_to(centred.colorize(centred._in_elimination_order(linalg.solve, information)))
+        Args:
+            method: "hutchinson" (num_probes), "probing" (distance, replicates), "hutchpp" (rank, num_probes) or
+                "xtrace" (num_probes). Which to choose: docs/stochastic.md.
+            rng: source of the probes; None: a fresh, unseeded one.
+            options: the numbers in parentheses, as of `stochastic.estimate_trace_by_…`, where cost and variance stand.
+                Probing colours the graph of P so that nodes of one colour are more than `distance` (4) edges apart.
+        """
+        if method not in TRACE_METHODS:
+            raise ValueError(f"estimate_trace_covariance: method must be one of {TRACE_METHODS}, got {method!r}.")
+        by = getattr(stochastic, f"estimate_trace_by_{method}")
+        if method == "probing":
+            colours = distance_colouring(self.graph.precision_pattern, options.pop("distance", 4))
+            by = partial(by, colours=colours)
+        estimate = by(self.factor_pattern, self.factor, rng=rng, **options)
+        return self._as_estimate("estimate_trace_covariance", *estimate)
 
-    def moved_to(self, loc: FloatArray) -> GaussianGraphicalModel:
-        """The same precision about another mean; the factor is shared."""
-        moved = self.on_pattern(loc, factor=self.factor, topology=self.topology, pattern=self.factor_pattern)
-        moved.is_on_topology = self.is_on_topology
-        return moved
+    def estimate_kl_divergence(
+        self, other: GaussianGraphicalModel | None = None, *, num_probes: int, rng: np.random.Generator | None = None
+    ) -> Estimate:
+        """KL(self ‖ other), unbiased, in nats, and its standard error: tr(P_p Σ_q) from random probes, the rest exact.
+
+        Arguments, topologies and batch axes as `kl_divergence`; may be negative.
+
+        Args:
+            num_probes: N, at least 2.
+            rng: source of the probes; None: a fresh, unseeded one.
+        Cost: N solves with L_qᵀ and N products with L_pᵀ: linear in both factors, whatever the fill of their union.
+        Variance: (‖M‖_F² − Σ_i M_ii²) / (2N), M = L_q⁻¹ P_p L_q⁻ᵀ: zero for p = q.
+        """
+        if other is None:
+            zero, one = np.zeros(self.n, self.dtype), np.ones(self.n, self.dtype)
+            other = GaussianGraphicalModel(zero, factor=one, topology=Diagonal(self.n))
+        rest = self._kl_but_trace("estimate_kl_divergence", other)
+        order = self.topology.inverse_order[other.topology.order]
+        trace, error = stochastic.estimate_trace_product(
+            self.factor_pattern,
+            self.factor,
+            other.factor_pattern,
+            num_probes,
+            rng,
+            other_factor=other.factor,
+            gather=None if (order == np.arange(self.n)).all() else order,
+        )
+        return self._as_estimate("estimate_kl_divergence", 0.5 * (trace.astype(np.float64) + rest), 0.5 * error)
+
+    def _as_estimate(self, function: str, value: FloatArray, error: FloatArray) -> Estimate:
+        """On the common batch axes, in the dtype."""
+        parts = np.broadcast_arrays(value, error, np.empty(self.batch_shape))[:2]
+        return Estimate(*(checks.require_representable(function, part, self.dtype) for part in parts))
 
     # ------------------------------------------------------------------ inference
 
@@ -389,20 +336,3 @@ def _trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
 def _square(x: FloatArray) -> FloatArray:
     """‖x‖² over the last axis, in float64."""
     return cast(FloatArray, np.einsum("...i,...i->...", x, x, dtype=np.float64))
-
-
-def _named_by_node(
-    failure: NotPositiveDefiniteError, topology: Topology, precision: FloatArray
-) -> NotPositiveDefiniteError:
-    """The same failure in the caller's words: node, place on a grid, and what Gershgorin's theorem says of it."""
-    node = int(topology.order[failure.column])
-    with np.errstate(over="ignore"):
-        slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
-    return NotPositiveDefiniteError(
-        f"GaussianGraphicalModel.from_precision: not positive definite: pivot {failure.pivot:.3g} at "
-        f"{topology.describe(node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "
-        "Raise the diagonal, or use parametrize.dominant, which guarantees P ≻ 0.",
-        batch_index=failure.batch_index,
-        column=failure.column,
-        pivot=failure.pivot,
-    )

@@ -37,6 +37,7 @@ LAYERS = (
     "stochastic",
     "conditioning",
     "fitting",
+    "factored",
     "gaussian",
     "storage",
     "scipy_adapter",

@@ -46,8 +46,10 @@ def draw_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple
     """Draw (epochs + 1, m) numbers as m rows of colour over epochs; returns what a colour bar describes."""
     extent = (-0.5, len(values) - 0.5, values.shape[1] - 0.5, -0.5)
     image = axes.imshow(values.T, aspect="auto", cmap=colour_map, clim=limits, interpolation="nearest", extent=extent)
+    from matplotlib.ticker import MaxNLocator
+
     axes.set(xlabel="epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return image
 
 
