@@ -25,9 +25,9 @@ MISTAKE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     # Torch's OpenMP threads spin while they wait: where another program wants a core too, a step was seen to take
-    # 450 ms in place of 7, and 20 with threads that sleep; on an idle machine those cost about a fifth. The setting
-    # is read when torch is imported, and the user's own goes first.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # 450 ms in place of 6. Threads that give up after a short spin take 20 ms there, and 7 on an idle machine; threads
+    # that never spin 12. The setting is read when torch is imported, and the user's own goes first.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         # Heavy, and optional: `import sparseggm` needs neither.
         from jsonargparse import ArgumentError
