@@ -2,6 +2,7 @@
 
 import json
 
+from benchmarks import slopes
 from benchmarks.__main__ import main
 
 
@@ -13,3 +14,12 @@ def test_the_benchmark_measures_every_row(tmp_path, capsys):
     assert all(row["seconds"] > 0 for row in report["rows"])
     printed = capsys.readouterr().out
     assert all(row["work"] in printed for row in report["rows"])
+
+
+def test_the_slopes_cover_every_stated_cost(tmp_path, capsys):
+    out = tmp_path / "slopes.json"
+    slopes.main(["--largest", "256", "--seconds", "0", "--out", str(out)])
+    rows = json.loads(out.read_text())
+    assert {row["topology"] for row in rows} == set(slopes.FAMILIES)
+    assert len(rows) == sum(len(verbs) for _, verbs in slopes.FAMILIES.values())
+    assert capsys.readouterr().out.count("\n") == 2 + len(rows)
