@@ -28,7 +28,7 @@ from sparseggm import (
 )
 from tests.topologies import topologies
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="matplotlib is optional")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ TINY = cone.Settings(side=2, models=3, fractions=(0.5, 0.9), seed=1)
 
 
 def test_the_cone_measurement_writes_its_figure_and_its_numbers(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib is optional")
     result = cone.run(TINY, tmp_path)
     assert (tmp_path / "cone.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "cone.json").read_text()) == json.loads(json.dumps(result))
