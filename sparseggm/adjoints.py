@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import checks, threads
+from sparseggm import checks, linalg, threads
 from sparseggm.errors import PatternError
-from sparseggm.kernels import sparse
+from sparseggm.kernels import cholesky as cholesky_kernels
+from sparseggm.kernels import inverse
 from sparseggm.linalg import column_pairs, squared_columns
 from sparseggm.pattern import FloatArray, Pattern
 
@@ -32,8 +33,8 @@ def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
     """
     checks.check("gram_jvp", pattern, packed={"a": a, "b": b})
     product = pattern.gram()
-    structure = (pattern.indptr, pattern.rows, product.indptr, product.rows)
-    return _run(sparse.gram_jvp, squared_columns(pattern), structure, product.nnz, a=(pattern, a), b=(pattern, b))
+    call = _wide_call(inverse.GRAM_JVP, pattern, product)
+    return _run("gram_jvp", call, squared_columns(pattern), product.nnz, a=(pattern, a), b=(pattern, b))
 
 
 def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
@@ -45,8 +46,8 @@ def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
     checks.check("gram_vjp", pattern, packed={"a": a})
     product = pattern.gram()
     checks.check("gram_vjp", product, packed={"v": v})
-    structure = (pattern.indptr, pattern.rows, product.indptr, product.rows)
-    return _run(sparse.gram_vjp, squared_columns(pattern), structure, pattern.nnz, a=(pattern, a), v=(product, v))
+    call = _wide_call(inverse.GRAM_VJP, pattern, product)
+    return _run("gram_vjp", call, squared_columns(pattern), pattern.nnz, a=(pattern, a), v=(product, v))
 
 
 def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatArray:
@@ -57,9 +58,9 @@ def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatAr
     """
     _check_closed("cholesky_jvp", pattern)
     checks.check("cholesky_jvp", pattern, packed={"factor": factor, "v": v})
-    structure = (pattern.indptr, pattern.rows, *pattern.row_structure)
+    call = (cholesky_kernels.cholesky_jvp, pattern.indptr, pattern.rows, *pattern.row_structure)
     work = 2 * squared_columns(pattern)
-    return _run(sparse.cholesky_jvp, work, structure, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
+    return _run("cholesky_jvp", call, work, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
 
 
 def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
@@ -70,8 +71,8 @@ def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatAr
     """
     _check_closed("cholesky_vjp", pattern)
     checks.check("cholesky_vjp", pattern, packed={"factor": factor, "x": x})
-    structure, work = (pattern.indptr, pattern.rows), 2 * squared_columns(pattern)
-    return _run(sparse.cholesky_vjp, work, structure, pattern.nnz, factor=(pattern, factor), x=(pattern, x))
+    call, work = _wide_call(inverse.CHOLESKY_VJP, pattern, pattern), 2 * squared_columns(pattern)
+    return _run("cholesky_vjp", call, work, pattern.nnz, factor=(pattern, factor), x=(pattern, x))
 
 
 def selected_inverse_vjp(
@@ -87,9 +88,9 @@ def selected_inverse_vjp(
     fill = checks.closed_superset("selected_inverse_vjp", pattern, on)
     checks.check("selected_inverse_vjp", pattern, packed={"factor": factor})
     checks.check("selected_inverse_vjp", fill, packed={"sigma_bar": sigma_bar})
-    structure, work = (pattern.indptr, pattern.rows, fill.indptr, fill.rows), 3 * column_pairs(pattern, fill)
+    call, work = _wide_call(inverse.SELECTED_INVERSE_VJP, pattern, fill), 3 * column_pairs(pattern, fill)
     inputs = {"factor": (pattern, factor), "sigma_bar": (fill, sigma_bar)}
-    return _run(sparse.selected_inverse_vjp, work, structure, pattern.nnz, **inputs)
+    return _run("selected_inverse_vjp", call, work, pattern.nnz, **inputs)
 
 
 def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: FloatArray) -> FloatArray:
@@ -99,9 +100,9 @@ def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: 
     """
     checks.check("marginal_variances_vjp", pattern, packed={"factor": factor}, variances_bar=variances_bar)
     fill = pattern.filled()
-    structure, work = (pattern.indptr, pattern.rows, fill.indptr, fill.rows), 3 * column_pairs(pattern, fill)
+    call, work = _wide_call(inverse.MARGINAL_VARIANCES_VJP, pattern, fill), 3 * column_pairs(pattern, fill)
     inputs = {"factor": (pattern, factor), "variances_bar": (None, variances_bar)}
-    return _run(sparse.marginal_variances_vjp, work, structure, pattern.nnz, **inputs)
+    return _run("marginal_variances_vjp", call, work, pattern.nnz, **inputs)
 
 
 def _check_closed(verb: str, pattern: Pattern) -> None:
@@ -110,17 +111,22 @@ def _check_closed(verb: str, pattern: Pattern) -> None:
         raise PatternError(f"{verb}: the pattern must be closed under elimination, {pattern!r} is not. Use filled().")
 
 
+def _wide_call(code: int, pattern: Pattern, other: Pattern) -> tuple[Any, ...]:
+    """The kernel `inverse.derive` and its arguments before the values."""
+    return inverse.derive, code, pattern.indptr, pattern.rows, linalg.wide(other)
+
+
 def _run(
-    kernel: Any, work: int, structure: tuple[Any, ...], size: int, **inputs: tuple[Pattern | None, FloatArray]
+    verb: str, call: tuple[Any, ...], work: int, size: int, **inputs: tuple[Pattern | None, FloatArray]
 ) -> FloatArray:
     """Broadcast the inputs, each given with the pattern it is on, run the kernel, explain its failure."""
-    verb = kernel.__name__
     arrays = {name: array for name, (_, array) in inputs.items()}
     checks.same_dtype(verb, **arrays)
     batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})
     result = np.empty((*batch_shape, size), next(iter(arrays.values())).dtype)
     rows = [checks.as_rows(array, batch_shape) for array in arrays.values()]
     batch = math.prod(batch_shape)
+    kernel, *structure = call
     if threads.run(kernel, work, *structure, *rows, result.reshape(batch, size), batch=batch):
         checks.explain(verb, inputs)
     return result

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from sparseggm import checks, threads
 from sparseggm.checks import Shape
 from sparseggm.errors import NotPositiveDefiniteError, ShapeError
-from sparseggm.kernels import sparse
+from sparseggm.kernels import cholesky as cholesky_kernels
+from sparseggm.kernels import inverse, products
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 # ---------------------------------------------------------------------- triangular products and solves
@@ -43,7 +44,7 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
     Error: (L + ΔL) x = rhs with |ΔL| ≤ γ_r |L| entrywise, r the longest row [Higham 2002, Thm 8.5].
     Reference: `reference.linalg.solve`.
     """
-    return _product("solve", sparse.solve, pattern, ("factor", factor), ("rhs", rhs), divides=True)
+    return _product("solve", products.SOLVE, pattern, ("factor", factor), ("rhs", rhs), divides=True)
 
 
 def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
@@ -53,7 +54,7 @@ def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray
     Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5].
     Reference: `reference.linalg.solve_t`.
     """
-    return _product("solve_t", sparse.solve_t, pattern, ("factor", factor), ("rhs", rhs), divides=True)
+    return _product("solve_t", products.SOLVE_T, pattern, ("factor", factor), ("rhs", rhs), divides=True)
 
 
 def matmul(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
@@ -62,7 +63,7 @@ def matmul(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
     Cost: 2 nnz flops. Error: |Δ| ≤ γ_r |L| |x|, r the longest row [Higham 2002, §3.5].
     Reference: `reference.linalg.matmul`.
     """
-    return _product("matmul", sparse.matmul, pattern, ("factor", factor), ("x", x))
+    return _product("matmul", products.MATMUL, pattern, ("factor", factor), ("x", x))
 
 
 def matmul_t(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
@@ -70,7 +71,7 @@ def matmul_t(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
 
     Cost: 2 nnz flops. Error: |Δ| ≤ γ_c |L|ᵀ |x| [Higham 2002, §3.5]. Reference: `reference.linalg.matmul_t`.
     """
-    return _product("matmul_t", sparse.matmul_t, pattern, ("factor", factor), ("x", x))
+    return _product("matmul_t", products.MATMUL_T, pattern, ("factor", factor), ("x", x))
 
 
 def symmetric_matmul(pattern: Pattern, precision: FloatArray, x: FloatArray) -> FloatArray:
@@ -79,7 +80,7 @@ def symmetric_matmul(pattern: Pattern, precision: FloatArray, x: FloatArray) -> 
     Cost: 4 nnz − 2 n flops. Error: |Δ| ≤ γ_k |P| |x|, k the entries of the fullest row of P, both triangles counted
     [Higham 2002, §3.5]. Reference: `reference.linalg.symmetric_matmul`.
     """
-    return _product("symmetric_matmul", sparse.symmetric_matmul, pattern, ("precision", precision), ("x", x))
+    return _product("symmetric_matmul", products.SYMMETRIC_MATMUL, pattern, ("precision", precision), ("x", x))
 
 
 def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | None = None) -> FloatArray:
@@ -101,45 +102,43 @@ def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | N
     target = full if batch_shape is None else batch_shape
     if checks.broadcast("outer", batch_shape=target, terms=full) != full:
         raise ShapeError(f"outer: batch_shape {target} must broadcast to {full}, the batch of x and y.")
-    groups = math.prod(target)
-    owner = checks.owners(target, full)
-    members = np.argsort(owner, kind="stable")
-    members_indptr = np.searchsorted(owner, np.arange(groups + 1), sorter=members)
+    members = checks.frozen(_terms(target, full))
     values = np.empty((*target, pattern.nnz), x.dtype)
-    status = threads.run(
-        sparse.outer,
-        pattern.nnz * (len(owner) // max(groups, 1)),
-        pattern.indptr,
-        pattern.rows,
-        checks.frozen(members_indptr),
-        checks.frozen(members),
-        checks.as_rows(x, full),
-        checks.as_rows(y, full),
-        values.reshape(groups, pattern.nnz),
-        batch=groups,
-    )
-    if status:
+    rows = (checks.as_rows(x, full), checks.as_rows(y, full), values.reshape(len(members), pattern.nnz))
+    work = pattern.nnz * members.shape[1]
+    if threads.run(products.outer, work, pattern.indptr, pattern.rows, members, *rows, batch=len(members)):
         checks.explain("outer", {"x": (None, x), "y": (None, y)})
     return values
 
 
+def _terms(target: Shape, full: Shape) -> IntArray:
+    """For each row of the batch `target`, the rows of the batch `full` that broadcasting it would give: (rows, terms)."""
+    rows = np.arange(math.prod(full)).reshape(full)
+    added = len(full) - len(target)
+    summed = [*range(added), *(axis for axis in range(added, len(full)) if target[axis - added] != full[axis])]
+    kept = [axis for axis in range(len(full)) if axis not in summed]
+    terms = math.prod(full[axis] for axis in summed)
+    return np.ascontiguousarray(rows.transpose(kept + summed).reshape(math.prod(target), terms))
+
+
 def _product(
     verb: str,
-    kernel: Any,
+    code: int,
     pattern: Pattern,
     matrix: tuple[str, FloatArray],
     vector: tuple[str, FloatArray],
     divides: bool = False,
 ) -> FloatArray:
-    """Run a kernel on one matrix a batch element and any number of vectors a matrix."""
+    """Run `products.product` on one matrix a batch element and any number of vectors a matrix."""
     values, x = matrix[1], vector[1]
     checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
     full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
     result = np.empty((*full, pattern.n), x.dtype)
     count = math.prod(full)
     status = threads.run(
-        kernel,
+        products.product,
         pattern.nnz,
+        code,
         pattern.indptr,
         pattern.rows,
         checks.as_rows(values, values.shape[:-1]),
@@ -195,12 +194,12 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     """L (..., nnz of F), and for each matrix of the flattened batch the column of its failing pivot, or −1."""
     checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
-    factor = np.zeros((*batch_shape, filled.nnz), precision.dtype)
-    factor[..., slice(None) if filled is pattern else pattern.positions_in(filled)] = precision
-    rows = factor.reshape(math.prod(batch_shape), filled.nnz)
-    columns = np.full(len(rows), -1, np.int64)
-    arguments = (filled.indptr, filled.rows, *filled.row_structure, rows, columns)
-    threads.run(sparse.cholesky, squared_columns(filled), *arguments, batch=len(rows))
+    count = math.prod(batch_shape)
+    factor = np.empty((*batch_shape, filled.nnz), precision.dtype)
+    columns = np.empty(count, np.int64)
+    structure = (filled.indptr, filled.rows, *filled.row_structure, pattern.positions_in(filled))
+    rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, filled.nnz), columns)
+    threads.run(cholesky_kernels.cholesky, squared_columns(filled), *structure, *rows, batch=count)
     return factor, columns
 
 
@@ -231,10 +230,9 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     values = np.empty((*batch_shape, product.nnz), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
     half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
-    arguments = (pattern.indptr, pattern.rows, product.indptr, product.rows, rows, half)
-    if threads.run(
-        sparse.gram_jvp, squared_columns(pattern), *arguments, values.reshape(len(rows), product.nnz), batch=len(rows)
-    ):
+    structure = (inverse.GRAM_JVP, pattern.indptr, pattern.rows, wide(product))
+    out = values.reshape(len(rows), product.nnz)
+    if threads.run(inverse.derive, squared_columns(pattern), *structure, rows, half, out, batch=len(rows)):
         checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
     return values
 
@@ -251,7 +249,7 @@ def logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
     batch_shape = factor.shape[:-1]
     rows = checks.as_rows(factor, batch_shape)
     result = np.empty(len(rows), np.float64)
-    if threads.run(sparse.logdet, 20 * pattern.n, pattern.indptr, rows, result, batch=len(rows)):
+    if threads.run(products.logdet, 20 * pattern.n, pattern.indptr, rows, result, batch=len(rows)):
         checks.explain("logdet", {"factor": (pattern, factor)})
     return result.reshape(batch_shape).astype(factor.dtype)
 
@@ -279,7 +277,7 @@ def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = 
     """
     checks.check("selected_inverse", pattern, packed={"factor": factor})
     fill = checks.closed_superset("selected_inverse", pattern, on)
-    return _inverse("selected_inverse", sparse.selected_inverse, pattern, fill, factor, fill.nnz)
+    return _inverse("selected_inverse", inverse.SELECTED_INVERSE, pattern, fill, factor, fill.nnz)
 
 
 def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
@@ -291,14 +289,14 @@ def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
     Reference: `reference.linalg.marginal_variances`.
     """
     checks.check("marginal_variances", pattern, packed={"factor": factor})
-    return _inverse("marginal_variances", sparse.marginal_variances, pattern, pattern.filled(), factor, pattern.n)
+    return _inverse("marginal_variances", inverse.MARGINAL_VARIANCES, pattern, pattern.filled(), factor, pattern.n)
 
 
 def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """tr Σ, (...), the sum of the marginal variances formed in float64. Raises, Cost, Source: as there."""
     checks.check("trace_inverse", pattern, packed={"factor": factor})
     filled = pattern.filled()
-    variances = _inverse("trace_inverse", sparse.marginal_variances, pattern, filled, factor, pattern.n)
+    variances = _inverse("trace_inverse", inverse.MARGINAL_VARIANCES, pattern, filled, factor, pattern.n)
     with np.errstate(over="ignore"):  # tested below
         trace = np.asarray(variances.sum(axis=-1, dtype=np.float64)).astype(factor.dtype)
     if not np.isfinite(trace).all():
@@ -306,15 +304,21 @@ def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
     return trace
 
 
-def _inverse(verb: str, kernel: Any, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:
-    """Run a kernel that computes Σ on `fill`; (..., size)."""
+def _inverse(verb: str, code: int, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:
+    """Run `inverse.derive` for a verb that computes Σ on `fill`; (..., size)."""
     batch_shape = factor.shape[:-1]
     result = np.empty((*batch_shape, size), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
-    arguments = (pattern.indptr, pattern.rows, fill.indptr, fill.rows, rows, result.reshape(len(rows), size))
-    if threads.run(kernel, column_pairs(pattern, fill), *arguments, batch=len(rows)):
+    structure = (code, pattern.indptr, pattern.rows, wide(fill))
+    out = result.reshape(len(rows), size)
+    if threads.run(inverse.derive, column_pairs(pattern, fill), *structure, rows, rows[:, :0], out, batch=len(rows)):
         checks.explain(verb, {"factor": (pattern, factor)})
     return result
+
+
+def wide(pattern: Pattern) -> tuple[Any, ...]:
+    """The wide pattern of `inverse.derive`, by columns and by rows."""
+    return pattern.indptr, pattern.rows, *pattern.row_structure
 
 
 def column_pairs(pattern: Pattern, fill: Pattern) -> int:

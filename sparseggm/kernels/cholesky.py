@@ -1,0 +1,135 @@
+"""Sparse Cholesky factorisation and its derivative, left-looking, on blocks of lanes or single matrices.
+
+Conventions are those of `products`: C-contiguous rows, `first, last`, a status. `row_indptr, row_cols, row_positions` list
+row k of the pattern left of its diagonal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from sparseggm.kernels.vector import (
+    constant,
+    flushed,
+    gather,
+    is_few,
+    lanes_of,
+    load,
+    new_block,
+    new_like,
+    not_finite,
+    not_positive,
+    scatter,
+    square_root,
+    store,
+)
+
+VECTOR_DIGEST = ""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def cholesky(indptr, rows, row_indptr, row_cols, row_positions, places, precision, factor, columns, first, last):
+    """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed.
+
+    columns[r] becomes the failing column of row r, or −1; factor[r] at its diagonal is then the pivot.
+    An entry |L_ij| < √tiny √P_ii is set to zero: fill that decays so far would soon be subnormal, and slow.
+    """
+    lanes, status = lanes_of(precision), 0
+    few = is_few(first, last, lanes)
+    P, L = new_block(0 if few else precision.shape[1], precision), new_block(0 if few else rows.shape[0], precision)
+    for start in range(first, last, lanes):
+        stop = min(start + lanes, last)
+        singly = few
+        if not few:
+            gather(precision, start, stop, P)
+            singly = _factorise(indptr, rows, row_indptr, row_cols, row_positions, places, P, L) >= 0  # which one?
+            scatter(L, factor, start, stop)
+        for r in range(start, stop):
+            columns[r] = -1
+            if singly:
+                columns[r] = _factorise(
+                    indptr, rows, row_indptr, row_cols, row_positions, places, precision[r], factor[r]
+                )
+                status |= columns[r] >= 0
+    return status
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _factorise(indptr, rows, row_indptr, row_cols, row_positions, places, P, L):
+    """Overwrite L; the first column in which a pivot is not positive, where it stops, or −1."""
+    n = indptr.shape[0] - 1
+    slot = np.empty(n, np.int32)
+    threshold = new_like(n, L)
+    negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
+    L[:] = 0.0
+    for p in range(places.shape[0]):
+        store(L, places[p], load(P, p))
+    for j in range(n):
+        store(threshold, j, negligible * square_root(load(L, indptr[j])))  # NaN where P_jj < 0: fails below
+    for k in range(n):
+        begin, end = indptr[k], indptr[k + 1]
+        for q in range(begin, end):
+            slot[rows[q]] = q
+        for t in range(row_indptr[k], row_indptr[k + 1]):  # P_ik −= Σ_{j<k} L_ij L_kj
+            L_kj = load(L, row_positions[t])
+            for p in range(row_positions[t], indptr[row_cols[t] + 1]):
+                store(L, slot[rows[p]], load(L, slot[rows[p]]) - load(L, p) * L_kj)
+        pivot = load(L, begin)
+        if not_positive(pivot):
+            return k
+        pivot = square_root(pivot)
+        store(L, begin, pivot)
+        for q in range(begin + 1, end):
+            store(L, q, flushed(load(L, q) / pivot, load(threshold, rows[q])))
+    return -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def cholesky_jvp(indptr, rows, row_indptr, row_cols, row_positions, factor, v, values, first, last):
+    """values = X with X Lᵀ + L Xᵀ = V on a closed pattern. Nonzero status: not finite, or a pivot not positive."""
+    lanes, bad = lanes_of(factor), 0
+    if is_few(first, last, lanes):
+        for r in range(first, last):
+            values[r] = v[r]
+            bad += _differentiate(indptr, rows, row_indptr, row_cols, row_positions, factor[r], values[r])
+        return bad
+    L, X = new_block(rows.shape[0], factor), new_block(rows.shape[0], factor)
+    for start in range(first, last, lanes):
+        stop = min(start + lanes, last)
+        gather(factor, start, stop, L)
+        gather(v, start, stop, X)
+        bad += _differentiate(indptr, rows, row_indptr, row_cols, row_positions, L, X)
+        scatter(X, values, start, stop)
+    return bad
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _differentiate(indptr, rows, row_indptr, row_cols, row_positions, L, X):
+    """Overwrite X, holding V, with the solution; the number of failures."""
+    n = indptr.shape[0] - 1
+    slot = np.empty(n, np.int32)
+    zero, two = constant(L, 0.0), constant(L, 2.0)
+    taint = zero
+    bad = 0
+    for k in range(n):
+        begin, end = indptr[k], indptr[k + 1]
+        for q in range(begin, end):
+            slot[rows[q]] = q
+        for t in range(row_indptr[k], row_indptr[k + 1]):  # V_ik −= Σ_{j<k} X_ij L_kj + L_ij X_kj
+            L_kj, X_kj = load(L, row_positions[t]), load(X, row_positions[t])
+            for p in range(row_positions[t], indptr[row_cols[t] + 1]):
+                q = slot[rows[p]]
+                store(X, q, load(X, q) - (load(X, p) * L_kj + load(L, p) * X_kj))
+        pivot = load(L, begin)
+        bad += not_positive(pivot)
+        X_kk = load(X, begin) / (two * pivot)
+        store(X, begin, X_kk)
+        taint = taint + zero * X_kk
+        for q in range(begin + 1, end):  # V_ik = X_ik L_kk + L_ik X_kk
+            X_ik = (load(X, q) - load(L, q) * X_kk) / pivot
+            store(X, q, X_ik)
+            taint = taint + zero * X_ik
+    return bad + not_finite(taint)

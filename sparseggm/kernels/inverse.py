@@ -1,0 +1,322 @@
+"""The selected inverse, its derivatives and the Gram product, on blocks of lanes or single matrices.
+
+L is on S; the wide pattern W is that of the Gram product, or F ⊇ S, closed. Conventions are those of `products`.
+
+With W = V + Vᵀ, tril(W L) = X reads, column by column from the last,
+    W_ij = (X_ij − Σ_{k ∈ S_j} W_ik L_kj) / L_jj   for i ∈ F_j, i > j, then for i = j                  (1)
+and every W_ik it reads is on F, because F is closed. X = diag(1/L) gives W = Σ [Takahashi 1973; Erisman & Tinney
+1975]. Only pairs {i, k} ⊂ F_j with one of them in S_j contribute: Σ_j |S_j| |F_j| of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from sparseggm.kernels.vector import (
+    constant,
+    flushed,
+    gather,
+    is_few,
+    lanes_of,
+    load,
+    new_block,
+    new_like,
+    not_finite,
+    not_positive,
+    scatter,
+    square_root,
+    store,
+)
+
+VECTOR_DIGEST = ""
+
+(
+    GRAM_JVP,
+    GRAM_VJP,
+    CHOLESKY_VJP,
+    SELECTED_INVERSE,
+    MARGINAL_VARIANCES,
+    SELECTED_INVERSE_VJP,
+    MARGINAL_VARIANCES_VJP,
+) = range(7)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def derive(verb, indptr, rows, wide, a, b, values, first, last):
+    """values = verb(a, b), row by row. Nonzero status: something is not finite, or a pivot not positive.
+
+    `wide` is the wide pattern: indptr, rows, and its strictly lower entries row by row, row_indptr, row_cols, row_positions.
+    """
+    lanes, bad = lanes_of(a), 0
+    size = wide[1].shape[0] if verb >= MARGINAL_VARIANCES else 0
+    twice = size if verb > MARGINAL_VARIANCES else 0
+    if is_few(first, last, lanes):
+        sigma, G = np.empty(size, a.dtype), np.empty(twice, a.dtype)
+        for r in range(first, last):
+            bad += _apply(verb, indptr, rows, wide, a[r], b[r], values[r], sigma, G)
+        return bad
+    A, B, out = new_block(a.shape[1], a), new_block(b.shape[1], a), new_block(values.shape[1], a)
+    sigma, G = new_block(size, a), new_block(twice, a)
+    for start in range(first, last, lanes):
+        stop = min(start + lanes, last)
+        gather(a, start, stop, A)
+        gather(b, start, stop, B)
+        bad += _apply(verb, indptr, rows, wide, A, B, out, sigma, G)
+        scatter(out, values, start, stop)
+    return bad
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _apply(verb, indptr, rows, wide, a, b, out, sigma, G):
+    """out = verb(a, b), with memory for Σ and its cotangent; the number of failures."""
+    bad = 0
+    if verb == GRAM_JVP:
+        _gram_jvp(indptr, rows, wide, a, b, out)
+    elif verb == GRAM_VJP:
+        _gram_vjp(indptr, rows, wide, a, b, out)
+    else:
+        for j in range(indptr.shape[0] - 1):
+            bad += not_positive(load(a, indptr[j]))
+        if verb == CHOLESKY_VJP:
+            _cholesky_vjp(indptr, rows, wide, a, b, out)
+        elif verb == SELECTED_INVERSE:
+            _invert(indptr, rows, wide, a, out)
+        else:
+            _invert(indptr, rows, wide, a, sigma)
+            if verb == MARGINAL_VARIANCES:
+                for j in range(indptr.shape[0] - 1):
+                    store(out, j, load(sigma, wide[0][j]))
+            else:
+                _spread(verb, wide[0], b, G)
+                _inverse_adjoint(indptr, rows, wide, a, sigma, G, out)
+    zero = constant(out, 0.0)
+    taint = zero
+    for p in range(out.shape[0]):
+        taint = taint + zero * load(out, p)
+    return bad + not_finite(taint)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spread(verb, fill_indptr, b, G):
+    """The cotangent of Σ on F: b itself, or zeros but for b on the diagonal."""
+    if verb == SELECTED_INVERSE_VJP:
+        for q in range(G.shape[0]):
+            store(G, q, load(b, q))
+    else:
+        G[:] = 0.0
+        for j in range(fill_indptr.shape[0] - 1):
+            store(G, fill_indptr[j], load(b, j))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _find(rows, low, stop, row):
+    """Position of `row` in the increasing rows[low:stop], which holds it: here, next, or by doubling and bisection."""
+    if rows[low] == row:
+        return low
+    step = 1
+    while low + step < stop and rows[low + step] < row:
+        low += step
+        step *= 2
+    if low + step < stop and rows[low + step] == row:
+        return low + step
+    high = min(low + step, stop)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if rows[middle] <= row:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+# ---------------------------------------------------------------------- the Gram product
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gram_jvp(indptr, rows, gram, A, B, out):
+    """out = tril(A Bᵀ + B Aᵀ) on the gram pattern."""
+    gram_indptr, gram_rows = gram[0], gram[1]
+    out[:] = 0.0
+    for j in range(indptr.shape[0] - 1):
+        for p in range(indptr[j], indptr[j + 1]):
+            A_p, B_p = load(A, p), load(B, p)
+            q, column_end = gram_indptr[rows[p]], gram_indptr[rows[p] + 1]
+            for s in range(p, indptr[j + 1]):
+                q = _find(gram_rows, q, column_end, rows[s])
+                store(out, q, load(out, q) + (load(A, s) * B_p + load(B, s) * A_p))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gram_vjp(indptr, rows, gram, A, V, out):
+    """out = tril((V + Vᵀ) A) on the pattern of A, V on the gram pattern."""
+    gram_indptr, gram_rows = gram[0], gram[1]
+    out[:] = 0.0
+    for j in range(indptr.shape[0] - 1):
+        for p in range(indptr[j], indptr[j + 1]):
+            A_p = load(A, p)
+            q, column_end = gram_indptr[rows[p]], gram_indptr[rows[p] + 1]
+            for s in range(p, indptr[j + 1]):
+                q = _find(gram_rows, q, column_end, rows[s])
+                V_q = load(V, q)
+                store(out, s, load(out, s) + V_q * A_p)
+                store(out, p, load(out, p) + V_q * load(A, s))
+
+
+# ---------------------------------------------------------------------- the selected inverse
+
+
+# The pairs {i, k} ⊂ F_j with i ∈ S_j and k ≥ i stand in column i of F; those with i ∉ S_j, k ∈ S_j and i < k in row k, right
+# of `left[k]`, the place of column j in it.
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _backward_recursion(indptr, rows, fill, L, W, flush):
+    """Overwrite W, holding X on F, with the solution of (1).
+
+    With `flush` an entry |W_ij| < √tiny √W_ii / L_jj is set to zero; for W = Σ the right side is ≤ √tiny √(Σ_ii Σ_jj).
+    """
+    fill_indptr, fill_rows, row_indptr, row_cols, row_positions = fill
+    negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
+    threshold = new_like(indptr.shape[0] - 1 if flush else 0, L)
+    left = row_indptr[1:].copy()
+    outside = np.empty(np.diff(fill_indptr).max(), np.int32)
+    for j in range(indptr.shape[0] - 2, -1, -1):
+        begin, end = indptr[j], indptr[j + 1]
+        fill_begin, fill_end = fill_indptr[j], fill_indptr[j + 1]
+        s, others = begin + 1, 0
+        for u in range(fill_begin + 1, fill_end):
+            i = fill_rows[u]
+            left[i] -= 1
+            if s == end or rows[s] != i:
+                outside[others] = u
+                others += 1
+                continue
+            L_ij = load(L, s)
+            s += 1
+            t = s
+            q, column_end = fill_indptr[i], fill_indptr[i + 1]
+            W_ij = load(W, u) - L_ij * load(W, q)
+            for w in range(u + 1, fill_end):
+                k = fill_rows[w]
+                q = _find(fill_rows, q, column_end, k)
+                W_ik = load(W, q)
+                store(W, w, load(W, w) - L_ij * W_ik)
+                if t < end and rows[t] == k:
+                    W_ij = W_ij - load(L, t) * W_ik
+                    t += 1
+            store(W, u, W_ij)
+        for s in range(begin + 1, end if others else 0):
+            k, L_kj = rows[s], load(L, s)
+            t, row_end = left[k], row_indptr[k + 1]
+            for v in range(others):
+                u = outside[v]
+                if fill_rows[u] > k:
+                    break
+                t = _find(row_cols, t, row_end, fill_rows[u])
+                store(W, u, load(W, u) - L_kj * load(W, row_positions[t]))
+        pivot = load(L, begin)
+        W_jj = load(W, fill_begin)
+        s = begin + 1
+        for u in range(fill_begin + 1, fill_end):
+            i = fill_rows[u]
+            W_ij = load(W, u)
+            if flush:
+                W_ij = flushed(W_ij, load(threshold, i))
+            W_ij = W_ij / pivot
+            store(W, u, W_ij)
+            if s < end and rows[s] == i:
+                W_jj = W_jj - load(L, s) * W_ij
+                s += 1
+        W_jj = W_jj / pivot
+        store(W, fill_begin, W_jj)
+        if flush:
+            store(threshold, j, negligible * square_root(W_jj))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _invert(indptr, rows, fill, L, sigma):
+    """Overwrite sigma with Σ on F."""
+    sigma[:] = 0.0
+    for j in range(indptr.shape[0] - 1):
+        store(sigma, fill[0][j], constant(L, 1.0) / load(L, indptr[j]))
+    _backward_recursion(indptr, rows, fill, L, sigma, True)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _cholesky_vjp(indptr, rows, closed, L, X, out):
+    """out = V with tril((V + Vᵀ) L) = X on a closed pattern."""
+    for p in range(rows.shape[0]):
+        store(out, p, load(X, p))
+    _backward_recursion(indptr, rows, closed, L, out, False)
+    for j in range(indptr.shape[0] - 1):
+        store(out, indptr[j], constant(L, 0.5) * load(out, indptr[j]))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _inverse_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
+    """Reverse mode of (1) with X = diag(1/L): G enters as Σ̄ and is used up; L̄ is written to L_bar.
+
+    Column j of (1) reads only columns > j of Σ, so the columns go forward; with h_i = G_ij / L_jj,
+        L̄_kj −= h_i Σ_ik,   G_ik −= h_i L_kj   for k ∈ S_j,   and L̄_jj −= h_i Σ_ij.
+    """
+    fill_indptr, fill_rows, row_indptr, row_cols, row_positions = fill
+    one = constant(L, 1.0)
+    h = new_like(np.diff(fill_indptr).max(), G)
+    left = row_indptr[:-1].copy()
+    outside = np.empty(h.shape[0], np.int32)
+    L_bar[:] = 0.0
+    for j in range(indptr.shape[0] - 1):
+        begin, end = indptr[j], indptr[j + 1]
+        fill_begin, fill_end = fill_indptr[j], fill_indptr[j + 1]
+        pivot = load(L, begin)
+        h_j = load(G, fill_begin) / pivot  # Σ_jj = 1/L_jj² − Σ_k L_kj Σ_kj / L_jj
+        pivot_bar = load(L_bar, begin) - h_j * (load(sigma, fill_begin) + one / (pivot * pivot))
+        s, others = begin + 1, 0
+        for u in range(fill_begin + 1, fill_end):
+            sigma_ij, G_ij = load(sigma, u), load(G, u)
+            if s < end and rows[s] == fill_rows[u]:
+                store(L_bar, s, load(L_bar, s) - h_j * sigma_ij)
+                G_ij = G_ij - h_j * load(L, s)
+                s += 1
+            else:
+                outside[others] = u
+                others += 1
+            h_i = G_ij / pivot
+            store(h, u - fill_begin, h_i)
+            pivot_bar = pivot_bar - h_i * sigma_ij
+        store(L_bar, begin, pivot_bar)
+        u = fill_begin
+        for s in range(begin + 1, end):
+            i, L_ij, L_ij_bar = rows[s], load(L, s), load(L_bar, s)
+            u = _find(fill_rows, u, fill_end, i)
+            h_i = load(h, u - fill_begin)
+            q, column_end = fill_indptr[i], fill_indptr[i + 1]
+            L_ij_bar = L_ij_bar - h_i * load(sigma, q)
+            store(G, q, load(G, q) - h_i * L_ij)
+            t = s + 1
+            for w in range(u + 1, fill_end):
+                k = fill_rows[w]
+                q = _find(fill_rows, q, column_end, k)
+                h_k, sigma_ik = load(h, w - fill_begin), load(sigma, q)
+                L_ij_bar = L_ij_bar - h_k * sigma_ik
+                G_ik = load(G, q) - h_k * L_ij
+                if t < end and rows[t] == k:
+                    store(L_bar, t, load(L_bar, t) - h_i * sigma_ik)
+                    G_ik = G_ik - h_i * load(L, t)
+                    t += 1
+                store(G, q, G_ik)
+            t, row_end = left[i], row_indptr[i + 1]
+            for v in range(others):
+                w = outside[v]
+                if fill_rows[w] > i:
+                    break
+                t = _find(row_cols, t, row_end, fill_rows[w])
+                q, h_k = row_positions[t], load(h, w - fill_begin)
+                L_ij_bar = L_ij_bar - h_k * load(sigma, q)
+                store(G, q, load(G, q) - h_k * L_ij)
+            store(L_bar, s, L_ij_bar)
+        for u in range(fill_begin + 1, fill_end):
+            left[fill_rows[u]] += 1

@@ -1,0 +1,217 @@
+"""Triangular products and solves, outer products and log determinants, on values of any pattern.
+
+`product` walks a batch in blocks of lanes, see `vector`: rows are transposed into blocks on the way in and out, which
+reads memory in long runs, and the recurrence over the columns then works on registers, so that the latency of its
+divisions is shared by the lanes. Few rows are done one at a time, on their own memory. A factor that a whole block of
+right-hand sides shares is not copied: its numbers meet vectors.
+
+Arguments are C-contiguous 2-D arrays, one batch element a row; `owner[r]` is the row of the matrix that belongs to row r of
+the vectors. Every kernel ends in `first, last`: the part of the batch it is to do, so that threads can share a call.
+
+Kernels check nothing on entry. A sum of 0 · v over the values v that pass is NaN as soon as one of them is not finite;
+they return 0 or a failure code, and `linalg` then looks for the culprit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from sparseggm.kernels.vector import (
+    constant,
+    gather,
+    gather_rows,
+    is_few,
+    lanes_of,
+    load,
+    new_block,
+    not_finite,
+    scatter,
+    store,
+)
+
+VECTOR_DIGEST = ""
+
+SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def product(verb, indptr, rows, matrix, owner, x, y, first, last):
+    """y = verb(matrix, x), row by row. Nonzero status: something is not finite."""
+    lanes, bad = lanes_of(x), 0
+    if is_few(first, last, lanes):
+        for r in range(first, last):
+            bad += _apply(verb, indptr, rows, matrix[owner[r]], x[r], y[r])
+        return bad
+    A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
+    for start in range(first, last, lanes):
+        stop = min(start + lanes, last)
+        gather(x, start, stop, b)
+        if (owner[start:stop] == owner[start]).all():
+            bad += _apply(verb, indptr, rows, matrix[owner[start]], b, out)
+        else:
+            gather_rows(matrix, owner[start:stop], A)
+            bad += _apply(verb, indptr, rows, A, b, out)
+        scatter(out, y, start, stop)
+    return bad
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _apply(verb, indptr, rows, A, b, y):
+    if verb == SOLVE:
+        return _solve(indptr, rows, A, b, y)
+    if verb == SOLVE_T:
+        return _solve_t(indptr, rows, A, b, y)
+    if verb == MATMUL:
+        _matmul(indptr, rows, A, b, y)
+    elif verb == MATMUL_T:
+        _matmul_t(indptr, rows, A, b, y)
+    else:
+        _symmetric_matmul(indptr, rows, A, b, y)
+    zero = constant(y, 0.0)
+    taint = zero
+    for j in range(y.shape[0]):
+        taint = taint + zero * load(y, j)
+    return not_finite(taint)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _solve(indptr, rows, L, b, y):
+    """y = L⁻¹ b: forward substitution, one column of L at a time; the number of tainted lanes."""
+    zero = constant(y, 0.0)
+    taint = zero
+    for j in range(y.shape[0]):
+        store(y, j, load(b, j))
+    for j in range(y.shape[0]):
+        begin, end = indptr[j], indptr[j + 1]
+        pivot = load(L, begin)
+        y_j = load(y, j) / pivot
+        store(y, j, y_j)
+        taint = taint + zero * pivot + zero * y_j  # an infinite pivot leaves a finite y
+        for p in range(begin + 1, end):  # y_i −= L_ij y_j
+            store(y, rows[p], load(y, rows[p]) - load(L, p) * y_j)
+    return not_finite(taint)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _solve_t(indptr, rows, L, b, y):
+    """y = L⁻ᵀ b: backward substitution, one column of L at a time; the number of tainted lanes. y may be b."""
+    zero = constant(y, 0.0)
+    taint = zero
+    for j in range(y.shape[0] - 1, -1, -1):
+        begin, end = indptr[j], indptr[j + 1]
+        y_j = load(b, j)
+        for p in range(begin + 1, end):  # L_jj y_j = b_j − Σ_{i>j} L_ij y_i
+            y_j = y_j - load(L, p) * load(y, rows[p])
+        pivot = load(L, begin)
+        y_j = y_j / pivot
+        store(y, j, y_j)
+        taint = taint + zero * pivot + zero * y_j
+    return not_finite(taint)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _matmul(indptr, rows, L, b, y):
+    """y = L b."""
+    for j in range(y.shape[0]):
+        store(y, j, constant(y, 0.0))
+    for j in range(y.shape[0]):
+        b_j = load(b, j)
+        for p in range(indptr[j], indptr[j + 1]):  # y_i += L_ij b_j
+            store(y, rows[p], load(y, rows[p]) + load(L, p) * b_j)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _matmul_t(indptr, rows, L, b, y):
+    """y = Lᵀ b."""
+    for j in range(y.shape[0]):
+        y_j = constant(y, 0.0)
+        for p in range(indptr[j], indptr[j + 1]):  # y_j = Σ_{i≥j} L_ij b_i
+            y_j = y_j + load(L, p) * load(b, rows[p])
+        store(y, j, y_j)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _symmetric_matmul(indptr, rows, P, b, y):
+    """y = P b from the lower triangle of P."""
+    for j in range(y.shape[0]):
+        store(y, j, constant(y, 0.0))
+    for j in range(y.shape[0]):
+        begin, end = indptr[j], indptr[j + 1]
+        b_j = load(b, j)
+        y_j = load(P, begin) * b_j
+        for p in range(begin + 1, end):  # P_ij stands for two entries
+            i = rows[p]
+            store(y, i, load(y, i) + load(P, p) * b_j)
+            y_j = y_j + load(P, p) * load(b, i)
+        store(y, j, load(y, j) + y_j)
+
+
+# ---------------------------------------------------------------------- outer products
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def outer(indptr, rows, members, x, y, values, first, last):
+    """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = members[g], in float64. Nonzero status: not finite.
+
+    Lanes are groups; of a single group they are its members, and are added at the end.
+    """
+    double = np.empty(0)
+    a, b, total = new_block(x.shape[1], double), new_block(x.shape[1], double), new_block(rows.shape[0], double)
+    lanes = total.shape[1]
+    for start in range(first, last, lanes):
+        stop = min(start + lanes, last)
+        total[:] = 0.0
+        if stop - start > 1:
+            for t in range(members.shape[1]):
+                gather_rows(x, members[start:stop, t], a)
+                gather_rows(y, members[start:stop, t], b)
+                _add_outer(indptr, rows, a, b, total)
+            scatter(total, values, start, stop)
+        else:
+            _outer_of_one_group(indptr, rows, members[start], x, y, a, b, total, values[start])
+    bad = 0
+    for g in range(first, last):
+        for p in range(rows.shape[0]):
+            bad += not abs(values[g, p]) < math.inf
+    return bad
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _outer_of_one_group(indptr, rows, members, x, y, a, b, total, values):
+    lanes = a.shape[1]
+    for t in range(0, members.shape[0], lanes):
+        some = members[t : t + lanes]
+        gather_rows(x, some, a)
+        gather_rows(y, some, b)
+        a[:, some.shape[0] :] = 0.0
+        _add_outer(indptr, rows, a, b, total)
+    for p in range(rows.shape[0]):
+        values[p] = total[p].sum()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_outer(indptr, rows, a, b, total):
+    for j in range(indptr.shape[0] - 1):
+        b_j = load(b, j)
+        for p in range(indptr[j], indptr[j + 1]):
+            store(total, p, load(total, p) + load(a, rows[p]) * b_j)
+
+
+# ---------------------------------------------------------------------- log determinants
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def logdet(indptr, factor, result, first, last):
+    """result = 2 Σ log L_jj, in float64. Nonzero status: 1 + a row with a diagonal that is not finite and positive."""
+    for r in range(first, last):
+        total = 0.0
+        for j in range(indptr.shape[0] - 1):
+            pivot = factor[r, indptr[j]]
+            if not 0.0 < pivot < math.inf:
+                return r + 1
+            total += math.log(np.float64(pivot))
+        result[r] = 2.0 * total
+    return 0

@@ -1,0 +1,460 @@
+"""Vectors of batch elements: what lets one line of a kernel serve one matrix or a whole row of lanes.
+
+A *block* is C-contiguous scratch of shape (k, lanes), the transpose of `lanes` rows of a batch; one of its rows fills a
+vector register. `load(block, i)` gives that row as a value with arithmetic; of a 1-D array it gives the number at i. So a
+kernel written once works on blocks, on single matrices, and on a single matrix against a block of vectors.
+
+Each function here is plain NumPy, which is also its meaning, overloaded by LLVM vector instructions where Numba compiles
+it. Every operation rounds once, as the scalar one does: lanes do not change results.
+
+Numba's cache of a kernel does not see changes in this file. So each kernel file names this file's digest, and
+`tests/test_imports.py` compares.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+REGISTER_BYTES = 64
+
+
+# ---------------------------------------------------------------------- meaning
+
+
+def lanes_of(array):
+    """Lanes of a block of the array's dtype: 16 of float32, 8 of float64."""
+    return REGISTER_BYTES // array.itemsize
+
+
+def load(block, i):
+    """Row i of a block, element i of a 1-D array."""
+    return np.array(block[i]) if block.ndim == 2 else block[i]
+
+
+def store(block, i, value):
+    """Overwrite row or element i."""
+    block[i] = value
+
+
+def constant(block, number):
+    """A number as a value of the block's kind and dtype."""
+    return np.full(block.shape[1:], number, block.dtype)[()]
+
+
+def square_root(value):
+    """√ of each lane."""
+    return np.sqrt(value)
+
+
+def flushed(value, threshold):
+    """The value, 0 in lanes where |value| < threshold."""
+    return np.where(abs(value) < threshold, value.dtype.type(0), value)[()]
+
+
+def not_positive(value):
+    """The number of lanes outside (0, ∞); NaN is outside."""
+    return int(np.count_nonzero(~((value > 0) & (value < np.inf))))
+
+
+def not_finite(value):
+    """The number of lanes that are NaN or infinite."""
+    return int(np.count_nonzero(~(abs(value) < np.inf)))
+
+
+def gather_tile(matrix, row, column, block, at):
+    """block[at : at + lanes] = matrix[row : row + lanes, column : column + lanes]ᵀ, in the dtype of the block."""
+    lanes = block.shape[1]
+    block[at : at + lanes] = matrix[row : row + lanes, column : column + lanes].T
+
+
+def scatter_tile(block, at, matrix, row, column):
+    """matrix[row : row + lanes, column : column + lanes] = block[at : at + lanes]ᵀ."""
+    lanes = block.shape[1]
+    matrix[row : row + lanes, column : column + lanes] = block[at : at + lanes].T
+
+
+# ---------------------------------------------------------------------- the type of a vector
+
+
+class Lanes(types.Type):
+    """Numba's type of a vector: one row of a block."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.count = 8 * REGISTER_BYTES // dtype.bitwidth
+        super().__init__(f"Lanes({dtype})")
+
+
+def _vector(dtype, count):
+    """The LLVM type of `count` numbers."""
+    return ir.VectorType(ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType(), count)
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _vector(kind.dtype, kind.count))
+
+
+def _value_type(array):
+    """What `load` gives of an array type."""
+    return Lanes(array.dtype) if array.ndim == 2 else array.dtype
+
+
+def _splat(builder, vector, scalar):
+    """A scalar in every lane."""
+    zero = ir.Constant(ir.IntType(32), 0)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, zero)
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), mask)
+
+
+def _overload_arithmetic(function, instruction: str):
+    """Vector ∘ vector, vector ∘ scalar and scalar ∘ vector, all of one dtype."""
+
+    @intrinsic
+    def compute(context, a, b):
+        result = a if isinstance(a, Lanes) else b
+
+        def codegen(context, builder, signature, arguments):
+            vector = context.get_value_type(result)
+            wide = [
+                argument if isinstance(kind, Lanes) else _splat(builder, vector, argument)
+                for kind, argument in zip(signature.args, arguments, strict=True)
+            ]
+            return getattr(builder, instruction)(*wide)
+
+        return result(a, b), codegen
+
+    @overload(function)
+    def choose(a, b):
+        kinds = {a.dtype if isinstance(a, Lanes) else a, b.dtype if isinstance(b, Lanes) else b}
+        if (isinstance(a, Lanes) or isinstance(b, Lanes)) and len(kinds) == 1:
+            return lambda a, b: compute(a, b)
+        return None
+
+
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _overload_arithmetic(_function, _instruction)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def _pointer(context, builder, kind, array, index, vector=None):
+    """To element `index` of a C-contiguous array's memory; as a pointer to a vector where one is asked for."""
+    pointer = builder.gep(context.make_array(kind)(context, builder, array).data, [index])
+    return pointer if vector is None else builder.bitcast(pointer, vector.as_pointer())
+
+
+def _row_pointer(context, builder, kind, array, i):
+    """To row i of a block, or element i of a 1-D array."""
+    value = _value_type(kind)
+    if not isinstance(value, Lanes):
+        return _pointer(context, builder, kind, array, i)
+    index = builder.mul(i, ir.Constant(i.type, value.count))
+    return _pointer(context, builder, kind, array, index, context.get_value_type(value))
+
+
+def _aligned(instruction, kind):
+    """The alignment that is known: of an element."""
+    instruction.align = kind.dtype.bitwidth // 8
+    return instruction
+
+
+@intrinsic
+def _load(context, block, i):
+    def codegen(context, builder, signature, arguments):
+        kind = signature.args[0]
+        return _aligned(builder.load(_row_pointer(context, builder, kind, *arguments)), kind)
+
+    return _value_type(block)(block, types.intp), codegen
+
+
+@intrinsic
+def _store(context, block, i, value):
+    def codegen(context, builder, signature, arguments):
+        kind = signature.args[0]
+        array, row, stored = arguments
+        _aligned(builder.store(stored, _row_pointer(context, builder, kind, array, row)), kind)
+        return context.get_dummy_value()
+
+    return types.void(block, types.intp, _value_type(block)), codegen
+
+
+@intrinsic
+def _constant(context, block, number):
+    def codegen(context, builder, signature, arguments):
+        kind = signature.args[0]
+        scalar = context.cast(builder, arguments[1], types.float64, kind.dtype)
+        return scalar if kind.ndim == 1 else _splat(builder, context.get_value_type(_value_type(kind)), scalar)
+
+    return _value_type(block)(block, types.float64), codegen
+
+
+@overload(load)
+def _overload_load(block, i):
+    return lambda block, i: _load(block, i)
+
+
+@overload(store)
+def _overload_store(block, i, value):
+    return lambda block, i, value: _store(block, i, value)
+
+
+@overload(constant)
+def _overload_constant(block, number):
+    return lambda block, number: _constant(block, number)
+
+
+@overload(lanes_of)
+def _overload_lanes_of(array):
+    lanes = Lanes(array.dtype).count
+    return lambda array: lanes
+
+
+# ---------------------------------------------------------------------- one function of a value
+
+
+def _llvm(builder, name: str, *arguments):
+    """Call an LLVM intrinsic such as llvm.sqrt on values of one type."""
+    kind = arguments[0].type
+    element = kind.element if isinstance(kind, ir.VectorType) else kind
+    suffix = "f32" if isinstance(element, ir.FloatType) else "f64"
+    suffix = f"v{kind.count}{suffix}" if isinstance(kind, ir.VectorType) else suffix
+    signature = ir.FunctionType(kind, [kind] * len(arguments))
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), arguments)
+
+
+def _filled_like(value, number):
+    """A constant of the type of an LLVM value."""
+    kind = value.type
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+
+
+def _count(builder, condition):
+    """The number of lanes in which a condition holds, as int64."""
+    word = ir.IntType(64)
+    if not isinstance(condition.type, ir.VectorType):
+        return builder.zext(condition, word)
+    bits = builder.bitcast(condition, ir.IntType(condition.type.count))
+    return builder.ctpop(builder.zext(bits, word))
+
+
+def _emit_square_root(builder, value):
+    return _llvm(builder, "sqrt", value)
+
+
+def _emit_flushed(builder, value, threshold):
+    small = builder.fcmp_ordered("<", _llvm(builder, "fabs", value), threshold)
+    return builder.select(small, _filled_like(value, 0.0), value)
+
+
+def _emit_not_positive(builder, value):
+    above = builder.fcmp_ordered(">", value, _filled_like(value, 0.0))
+    below = builder.fcmp_ordered("<", value, _filled_like(value, float("inf")))
+    return _count(builder, builder.not_(builder.and_(above, below)))
+
+
+def _emit_not_finite(builder, value):
+    size = _llvm(builder, "fabs", value)
+    return _count(builder, builder.not_(builder.fcmp_ordered("<", size, _filled_like(value, float("inf")))))
+
+
+def _overload_of_one(function, emit, result=None):
+    """A function of a value whose result is of the same type unless given."""
+
+    @intrinsic
+    def compute(context, value):
+        def codegen(context, builder, signature, arguments):
+            return emit(builder, *arguments)
+
+        return (result or value)(value), codegen
+
+    @overload(function)
+    def choose(value):
+        return lambda value: compute(value)
+
+
+_overload_of_one(square_root, _emit_square_root)
+_overload_of_one(not_positive, _emit_not_positive, types.int64)
+_overload_of_one(not_finite, _emit_not_finite, types.int64)
+
+
+@intrinsic
+def _flushed(context, value, threshold):
+    def codegen(context, builder, signature, arguments):
+        value, threshold = arguments
+        small = builder.fcmp_ordered("<", _llvm(builder, "fabs", value), threshold)
+        return builder.select(small, _filled_like(value, 0.0), value)
+
+    return value(value, value), codegen
+
+
+@overload(flushed)
+def _overload_flushed(value, threshold):
+    return lambda value, threshold: _flushed(value, threshold)
+
+
+# ---------------------------------------------------------------------- transposition
+
+
+def _transposed(builder, rows):
+    """The transpose of a square of registers: log₂ lanes rounds, each of which swaps off-diagonal blocks [Eklundh 1972]."""
+    lanes, half = len(rows), len(rows) // 2
+    index = ir.VectorType(ir.IntType(32), lanes)
+    while half:
+        upper = ir.Constant(index, [k if not k & half else lanes + k - half for k in range(lanes)])
+        lower = ir.Constant(index, [k + half if not k & half else lanes + k for k in range(lanes)])
+        for i in range(lanes):
+            if not i & half:
+                a, b = rows[i], rows[i + half]
+                rows[i], rows[i + half] = builder.shuffle_vector(a, b, upper), builder.shuffle_vector(a, b, lower)
+        half //= 2
+    return rows
+
+
+def _tile_pointers(context, builder, kind, matrix, row, column, vector):
+    """To `count` successive rows of a matrix, at one column."""
+    width = builder.extract_value(context.make_array(kind)(context, builder, matrix).shape, 1)
+    first = builder.add(builder.mul(row, width), column)
+    offsets = (builder.mul(width, ir.Constant(width.type, lane)) for lane in range(vector.count))
+    return [_pointer(context, builder, kind, matrix, builder.add(first, offset), vector) for offset in offsets]
+
+
+def _block_pointers(context, builder, kind, block, at, vector):
+    """To `count` successive rows of a block."""
+    rows = (builder.add(at, ir.Constant(at.type, lane)) for lane in range(vector.count))
+    return [_row_pointer(context, builder, kind, block, row) for row in rows]
+
+
+@intrinsic
+def _gather_tile(context, matrix, row, column, block, at):
+    def codegen(context, builder, signature, arguments):
+        source, target = signature.args[0], signature.args[3]
+        a, i, j, b, position = arguments
+        read = _vector(source.dtype, Lanes(target.dtype).count)
+        pointers = _tile_pointers(context, builder, source, a, i, j, read)
+        rows = [_aligned(builder.load(pointer), source) for pointer in pointers]
+        write = _vector(target.dtype, read.count)
+        rows = _transposed(builder, [row if read == write else builder.fpext(row, write) for row in rows])
+        targets = _block_pointers(context, builder, target, b, position, write)
+        for value, pointer in zip(rows, targets, strict=True):
+            _aligned(builder.store(value, pointer), target)
+        return context.get_dummy_value()
+
+    return types.void(matrix, types.intp, types.intp, block, types.intp), codegen
+
+
+@intrinsic
+def _scatter_tile(context, block, at, matrix, row, column):
+    def codegen(context, builder, signature, arguments):
+        source, target = signature.args[0], signature.args[2]
+        b, position, a, i, j = arguments
+        read = _vector(source.dtype, Lanes(source.dtype).count)
+        pointers = _block_pointers(context, builder, source, b, position, read)
+        rows = _transposed(builder, [_aligned(builder.load(pointer), source) for pointer in pointers])
+        write = _vector(target.dtype, read.count)
+        targets = _tile_pointers(context, builder, target, a, i, j, write)
+        for value, pointer in zip(rows, targets, strict=True):
+            _aligned(builder.store(value if read == write else builder.fptrunc(value, write), pointer), target)
+        return context.get_dummy_value()
+
+    return types.void(block, types.intp, matrix, types.intp, types.intp), codegen
+
+
+@overload(gather_tile)
+def _overload_gather_tile(matrix, row, column, block, at):
+    return lambda matrix, row, column, block, at: _gather_tile(matrix, row, column, block, at)
+
+
+@overload(scatter_tile)
+def _overload_scatter_tile(block, at, matrix, row, column):
+    return lambda block, at, matrix, row, column: _scatter_tile(block, at, matrix, row, column)
+
+
+# ---------------------------------------------------------------------- rows of a batch in and out of blocks
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def is_few(first, last, lanes):
+    """Whether a part of a batch is too small to fill a block with: then its rows are done one at a time."""
+    return 4 * (last - first) < lanes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def new_block(size, like):
+    """A block of `size` rows and the dtype of `like`, at the start of a cache line: a vector is then one line."""
+    lanes = lanes_of(like)
+    memory = np.empty((size + 1) * lanes, like.dtype)
+    skip = -memory.ctypes.data % REGISTER_BYTES // memory.itemsize
+    return memory[skip : skip + size * lanes].reshape(size, lanes)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def new_like(size, like):
+    """Memory for `size` values of the kind that `like` holds: a block, or a 1-D array."""
+    return _new_like(size, like)
+
+
+def _new_like(size, like):
+    return np.empty((size, *like.shape[1:]), like.dtype)
+
+
+@overload(_new_like)
+def _overload_new_like(size, like):
+    if like.ndim == 2:
+        return lambda size, like: new_block(size, like)
+    return lambda size, like: np.empty(size, like.dtype)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather(matrix, start, stop, block):
+    """block[:, lane] = matrix[start + lane]. Lanes left over repeat the last row: all hold sane numbers."""
+    lanes, size = block.shape[1], matrix.shape[1]
+    whole = size // lanes * lanes if stop - start == lanes else 0
+    for column in range(0, whole, lanes):
+        gather_tile(matrix, start, column, block, column)
+    for lane in range(lanes):
+        row = min(start + lane, stop - 1)
+        for column in range(whole, size):
+            block[column, lane] = matrix[row, column]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather_rows(matrix, chosen, block):
+    """block[:, lane] = matrix[chosen[lane]], likewise."""
+    count, first = chosen.shape[0], chosen[0]
+    successive = True
+    for lane in range(count):
+        successive &= chosen[lane] == first + lane
+    if successive:
+        gather(matrix, first, first + count, block)
+        return
+    for lane in range(block.shape[1]):
+        row = chosen[min(lane, count - 1)]
+        for column in range(block.shape[0]):
+            block[column, lane] = matrix[row, column]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scatter(block, matrix, start, stop):
+    """matrix[start + lane] = block[:, lane] for the rows start … stop."""
+    lanes, size = block.shape[1], matrix.shape[1]
+    whole = size // lanes * lanes if stop - start == lanes else 0
+    for column in range(0, whole, lanes):
+        scatter_tile(block, column, matrix, start, column)
+    for lane in range(stop - start):
+        for column in range(whole, size):
+            matrix[start + lane, column] = block[column, lane]
