@@ -112,7 +112,7 @@ def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | N
 
 
 def _terms(target: Shape, full: Shape) -> IntArray:
-    """For each row of the batch `target`, the rows of the batch `full` that broadcasting it would give: (rows, terms)."""
+    """For each row of the batch `target` those of the batch `full` that broadcasting gives: (rows, terms)."""
     rows = np.arange(math.prod(full)).reshape(full)
     added = len(full) - len(target)
     summed = [*range(added), *(axis for axis in range(added, len(full)) if target[axis - added] != full[axis])]

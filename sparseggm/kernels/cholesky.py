@@ -1,7 +1,7 @@
 """Sparse Cholesky factorisation and its derivative, left-looking, on blocks of lanes or single matrices.
 
-Conventions are those of `products`: C-contiguous rows, `first, last`, a status. `row_indptr, row_cols, row_positions` list
-row k of the pattern left of its diagonal.
+Conventions are those of `products`: C-contiguous rows, `first, last`, a status. `row_indptr, row_cols, row_positions`
+list row k of the pattern left of its diagonal.
 """
 
 from __future__ import annotations
@@ -11,23 +11,10 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.vector import (
-    constant,
-    flushed,
-    gather,
-    is_few,
-    lanes_of,
-    load,
-    new_block,
-    new_like,
-    not_finite,
-    not_positive,
-    scatter,
-    square_root,
-    store,
-)
+from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
+from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-VECTOR_DIGEST = ""
+BLOCKS_DIGEST = "15b20636e19c8479"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

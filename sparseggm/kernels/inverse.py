@@ -15,23 +15,10 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.vector import (
-    constant,
-    flushed,
-    gather,
-    is_few,
-    lanes_of,
-    load,
-    new_block,
-    new_like,
-    not_finite,
-    not_positive,
-    scatter,
-    square_root,
-    store,
-)
+from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
+from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-VECTOR_DIGEST = ""
+BLOCKS_DIGEST = "15b20636e19c8479"
 
 (
     GRAM_JVP,
@@ -48,7 +35,8 @@ VECTOR_DIGEST = ""
 def derive(verb, indptr, rows, wide, a, b, values, first, last):
     """values = verb(a, b), row by row. Nonzero status: something is not finite, or a pivot not positive.
 
-    `wide` is the wide pattern: indptr, rows, and its strictly lower entries row by row, row_indptr, row_cols, row_positions.
+    `wide` is the wide pattern: indptr, rows, and its strictly lower entries row by row, as row_indptr, row_cols,
+    row_positions.
     """
     lanes, bad = lanes_of(a), 0
     size = wide[1].shape[0] if verb >= MARGINAL_VARIANCES else 0
@@ -168,8 +156,8 @@ def _gram_vjp(indptr, rows, gram, A, V, out):
 # ---------------------------------------------------------------------- the selected inverse
 
 
-# The pairs {i, k} ⊂ F_j with i ∈ S_j and k ≥ i stand in column i of F; those with i ∉ S_j, k ∈ S_j and i < k in row k, right
-# of `left[k]`, the place of column j in it.
+# The pairs {i, k} ⊂ F_j with i ∈ S_j and k ≥ i stand in column i of F; those with i ∉ S_j, k ∈ S_j and i < k in row k,
+# right of `left[k]`, the place of column j in it.
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -5,8 +5,9 @@ reads memory in long runs, and the recurrence over the columns then works on reg
 divisions is shared by the lanes. Few rows are done one at a time, on their own memory. A factor that a whole block of
 right-hand sides shares is not copied: its numbers meet vectors.
 
-Arguments are C-contiguous 2-D arrays, one batch element a row; `owner[r]` is the row of the matrix that belongs to row r of
-the vectors. Every kernel ends in `first, last`: the part of the batch it is to do, so that threads can share a call.
+Arguments are C-contiguous 2-D arrays, one batch element a row; `owner[r]` is the row of the matrix that belongs to
+row r of the vectors. Every kernel ends in `first, last`: the part of the batch it is to do, so that threads can share
+a call.
 
 Kernels check nothing on entry. A sum of 0 · v over the values v that pass is NaN as soon as one of them is not finite;
 they return 0 or a failure code, and `linalg` then looks for the culprit.
@@ -19,20 +20,10 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.vector import (
-    constant,
-    gather,
-    gather_rows,
-    is_few,
-    lanes_of,
-    load,
-    new_block,
-    not_finite,
-    scatter,
-    store,
-)
+from sparseggm.kernels.blocks import gather, gather_rows, is_few, new_block, scatter
+from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-VECTOR_DIGEST = ""
+BLOCKS_DIGEST = "15b20636e19c8479"
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 

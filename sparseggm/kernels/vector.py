@@ -1,14 +1,14 @@
 """Vectors of batch elements: what lets one line of a kernel serve one matrix or a whole row of lanes.
 
-A *block* is C-contiguous scratch of shape (k, lanes), the transpose of `lanes` rows of a batch; one of its rows fills a
-vector register. `load(block, i)` gives that row as a value with arithmetic; of a 1-D array it gives the number at i. So a
-kernel written once works on blocks, on single matrices, and on a single matrix against a block of vectors.
+A *block* is C-contiguous scratch of shape (k, lanes), the transpose of `lanes` rows of a batch; one of its rows fills
+a vector register. `load(block, i)` gives that row as a value with arithmetic; of a 1-D array it gives the number at i.
+So a kernel written once works on blocks, on single matrices, and on a single matrix against a block of vectors.
 
-Each function here is plain NumPy, which is also its meaning, overloaded by LLVM vector instructions where Numba compiles
-it. Every operation rounds once, as the scalar one does: lanes do not change results.
+Each function here is plain NumPy, which is also its meaning, overloaded by LLVM vector instructions where Numba
+compiles it. Every operation rounds once, as the scalar one does: lanes do not change results.
 
-Numba's cache of a kernel does not see changes in this file. So each kernel file names this file's digest, and
-`tests/test_imports.py` compares.
+Numba's cache of a kernel does not see changes in another file. So each file that imports this one, or `blocks`, names
+its digest, and `tests/test_imports.py` compares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import operator
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -115,7 +115,7 @@ def _splat(builder, vector, scalar):
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), mask)
 
 
-def _overload_arithmetic(function, instruction: str):
+def _overload_arithmetic(function, instruction):
     """Vector ∘ vector, vector ∘ scalar and scalar ∘ vector, all of one dtype."""
 
     @intrinsic
@@ -227,7 +227,7 @@ def _overload_lanes_of(array):
 # ---------------------------------------------------------------------- one function of a value
 
 
-def _llvm(builder, name: str, *arguments):
+def _llvm(builder, name, *arguments):
     """Call an LLVM intrinsic such as llvm.sqrt on values of one type."""
     kind = arguments[0].type
     element = kind.element if isinstance(kind, ir.VectorType) else kind
@@ -311,7 +311,7 @@ def _overload_flushed(value, threshold):
 
 
 def _transposed(builder, rows):
-    """The transpose of a square of registers: log₂ lanes rounds, each of which swaps off-diagonal blocks [Eklundh 1972]."""
+    """The transpose of a square of registers: log₂ lanes rounds, each swaps off-diagonal blocks [Eklundh 1972]."""
     lanes, half = len(rows), len(rows) // 2
     index = ir.VectorType(ir.IntType(32), lanes)
     while half:
@@ -382,79 +382,3 @@ def _overload_gather_tile(matrix, row, column, block, at):
 @overload(scatter_tile)
 def _overload_scatter_tile(block, at, matrix, row, column):
     return lambda block, at, matrix, row, column: _scatter_tile(block, at, matrix, row, column)
-
-
-# ---------------------------------------------------------------------- rows of a batch in and out of blocks
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def is_few(first, last, lanes):
-    """Whether a part of a batch is too small to fill a block with: then its rows are done one at a time."""
-    return 4 * (last - first) < lanes
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def new_block(size, like):
-    """A block of `size` rows and the dtype of `like`, at the start of a cache line: a vector is then one line."""
-    lanes = lanes_of(like)
-    memory = np.empty((size + 1) * lanes, like.dtype)
-    skip = -memory.ctypes.data % REGISTER_BYTES // memory.itemsize
-    return memory[skip : skip + size * lanes].reshape(size, lanes)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def new_like(size, like):
-    """Memory for `size` values of the kind that `like` holds: a block, or a 1-D array."""
-    return _new_like(size, like)
-
-
-def _new_like(size, like):
-    return np.empty((size, *like.shape[1:]), like.dtype)
-
-
-@overload(_new_like)
-def _overload_new_like(size, like):
-    if like.ndim == 2:
-        return lambda size, like: new_block(size, like)
-    return lambda size, like: np.empty(size, like.dtype)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def gather(matrix, start, stop, block):
-    """block[:, lane] = matrix[start + lane]. Lanes left over repeat the last row: all hold sane numbers."""
-    lanes, size = block.shape[1], matrix.shape[1]
-    whole = size // lanes * lanes if stop - start == lanes else 0
-    for column in range(0, whole, lanes):
-        gather_tile(matrix, start, column, block, column)
-    for lane in range(lanes):
-        row = min(start + lane, stop - 1)
-        for column in range(whole, size):
-            block[column, lane] = matrix[row, column]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def gather_rows(matrix, chosen, block):
-    """block[:, lane] = matrix[chosen[lane]], likewise."""
-    count, first = chosen.shape[0], chosen[0]
-    successive = True
-    for lane in range(count):
-        successive &= chosen[lane] == first + lane
-    if successive:
-        gather(matrix, first, first + count, block)
-        return
-    for lane in range(block.shape[1]):
-        row = chosen[min(lane, count - 1)]
-        for column in range(block.shape[0]):
-            block[column, lane] = matrix[row, column]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def scatter(block, matrix, start, stop):
-    """matrix[start + lane] = block[:, lane] for the rows start … stop."""
-    lanes, size = block.shape[1], matrix.shape[1]
-    whole = size // lanes * lanes if stop - start == lanes else 0
-    for column in range(0, whole, lanes):
-        scatter_tile(block, column, matrix, start, column)
-    for lane in range(stop - start):
-        for column in range(whole, size):
-            matrix[start + lane, column] = block[column, lane]

@@ -1,0 +1,77 @@
+"""Rows of a batch in and out of blocks of lanes: see `vector`."""
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+from sparseggm.kernels.vector import REGISTER_BYTES, gather_tile, lanes_of, scatter_tile
+
+VECTOR_DIGEST = "4ee176ee3c3157da"
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def is_few(first, last, lanes):
+    """Whether a part of a batch is too small to fill a block with: then its rows are done one at a time."""
+    return 4 * (last - first) < lanes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def new_block(size, like):
+    """A block of `size` rows and the dtype of `like`, at the start of a cache line: a vector is then one line."""
+    lanes = lanes_of(like)
+    memory = np.empty((size + 1) * lanes, like.dtype)
+    skip = -memory.ctypes.data % REGISTER_BYTES // memory.itemsize
+    return memory[skip : skip + size * lanes].reshape(size, lanes)
+
+
+def new_like(size, like):
+    """Memory for `size` values of the kind that `like` holds: a block, or a 1-D array."""
+    return np.empty((size, *like.shape[1:]), like.dtype)
+
+
+@overload(new_like)
+def _overload_new_like(size, like):
+    if like.ndim == 2:
+        return lambda size, like: new_block(size, like)
+    return lambda size, like: np.empty(size, like.dtype)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather(matrix, start, stop, block):
+    """block[:, lane] = matrix[start + lane]. Lanes left over repeat the last row: all hold sane numbers."""
+    lanes, size = block.shape[1], matrix.shape[1]
+    whole = size // lanes * lanes if stop - start == lanes else 0
+    for column in range(0, whole, lanes):
+        gather_tile(matrix, start, column, block, column)
+    for lane in range(lanes):
+        row = min(start + lane, stop - 1)
+        for column in range(whole, size):
+            block[column, lane] = matrix[row, column]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather_rows(matrix, chosen, block):
+    """block[:, lane] = matrix[chosen[lane]], likewise."""
+    count, first = chosen.shape[0], chosen[0]
+    successive = True
+    for lane in range(count):
+        successive &= chosen[lane] == first + lane
+    if successive:
+        gather(matrix, first, first + count, block)
+        return
+    for lane in range(block.shape[1]):
+        row = chosen[min(lane, count - 1)]
+        for column in range(block.shape[0]):
+            block[column, lane] = matrix[row, column]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scatter(block, matrix, start, stop):
+    """matrix[start + lane] = block[:, lane] for the rows start … stop."""
+    lanes, size = block.shape[1], matrix.shape[1]
+    whole = size // lanes * lanes if stop - start == lanes else 0
+    for column in range(0, whole, lanes):
+        scatter_tile(block, column, matrix, start, column)
+    for lane in range(stop - start):
+        for column in range(whole, size):
+            matrix[start + lane, column] = block[column, lane]
