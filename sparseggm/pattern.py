@@ -190,6 +190,11 @@ class Pattern:
         symbolic.transpose(self.indptr, self.rows, row_indptr, row_cols, row_positions)
         return _read_only(row_indptr), _read_only(row_cols), _read_only(row_positions)
 
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether column j holds j and j + 1, for every j: the factor of a chain in its natural order."""
+        return self.nnz == 2 * self.n - 1 and bool((self.rows - self.cols <= 1).all())
+
     @property
     def is_closed(self) -> bool:
         """Whether elimination adds no entry: the Cholesky factor of a P on this pattern stays on it."""

@@ -33,6 +33,7 @@ LAYERS = (
     "spectral",
     "parametrize",
     "adjoints",
+    "step",
     "probes",
     "xtrace",
     "stochastic",

@@ -4,9 +4,9 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-from sparseggm.kernels.vector import REGISTER_BYTES, gather_tile, lanes_of, scatter_tile
+from sparseggm.kernels.vector import REGISTER_BYTES, constant, gather_tile, lanes_of, load, not_finite, scatter_tile
 
-VECTOR_DIGEST = "4ee176ee3c3157da"
+VECTOR_DIGEST = "3bae46ea25950ba2"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -22,6 +22,16 @@ def new_block(size, like):
     memory = np.empty((size + 1) * lanes, like.dtype)
     skip = -memory.ctypes.data % REGISTER_BYTES // memory.itemsize
     return memory[skip : skip + size * lanes].reshape(size, lanes)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def bad_lanes(block):
+    """The number of lanes, 0 or 1 for a 1-D array, that hold a NaN or an infinity."""
+    zero = constant(block, 0.0)
+    taint = zero
+    for i in range(block.shape[0]):
+        taint = taint + zero * load(block, i)
+    return not_finite(taint)
 
 
 def new_like(size, like):

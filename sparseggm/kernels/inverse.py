@@ -15,10 +15,10 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
-from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
+from sparseggm.kernels.blocks import bad_lanes, gather, is_few, new_block, new_like, scatter
+from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_positive, square_root, store
 
-BLOCKS_DIGEST = "15b20636e19c8479"
+BLOCKS_DIGEST = "c56e3a72df310b75"
 
 (
     GRAM_JVP,
@@ -71,20 +71,16 @@ def _apply(verb, indptr, rows, wide, a, b, out, sigma, G):
         if verb == CHOLESKY_VJP:
             _cholesky_vjp(indptr, rows, wide, a, b, out)
         elif verb == SELECTED_INVERSE:
-            _invert(indptr, rows, wide, a, out)
+            invert(indptr, rows, wide, a, out)
         else:
-            _invert(indptr, rows, wide, a, sigma)
+            invert(indptr, rows, wide, a, sigma)
             if verb == MARGINAL_VARIANCES:
                 for j in range(indptr.shape[0] - 1):
                     store(out, j, load(sigma, wide[0][j]))
             else:
                 _spread(verb, wide[0], b, G)
-                _inverse_adjoint(indptr, rows, wide, a, sigma, G, out)
-    zero = constant(out, 0.0)
-    taint = zero
-    for p in range(out.shape[0]):
-        taint = taint + zero * load(out, p)
-    return bad + not_finite(taint)
+                invert_adjoint(indptr, rows, wide, a, sigma, G, out)
+    return bad + bad_lanes(out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -225,7 +221,7 @@ def _backward_recursion(indptr, rows, fill, L, W, flush):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _invert(indptr, rows, fill, L, sigma):
+def invert(indptr, rows, fill, L, sigma):
     """Overwrite sigma with Σ on F."""
     sigma[:] = 0.0
     for j in range(indptr.shape[0] - 1):
@@ -244,7 +240,7 @@ def _cholesky_vjp(indptr, rows, closed, L, X, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _inverse_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
+def invert_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
     """Reverse mode of (1) with X = diag(1/L): G enters as Σ̄ and is used up; L̄ is written to L_bar.
 
     Column j of (1) reads only columns > j of Σ, so the columns go forward; with h_i = G_ij / L_jj,

@@ -20,10 +20,11 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.blocks import gather, gather_rows, is_few, new_block, scatter
+from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, is_few, new_block, scatter
+from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "15b20636e19c8479"
+BLOCKS_DIGEST = "c56e3a72df310b75"
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 
@@ -52,24 +53,20 @@ def product(verb, indptr, rows, matrix, owner, x, y, first, last):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _apply(verb, indptr, rows, A, b, y):
     if verb == SOLVE:
-        return _solve(indptr, rows, A, b, y)
+        return solve(indptr, rows, A, b, y)
     if verb == SOLVE_T:
-        return _solve_t(indptr, rows, A, b, y)
+        return solve_t(indptr, rows, A, b, y)
     if verb == MATMUL:
         _matmul(indptr, rows, A, b, y)
     elif verb == MATMUL_T:
         _matmul_t(indptr, rows, A, b, y)
     else:
         _symmetric_matmul(indptr, rows, A, b, y)
-    zero = constant(y, 0.0)
-    taint = zero
-    for j in range(y.shape[0]):
-        taint = taint + zero * load(y, j)
-    return not_finite(taint)
+    return bad_lanes(y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _solve(indptr, rows, L, b, y):
+def solve(indptr, rows, L, b, y):
     """y = L⁻¹ b: forward substitution, one column of L at a time; the number of tainted lanes."""
     zero = constant(y, 0.0)
     taint = zero
@@ -87,7 +84,7 @@ def _solve(indptr, rows, L, b, y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _solve_t(indptr, rows, L, b, y):
+def solve_t(indptr, rows, L, b, y):
     """y = L⁻ᵀ b: backward substitution, one column of L at a time; the number of tainted lanes. y may be b."""
     zero = constant(y, 0.0)
     taint = zero
@@ -197,12 +194,14 @@ def _add_outer(indptr, rows, a, b, total):
 @njit(cache=True, nogil=True, error_model="numpy")
 def logdet(indptr, factor, result, first, last):
     """result = 2 Σ log L_jj, in float64. Nonzero status: 1 + a row with a diagonal that is not finite and positive."""
+    n = indptr.shape[0] - 1
+    logs = np.empty(n)
     for r in range(first, last):
-        total = 0.0
-        for j in range(indptr.shape[0] - 1):
+        for j in range(n):
             pivot = factor[r, indptr[j]]
             if not 0.0 < pivot < math.inf:
                 return r + 1
-            total += math.log(np.float64(pivot))
-        result[r] = 2.0 * total
+            logs[j] = pivot
+        logarithms(logs)
+        result[r] = 2.0 * logs.sum()
     return 0

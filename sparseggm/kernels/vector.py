@@ -67,6 +67,16 @@ def not_finite(value):
     return int(np.count_nonzero(~(abs(value) < np.inf)))
 
 
+def double(value):
+    """The value in float64, with as many lanes."""
+    return np.asarray(value, np.float64)[()]
+
+
+def put(array, offset, value):
+    """array[offset : offset + lanes] = value, for a 1-D array of the value's dtype."""
+    array[offset : offset + value.size] = value
+
+
 def gather_tile(matrix, row, column, block, at):
     """block[at : at + lanes] = matrix[row : row + lanes, column : column + lanes]ᵀ, in the dtype of the block."""
     lanes = block.shape[1]
@@ -85,10 +95,10 @@ def scatter_tile(block, at, matrix, row, column):
 class Lanes(types.Type):
     """Numba's type of a vector: one row of a block."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, count=None):
         self.dtype = dtype
-        self.count = 8 * REGISTER_BYTES // dtype.bitwidth
-        super().__init__(f"Lanes({dtype})")
+        self.count = count or 8 * REGISTER_BYTES // dtype.bitwidth
+        super().__init__(f"Lanes({dtype}, {self.count})")
 
 
 def _vector(dtype, count):
@@ -305,6 +315,38 @@ def _flushed(context, value, threshold):
 @overload(flushed)
 def _overload_flushed(value, threshold):
     return lambda value, threshold: _flushed(value, threshold)
+
+
+@intrinsic
+def _double(context, value):
+    result = Lanes(types.float64, value.count)
+
+    def codegen(context, builder, signature, arguments):
+        wide = context.get_value_type(result)
+        return arguments[0] if arguments[0].type == wide else builder.fpext(arguments[0], wide)
+
+    return result(value), codegen
+
+
+@intrinsic
+def _put(context, array, offset, value):
+    def codegen(context, builder, signature, arguments):
+        kind = signature.args[0]
+        memory, first, stored = arguments
+        _aligned(builder.store(stored, _pointer(context, builder, kind, memory, first, stored.type)), kind)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@overload(double)
+def _overload_double(value):
+    return lambda value: _double(value)
+
+
+@overload(put)
+def _overload_put(array, offset, value):
+    return lambda array, offset, value: _put(array, offset, value)
 
 
 # ---------------------------------------------------------------------- transposition
