@@ -5,6 +5,7 @@ Composed of verbs, a step moves every byte three times, and at n = 16 calling th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def sample_and_kl_vjp(
 
     Cost: y and Σ are computed again rather than stored: three times `sample_and_kl`.
     """
-    column = np.asarray(kl_bar)[..., None]
+    column = kl_bar[..., None]
     inputs = _checked("sample_and_kl_vjp", pattern, loc=loc, factor=factor, noise=noise, z_bar=z_bar)
     inputs["kl_bar"] = (None, column)
     batch_shape = loc.shape[:-1]
@@ -61,7 +62,8 @@ def sample_and_kl_vjp(
     batch = len(rows[0])
     loc_bar, factor_bar = np.empty(loc.shape, loc.dtype), np.empty(factor.shape, loc.dtype)
     noise_bar = np.empty(noise.shape if noise_too else (0, pattern.n), loc.dtype)
-    out = [bar.reshape(-1, bar.shape[-1]) for bar in (loc_bar, factor_bar, noise_bar)]
+    bars: tuple[FloatArray, ...] = (loc_bar, factor_bar, noise_bar)
+    out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]
     if threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), *_structure(pattern), *rows, *out, batch=batch):
         checks.explain("sample_and_kl_vjp", inputs)
     return loc_bar, factor_bar, noise_bar if noise_too else None

@@ -17,7 +17,7 @@ MIN_WORK = 1 << 20
 """Multiply-adds a thread must be given before it is worth waking: about half a millisecond."""
 
 LANES = 16
-"""Parts of a batch begin at multiples of this, so that no thread but the last has lanes to spare."""
+"""Parts of a large batch begin at multiples of this, so that no thread but the last has lanes to spare."""
 
 _num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _pool: ThreadPoolExecutor | None = None
@@ -42,7 +42,8 @@ def run(kernel: Callable[..., int], work: int, *args: Any, batch: int) -> int:
     parts = min(_num_threads, batch, 1 + work * batch // (2 * MIN_WORK))
     if parts < 2:
         return int(kernel(*args, 0, batch)) if batch else 0
-    bounds = [part * batch // parts // LANES * LANES for part in range(parts)] + [batch]
+    grain = LANES if batch >= parts * LANES else 1
+    bounds = [part * batch // parts // grain * grain for part in range(parts)] + [batch]
     others = [_ensure_pool().submit(kernel, *args, *bounds[part : part + 2]) for part in range(1, parts)]
     statuses = [kernel(*args, *bounds[:2]), *(other.result() for other in others)]
     return int(min((status for status in statuses if status), default=0))

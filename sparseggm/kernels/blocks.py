@@ -4,7 +4,16 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-from sparseggm.kernels.vector import REGISTER_BYTES, constant, gather_tile, lanes_of, load, not_finite, scatter_tile
+from sparseggm.kernels.vector import (
+    REGISTER_BYTES,
+    constant,
+    gather_tile,
+    lanes_of,
+    load,
+    not_finite,
+    not_positive,
+    scatter_tile,
+)
 
 VECTOR_DIGEST = "3bae46ea25950ba2"
 
@@ -32,6 +41,15 @@ def bad_lanes(block):
     for i in range(block.shape[0]):
         taint = taint + zero * load(block, i)
     return not_finite(taint)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def bad_pivots(indptr, L):
+    """The number of diagonal entries, in every lane, that are not positive and finite."""
+    bad = 0
+    for j in range(indptr.shape[0] - 1):
+        bad += not_positive(load(L, indptr[j]))
+    return bad
 
 
 def new_like(size, like):

@@ -15,10 +15,10 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.blocks import bad_lanes, gather, is_few, new_block, new_like, scatter
-from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_positive, square_root, store
+from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
+from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-BLOCKS_DIGEST = "c56e3a72df310b75"
+BLOCKS_DIGEST = "d5c11bbfa6062db8"
 
 (
     GRAM_JVP,
@@ -66,8 +66,7 @@ def _apply(verb, indptr, rows, wide, a, b, out, sigma, G):
     elif verb == GRAM_VJP:
         _gram_vjp(indptr, rows, wide, a, b, out)
     else:
-        for j in range(indptr.shape[0] - 1):
-            bad += not_positive(load(a, indptr[j]))
+        bad = bad_pivots(indptr, a)
         if verb == CHOLESKY_VJP:
             _cholesky_vjp(indptr, rows, wide, a, b, out)
         elif verb == SELECTED_INVERSE:
