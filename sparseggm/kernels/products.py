@@ -25,6 +25,7 @@ from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
 BLOCKS_DIGEST = "d5c11bbfa6062db8"
+LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 
