@@ -28,7 +28,7 @@ def label(name: str, ratio: Ratio) -> str:
 def draw(path: Path, results: Mapping[str, Result]) -> None:
     """Write the picture; of the rows by verb, the verbs that miss and the worst one."""
     bars = [(label(name, ratio), ratio) for name, result in results.items() for ratio in shown(result)]
-    figure = Figure(figsize=(9.0, 1.2 + 0.24 * max(len(bars), 1)), layout="constrained")
+    figure = Figure(figsize=(10.0, 1.2 + 0.24 * max(len(bars), 1)), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
     places = range(len(bars))
@@ -36,15 +36,11 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     ax.barh(places, [value - 1.0 for value in leads], left=1.0, color=[MET if x >= 1 else MISSED for x in leads])
     for place, (_, ratio), value in zip(places, bars, leads, strict=True):
         text = f"{number(ratio.value)} {ratio.unit}".rstrip() + f" ({ratio.sense} {number(ratio.goal or 0.0)})"
-        right = value >= 1
-        ax.annotate(
-            text, (value, place), (4 if right else -4, 0), textcoords="offset points",
-            ha="left" if right else "right", va="center", fontsize=7,
-        )  # fmt: skip
+        ax.annotate(text, (max(value, 1.0), place), (4, 0), textcoords="offset points", va="center", fontsize=7)
     ax.axvline(1.0, color="black", linewidth=0.8)
     ax.set(xscale="log", xlabel="measured / goal (better →)", ylim=(len(bars) - 0.5, -0.5))
     ax.set_yticks(places, [text for text, _ in bars], fontsize=7)
-    ax.margins(x=0.25)
+    ax.margins(x=0.2)
     ax.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -15,7 +15,7 @@ import torch
 
 import sparseggm as sg
 from benchmarks.contest import Ratio, Result, Setting
-from benchmarks.timing import copy_of, interleaved
+from benchmarks.timing import COPIED, copy, interleaved
 
 PACKAGES = (
     "numpy",
@@ -34,14 +34,14 @@ MANY = 12
 
 def machine(setting: Setting) -> dict[str, Any]:
     """What the figures depend on, said generically."""
-    threads, size = sg.get_num_threads(), setting.size(2**29)
-    copies = {f"{count} thread{'s' if count > 1 else ''}": copy_of(size, count) for count in sorted({1, threads})}
+    threads = sg.get_num_threads()
+    copies = {f"{count} thread{'s' if count > 1 else ''}": copy(count) for count in sorted({1, threads})}
     seconds = interleaved(copies, setting.rounds, setting.seconds)
     return {
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "threads": {"sparseggm": threads, "torch": torch.get_num_threads()},
-        "copy, bytes a second": {name: size / of for name, of in seconds.items()},
+        "copy, bytes a second": {name: 2 * COPIED / of for name, of in seconds.items()},
         "python": platform.python_version(),
         "versions": {"sparseggm": sg.__version__, **{name: _version(name) for name in PACKAGES}},
         "setting": asdict(setting),

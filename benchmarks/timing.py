@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ Call = Callable[[], object]
 
 SECONDS_FOR_SLOW = 20.0
 """A contestant whose rounds would take longer in all runs in fewer rounds, at least one."""
+
+COPIED = 2**27
+"""Bytes of the copy that measures the bandwidth of memory: many times any cache."""
 
 
 def interleaved(contestants: dict[str, Call], rounds: int, seconds: float) -> dict[str, float]:
@@ -44,11 +49,12 @@ def seconds_of(call: Call, repeats: int = 1) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def copy_of(bytes_moved: int, threads: int) -> Call:
-    """A call that moves so many bytes, half read and half written, each thread copying its part to memory in use."""
-    source = np.ones(bytes_moved // 2, np.uint8)
+@cache
+def copy(threads: int, size: int = COPIED) -> Call:
+    """A call that copies `size` bytes to memory in use, each thread its part: 2 `size` bytes move."""
+    source = np.ones(size, np.uint8)
     target = np.zeros_like(source)
-    bounds = [thread * len(source) // threads for thread in range(threads + 1)]
+    bounds = [thread * size // threads for thread in range(threads + 1)]
     parts = [slice(*bounds[thread : thread + 2]) for thread in range(threads)]
     if threads == 1:
         return lambda: np.copyto(target, source)
@@ -57,11 +63,12 @@ def copy_of(bytes_moved: int, threads: int) -> Call:
 
 
 def peak_memory(call: Call) -> int | None:
-    """Bytes by which the resident memory of this process rose at most during a call; None on systems but Linux."""
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not clear.exists():
+    """Bytes by which the resident memory of this process rose at most during a call; None but on Linux with glibc."""
+    clear, status, libc = Path("/proc/self/clear_refs"), Path("/proc/self/status"), ctypes.CDLL(None)
+    if not (clear.exists() and hasattr(libc, "malloc_trim")):
         return None
     call()  # so that first-time allocations do not count
+    libc.malloc_trim(0)  # nor memory that was freed and kept serves this call
     clear.write_text("5")  # resets the peak
     before = _kilobytes(status, "VmRSS")
     call()

@@ -62,11 +62,13 @@ def chain_step(problem: Step, sample_and_kl: SampleAndKL, same_draw: bool = True
         z, kl = sample_and_kl(*leaves, noise)
         return z, kl, *torch.autograd.grad((z, kl), leaves, (z_bar, kl_bar))
 
-    def answer(result: Any) -> list[Any]:
+    def answer(result: Any) -> list[Array | None]:
         z, kl, loc_bar, pivots_bar, couplings_bar = (tensor.detach().numpy() for tensor in result)
+        if not same_draw:
+            return [None, kl, loc_bar, None]
         return [z, kl, loc_bar, interleave(pivots_bar, couplings_bar)]
 
-    return Contestant(call, answer if same_draw else None)
+    return Contestant(call, answer)
 
 
 def independent_normal(problem: Step) -> Contestant:

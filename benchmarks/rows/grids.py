@@ -82,15 +82,18 @@ def selected_inverse_with_gradient(setting: Setting) -> Result:
         sigma, precision_bar = (topology.unpack(values[:, on_graph]) for values in result)
         return [np.concatenate(sigma, -1), *precision_bar]
 
-    def gabp(reused: bool) -> Peer:
+    def gabp(reused: bool, goal: float | None) -> Peer:
         def make() -> Contestant:
             module = peer_module("gabp", "gabp_sparse_inv")
             values = topology.unpack(precision)
             return module.selected_inverse_with_gradient(topology, *values, weights, reused=reused)  # type: ignore[no-any-return]
 
-        return Peer(make, 1000.0)
+        return Peer(make, goal)
 
-    peers = {"gabp-sparse-inv": gabp(False), "gabp-sparse-inv, analysis reused, batched": gabp(True)}
+    peers = {
+        "gabp-sparse-inv": gabp(reused=False, goal=1000.0),
+        "gabp-sparse-inv, analysis reused, batched": gabp(reused=True, goal=None),
+    }
     work = f"selected inverse + backward, {topology} given P, batch {len(precision)}, float64"
     return race(setting, work, Contestant(call, answer), peers)
 
