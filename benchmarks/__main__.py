@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.markdown:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(report.markdown(about, results))
-    judged = [ratio.met for result in results.values() for ratio in result.ratios if ratio.goal is not None]
+    judged = [ratio.met for result in results.values() for ratio in result.ratios if ratio.met is not None]
     print(f"\n{sum(judged)} of {len(judged)} goals met. {options.out} and {options.out.with_suffix('.png')} written.")
 
 

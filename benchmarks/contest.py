@@ -18,6 +18,9 @@ Answer = Callable[[Any], Sequence[Any]]
 
 LIMIT = "memory limit"
 
+MANY = 12
+"""Ratios beyond which a row is summarised."""
+
 
 class DisagreementError(AssertionError):
     """A peer that computes something else is no peer."""
@@ -81,6 +84,13 @@ class Ratio:
             return None
         return self.value >= self.goal if self.sense == "≥" else self.value <= self.goal
 
+    @property
+    def lead(self) -> float:
+        """How many times better than its goal; below 1, the goal is missed."""
+        if self.goal is None:
+            raise ValueError(f"{self.of}: has no goal to compare with.")
+        return self.value / self.goal if self.sense == "≥" else self.goal / max(self.value, 1e-3)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -97,6 +107,15 @@ class Result:
     seconds: dict[str, float]
     ratios: list[Ratio] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def telling(self) -> list[Ratio]:
+        """All ratios; where there are many, those that miss their goal, or the one nearest to that."""
+        if len(self.ratios) <= MANY:
+            return self.ratios
+        judged = [ratio for ratio in self.ratios if ratio.goal is not None]
+        missed = [ratio for ratio in judged if not ratio.met]
+        return missed or sorted(judged, key=lambda ratio: ratio.lead)[:1]
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,20 @@ from benchmarks.report import number
 MET, MISSED = "#0072b2", "#d55e00"  # distinct for the colour-blind
 
 
-def lead(ratio: Ratio) -> float:
-    """How many times better than its goal; below 1, the goal is missed."""
-    assert ratio.goal is not None
-    return ratio.value / ratio.goal if ratio.sense == "≥" else ratio.goal / max(ratio.value, 1e-3)
-
-
 def label(name: str, ratio: Ratio) -> str:
     """What the bar is of."""
     return f"{name}: {ratio.of.removeprefix('as fast as ')}"
 
 
 def draw(path: Path, results: Mapping[str, Result]) -> None:
-    """Write the picture; of the rows by verb, the verbs that miss and the worst one."""
-    bars = [(label(name, ratio), ratio) for name, result in results.items() for ratio in shown(result)]
+    """Write the picture."""
+    judged = [(name, ratio) for name, result in results.items() for ratio in result.telling if ratio.goal is not None]
+    bars = [(label(name, ratio), ratio) for name, ratio in judged]
     figure = Figure(figsize=(10.0, 1.2 + 0.24 * max(len(bars), 1)), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
     places = range(len(bars))
-    leads = [lead(ratio) for _, ratio in bars]
+    leads = [ratio.lead for _, ratio in bars]
     ax.barh(places, [value - 1.0 for value in leads], left=1.0, color=[MET if x >= 1 else MISSED for x in leads])
     for place, (_, ratio), value in zip(places, bars, leads, strict=True):
         text = f"{number(ratio.value)} {ratio.unit}".rstrip() + f" ({ratio.sense} {number(ratio.goal or 0.0)})"
@@ -44,11 +39,3 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-
-
-def shown(result: Result) -> list[Ratio]:
-    """Ratios with a goal; where there are many, only those that miss it, or the nearest to missing."""
-    judged = [ratio for ratio in result.ratios if ratio.goal is not None]
-    if len(judged) <= 6:
-        return judged
-    return [ratio for ratio in judged if not ratio.met] or [min(judged, key=lead)]

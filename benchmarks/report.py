@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import sparseggm as sg
-from benchmarks.contest import Ratio, Result, Setting
+from benchmarks.contest import MANY, Ratio, Result, Setting
 from benchmarks.timing import COPIED, copy, interleaved
 
 PACKAGES = (
@@ -27,9 +27,6 @@ PACKAGES = (
     "gabp-sparse-inv",
     "torchsparsegradutils",
 )
-
-MANY = 12
-"""Contestants beyond which a row's times are left to the JSON."""
 
 
 def machine(setting: Setting) -> dict[str, Any]:
@@ -71,7 +68,7 @@ def heading(about: dict[str, Any]) -> str:
 def lines(name: str, result: Result) -> list[str]:
     """A row as it is printed."""
     out = [f"{name}: {result.work}"]
-    if len(result.seconds) <= MANY:
+    if len(result.ratios) <= MANY:  # else the JSON has them
         out += [f"    {duration(seconds):>9}  {contestant}" for contestant, seconds in result.seconds.items()]
     out += [f"    {ratio_text(ratio):>9}  {ratio.of}{verdict(ratio)}" for ratio in result.ratios]
     out += [f"    {'missing':>9}  {peer}: {install}" for peer, install in result.missing.items()]
@@ -104,11 +101,11 @@ def verdict(ratio: Ratio) -> str:
 
 
 def markdown(about: dict[str, Any], results: Mapping[str, Result]) -> str:
-    """The table of docs/benchmarks.md: one line a ratio."""
+    """The table of docs/benchmarks.md: one line a ratio, and of the rows with many ratios the telling ones."""
     table = ["| row | ours | ratio | of, or as fast as | goal | |", "|---|---|---|---|---|---|"]
     for name, result in results.items():
         ours = result.seconds.get("sparseggm")
-        for index, ratio in enumerate(result.ratios):
+        for index, ratio in enumerate(result.telling):
             cells = (
                 f"`{name}`" if index == 0 else "",
                 duration(ours) if ours and index == 0 else "",

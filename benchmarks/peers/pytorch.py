@@ -75,14 +75,15 @@ def independent_normal(problem: Step) -> Contestant:
     """The same step of torch's Normal, which has no structure: another model, of the same mean and noise."""
     loc, scale = torch.from_numpy(problem.loc), torch.from_numpy(problem.pivots)
     noise, z_bar, kl_bar = (torch.from_numpy(array) for array in (problem.noise, problem.z_bar, problem.kl_bar))
-    leaves = [loc.requires_grad_(), scale.requires_grad_()]
+    loc.requires_grad_()
+    scale.requires_grad_()
     standard = Independent(Normal(torch.zeros_like(loc[0]), 1.0), 1)
 
     def call() -> Any:
-        q = Independent(Normal(*leaves, validate_args=False), 1, validate_args=False)
-        z = leaves[0] + noise * leaves[1]  # what rsample does with its own noise
+        q = Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+        z = loc + noise * scale  # what rsample does with its own noise
         kl = kl_divergence(q, standard)
-        return torch.autograd.grad((z, kl), leaves, (z_bar, kl_bar))
+        return torch.autograd.grad((z, kl), (loc, scale), (z_bar, kl_bar))
 
     return Contestant(call, None)
 

@@ -27,7 +27,8 @@ def call_of(verb: Verb, topology: sg.Topology, batch: int, dtype: Any) -> Call:
 def compare(setting: Setting, make: Callable[[int], sg.Topology]) -> Result:
     """Time in float32 over time in float64, each pair interleaved."""
     topology, batch = make(setting.size(28)), setting.size(128)
-    seconds, ratios = {}, []
+    seconds: dict[str, float] = {}
+    ratios = []
     for name, verb in VERBS.items():
         calls = {
             f"{name}, {np.dtype(dtype)}": call_of(verb, topology, batch, dtype) for dtype in (np.float32, np.float64)

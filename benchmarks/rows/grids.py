@@ -86,7 +86,8 @@ def selected_inverse_with_gradient(setting: Setting) -> Result:
         def make() -> Contestant:
             module = peer_module("gabp", "gabp_sparse_inv")
             values = topology.unpack(precision)
-            return module.selected_inverse_with_gradient(topology, *values, weights, reused=reused)  # type: ignore[no-any-return]
+            made: Contestant = module.selected_inverse_with_gradient(topology, *values, weights, reused=reused)
+            return made
 
         return Peer(make, goal)
 

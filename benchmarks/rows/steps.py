@@ -37,7 +37,8 @@ def jax_peers(problem: Step, goal: float) -> dict[str, Peer]:
     """The scan as it stands, and with 16 nodes an iteration, which at n = 16 is a straight line of code."""
 
     def step(unroll: int) -> Contestant:
-        return peer_module("jax_scan", "jax").step(problem, unroll)
+        contestant: Contestant = peer_module("jax_scan", "jax").step(problem, unroll)
+        return contestant
 
     return {JAX: Peer(lambda: step(1), goal), JAX_UNROLLED: Peer(lambda: step(16), goal)}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ def epochs_in_turn(setting: Setting, posteriors: Iterable[str], others: dict[str
         for posterior in posteriors:
             config = Config(posterior=posterior, epochs=setting.rounds + 2)
             training = Training(config, digits, Path(directory) / posterior)
-            epochs[posterior] = lambda training=training: training.train_epoch(stop)
+            epochs[posterior] = partial(training.train_epoch, stop)
         times: dict[str, list[float]] = {name: [] for name in epochs}
         for _ in range(setting.rounds + 1):
             for name, epoch in epochs.items():
