@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.contest import Ratio, Result
-from benchmarks.report import number
+from benchmarks.report import goal_text, with_unit
 
 MET, MISSED = "#0072b2", "#d55e00"  # distinct for the colour-blind
 
@@ -30,7 +30,7 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     leads = [ratio.lead for _, ratio in bars]
     ax.barh(places, [value - 1.0 for value in leads], left=1.0, color=[MET if x >= 1 else MISSED for x in leads])
     for place, (_, ratio), value in zip(places, bars, leads, strict=True):
-        text = f"{number(ratio.value)} {ratio.unit}".rstrip() + f" ({ratio.sense} {number(ratio.goal or 0.0)})"
+        text = f"{with_unit(ratio.value, ratio)} ({goal_text(ratio)})"
         ax.annotate(text, (max(value, 1.0), place), (4, 0), textcoords="offset points", va="center", fontsize=7)
     ax.axvline(1.0, color="black", linewidth=0.8)
     ax.set(xscale="log", xlabel="measured / goal (better →)", ylim=(len(bars) - 0.5, -0.5))

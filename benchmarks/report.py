@@ -70,7 +70,7 @@ def lines(name: str, result: Result) -> list[str]:
     out = [f"{name}: {result.work}"]
     if len(result.ratios) <= MANY:  # else the JSON has them
         out += [f"    {duration(seconds):>9}  {contestant}" for contestant, seconds in result.seconds.items()]
-    out += [f"    {ratio_text(ratio):>9}  {ratio.of}{verdict(ratio)}" for ratio in result.ratios]
+    out += [f"    {with_unit(ratio.value, ratio):>9}  {ratio.of}{verdict(ratio)}" for ratio in result.ratios]
     out += [f"    {'missing':>9}  {peer}: {install}" for peer, install in result.missing.items()]
     return out
 
@@ -88,16 +88,19 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def ratio_text(ratio: Ratio) -> str:
-    """The value with its unit."""
-    return f"{number(ratio.value)} {ratio.unit}".rstrip()
+def with_unit(value: float, ratio: Ratio) -> str:
+    """A value of this ratio, or its goal, with the unit."""
+    return duration(value) if ratio.unit == "s" else f"{number(value)} {ratio.unit}".rstrip()
 
 
 def verdict(ratio: Ratio) -> str:
     """The goal, and whether it was reached."""
-    if ratio.goal is None:
-        return ""
-    return f" (goal {ratio.sense} {number(ratio.goal)}: {'met' if ratio.met else 'NOT MET'})"
+    return "" if ratio.goal is None else f" (goal {goal_text(ratio)}: {'met' if ratio.met else 'NOT MET'})"
+
+
+def goal_text(ratio: Ratio) -> str:
+    """The goal with its sense; empty without one."""
+    return "" if ratio.goal is None else f"{ratio.sense} {with_unit(ratio.goal, ratio)}"
 
 
 def markdown(about: dict[str, Any], results: Mapping[str, Result]) -> str:
@@ -109,9 +112,9 @@ def markdown(about: dict[str, Any], results: Mapping[str, Result]) -> str:
             cells = (
                 f"`{name}`" if index == 0 else "",
                 duration(ours) if ours and index == 0 else "",
-                ratio_text(ratio),
+                with_unit(ratio.value, ratio),
                 ratio.of,
-                "" if ratio.goal is None else f"{ratio.sense} {number(ratio.goal)}",
+                goal_text(ratio),
                 {None: "", True: "met", False: "**not met**"}[ratio.met],
             )
             table.append(f"| {' | '.join(cells)} |")

@@ -17,7 +17,7 @@ Call = Callable[[], object]
 SECONDS_FOR_SLOW = 20.0
 """A contestant whose rounds would take longer in all runs in fewer rounds, at least one."""
 
-COPIED = 2**27
+COPIED = 2**26
 """Bytes of the copy that measures the bandwidth of memory: many times any cache."""
 
 

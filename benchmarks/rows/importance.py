@@ -23,8 +23,8 @@ def importance(setting: Setting) -> Result:
     rng = np.random.default_rng(1)
     loc = rng.standard_normal((batch, topology.n), np.float32)
     noise = rng.standard_normal((draws, batch, topology.n), np.float32)
-    q = GaussianGraphicalModel(torch.from_numpy(loc), factor=torch.from_numpy(factor), topology=topology)
-    eps = torch.from_numpy(noise)
+    mean, values, eps = (torch.from_numpy(array) for array in (loc, factor, noise))
+    q = GaussianGraphicalModel(mean, factor=values, topology=topology, validate_args=False)
 
     def call() -> Any:
         z = q.loc + q.colorize(eps)
