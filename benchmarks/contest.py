@@ -110,12 +110,11 @@ class Result:
 
     @property
     def telling(self) -> list[Ratio]:
-        """All ratios; where there are many, those that miss their goal, or the one nearest to that."""
-        if len(self.ratios) <= MANY:
-            return self.ratios
+        """All ratios; where there are many, those that miss theirs, or the one nearest to that."""
         judged = [ratio for ratio in self.ratios if ratio.goal is not None]
-        missed = [ratio for ratio in judged if not ratio.met]
-        return missed or sorted(judged, key=lambda ratio: ratio.lead)[:1]
+        if len(self.ratios) <= MANY or not judged:
+            return self.ratios
+        return [ratio for ratio in judged if not ratio.met] or [min(judged, key=lambda ratio: ratio.lead)]
 
 
 @dataclass(frozen=True)
