@@ -22,12 +22,19 @@ types: .venv/dev
 verify: .venv/dev  ## property tests on many random cases; ends in the table of worst error / bound
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m property --hypothesis-profile=deep
 
-bench: .venv/dev  ## time what exists against what a user would otherwise write
+bench: .venv/peers  ## time ours against every peer that installs, and against the memory limit
 	$(BIN)/python -m benchmarks
 
-.venv/train .venv/dev: .venv/%: pyproject.toml constraints.txt
+.venv/train .venv/dev .venv/bench: .venv/%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+# Without their dependencies, so that none brings another torch or NumPy; one that does not install is reported as missing.
+.venv/peers: .venv/bench
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --only-binary :all: sparsax
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchsparsegradutils
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python gabp-sparse-inv
 	touch $@
 
 clean:

@@ -1,5 +1,11 @@
-"""Timings against what a user would otherwise write, and against the memory limit: `python -m benchmarks`.
+"""sparseggm against what a user would otherwise write, and against the memory limit: `python -m benchmarks`.
 
-Nothing here is asserted: ratios are for reading. Every row is measured in interleaved rounds, so that whatever else the
-machine does falls on all contestants alike.
+rows/     one function a row of the table: the problem, ours, the peers, the goal
+peers/    each peer as its own users would write it; a missing one is named, with how to install it
+contest   runs a row: the answers must agree before anything is timed
+timing    interleaved rounds, copies of memory, peak memory
+report    the lines, JSON and markdown; figure: the picture
+slopes    stated costs against measured ones, `python -m benchmarks.slopes`
+
+Nothing is asserted on time. docs/benchmarks.md explains the rows.
 """

@@ -1,52 +1,54 @@
-"""Measure every row, print the table of ratios, write JSON."""
+"""Measure rows, print ratios beside their goals, write JSON and a figure."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
-import torch
 
-import sparseggm as sg
-from benchmarks.rows import rows
-from benchmarks.timing import copy_bandwidth, interleaved
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the median counts")
-    parser.add_argument("--seconds", type=float, default=0.1, help="for each contestant in each round")
-    parser.add_argument("--scale", type=int, default=1, help="divide the sizes, for a quick look")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks.json"))
-    options = parser.parse_args(arguments)
+    # As in sparseggm.cli: read when torch is imported, so before the rows are.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    from benchmarks import figure, report
+    from benchmarks.contest import Setting
+    from benchmarks.rows import ROWS
 
-    bandwidth = copy_bandwidth(options.rounds)
-    print(f"copying memory, one thread: {bandwidth / 1e9:.1f} GB/s; sparseggm uses {sg.get_num_threads()} threads\n")
-    print(f"{'work':<76}{'ours':>10}  {'limit':>6}  other / ours")
-    measured = []
-    for row in rows(options.scale):
-        seconds = interleaved({"sparseggm": row.ours, **row.peers}, options.rounds, options.seconds)
-        ours = seconds.pop("sparseggm")
-        limit = row.bytes_moved / bandwidth / ours if row.bytes_moved else None
-        print(
-            f"{row.work:<76}{ours * 1e6:>7.0f} µs  {'–' if limit is None else f'{limit:.2f}':>6}  "
-            + ", ".join(f"{name} {other / ours:.1f} ×" for name, other in seconds.items())
-        )
-        measured.append({"work": row.work, "seconds": ours, "fraction_of_limit": limit, "peers": seconds})
-    report = {
-        "versions": {"sparseggm": sg.__version__, "numpy": np.__version__, "torch": torch.__version__},
-        "machine": platform.machine(),
-        "threads": sg.get_num_threads(),
-        "copy_bytes_per_second": bandwidth,
-        "rows": measured,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1))
-    print(f"\n'limit': time to copy the bytes that must move, over ours. Written to {options.out}.")
+    options = parser().parse_args(arguments)
+    chosen = [name for name in ROWS if any(fnmatch(name, pattern) for pattern in options.only)]
+    if options.list or not chosen:
+        print("\n".join(ROWS))
+        return
+    setting = Setting(options.rounds, options.seconds, options.scale)
+    about = report.machine(setting)
+    print(report.heading(about), flush=True)
+    results = {}
+    for name in chosen:
+        results[name] = ROWS[name](setting)
+        print("\n" + "\n".join(report.lines(name, results[name])), flush=True)
+        report.write_json(options.out, about, results)  # after each row: a long run may be stopped
+    figure.draw(options.out.with_suffix(".png"), results)
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(report.markdown(about, results))
+    judged = [ratio.met for result in results.values() for ratio in result.ratios if ratio.met is not None]
+    print(f"\n{sum(judged)} of {len(judged)} goals met. {options.out} and {options.out.with_suffix('.png')} written.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    options.add_argument("--only", nargs="+", default=["*"], metavar="ROW", help="names, or patterns such as 'grid-*'")
+    options.add_argument("--list", action="store_true", help="print the names of the rows")
+    options.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the median counts")
+    options.add_argument("--seconds", type=float, default=0.1, help="for each contestant in each round")
+    options.add_argument("--scale", type=int, default=1, help="divide the sizes, for a quick look")
+    options.add_argument("--out", type=Path, default=Path("runs/benchmarks.json"), help="JSON; the figure beside it")
+    options.add_argument("--markdown", type=Path, help="also write the table of docs/benchmarks.md here")
+    return options
 
 
 if __name__ == "__main__":

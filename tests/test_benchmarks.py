@@ -1,19 +1,89 @@
-"""The benchmark command runs, in its tiny setting, and writes what it prints. Nothing is asserted on time."""
+"""The benchmark command runs every row in a tiny setting, whatever peers are there. Nothing is asserted on time."""
 
 import json
 
-from benchmarks import slopes
+import numpy as np
+import pytest
+
+from benchmarks import peers, report, slopes
 from benchmarks.__main__ import main
+from benchmarks.contest import Contestant, DisagreementError, Peer, Ratio, Result, Setting, race
+from benchmarks.rows import ROWS
+
+TINY = Setting(rounds=1, seconds=0.0, scale=64)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 
 
-def test_the_benchmark_measures_every_row(tmp_path, capsys):
-    out = tmp_path / "bench" / "report.json"
-    main(["--rounds", "1", "--seconds", "0", "--scale", "16", "--out", str(out)])
-    report = json.loads(out.read_text())
-    assert len(report["rows"]) == 12
-    assert all(row["seconds"] > 0 for row in report["rows"])
-    printed = capsys.readouterr().out
-    assert all(row["work"] in printed for row in report["rows"])
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_is_measured(name):
+    result = ROWS[name](TINY)
+    assert result.seconds
+    assert all(seconds > 0 for seconds in result.seconds.values())
+    assert result.ratios or result.missing
+    assert all(np.isfinite(ratio.value) for ratio in result.ratios)
+
+
+def test_a_missing_peer_is_named_with_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda package: None)
+    result = ROWS["grid-logdet"](TINY)
+    assert result.missing == {"sparsax (CHOLMOD)": peers.INSTALL["jax"]}
+    assert "sparsax (CHOLMOD): pip install" in "\n".join(report.lines("grid-logdet", result))
+
+
+def test_a_peer_with_another_answer_is_no_peer():
+    ours = Contestant(lambda: [np.ones(3)])
+    wrong = Contestant(lambda: [np.array([1.0, 1.0, 1.1])])
+    with pytest.raises(DisagreementError, match="array 0 of a wrong one differs"):
+        race(TINY, "ones", ours, {"a wrong one": Peer(lambda: wrong)})
+
+
+def test_a_peer_whose_answer_has_another_shape_is_no_peer():
+    ours, short = Contestant(lambda: [np.ones(3)]), Contestant(lambda: [np.ones(2)])
+    with pytest.raises(DisagreementError, match="shapes"):
+        race(TINY, "ones", ours, {"a short one": Peer(lambda: short)})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "met"),
+    [
+        (Ratio("", 0.9, 0.8), True),
+        (Ratio("", 0.7, 0.8), False),
+        (Ratio("", 1.04, 1.05, "≤"), True),
+        (Ratio("", 1.06, 1.05, "≤"), False),
+        (Ratio("", 2.0), None),
+        (Ratio("", float("nan"), 1.0), False),
+    ],
+)
+def test_a_goal_is_met_or_not(ratio, met):
+    assert ratio.met is met
+
+
+def test_the_command_prints_what_it_writes(tmp_path, capsys):
+    out, table = tmp_path / "bench" / "report.json", tmp_path / "table.md"
+    tiny = ["--rounds", "1", "--seconds", "0", "--scale", "64", "--out", str(out), "--markdown", str(table)]
+    main(["--only", "solve_t-chain-*", "dtype-chain", *tiny])
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["solve_t-chain-float32", "solve_t-chain-float64", "dtype-chain"]
+    printed, written = capsys.readouterr().out, table.read_text()
+    assert all(row["work"] in printed for row in rows.values())
+    assert all(f"`{name}`" in written for name in rows)
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_of_many_ratios_those_that_miss_are_told():
+    verbs = [Ratio(f"verb {index}", 0.9 + 0.01 * index, 1.05, "≤") for index in range(18)]
+    assert [ratio.of for ratio in Result("", {}, verbs).telling] == ["verb 16", "verb 17"]
+
+
+def test_of_many_ratios_that_meet_their_goals_the_worst_is_told():
+    verbs = [Ratio(f"verb {index}", 0.8 + 0.01 * index, 1.05, "≤") for index in range(18)]
+    assert [ratio.of for ratio in Result("", {}, verbs).telling] == ["verb 17"]
+
+
+def test_of_few_ratios_all_are_told():
+    ratios = [Ratio("met", 1.0, 1.0), Ratio("shown", 1.0)]
+    assert Result("", {}, ratios).telling == ratios
 
 
 def test_the_slopes_cover_every_stated_cost(tmp_path, capsys):

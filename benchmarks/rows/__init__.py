@@ -1,0 +1,22 @@
+"""The rows of the table, by name and in its order. A row is made when its turn comes, so memory is that of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.contest import Result, Setting
+from benchmarks.rows import dtypes, grids, importance, long_chain, slopes, solves, startup, steps, training
+
+Row = Callable[[Setting], Result]
+
+ROWS: dict[str, Row] = {
+    **solves.ROWS,
+    **steps.ROWS,
+    **grids.ROWS,
+    **slopes.ROWS,
+    **long_chain.ROWS,
+    **importance.ROWS,
+    **dtypes.ROWS,
+    **training.ROWS,
+    **startup.ROWS,
+}

@@ -1,0 +1,47 @@
+"""One chain of a million nodes and of ten million, float64: against the memory limit, and LAPACK for what it has."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import sparseggm as sg
+from benchmarks.contest import Contestant, Peer, Result, Setting, race
+from benchmarks.peers import lapack
+from benchmarks.problems import Step, precision_of
+from benchmarks.rows.steps import bytes_of, ours
+from sparseggm import linalg
+
+
+def step(setting: Setting, n: int) -> Result:
+    """A draw, log det, tr Σ (in the KL), and the gradients of all, given L."""
+    problem = Step.make(sg.Chain(setting.size(n)), 1, np.float64)
+    work = f"sample + log det + tr Σ + backward, {problem.topology}, one matrix, float64"
+    return race(setting, work, ours(problem), bytes_moved=bytes_of(problem), limit_goal=0.4)
+
+
+def solve(setting: Setting, n: int) -> Result:
+    """log det P and x = P⁻¹ b given P, which is what LAPACK has for a tridiagonal matrix."""
+    topology = sg.Chain(setting.size(n))
+    pattern, precision = topology.precision_pattern, precision_of(topology, ())
+    diagonal, couplings = (np.ascontiguousarray(values) for values in topology.unpack(precision))
+    rhs = np.random.default_rng(1).standard_normal(topology.n)
+
+    def call() -> Any:
+        factor = linalg.cholesky(pattern, precision)
+        x = linalg.solve_t(pattern, factor, linalg.solve(pattern, factor, rhs))
+        return linalg.logdet(pattern, factor), x
+
+    peers = {"LAPACK pttrf + pttrs": Peer(lambda: lapack.tridiagonal_solve(diagonal, couplings, rhs), 3.0)}
+    work = f"log det P + P⁻¹ b, {topology} given P, one matrix, float64"
+    # reads diagonal, couplings and b, writes x
+    return race(setting, work, Contestant(call), peers, bytes_moved=4 * rhs.nbytes)
+
+
+ROWS = {
+    f"{name}-1e{exponent}": partial(row, n=10**exponent)
+    for exponent in (6, 7)
+    for name, row in (("long-chain-step", step), ("long-chain-solve", solve))
+}
