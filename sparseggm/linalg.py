@@ -323,7 +323,7 @@ def wide(pattern: Pattern) -> tuple[Any, ...]:
 
 def column_pairs(pattern: Pattern, fill: Pattern) -> int:
     """2 Σ_j |S_j| |F_j|: multiply-adds of the selected inverse, the work that `threads` weighs."""
-    return 2 * int((np.diff(pattern.indptr).astype(np.int64) * np.diff(fill.indptr)).sum())
+    return 2 * pattern.column_pairs(fill)
 
 
 def squared_columns(pattern: Pattern) -> int:

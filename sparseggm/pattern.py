@@ -176,6 +176,17 @@ class Pattern:
         """Entries in the longest column, the diagonal counted: the c of the error bounds."""
         return int(np.diff(self.indptr).max())
 
+    def column_pairs(self, fill: Pattern) -> int:
+        """Σ_j |S_j| |F_j| for these columns S and those of a fill F: what every cost of a factorisation is made of."""
+        if fill.key not in self._column_pairs:
+            lengths, fill_lengths = (np.diff(pattern.indptr).astype(np.int64) for pattern in (self, fill))
+            self._column_pairs[fill.key] = int(lengths @ fill_lengths)
+        return self._column_pairs[fill.key]
+
+    @cached_property
+    def _column_pairs(self) -> dict[str, int]:
+        return {}
+
     @cached_property
     def longest_row(self) -> int:
         """Entries in the longest row, the diagonal counted."""

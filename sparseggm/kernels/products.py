@@ -199,10 +199,24 @@ def logdet(indptr, factor, result, first, last):
     logs = np.empty(n)
     for r in range(first, last):
         for j in range(n):
-            pivot = factor[r, indptr[j]]
-            if not 0.0 < pivot < math.inf:
-                return r + 1
-            logs[j] = pivot
+            logs[j] = factor[r, indptr[j]]
+        bad = 0
+        for j in range(n):
+            bad += not 0.0 < logs[j] < math.inf
+        if bad:
+            return r + 1
         logarithms(logs)
-        result[r] = 2.0 * logs.sum()
+        result[r] = 2.0 * _sum(logs)
     return 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum(x):
+    """The sum, by halves; x is used up."""
+    size = x.shape[0]
+    while size > 1:
+        half = (size + 1) // 2
+        for i in range(size - half):
+            x[i] += x[half + i]
+        size = half
+    return x[0]
