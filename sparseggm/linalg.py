@@ -139,6 +139,7 @@ def _product(
         products.product,
         pattern.nnz,
         code,
+        pattern.is_chain,
         pattern.indptr,
         pattern.rows,
         checks.as_rows(values, values.shape[:-1]),
@@ -230,7 +231,7 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     values = np.empty((*batch_shape, product.nnz), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
     half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
-    structure = (inverse.GRAM_JVP, pattern.indptr, pattern.rows, wide(product))
+    structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, wide(product))
     out = values.reshape(len(rows), product.nnz)
     if threads.run(inverse.derive, squared_columns(pattern), *structure, rows, half, out, batch=len(rows)):
         checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
@@ -309,7 +310,7 @@ def _inverse(verb: str, code: int, pattern: Pattern, fill: Pattern, factor: Floa
     batch_shape = factor.shape[:-1]
     result = np.empty((*batch_shape, size), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
-    structure = (code, pattern.indptr, pattern.rows, wide(fill))
+    structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, wide(fill))
     out = result.reshape(len(rows), size)
     if threads.run(inverse.derive, column_pairs(pattern, fill), *structure, rows, rows[:, :0], out, batch=len(rows)):
         checks.explain(verb, {"factor": (pattern, factor)})

@@ -15,7 +15,7 @@ from sparseggm.kernels.vector import (
     scatter_tile,
 )
 
-VECTOR_DIGEST = "3bae46ea25950ba2"
+VECTOR_DIGEST = "629d24a5b5857dc4"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -67,19 +67,30 @@ def _overload_new_like(size, like):
 @njit(cache=True, nogil=True, error_model="numpy")
 def gather(matrix, start, stop, block):
     """block[:, lane] = matrix[start + lane]. Lanes left over repeat the last row: all hold sane numbers."""
-    lanes, size = block.shape[1], matrix.shape[1]
-    whole = size // lanes * lanes if stop - start == lanes else 0
-    for column in range(0, whole, lanes):
-        gather_tile(matrix, start, column, block, column)
-    for lane in range(lanes):
+    if stop - start == block.shape[1]:
+        gather_runs(matrix.reshape(matrix.size), start * matrix.shape[1], matrix.shape[1], block)
+        return
+    for lane in range(block.shape[1]):
         row = min(start + lane, stop - 1)
-        for column in range(whole, size):
+        for column in range(block.shape[0]):
             block[column, lane] = matrix[row, column]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def gather_runs(array, first, stride, block):
+    """block[i, lane] = array[first + lane · stride + i]."""
+    size, lanes = block.shape
+    whole = size // lanes * lanes
+    for i in range(0, whole, lanes):
+        gather_tile(array, first + i, stride, block, i)
+    for lane in range(lanes):
+        for i in range(whole, size):
+            block[i, lane] = array[first + lane * stride + i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def gather_rows(matrix, chosen, block):
-    """block[:, lane] = matrix[chosen[lane]], likewise."""
+    """block[:, lane] = matrix[chosen[lane]], lanes left over as in `gather`."""
     count, first = chosen.shape[0], chosen[0]
     successive = True
     for lane in range(count):
@@ -96,10 +107,21 @@ def gather_rows(matrix, chosen, block):
 @njit(cache=True, nogil=True, error_model="numpy")
 def scatter(block, matrix, start, stop):
     """matrix[start + lane] = block[:, lane] for the rows start … stop."""
-    lanes, size = block.shape[1], matrix.shape[1]
-    whole = size // lanes * lanes if stop - start == lanes else 0
-    for column in range(0, whole, lanes):
-        scatter_tile(block, column, matrix, start, column)
+    if stop - start == block.shape[1]:
+        scatter_runs(block, matrix.reshape(matrix.size), start * matrix.shape[1], matrix.shape[1])
+        return
     for lane in range(stop - start):
-        for column in range(whole, size):
+        for column in range(block.shape[0]):
             matrix[start + lane, column] = block[column, lane]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scatter_runs(block, array, first, stride):
+    """array[first + lane · stride + i] = block[i, lane]."""
+    size, lanes = block.shape
+    whole = size // lanes * lanes
+    for i in range(0, whole, lanes):
+        scatter_tile(block, i, array, first + i, stride)
+    for lane in range(lanes):
+        for i in range(whole, size):
+            array[first + lane * stride + i] = block[i, lane]

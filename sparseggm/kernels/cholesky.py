@@ -14,7 +14,7 @@ from numba import njit
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-BLOCKS_DIGEST = "d5c11bbfa6062db8"
+BLOCKS_DIGEST = "f0d39761ba2725a7"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -16,9 +16,11 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
+from sparseggm.kernels.chain import LONG, long_backward
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-BLOCKS_DIGEST = "d5c11bbfa6062db8"
+CHAIN_DIGEST = "183e17643d76df99"
+BLOCKS_DIGEST = "f0d39761ba2725a7"
 
 (
     GRAM_JVP,
@@ -32,7 +34,7 @@ BLOCKS_DIGEST = "d5c11bbfa6062db8"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def derive(verb, indptr, rows, wide, a, b, values, first, last):
+def derive(verb, is_chain, indptr, rows, wide, a, b, values, first, last):
     """values = verb(a, b), row by row. Nonzero status: something is not finite, or a pivot not positive.
 
     `wide` is the wide pattern: indptr, rows, and its strictly lower entries row by row, as row_indptr, row_cols,
@@ -41,6 +43,12 @@ def derive(verb, indptr, rows, wide, a, b, values, first, last):
     lanes, bad = lanes_of(a), 0
     size = wide[1].shape[0] if verb >= MARGINAL_VARIANCES else 0
     twice = size if verb > MARGINAL_VARIANCES else 0
+    if is_few(first, last, lanes) and is_chain and verb == MARGINAL_VARIANCES and values.shape[1] >= LONG:
+        nothing = np.empty(0, a.dtype)
+        for r in range(first, last):
+            long_backward(a[r], nothing, nothing, values[r])
+            bad += bad_pivots(indptr, a[r]) + bad_lanes(values[r])
+        return bad
     if is_few(first, last, lanes):
         sigma, G = np.empty(size, a.dtype), np.empty(twice, a.dtype)
         for r in range(first, last):

@@ -21,22 +21,27 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, is_few, new_block, scatter
+from sparseggm.kernels.chain import LONG, long_backward, long_forward
 from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "d5c11bbfa6062db8"
+BLOCKS_DIGEST = "f0d39761ba2725a7"
+CHAIN_DIGEST = "183e17643d76df99"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def product(verb, indptr, rows, matrix, owner, x, y, first, last):
+def product(verb, is_chain, indptr, rows, matrix, owner, x, y, first, last):
     """y = verb(matrix, x), row by row. Nonzero status: something is not finite."""
     lanes, bad = lanes_of(x), 0
     if is_few(first, last, lanes):
         for r in range(first, last):
-            bad += _apply(verb, indptr, rows, matrix[owner[r]], x[r], y[r])
+            if is_chain and x.shape[1] >= LONG and verb <= SOLVE_T:
+                bad += _solve_long(verb, indptr, matrix[owner[r]], x[r], y[r])
+            else:
+                bad += _apply(verb, indptr, rows, matrix[owner[r]], x[r], y[r])
         return bad
     A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
     for start in range(first, last, lanes):
@@ -64,6 +69,21 @@ def _apply(verb, indptr, rows, A, b, y):
     else:
         _symmetric_matmul(indptr, rows, A, b, y)
     return bad_lanes(y)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _solve_long(verb, indptr, L, b, y):
+    """`_apply` for a long chain; an infinite pivot leaves a finite y."""
+    nothing = np.empty(0, y.dtype)
+    if verb == SOLVE:
+        long_forward(L, nothing, nothing, b, constant(y, 0.0), y, nothing)
+    else:
+        long_backward(L, b, y, nothing)
+    bad = 0
+    for j in range(y.shape[0]):
+        bad += not abs(L[indptr[j]]) < math.inf
+        bad += not abs(y[j]) < math.inf
+    return bad
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -206,12 +226,12 @@ def logdet(indptr, factor, result, first, last):
         if bad:
             return r + 1
         logarithms(logs)
-        result[r] = 2.0 * _sum(logs)
+        result[r] = 2.0 * halved_sum(logs)
     return 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sum(x):
+def halved_sum(x):
     """The sum, by halves; x is used up."""
     size = x.shape[0]
     while size > 1:

@@ -16,15 +16,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, new_block, scatter
+from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, scatter
+from sparseggm.kernels.chain import LONG, backward_from_end, forward_from_start, long_backward, long_forward
 from sparseggm.kernels.inverse import invert, invert_adjoint
 from sparseggm.kernels.logarithm import logarithms
-from sparseggm.kernels.products import solve, solve_t
+from sparseggm.kernels.products import halved_sum, solve, solve_t
 from sparseggm.kernels.vector import constant, double, lanes_of, load, put, store
 
-INVERSE_DIGEST = "05b63a03873c3113"
-PRODUCTS_DIGEST = "b02b4d3102fd168f"
-BLOCKS_DIGEST = "d5c11bbfa6062db8"
+CHAIN_DIGEST = "183e17643d76df99"
+INVERSE_DIGEST = "aaf1683fcd452a6b"
+PRODUCTS_DIGEST = "2e87af76648d41ba"
+BLOCKS_DIGEST = "f0d39761ba2725a7"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 
@@ -34,12 +36,15 @@ LOGARITHM_DIGEST = "92b20627c1b3936a"
 @njit(cache=True, nogil=True, error_model="numpy")
 def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first, last):
     """z and kl, both overwritten; kl is float64. Nonzero status: something is not finite, or a pivot not positive."""
-    n, lanes = loc.shape[1], lanes_of(loc)
+    n, lanes, bad = loc.shape[1], lanes_of(loc), 0
+    if is_chain and n >= LONG and is_few(first, last, lanes):
+        for r in range(first, last):
+            bad += _long_sample_and_kl(indptr, loc[r], factor[r], noise[r], z[r], kl[r : r + 1])
+        return bad
     L, mean, eps = new_block(rows.shape[0], loc), new_block(n, loc), new_block(n, loc)
     y, variances = new_block(n, loc), new_block(n, loc)
     sigma = new_block(0 if is_chain else fill[1].shape[0], loc)
     logs = np.empty(n * lanes)
-    bad = 0
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(factor, start, stop, L)
@@ -47,7 +52,7 @@ def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first
         gather(noise, start, stop, eps)
         bad += bad_pivots(indptr, L)
         if is_chain:
-            _chain_backward(L, eps, y, variances)
+            backward_from_end(L, eps, y, variances)
         else:
             bad += solve_t(indptr, rows, L, eps, y)
             invert(indptr, rows, fill, L, sigma)
@@ -56,26 +61,6 @@ def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first
         bad += _finish(indptr, L, mean, y, variances, logs, kl[start:stop])
         scatter(y, z, start, stop)
     return bad
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _chain_backward(L, eps, y, variances):
-    """y_j = (ε_j − b_j y_{j+1}) / a_j and v_j = (1 + b_j² v_{j+1}) / a_j², where L_jj = a_j and L_{j+1,j} = b_j."""
-    n = y.shape[0]
-    a = load(L, 2 * n - 2)
-    y_j = load(eps, n - 1) / a
-    inverse = constant(L, 1.0) / a
-    v_j = inverse * inverse
-    store(y, n - 1, y_j)
-    store(variances, n - 1, v_j)
-    for j in range(n - 2, -1, -1):
-        a, b = load(L, 2 * j), load(L, 2 * j + 1)
-        y_j = (load(eps, j) - b * y_j) / a
-        inverse = constant(L, 1.0) / a
-        ratio = b * inverse
-        v_j = inverse * inverse + (ratio * ratio) * v_j
-        store(y, j, y_j)
-        store(variances, j, v_j)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -109,6 +94,30 @@ def _finish(indptr, L, mean, y, variances, logs, kl):
     return bad_lanes(y)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _long_sample_and_kl(indptr, loc, L, noise, z, kl):
+    """One long chain: rows of a block are then runs of the chain."""
+    n, lanes = z.shape[0], lanes_of(z)
+    variances, logs = np.empty(n, z.dtype), np.empty(n)
+    long_backward(L, noise, z, variances)
+    total, whole = double(constant(z.reshape(1, n), 0.0)), n // lanes * lanes
+    runs, means = variances[:whole].reshape(-1, lanes), loc[:whole].reshape(-1, lanes)
+    for i in range(whole // lanes):
+        m = double(load(means, i))
+        total = total + double(load(runs, i)) + m * m
+    sums = np.empty(lanes)
+    put(sums, 0, total)
+    rest = sums.sum()
+    for j in range(whole, n):
+        rest += np.float64(variances[j]) + np.float64(loc[j]) * np.float64(loc[j])
+    for j in range(n):
+        logs[j] = L[indptr[j]]
+        z[j] += loc[j]
+    logarithms(logs)
+    kl[0] = 0.5 * (rest - n) + halved_sum(logs)
+    return bad_pivots(indptr, L) + bad_lanes(z)
+
+
 # ---------------------------------------------------------------------- backward
 
 
@@ -117,13 +126,19 @@ def sample_and_kl_vjp(
     is_chain, indptr, rows, fill, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
 ):
     """The cotangents of loc, factor and noise, all overwritten; an empty `noise_bar` is left alone. Status likewise."""
-    n, lanes = loc.shape[1], lanes_of(loc)
+    n, lanes, bad = loc.shape[1], lanes_of(loc), 0
+    if is_chain and n >= LONG and is_few(first, last, lanes):
+        for r in range(first, last):
+            eps_bar = noise_bar[r] if noise_bar.shape[0] else np.empty(n, loc.dtype)
+            bad += _long_adjoint(
+                indptr, loc[r], factor[r], noise[r], z_bar[r], kl_bar[r, 0], loc_bar[r], factor_bar[r], eps_bar
+            )
+        return bad
     L, L_bar = new_block(rows.shape[0], loc), new_block(rows.shape[0], loc)
     mean, eps, out = new_block(n, loc), new_block(n, loc), new_block(n, loc)
     y, eps_bar, k_bar = new_block(n, loc), new_block(n, loc), new_block(1, loc)
     sigma = new_block(n if is_chain else fill[1].shape[0], loc)
     G = new_block(0 if is_chain else fill[1].shape[0], loc)
-    bad = 0
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(factor, start, stop, L)
@@ -133,8 +148,8 @@ def sample_and_kl_vjp(
         gather(kl_bar, start, stop, k_bar)
         bad += bad_pivots(indptr, L)
         if is_chain:
-            _chain_backward(L, eps, y, sigma)
-            _chain_forward(L, y, sigma, out, load(k_bar, 0), eps_bar, L_bar)
+            backward_from_end(L, eps, y, sigma)
+            forward_from_start(L, y, sigma, out, load(k_bar, 0), eps_bar, L_bar)
         else:
             bad += solve_t(indptr, rows, L, eps, y)
             bad += solve(indptr, rows, L, out, eps_bar)
@@ -151,26 +166,14 @@ def sample_and_kl_vjp(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _chain_forward(L, y, variances, z_bar, k_bar, eps_bar, L_bar):
-    """ε̄_j = (z̄_j − b_{j−1} ε̄_{j−1}) / a_j, with it the adjoint g_j = ½ k̄ + (b_{j−1} / a_{j−1})² g_{j−1} of v_j."""
-    n = y.shape[0]
-    one, two = constant(L, 1.0), constant(L, 2.0)
-    half = constant(L, 0.5) * k_bar
-    carried, g = constant(L, 0.0), half
-    for j in range(n):
-        a = load(L, 2 * j)
-        e = (load(z_bar, j) - carried) / a
-        store(eps_bar, j, e)
-        inverse = one / a
-        a_bar = k_bar * inverse - load(y, j) * e - (two * g) * (load(variances, j) * inverse)
-        store(L_bar, 2 * j, a_bar)
-        if j + 1 < n:
-            b = load(L, 2 * j + 1)
-            ratio = b * inverse
-            b_bar = (two * g) * ((ratio * inverse) * load(variances, j + 1)) - load(y, j + 1) * e
-            store(L_bar, 2 * j + 1, b_bar)
-            carried = b * e
-            g = half + (ratio * ratio) * g
+def _long_adjoint(indptr, loc, L, noise, z_bar, k_bar, loc_bar, L_bar, eps_bar):
+    """One long chain."""
+    y, variances = np.empty(loc.shape[0], loc.dtype), np.empty(loc.shape[0], loc.dtype)
+    long_backward(L, noise, y, variances)
+    long_forward(L, y, variances, z_bar, k_bar, eps_bar, L_bar)
+    for j in range(loc.shape[0]):
+        loc_bar[j] = z_bar[j] + k_bar * loc[j]
+    return bad_pivots(indptr, L) + bad_lanes(L_bar) + bad_lanes(loc_bar) + bad_lanes(eps_bar)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -77,16 +77,18 @@ def put(array, offset, value):
     array[offset : offset + value.size] = value
 
 
-def gather_tile(matrix, row, column, block, at):
-    """block[at : at + lanes] = matrix[row : row + lanes, column : column + lanes]ᵀ, in the dtype of the block."""
-    lanes = block.shape[1]
-    block[at : at + lanes] = matrix[row : row + lanes, column : column + lanes].T
+def gather_tile(array, first, stride, block, at):
+    """block[at + i, lane] = array[first + lane · stride + i] for i < lanes, in the dtype of the block."""
+    block[at : at + block.shape[1]] = array[_tile(first, stride, block.shape[1])]
 
 
-def scatter_tile(block, at, matrix, row, column):
-    """matrix[row : row + lanes, column : column + lanes] = block[at : at + lanes]ᵀ."""
-    lanes = block.shape[1]
-    matrix[row : row + lanes, column : column + lanes] = block[at : at + lanes].T
+def scatter_tile(block, at, array, first, stride):
+    """array[first + lane · stride + i] = block[at + i, lane] for i < lanes, in the dtype of the array."""
+    array[_tile(first, stride, block.shape[1])] = block[at : at + block.shape[1]]
+
+
+def _tile(first, stride, lanes):
+    return first + np.arange(lanes)[:, None] + stride * np.arange(lanes)
 
 
 # ---------------------------------------------------------------------- the type of a vector
@@ -367,12 +369,10 @@ def _transposed(builder, rows):
     return rows
 
 
-def _tile_pointers(context, builder, kind, matrix, row, column, vector):
-    """To `count` successive rows of a matrix, at one column."""
-    width = builder.extract_value(context.make_array(kind)(context, builder, matrix).shape, 1)
-    first = builder.add(builder.mul(row, width), column)
-    offsets = (builder.mul(width, ir.Constant(width.type, lane)) for lane in range(vector.count))
-    return [_pointer(context, builder, kind, matrix, builder.add(first, offset), vector) for offset in offsets]
+def _tile_pointers(context, builder, kind, array, first, stride, vector):
+    """To `count` runs of a 1-D array, `stride` apart."""
+    offsets = (builder.mul(stride, ir.Constant(stride.type, lane)) for lane in range(vector.count))
+    return [_pointer(context, builder, kind, array, builder.add(first, offset), vector) for offset in offsets]
 
 
 def _block_pointers(context, builder, kind, block, at, vector):
@@ -382,7 +382,7 @@ def _block_pointers(context, builder, kind, block, at, vector):
 
 
 @intrinsic
-def _gather_tile(context, matrix, row, column, block, at):
+def _gather_tile(context, array, first, stride, block, at):
     def codegen(context, builder, signature, arguments):
         source, target = signature.args[0], signature.args[3]
         a, i, j, b, position = arguments
@@ -396,11 +396,11 @@ def _gather_tile(context, matrix, row, column, block, at):
             _aligned(builder.store(value, pointer), target)
         return context.get_dummy_value()
 
-    return types.void(matrix, types.intp, types.intp, block, types.intp), codegen
+    return types.void(array, types.intp, types.intp, block, types.intp), codegen
 
 
 @intrinsic
-def _scatter_tile(context, block, at, matrix, row, column):
+def _scatter_tile(context, block, at, array, first, stride):
     def codegen(context, builder, signature, arguments):
         source, target = signature.args[0], signature.args[2]
         b, position, a, i, j = arguments
@@ -413,14 +413,14 @@ def _scatter_tile(context, block, at, matrix, row, column):
             _aligned(builder.store(value if read == write else builder.fptrunc(value, write), pointer), target)
         return context.get_dummy_value()
 
-    return types.void(block, types.intp, matrix, types.intp, types.intp), codegen
+    return types.void(block, types.intp, array, types.intp, types.intp), codegen
 
 
 @overload(gather_tile)
-def _overload_gather_tile(matrix, row, column, block, at):
-    return lambda matrix, row, column, block, at: _gather_tile(matrix, row, column, block, at)
+def _overload_gather_tile(array, first, stride, block, at):
+    return lambda array, first, stride, block, at: _gather_tile(array, first, stride, block, at)
 
 
 @overload(scatter_tile)
-def _overload_scatter_tile(block, at, matrix, row, column):
-    return lambda block, at, matrix, row, column: _scatter_tile(block, at, matrix, row, column)
+def _overload_scatter_tile(block, at, array, first, stride):
+    return lambda block, at, array, first, stride: _scatter_tile(block, at, array, first, stride)
