@@ -12,15 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm import adjoints, linalg
+from sparseggm import adjoints, checks, linalg
 from sparseggm.pattern import Pattern
+from sparseggm.torch.embedding import diagonal, extend, on_diagonal, restrict
 from sparseggm.torch.registration import (
     Shape,
     array,
     batch_of,
-    differentiate,
-    embed,
-    index,
     key_of,
     pattern_of,
     register,
@@ -98,6 +96,20 @@ def cholesky_vjp(pattern: Pattern, factor: Tensor, x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- scalars and second moments
 
 
+def selected_inverse(pattern: Pattern, factor: Tensor, on: Pattern | None = None) -> Tensor:
+    """Σ on `on`, by default `pattern.filled()`; see `linalg.selected_inverse`. Its backward computes Σ again."""
+    fill = checks.closed_superset("selected_inverse", pattern, on)
+    key = key_of(pattern, "selected_inverse", factor)
+    return torch.ops.sparseggm.selected_inverse(key, fill.key, factor)  # type: ignore[no-any-return]
+
+
+def selected_inverse_vjp(pattern: Pattern, factor: Tensor, sigma_bar: Tensor, on: Pattern | None = None) -> Tensor:
+    """L̄ for the cotangent of `selected_inverse(pattern, factor, on)`; see `adjoints.selected_inverse_vjp`."""
+    fill = checks.closed_superset("selected_inverse_vjp", pattern, on)
+    key = key_of(pattern, "selected_inverse_vjp", factor, sigma_bar)
+    return torch.ops.sparseggm.selected_inverse_vjp(key, fill.key, factor, sigma_bar)  # type: ignore[no-any-return]
+
+
 def logdet(pattern: Pattern, factor: Tensor) -> Tensor:
     """log det P = 2 Σ log L_jj; see `linalg.logdet`."""
     return torch.ops.sparseggm.logdet(key_of(pattern, "logdet", factor), factor)  # type: ignore[no-any-return]
@@ -111,7 +123,8 @@ def marginal_variances(pattern: Pattern, factor: Tensor) -> Tensor:
 
 def marginal_variances_vjp(pattern: Pattern, factor: Tensor, variances_bar: Tensor) -> Tensor:
     """L̄ for the cotangent of diag Σ; see `adjoints.marginal_variances_vjp`."""
-    return _marginal_variances_vjp(key_of(pattern, "marginal_variances_vjp", factor), factor, variances_bar)
+    key = key_of(pattern, "marginal_variances_vjp", factor, variances_bar)
+    return _marginal_variances_vjp(key, factor, variances_bar)
 
 
 def trace_inverse(pattern: Pattern, factor: Tensor) -> Tensor:
@@ -155,7 +168,7 @@ def _symmetric_rule(pattern: Pattern, needs: Any, precision: Tensor, x: Tensor, 
     batch = precision.shape[:-1]
     both = outer(pattern, y_bar, x, batch) + outer(pattern, x, y_bar, batch) if needs[0] else None
     return (
-        None if both is None else _scale_diagonal(pattern, both, 0.5),
+        None if both is None else diagonal_halved(pattern, both),
         symmetric_matmul(pattern, precision, y_bar) if needs[1] else None,
     )
 
@@ -182,28 +195,39 @@ def _cholesky_vjp_rule(pattern: Pattern, needs: Any, factor: Tensor, x: Tensor, 
     return (-gram_vjp(pattern, x_bar, v) if needs[0] else None), x_bar
 
 
-# Second order: the same gradient written in the closed verbs of the filled pattern.
+# diag Σ is Σ on its pattern, with a cotangent that is zero off the diagonal
 def _variances_vjp_rule(
     pattern: Pattern, needs: Any, factor: Tensor, bar: Tensor, result: Tensor, cotangent: Tensor
 ) -> Any:
-    return differentiate(lambda *inputs: _variances_vjp_in_verbs(pattern, *inputs), (factor, bar), (cotangent,))
-
-
-# V = cholesky_vjp(L, diag(1/L)) has V + Vᵀ = Σ; X = cholesky_jvp(L, 2 diag v̄);  L̄ = −tril(Σ X) − diag(X_jj / L_jj²)
-def _variances_vjp_in_verbs(pattern: Pattern, factor: Tensor, bar: Tensor) -> Tensor:
     filled = pattern.filled()
-    pivots = factor.index_select(-1, index(pattern.diagonal))
-    embedded = embed(factor, pattern.positions_in(filled), filled.nnz)
-    half_sigma = cholesky_vjp(filled, embedded, embed(1.0 / pivots, filled.diagonal, filled.nnz))
-    x = cholesky_jvp(filled, embedded, embed(2.0 * bar, filled.diagonal, filled.nnz))
-    on_diagonal = x.index_select(-1, index(filled.diagonal)) / pivots**2
-    factor_bar = -gram_vjp(filled, x, half_sigma) - embed(on_diagonal, filled.diagonal, filled.nnz)
-    return factor_bar.index_select(-1, index(pattern.positions_in(filled)))
+    factor_bar, sigma_bar = _inverse_vjp_rule(pattern, filled, factor, on_diagonal(filled, bar), cotangent)
+    return factor_bar, diagonal(filled, sigma_bar)
 
 
-def _scale_diagonal(pattern: Pattern, values: Tensor, scale: float) -> Tensor:
-    scales = np.where(pattern.rows == pattern.cols, scale, 1.0)
-    return values * torch.from_numpy(scales).to(values.dtype)
+# The gradient of a gradient of Σ, in the closed verbs on F (math.md, eq. 21): with V, X of
+# L̄ = −gram_vjp(X, V) − diag(X_jj / L_jj²) and the cotangent C of L̄,
+#     W = cholesky_vjp(L, −gram_vjp(C, V) − diag(C_jj / L_jj²)) ,  Z = cholesky_jvp(L, −gram_jvp(X, C)) ,
+#     Σ̄ gets W with its diagonal doubled,  L gets −gram_vjp(X, W) − gram_vjp(Z, V) + diag((2 C_jj X_jj / L_jj − Z_jj) / L_jj²)
+def _inverse_vjp_rule(
+    pattern: Pattern, fill: Pattern, factor: Tensor, sigma_bar: Tensor, cotangent: Tensor
+) -> tuple[Tensor, Tensor]:
+    lower, c, pivots = extend(pattern, fill, factor), extend(pattern, fill, cotangent), diagonal(pattern, factor)
+    v = cholesky_vjp(fill, lower, on_diagonal(fill, 1.0 / pivots))
+    x = cholesky_jvp(fill, lower, _diagonal_doubled(fill, sigma_bar))
+    w = cholesky_vjp(fill, lower, -gram_vjp(fill, c, v) - on_diagonal(fill, diagonal(fill, c) / pivots**2))
+    z = cholesky_jvp(fill, lower, -gram_jvp(fill, x, c))
+    pivots_bar = (2.0 * diagonal(fill, c) * diagonal(fill, x) / pivots - diagonal(fill, z)) / pivots**2
+    lower_bar = on_diagonal(fill, pivots_bar) - gram_vjp(fill, x, w) - gram_vjp(fill, z, v)
+    return restrict(pattern, fill, lower_bar), _diagonal_doubled(fill, w)
+
+
+def _diagonal_doubled(pattern: Pattern, values: Tensor) -> Tensor:
+    return values + on_diagonal(pattern, diagonal(pattern, values))
+
+
+def diagonal_halved(pattern: Pattern, values: Tensor) -> Tensor:
+    """The stored gradient of a symmetric matrix, whose diagonal the sum of both triangles counted twice."""
+    return values - on_diagonal(pattern, 0.5 * diagonal(pattern, values))
 
 
 _solve = register_pair(linalg.solve, lambda pattern: pattern.n, _solve_rule)
@@ -256,7 +280,7 @@ def _cholesky_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
     pattern, (_, factor) = pattern_of(ctx.key), ctx.saved_tensors
     filled = pattern.filled()
     precision_bar = cholesky_vjp(filled, factor, bar)
-    return None, precision_bar.index_select(-1, index(pattern.positions_in(filled)))
+    return None, restrict(pattern, filled, precision_bar)
 
 
 register(
@@ -270,8 +294,7 @@ register(
 
 def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
     pattern, (factor, _) = pattern_of(ctx.key), ctx.saved_tensors
-    pivots = factor.index_select(-1, index(pattern.diagonal))
-    return None, embed(2.0 * bar[..., None] / pivots, pattern.diagonal, pattern.nnz)
+    return None, on_diagonal(pattern, 2.0 * bar[..., None] / diagonal(pattern, factor))
 
 
 register(
@@ -293,4 +316,45 @@ register(
     lambda key, factor: factor.new_empty((*factor.shape[:-1], pattern_of(key).n)),
     _save_factor,
     _variances_rule,
+)
+
+
+# ---------------------------------------------------------------------- verbs of two patterns
+
+
+def _save_with_keys(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.keys = inputs[:2]
+    ctx.save_for_backward(*inputs[2:])
+
+
+def _selected_inverse_rule(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor]:
+    pattern, fill = map(pattern_of, ctx.keys)
+    return None, None, selected_inverse_vjp(pattern, ctx.saved_tensors[0], bar, fill)
+
+
+register(
+    "selected_inverse(str key, str on, Tensor factor) -> Tensor",
+    lambda key, on, factor: torch.from_numpy(
+        linalg.selected_inverse(pattern_of(key), array(factor), pattern_of(on))
+    ),
+    lambda key, on, factor: factor.new_empty((*factor.shape[:-1], pattern_of(on).nnz)),
+    _save_with_keys,
+    _selected_inverse_rule,
+)
+
+
+def _selected_inverse_vjp_rule(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
+    factor, sigma_bar = ctx.saved_tensors
+    bars = _inverse_vjp_rule(*map(pattern_of, ctx.keys), factor, sigma_bar, bar)
+    return None, None, summed_to(bars[0], factor), summed_to(bars[1], sigma_bar)
+
+
+register(
+    "selected_inverse_vjp(str key, str on, Tensor factor, Tensor sigma_bar) -> Tensor",
+    lambda key, on, factor, sigma_bar: torch.from_numpy(
+        adjoints.selected_inverse_vjp(pattern_of(key), array(factor), array(sigma_bar), pattern_of(on))
+    ),
+    lambda key, on, factor, sigma_bar: factor.new_empty((*batch_of(factor, sigma_bar), pattern_of(key).nnz)),
+    _save_with_keys,
+    _selected_inverse_vjp_rule,
 )

@@ -82,6 +82,8 @@ def calls(topology: sg.Topology) -> dict[str, Call]:
         "marginal_variances": call("marginal_variances", on, lower),
         "marginal_variances_vjp": call("marginal_variances_vjp", on, lower, y),
         "trace_inverse": call("trace_inverse", on, lower),
+        "selected_inverse": call("selected_inverse", on, lower),
+        "selected_inverse_vjp": call("selected_inverse_vjp", on, lower, values(closed, 3, 1, seed=1)),
     }
 
 
