@@ -56,9 +56,7 @@ def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor, offset_bar: Tensor) -> tuple[
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
         pattern = pattern_of(ctx.key)
         return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
-    return None, *torch.ops.sparseggm.sample_and_kl_vjp(
-        ctx.key, loc, factor, noise, offset, z_bar, kl_bar[..., None]
-    )
+    return None, *torch.ops.sparseggm.sample_and_kl_vjp(ctx.key, loc, factor, noise, offset, z_bar, kl_bar[..., None])
 
 
 def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

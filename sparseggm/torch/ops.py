@@ -1,360 +1,54 @@
 """The verbs of `sparseggm.linalg` and `sparseggm.adjoints` as torch operators, with autograd.
 
-Same names, arguments and conventions; tensors on the CPU instead of arrays. Every derivative is made of the verbs, so
-that it can be differentiated again. Bars are cotangents; the derivations are in docs/math.md.
+Same names, arguments and conventions; tensors on the CPU instead of arrays. All can be differentiated to every order,
+under `torch.func`, mapped by `vmap` and traced by `torch.compile`: docs/torch-support.md.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from sparseggm import adjoints, checks, linalg
-from sparseggm.pattern import Pattern
+from sparseggm.torch.algebra import (
+    cholesky,
+    cholesky_jvp,
+    cholesky_vjp,
+    gram,
+    gram_jvp,
+    gram_vjp,
+    logdet,
+    matmul,
+    matmul_t,
+    outer,
+    solve,
+    solve_t,
+    symmetric_matmul,
+)
 from sparseggm.torch.embedding import diagonal, extend, on_diagonal, restrict
-from sparseggm.torch.registration import (
-    Shape,
-    array,
-    batch_of,
-    key_of,
-    pattern_of,
-    register,
-    register_pair,
-    summed_to,
+from sparseggm.torch.second_moments import (
+    marginal_variances,
+    marginal_variances_vjp,
+    selected_inverse,
+    selected_inverse_vjp,
+    trace_inverse,
 )
 
-# ---------------------------------------------------------------------- triangular products and solves
-
-
-def solve(pattern: Pattern, factor: Tensor, rhs: Tensor) -> Tensor:
-    """L x = rhs; see `linalg.solve`."""
-    return _solve(key_of(pattern, "solve", factor, rhs), factor, rhs)
-
-
-def solve_t(pattern: Pattern, factor: Tensor, rhs: Tensor) -> Tensor:
-    """Lᵀ x = rhs; see `linalg.solve_t`."""
-    return _solve_t(key_of(pattern, "solve_t", factor, rhs), factor, rhs)
-
-
-def matmul(pattern: Pattern, factor: Tensor, x: Tensor) -> Tensor:
-    """L x; see `linalg.matmul`."""
-    return _matmul(key_of(pattern, "matmul", factor, x), factor, x)
-
-
-def matmul_t(pattern: Pattern, factor: Tensor, x: Tensor) -> Tensor:
-    """Lᵀ x; see `linalg.matmul_t`."""
-    return _matmul_t(key_of(pattern, "matmul_t", factor, x), factor, x)
-
-
-def symmetric_matmul(pattern: Pattern, precision: Tensor, x: Tensor) -> Tensor:
-    """P x; see `linalg.symmetric_matmul`."""
-    return _symmetric_matmul(key_of(pattern, "symmetric_matmul", precision, x), precision, x)
-
-
-def outer(pattern: Pattern, x: Tensor, y: Tensor, batch_shape: Shape | None = None) -> Tensor:
-    """x yᵀ on the pattern, summed to `batch_shape` inside the kernel; see `linalg.outer`."""
-    batch_shape = batch_of(x, y) if batch_shape is None else batch_shape
-    return torch.ops.sparseggm.outer(key_of(pattern, "outer", x, y), x, y, batch_shape)  # type: ignore[no-any-return]
-
-
-# ---------------------------------------------------------------------- factorisation and its calculus
-
-
-def cholesky(pattern: Pattern, precision: Tensor) -> Tensor:
-    """L with P = L Lᵀ, on `pattern.filled()`; see `linalg.cholesky`."""
-    return torch.ops.sparseggm.cholesky(key_of(pattern, "cholesky", precision), precision)  # type: ignore[no-any-return]
-
-
-def gram(pattern: Pattern, factor: Tensor) -> Tensor:
-    """L Lᵀ on `pattern.gram()`; see `linalg.gram`."""
-    return gram_jvp(pattern, factor, 0.5 * factor)
-
-
-def gram_jvp(pattern: Pattern, a: Tensor, b: Tensor) -> Tensor:
-    """tril(A Bᵀ + B Aᵀ); see `adjoints.gram_jvp`."""
-    return _gram_jvp(key_of(pattern, "gram_jvp", a, b), a, b)
-
-
-def gram_vjp(pattern: Pattern, a: Tensor, v: Tensor) -> Tensor:
-    """tril((V + Vᵀ) A); see `adjoints.gram_vjp`."""
-    return _gram_vjp(key_of(pattern, "gram_vjp", a, v), a, v)
-
-
-def cholesky_jvp(pattern: Pattern, factor: Tensor, v: Tensor) -> Tensor:
-    """X with X Lᵀ + L Xᵀ = V; see `adjoints.cholesky_jvp`."""
-    return _cholesky_jvp(key_of(pattern, "cholesky_jvp", factor, v), factor, v)
-
-
-def cholesky_vjp(pattern: Pattern, factor: Tensor, x: Tensor) -> Tensor:
-    """V with tril((V + Vᵀ) L) = X; see `adjoints.cholesky_vjp`."""
-    return _cholesky_vjp(key_of(pattern, "cholesky_vjp", factor, x), factor, x)
-
-
-# ---------------------------------------------------------------------- scalars and second moments
-
-
-def selected_inverse(pattern: Pattern, factor: Tensor, on: Pattern | None = None) -> Tensor:
-    """Σ on `on`, by default `pattern.filled()`; see `linalg.selected_inverse`. Its backward computes Σ again."""
-    fill = checks.closed_superset("selected_inverse", pattern, on)
-    key = key_of(pattern, "selected_inverse", factor)
-    return torch.ops.sparseggm.selected_inverse(key, fill.key, factor)  # type: ignore[no-any-return]
-
-
-def selected_inverse_vjp(pattern: Pattern, factor: Tensor, sigma_bar: Tensor, on: Pattern | None = None) -> Tensor:
-    """L̄ for the cotangent of `selected_inverse(pattern, factor, on)`; see `adjoints.selected_inverse_vjp`."""
-    fill = checks.closed_superset("selected_inverse_vjp", pattern, on)
-    key = key_of(pattern, "selected_inverse_vjp", factor, sigma_bar)
-    return torch.ops.sparseggm.selected_inverse_vjp(key, fill.key, factor, sigma_bar)  # type: ignore[no-any-return]
-
-
-def logdet(pattern: Pattern, factor: Tensor) -> Tensor:
-    """log det P = 2 Σ log L_jj; see `linalg.logdet`."""
-    return torch.ops.sparseggm.logdet(key_of(pattern, "logdet", factor), factor)  # type: ignore[no-any-return]
-
-
-def marginal_variances(pattern: Pattern, factor: Tensor) -> Tensor:
-    """diag Σ; see `linalg.marginal_variances`. Its backward computes Σ again rather than store it."""
-    key = key_of(pattern, "marginal_variances", factor)
-    return torch.ops.sparseggm.marginal_variances(key, factor)  # type: ignore[no-any-return]
-
-
-def marginal_variances_vjp(pattern: Pattern, factor: Tensor, variances_bar: Tensor) -> Tensor:
-    """L̄ for the cotangent of diag Σ; see `adjoints.marginal_variances_vjp`."""
-    key = key_of(pattern, "marginal_variances_vjp", factor, variances_bar)
-    return _marginal_variances_vjp(key, factor, variances_bar)
-
-
-def trace_inverse(pattern: Pattern, factor: Tensor) -> Tensor:
-    """tr Σ, summed in float64; see `linalg.trace_inverse`."""
-    return marginal_variances(pattern, factor).sum(-1, dtype=torch.float64).to(factor.dtype)
-
-
-# ---------------------------------------------------------------------- rules
-
-
-# L x = b  ⇒  b̄ = L⁻ᵀ x̄ ,  L̄ = −b̄ xᵀ on the pattern, summed over the right-hand sides of one factor
-def _solve_rule(pattern: Pattern, needs: Any, factor: Tensor, rhs: Tensor, x: Tensor, x_bar: Tensor) -> Any:
-    rhs_bar = solve_t(pattern, factor, x_bar)
-    return (-outer(pattern, rhs_bar, x, factor.shape[:-1]) if needs[0] else None), rhs_bar
-
-
-# Lᵀ x = b  ⇒  b̄ = L⁻¹ x̄ ,  L̄ = −x b̄ᵀ
-def _solve_t_rule(pattern: Pattern, needs: Any, factor: Tensor, rhs: Tensor, x: Tensor, x_bar: Tensor) -> Any:
-    rhs_bar = solve(pattern, factor, x_bar)
-    return (-outer(pattern, x, rhs_bar, factor.shape[:-1]) if needs[0] else None), rhs_bar
-
-
-# y = L x  ⇒  x̄ = Lᵀ ȳ ,  L̄ = ȳ xᵀ
-def _matmul_rule(pattern: Pattern, needs: Any, factor: Tensor, x: Tensor, y: Tensor, y_bar: Tensor) -> Any:
-    return (
-        outer(pattern, y_bar, x, factor.shape[:-1]) if needs[0] else None,
-        matmul_t(pattern, factor, y_bar) if needs[1] else None,
-    )
-
-
-# y = Lᵀ x  ⇒  x̄ = L ȳ ,  L̄ = x ȳᵀ
-def _matmul_t_rule(pattern: Pattern, needs: Any, factor: Tensor, x: Tensor, y: Tensor, y_bar: Tensor) -> Any:
-    return (
-        outer(pattern, x, y_bar, factor.shape[:-1]) if needs[0] else None,
-        matmul(pattern, factor, y_bar) if needs[1] else None,
-    )
-
-
-# y = P x  ⇒  x̄ = P ȳ ,  P̄ = ȳ xᵀ + x ȳᵀ with its diagonal halved: stored values
-def _symmetric_rule(pattern: Pattern, needs: Any, precision: Tensor, x: Tensor, y: Tensor, y_bar: Tensor) -> Any:
-    batch = precision.shape[:-1]
-    both = outer(pattern, y_bar, x, batch) + outer(pattern, x, y_bar, batch) if needs[0] else None
-    return (
-        None if both is None else diagonal_halved(pattern, both),
-        symmetric_matmul(pattern, precision, y_bar) if needs[1] else None,
-    )
-
-
-# V = A Bᵀ + B Aᵀ  ⇒  Ā = gram_vjp(B, V̄) ,  B̄ = gram_vjp(A, V̄)
-def _gram_jvp_rule(pattern: Pattern, needs: Any, a: Tensor, b: Tensor, v: Tensor, v_bar: Tensor) -> Any:
-    return gram_vjp(pattern, b, v_bar) if needs[0] else None, gram_vjp(pattern, a, v_bar) if needs[1] else None
-
-
-# X = tril((V + Vᵀ) A)  ⇒  Ā = gram_vjp(X̄, V) ,  V̄ = gram_jvp(A, X̄)
-def _gram_vjp_rule(pattern: Pattern, needs: Any, a: Tensor, v: Tensor, x: Tensor, x_bar: Tensor) -> Any:
-    return gram_vjp(pattern, x_bar, v) if needs[0] else None, gram_jvp(pattern, a, x_bar) if needs[1] else None
-
-
-# X Lᵀ + L Xᵀ = V  ⇒  V̄ = W = cholesky_vjp(L, X̄) ,  L̄ = −gram_vjp(X, W)
-def _cholesky_jvp_rule(pattern: Pattern, needs: Any, factor: Tensor, v: Tensor, x: Tensor, x_bar: Tensor) -> Any:
-    v_bar = cholesky_vjp(pattern, factor, x_bar)
-    return (-gram_vjp(pattern, x, v_bar) if needs[0] else None), v_bar
-
-
-# tril((V + Vᵀ) L) = X  ⇒  X̄ = Z = cholesky_jvp(L, V̄) ,  L̄ = −gram_vjp(Z, V)
-def _cholesky_vjp_rule(pattern: Pattern, needs: Any, factor: Tensor, x: Tensor, v: Tensor, v_bar: Tensor) -> Any:
-    x_bar = cholesky_jvp(pattern, factor, v_bar)
-    return (-gram_vjp(pattern, x_bar, v) if needs[0] else None), x_bar
-
-
-# diag Σ is Σ on its pattern, with a cotangent that is zero off the diagonal
-def _variances_vjp_rule(
-    pattern: Pattern, needs: Any, factor: Tensor, bar: Tensor, result: Tensor, cotangent: Tensor
-) -> Any:
-    filled = pattern.filled()
-    factor_bar, sigma_bar = _inverse_vjp_rule(pattern, filled, factor, on_diagonal(filled, bar), cotangent)
-    return factor_bar, diagonal(filled, sigma_bar)
-
-
-# The gradient of a gradient of Σ, in the closed verbs on F (math.md, eq. 21): with V, X of
-# L̄ = −gram_vjp(X, V) − diag(X_jj / L_jj²) and the cotangent C of L̄,
-#     W = cholesky_vjp(L, −gram_vjp(C, V) − diag(C_jj / L_jj²)) ,  Z = cholesky_jvp(L, −gram_jvp(X, C)) ,
-#     Σ̄ gets W with its diagonal doubled,  L gets −gram_vjp(X, W) − gram_vjp(Z, V) + diag((2 C_jj X_jj / L_jj − Z_jj) / L_jj²)
-def _inverse_vjp_rule(
-    pattern: Pattern, fill: Pattern, factor: Tensor, sigma_bar: Tensor, cotangent: Tensor
-) -> tuple[Tensor, Tensor]:
-    lower, c, pivots = extend(pattern, fill, factor), extend(pattern, fill, cotangent), diagonal(pattern, factor)
-    v = cholesky_vjp(fill, lower, on_diagonal(fill, 1.0 / pivots))
-    x = cholesky_jvp(fill, lower, _diagonal_doubled(fill, sigma_bar))
-    w = cholesky_vjp(fill, lower, -gram_vjp(fill, c, v) - on_diagonal(fill, diagonal(fill, c) / pivots**2))
-    z = cholesky_jvp(fill, lower, -gram_jvp(fill, x, c))
-    pivots_bar = (2.0 * diagonal(fill, c) * diagonal(fill, x) / pivots - diagonal(fill, z)) / pivots**2
-    lower_bar = on_diagonal(fill, pivots_bar) - gram_vjp(fill, x, w) - gram_vjp(fill, z, v)
-    return restrict(pattern, fill, lower_bar), _diagonal_doubled(fill, w)
-
-
-def _diagonal_doubled(pattern: Pattern, values: Tensor) -> Tensor:
-    return values + on_diagonal(pattern, diagonal(pattern, values))
-
-
-def diagonal_halved(pattern: Pattern, values: Tensor) -> Tensor:
-    """The stored gradient of a symmetric matrix, whose diagonal the sum of both triangles counted twice."""
-    return values - on_diagonal(pattern, 0.5 * diagonal(pattern, values))
-
-
-_solve = register_pair(linalg.solve, lambda pattern: pattern.n, _solve_rule)
-_solve_t = register_pair(linalg.solve_t, lambda pattern: pattern.n, _solve_t_rule)
-_matmul = register_pair(linalg.matmul, lambda pattern: pattern.n, _matmul_rule)
-_matmul_t = register_pair(linalg.matmul_t, lambda pattern: pattern.n, _matmul_t_rule)
-_symmetric_matmul = register_pair(linalg.symmetric_matmul, lambda pattern: pattern.n, _symmetric_rule)
-_gram_jvp = register_pair(adjoints.gram_jvp, lambda pattern: pattern.gram().nnz, _gram_jvp_rule)
-_gram_vjp = register_pair(adjoints.gram_vjp, lambda pattern: pattern.nnz, _gram_vjp_rule)
-_cholesky_jvp = register_pair(adjoints.cholesky_jvp, lambda pattern: pattern.nnz, _cholesky_jvp_rule)
-_cholesky_vjp = register_pair(adjoints.cholesky_vjp, lambda pattern: pattern.nnz, _cholesky_vjp_rule)
-_marginal_variances_vjp = register_pair(
-    adjoints.marginal_variances_vjp, lambda pattern: pattern.nnz, _variances_vjp_rule
-)
-
-
-# ---------------------------------------------------------------------- verbs of other signatures
-
-
-def _save_factor(ctx: Any, inputs: tuple[str, Tensor], output: Tensor) -> None:
-    ctx.key = inputs[0]
-    ctx.save_for_backward(inputs[1], output)
-
-
-# G = x yᵀ on the pattern, summed  ⇒  x̄ = Ḡ y ,  ȳ = Ḡᵀ x
-def _outer_vjp(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
-    pattern = pattern_of(ctx.key)
-    x, y = ctx.saved_tensors
-    terms = (*batch_of(x, y), pattern.n)  # every term of a sum has the same cotangent
-    x_bar, y_bar = matmul(pattern, bar, y).expand(terms), matmul_t(pattern, bar, x).expand(terms)
-    return None, summed_to(x_bar, x), summed_to(y_bar, y), None
-
-
-def _outer_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Shape], output: Tensor) -> None:
-    ctx.key = inputs[0]
-    ctx.save_for_backward(*inputs[1:3])
-
-
-register(
-    "outer(str key, Tensor x, Tensor y, SymInt[] batch_shape) -> Tensor",
-    lambda key, x, y, batch: torch.from_numpy(linalg.outer(pattern_of(key), array(x), array(y), tuple(batch))),
-    lambda key, x, y, batch: x.new_empty((*batch, pattern_of(key).nnz)),
-    _outer_setup,
-    _outer_vjp,
-)
-
-
-# P = L Lᵀ  ⇒  P̄ = cholesky_vjp(L, L̄), restricted from the filled pattern to that of P
-def _cholesky_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
-    pattern, (_, factor) = pattern_of(ctx.key), ctx.saved_tensors
-    filled = pattern.filled()
-    precision_bar = cholesky_vjp(filled, factor, bar)
-    return None, restrict(pattern, filled, precision_bar)
-
-
-register(
-    "cholesky(str key, Tensor precision) -> Tensor",
-    lambda key, precision: torch.from_numpy(linalg.cholesky(pattern_of(key), array(precision))),
-    lambda key, precision: precision.new_empty((*precision.shape[:-1], pattern_of(key).filled().nnz)),
-    _save_factor,
-    _cholesky_rule,
-)
-
-
-def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
-    pattern, (factor, _) = pattern_of(ctx.key), ctx.saved_tensors
-    return None, on_diagonal(pattern, 2.0 * bar[..., None] / diagonal(pattern, factor))
-
-
-register(
-    "logdet(str key, Tensor factor) -> Tensor",
-    lambda key, factor: torch.from_numpy(np.asarray(linalg.logdet(pattern_of(key), array(factor)))),
-    lambda key, factor: factor.new_empty(factor.shape[:-1]),
-    _save_factor,
-    _logdet_rule,
-)
-
-
-def _variances_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
-    return None, marginal_variances_vjp(pattern_of(ctx.key), ctx.saved_tensors[0], bar)
-
-
-register(
-    "marginal_variances(str key, Tensor factor) -> Tensor",
-    lambda key, factor: torch.from_numpy(linalg.marginal_variances(pattern_of(key), array(factor))),
-    lambda key, factor: factor.new_empty((*factor.shape[:-1], pattern_of(key).n)),
-    _save_factor,
-    _variances_rule,
-)
-
-
-# ---------------------------------------------------------------------- verbs of two patterns
-
-
-def _save_with_keys(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.keys = inputs[:2]
-    ctx.save_for_backward(*inputs[2:])
-
-
-def _selected_inverse_rule(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor]:
-    pattern, fill = map(pattern_of, ctx.keys)
-    return None, None, selected_inverse_vjp(pattern, ctx.saved_tensors[0], bar, fill)
-
-
-register(
-    "selected_inverse(str key, str on, Tensor factor) -> Tensor",
-    lambda key, on, factor: torch.from_numpy(
-        linalg.selected_inverse(pattern_of(key), array(factor), pattern_of(on))
-    ),
-    lambda key, on, factor: factor.new_empty((*factor.shape[:-1], pattern_of(on).nnz)),
-    _save_with_keys,
-    _selected_inverse_rule,
-)
-
-
-def _selected_inverse_vjp_rule(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
-    factor, sigma_bar = ctx.saved_tensors
-    bars = _inverse_vjp_rule(*map(pattern_of, ctx.keys), factor, sigma_bar, bar)
-    return None, None, summed_to(bars[0], factor), summed_to(bars[1], sigma_bar)
-
-
-register(
-    "selected_inverse_vjp(str key, str on, Tensor factor, Tensor sigma_bar) -> Tensor",
-    lambda key, on, factor, sigma_bar: torch.from_numpy(
-        adjoints.selected_inverse_vjp(pattern_of(key), array(factor), array(sigma_bar), pattern_of(on))
-    ),
-    lambda key, on, factor, sigma_bar: factor.new_empty((*batch_of(factor, sigma_bar), pattern_of(key).nnz)),
-    _save_with_keys,
-    _selected_inverse_vjp_rule,
-)
+__all__ = [
+    "cholesky",
+    "cholesky_jvp",
+    "cholesky_vjp",
+    "diagonal",
+    "extend",
+    "gram",
+    "gram_jvp",
+    "gram_vjp",
+    "logdet",
+    "marginal_variances",
+    "marginal_variances_vjp",
+    "matmul",
+    "matmul_t",
+    "on_diagonal",
+    "outer",
+    "restrict",
+    "selected_inverse",
+    "selected_inverse_vjp",
+    "solve",
+    "solve_t",
+    "symmetric_matmul",
+    "trace_inverse",
+]

@@ -194,7 +194,8 @@ def register_pair(
 
     def vjp(ctx: Any, cotangent: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         a, b, result = ctx.saved_tensors
-        a_bar, b_bar = rule(pattern_of(ctx.key), ctx.needs_input_grad[-2:], a, b, result, cotangent)
+        *_, needs_a, needs_b = ctx.needs_input_grad
+        a_bar, b_bar = rule(pattern_of(ctx.key), (needs_a, needs_b), a, b, result, cotangent)
         return None, summed_to(a_bar, a), summed_to(b_bar, b)
 
     operator: Callable[[str, Tensor, Tensor], Tensor]
@@ -204,8 +205,7 @@ def register_pair(
 
 def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> Any:
     """Cotangents of the inputs of a differentiable function, themselves differentiable, under every transform."""
-    _, vjp = torch.func.vjp(function, *inputs)
-    return vjp(cotangents)
+    return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
 def index(positions: Any) -> Tensor:

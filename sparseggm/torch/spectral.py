@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparseggm import spectral
 from sparseggm.pattern import Pattern
-from sparseggm.torch import ops
+from sparseggm.torch.algebra import diagonal_halved, outer
 from sparseggm.torch.registration import array, key_of, pattern_of, register
 
 
@@ -42,7 +42,7 @@ def _vjp(ctx: Any, value_bar: Tensor | None, vector_bar: Tensor | None) -> tuple
     if value_bar is None:
         return None, None
     pattern, (v,) = pattern_of(ctx.key), ctx.saved_tensors
-    return None, ops.diagonal_halved(pattern, ops.outer(pattern, 2.0 * value_bar[..., None] * v, v))
+    return None, diagonal_halved(pattern, outer(pattern, 2.0 * value_bar[..., None] * v, v))
 
 
 def _run(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
