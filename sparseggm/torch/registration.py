@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from sparseggm import checks
@@ -114,12 +115,23 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
     function: Any = type(f"{operator._opname}_backward", (_SingleLevelFunction,), methods)
 
     def kernel(keyset: Any, *args: Any) -> Any:
+        _refuse_tangents(operator, args)
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
             return below(keyset, *args)
         with enable_single_level_autograd_function():
             return function.apply(keyset, *args)
 
     return kernel
+
+
+def _refuse_tangents(operator: Any, args: tuple[Any, ...]) -> None:
+    """Raise in forward mode, whose tangents would otherwise be lost in silence."""
+    for arg in args:
+        if isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+            raise NotImplementedError(
+                f"{operator._opname}: has no forward mode. Use reverse mode: backward, torch.func.vjp, grad or jacrev; "
+                "for a Hessian jacrev(jacrev(f))."
+            )
 
 
 def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any], sums: bool) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """What torch can do with each operation on each topology, found by trying.
 
 `python -m tests.torch.support` writes docs/torch-support.md. An operation is a row of `OPERATIONS`: its problem on a
-topology is a function of tensors and arguments that ask for gradients. Each cell of the table tells which of four probes
-succeeded on a problem of three to nine nodes.
+topology is a function of tensors and arguments that ask for gradients. Each cell of the table tells which of four
+probes succeeded on a problem of three to nine nodes.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ HEAD = """# What torch can do with what
 * v: `torch.func.vmap` equals the loop, of values and of `torch.func.grad`
 * c: `torch.compile(fullgraph=True)` equals eager, forward and backward
 
-A dot: not; limits.md says why. A dash: not defined there. `python -m tests.torch.support` tries each on three to nine nodes
-in float64 and writes this table; a test tries a part of it again.
+A dot: not; limits.md says why. A dash: not defined there. `python -m tests.torch.support` tries each on three to nine
+nodes in float64 and writes this table; a test tries a part of it again.
 """
 
 

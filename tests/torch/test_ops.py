@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import sparseggm as sg
+from sparseggm import linalg
 from sparseggm.torch import fused, ops
+from sparseggm.torch.registration import key_of
 from tests.torch.problems import CALLS, TOPOLOGIES, calls, factor, vectors
 
 every_call = pytest.mark.parametrize(("topology", "name"), CALLS, ids=str)
@@ -123,3 +125,64 @@ def test_a_factor_that_needs_no_gradient_gets_none():
     rhs = vectors(4, 2)
     ops.solve_t(pattern, factor(pattern, 2).detach(), rhs).sum().backward()
     assert rhs.grad is not None
+
+
+@every_call
+def test_results_are_new_memory(topology, name):
+    """Neither an alias of an argument, nor of one another."""
+    call = calls(topology)[name]
+    arguments = [argument.detach() for argument in call.arguments]
+    before = [argument.clone() for argument in arguments]
+    call.operator(*arguments).fill_(float("nan"))
+    assert all(torch.equal(argument, copy) for argument, copy in zip(arguments, before, strict=True))
+
+
+def test_the_results_of_several_are_new_memory():
+    pattern = sg.Chain(4).factor_pattern
+    tensors = [vectors(4, 2).detach(), factor(pattern, 2).detach(), vectors(4, 2, seed=1).detach()]
+    key = key_of(pattern, "test")
+    of_step = torch.ops.sparseggm.sample_and_kl(key, *tensors)
+    z, kl, offset = of_step
+    of_vjp = torch.ops.sparseggm.sample_and_kl_vjp(key, *tensors, offset, z, kl[:, None])
+    of_eigenpair = torch.ops.sparseggm.leading_eigenpair(key, torch.ones(2, pattern.nnz, dtype=torch.float64))
+    memory = [tensor.untyped_storage().data_ptr() for tensor in (*tensors, *of_step, *of_vjp, *of_eigenpair)]
+    assert len(set(memory)) == len(memory)
+
+
+@every_topology
+def test_a_pattern_restricted_to_itself_is_a_copy(topology):
+    pattern = topology.factor_pattern
+    lower = factor(pattern, 2).detach()
+    for moved in (ops.restrict(pattern, pattern, lower), ops.extend(pattern, pattern, lower)):
+        assert torch.equal(moved, lower)
+        assert moved.data_ptr() != lower.data_ptr()
+
+
+def test_the_selected_inverse_takes_a_larger_pattern():
+    pattern = sg.Chain(4).factor_pattern
+    on = sg.Band(4, 2).factor_pattern
+    lower = factor(pattern, 2)
+    sigma = ops.selected_inverse(pattern, lower, on)
+    np.testing.assert_array_equal(sigma.detach(), linalg.selected_inverse(pattern, lower.detach().numpy(), on))
+    assert torch.autograd.gradcheck(lambda values: ops.selected_inverse(pattern, values, on), lower)
+    assert torch.autograd.gradgradcheck(lambda values: ops.selected_inverse(pattern, values, on), lower)
+
+
+@pytest.mark.parametrize("name", ["selected_inverse", "marginal_variances", "cholesky", "solve_t", "gram"])
+def test_derivatives_of_third_order_agree_with_differences(name):
+    call = calls(sg.ExtendedGrid(2, 2))[name]
+    arguments = tuple(argument.detach().requires_grad_() for argument in call.arguments)
+
+    def gradient(*inputs):
+        return torch.autograd.grad(call.operator(*inputs).square().sum(), inputs, create_graph=True)
+
+    assert torch.autograd.gradgradcheck(gradient, arguments)
+
+
+def test_a_pattern_lives_as_long_as_its_graph():
+    pattern = sg.Pattern.from_edges(5, [(0, 4), (1, 3)])
+    lower = factor(pattern)
+    loss = ops.logdet(pattern, lower)
+    del pattern
+    loss.backward()
+    assert lower.grad is not None
