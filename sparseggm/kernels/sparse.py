@@ -425,16 +425,15 @@ def _backward_recursion(indptr, rows, fill_indptr, fill_rows, L, W, negligible):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L):
-    """Σ on F, on lanes."""
+def _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L, sigma):
+    """Overwrite sigma with Σ on F, on lanes."""
     width = L.shape[1]
-    sigma = np.zeros((fill_rows.shape[0], width), L.dtype)
+    sigma[:] = 0.0
     for j in range(indptr.shape[0] - 1):
         for lane in range(width):
             sigma[fill_indptr[j], lane] = 1.0 / L[indptr[j], lane]
     negligible = math.sqrt(np.finfo(L.dtype).tiny)
     _backward_recursion(indptr, rows, fill_indptr, fill_rows, L, sigma, negligible)
-    return sigma
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -463,9 +462,10 @@ def selected_inverse(indptr, rows, fill_indptr, fill_rows, factor, values, first
     for start in range(first, last, LANES):
         stop = min(start + LANES, last)
         L = np.empty((rows.shape[0], stop - start), factor.dtype)
+        sigma = np.empty((fill_rows.shape[0], stop - start), factor.dtype)
         _gather_lanes(factor, start, stop, L)
         bad += _bad_pivots(indptr, L)
-        sigma = _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L)
+        _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L, sigma)
         bad += _scatter_lanes(sigma, start, stop, values)
     return bad
 
@@ -477,9 +477,10 @@ def marginal_variances(indptr, rows, fill_indptr, fill_rows, factor, variances, 
     for start in range(first, last, LANES):
         stop = min(start + LANES, last)
         L = np.empty((rows.shape[0], stop - start), factor.dtype)
+        sigma = np.empty((fill_rows.shape[0], stop - start), factor.dtype)
         _gather_lanes(factor, start, stop, L)
         bad += _bad_pivots(indptr, L)
-        sigma = _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L)
+        _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L, sigma)
         for r in range(start, stop):
             for j in range(indptr.shape[0] - 1):
                 variances[r, j] = sigma[fill_indptr[j], r - start]
@@ -493,7 +494,8 @@ def _inverse_adjoint(indptr, rows, fill_indptr, fill_rows, L, sigma, G, L_bar):
 
     Column j of (1) reads only columns > j of Σ, so the columns go forward; with h_i = G_ij / L_jj,
         L̄_kj −= h_i Σ_ik,   G_ik −= h_i L_kj   for k ∈ S_j,   and L̄_jj −= h_i Σ_ij.
-    One store a loop: with two, what the compiler checks of overlapping arrays took half of the time.
+    Callers allocate sigma and G as one block: the C library gives memory back to the system once more than twice its
+    largest block is free, and two blocks, mapped anew at each call, took as long as the arithmetic.
     """
     width = L.shape[1]
     h = np.empty((np.diff(fill_indptr).max(), width), L.dtype)
@@ -509,7 +511,6 @@ def _inverse_adjoint(indptr, rows, fill_indptr, fill_rows, L, sigma, G, L_bar):
             if s < end and rows[s] == fill_rows[u]:
                 for lane in range(width):
                     L_bar[s, lane] -= h[0, lane] * sigma[u, lane]
-                for lane in range(width):
                     G[u, lane] -= h[0, lane] * L[s, lane]
                 s += 1
             for lane in range(width):
@@ -525,13 +526,11 @@ def _inverse_adjoint(indptr, rows, fill_indptr, fill_rows, L, sigma, G, L_bar):
                     q = _find(fill_rows, q, column_end, fill_rows[w])
                     for lane in range(width):
                         L_bar[s, lane] -= h[w - fill_begin, lane] * sigma[q, lane]
-                    for lane in range(width):
                         G[q, lane] -= h[w - fill_begin, lane] * L[s, lane]
                     if t < end and rows[t] == fill_rows[w]:
                         if w != u:
                             for lane in range(width):
                                 L_bar[t, lane] -= h[u - fill_begin, lane] * sigma[q, lane]
-                            for lane in range(width):
                                 G[q, lane] -= h[u - fill_begin, lane] * L[t, lane]
                         t += 1
                 s += 1
@@ -540,7 +539,6 @@ def _inverse_adjoint(indptr, rows, fill_indptr, fill_rows, L, sigma, G, L_bar):
                     q = _find(fill_rows, q, column_end, rows[t])
                     for lane in range(width):
                         L_bar[t, lane] -= h[u - fill_begin, lane] * sigma[q, lane]
-                    for lane in range(width):
                         G[q, lane] -= h[u - fill_begin, lane] * L[t, lane]
 
 
@@ -551,12 +549,13 @@ def selected_inverse_vjp(indptr, rows, fill_indptr, fill_rows, factor, sigma_bar
     for start in range(first, last, LANES):
         stop = min(start + LANES, last)
         L = np.empty((rows.shape[0], stop - start), factor.dtype)
-        G = np.empty((fill_rows.shape[0], stop - start), factor.dtype)
+        scratch = np.empty((2, fill_rows.shape[0], stop - start), factor.dtype)  # as one block, see `_inverse_adjoint`
+        G, sigma = scratch[0], scratch[1]
         L_bar = np.zeros((rows.shape[0], stop - start), factor.dtype)
         _gather_lanes(factor, start, stop, L)
         _gather_lanes(sigma_bar, start, stop, G)
         bad += _bad_pivots(indptr, L)
-        sigma = _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L)
+        _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L, sigma)
         _inverse_adjoint(indptr, rows, fill_indptr, fill_rows, L, sigma, G, L_bar)
         bad += _scatter_lanes(L_bar, start, stop, factor_bar)
     return bad
@@ -569,14 +568,16 @@ def marginal_variances_vjp(indptr, rows, fill_indptr, fill_rows, factor, varianc
     for start in range(first, last, LANES):
         stop = min(start + LANES, last)
         L = np.empty((rows.shape[0], stop - start), factor.dtype)
-        G = np.zeros((fill_rows.shape[0], stop - start), factor.dtype)
+        scratch = np.empty((2, fill_rows.shape[0], stop - start), factor.dtype)  # as one block, see `_inverse_adjoint`
+        G, sigma = scratch[0], scratch[1]
         L_bar = np.zeros((rows.shape[0], stop - start), factor.dtype)
         _gather_lanes(factor, start, stop, L)
+        G[:] = 0.0
         for r in range(start, stop):
             for j in range(indptr.shape[0] - 1):
                 G[fill_indptr[j], r - start] = variances_bar[r, j]
         bad += _bad_pivots(indptr, L)
-        sigma = _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L)
+        _inverse_lanes(indptr, rows, fill_indptr, fill_rows, L, sigma)
         _inverse_adjoint(indptr, rows, fill_indptr, fill_rows, L, sigma, G, L_bar)
         bad += _scatter_lanes(L_bar, start, stop, factor_bar)
     return bad

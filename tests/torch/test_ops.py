@@ -64,6 +64,16 @@ def test_an_operator_keeps_the_contract_of_the_dispatcher(name):
     torch.library.opcheck(overload, recorded)
 
 
+def test_the_training_step_keeps_the_contract_of_the_dispatcher():
+    pattern = sg.ExtendedGrid(2, 3).factor_pattern
+    key, tensors = key_of(pattern, "test"), (vectors(6, 2), factor(pattern, 2), vectors(6, 3, 2, seed=1))
+    torch.library.opcheck(torch.ops.sparseggm.sample_and_kl.default, (key, *tensors))
+    plain = [tensor.detach() for tensor in tensors]
+    z, kl, offset = torch.ops.sparseggm.sample_and_kl(key, *plain)
+    backward = torch.ops.sparseggm.sample_and_kl_vjp.default
+    torch.library.opcheck(backward, (key, *plain, offset, torch.ones_like(z), torch.ones_like(kl)[:, None]))
+
+
 def _record(overload, call):
     """The arguments with which a call reaches the dispatcher."""
     recorded = []
