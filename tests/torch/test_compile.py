@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.func import grad, jacrev, vmap
 
 import sparseggm as sg
 from sparseggm.torch import FactorHead, fused, ops, sample_and_kl
@@ -137,3 +138,17 @@ def test_the_training_step_compiles_for_every_batch_size():
         found, expected = value_and_gradients(dynamic, arguments), value_and_gradients(loss, arguments)
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    "transform", [vmap, grad, jacrev, lambda f: vmap(grad(f))], ids=["vmap", "grad", "jacrev", "both"]
+)
+def test_a_transform_inside_compiled_code_is_that_of_eager(transform):
+    pattern = sg.ExtendedGrid(2, 3).factor_pattern
+    lower, x = factor(pattern, 2).detach(), vectors(6, 2).detach()
+
+    def loss(values, samples):
+        return ops.solve_t(pattern, values, samples).square().sum() + ops.trace_inverse(pattern, values).sum()
+
+    function = transform(loss)
+    assert torch.equal(compiled(function)(lower, x), function(lower, x))

@@ -50,7 +50,7 @@ def test_vmap_equals_the_loop_to_the_bit(topology, name, dtype):
             found = vmap(call.operator, in_dims)(*stacked)
             for i in range(2):
                 each = [a.select(axis, i) if is_mapped else a for a, is_mapped in zip(stacked, mapped, strict=True)]
-                # BLAS-free kernels in lockstep: the same arithmetic whatever the batch.
+                # The kernels do the same arithmetic whatever the batch.
                 assert torch.equal(found[i], call.operator(*each))
 
 
