@@ -56,7 +56,7 @@ def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor, offset_bar: Tensor) -> tuple[
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
         pattern = pattern_of(ctx.key)
         return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
-    return None, *torch.ops.sparseggm.sample_and_kl_vjp(ctx.key, loc, factor, noise, offset, z_bar, kl_bar[..., None])
+    return None, *torch.ops.sparseggm.sample_and_kl_vjp(ctx.key, loc, factor, noise, offset, z_bar, kl_bar)
 
 
 def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> t
 def _run_vjp(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, offset: Tensor, z_bar: Tensor, kl_bar: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pattern, mean, values, bar = pattern_of(key), array(loc), array(factor), array(kl_bar)
+    pattern, mean, values, bar = pattern_of(key), array(loc), array(factor), array(kl_bar)[..., None]
     noise_bar = linalg.solve(pattern, values, array(z_bar))
     factor_bar = linalg.outer(pattern, -array(offset), noise_bar, values.shape[:-1])
     shared_bar = _sum_to(bar, (*values.shape[:-1], 1))
@@ -110,5 +110,5 @@ register(
     " -> (Tensor, Tensor, Tensor)",
     _run_vjp,
     _fake_vjp,
-    sums=True,
+    loops=True,
 )

@@ -1,7 +1,8 @@
 """How a verb becomes a torch operator: definition, CPU kernel, fake kernel, autograd rule, vmap rule.
 
 An operator takes its patterns by `key`, since the dispatcher knows strings and not our types. The last axis of each of
-its tensors is its own (packed values or nodes); all others are batch axes, which broadcast.
+its tensors is its own (packed values or nodes); all others are batch axes, which broadcast. Operators that loop
+under vmap are free of this rule.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def register(
     setup: Callable[..., None] | None = None,
     vjp: Callable[..., Any] | None = None,
     *,
-    sums: bool = False,
+    loops: bool = False,
 ) -> Any:
     """Define an operator, its CPU kernel, its fake kernel and its vmap rule; with `setup` and `vjp`, its autograd rule.
 
@@ -78,14 +79,17 @@ def register(
         run, fake: of the same arguments. Results are new memory, never an alias of an argument.
         setup: (ctx, arguments, result) keeps what the backward needs.
         vjp: (ctx, cotangents) → those of the arguments, made of differentiable operators.
-        sums: whether results have the shapes of arguments, summed over the axes that broadcasting added.
+        loops: whether vmap calls the operator once an element, as it must where results have the shapes of arguments,
+            summed over the axes that broadcasting added.
     """
     name = signature.split("(")[0]
     _library.define(signature)
     _library.impl(name, run, "CPU")
     torch.library.register_fake(f"sparseggm::{name}", fake, lib=_library)
     operator = getattr(torch.ops.sparseggm, name).default
-    torch.library.register_vmap(f"sparseggm::{name}", _vmap_rule(operator, fake, sums), lib=_library)
+    torch.library.register_vmap(
+        f"sparseggm::{name}", (_loop_rule if loops else _vmap_rule)(operator, fake), lib=_library
+    )
     if setup is not None and vjp is not None:
         _library.impl(name, _autograd_kernel(operator, setup, vjp), "Autograd", with_keyset=True)
     return operator
@@ -134,14 +138,14 @@ def _refuse_tangents(operator: Any, args: tuple[Any, ...]) -> None:
             )
 
 
-def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any], sums: bool) -> Callable[..., Any]:
+def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
     """The mapped axis becomes the first batch axis of the same operator, which broadcasts over batch axes anyway."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         size = info.batch_size
         single = [_one_of(arg, dim) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, in_dims, strict=True)]
-        rank = max(arg.ndim - 1 for arg in single if isinstance(arg, Tensor))
-        mapped = [_mapped(arg, dim, size, rank, sums) for arg, dim in zip(args, in_dims, strict=True)]
+        rank = max(map(_batch_axes, single))
+        mapped = [_mapped(arg, dim, size, rank) for arg, dim in zip(args, in_dims, strict=True)]
         results, shapes = operator(*mapped), fake(*single)
         if isinstance(results, Tensor):
             return _unmapped(results, shapes, size)
@@ -159,17 +163,23 @@ def _one_of(tensor: Tensor, dim: int | None) -> Tensor:
     return torch.empty(shape, dtype=tensor.dtype, device="meta")
 
 
-def _mapped(arg: Any, dim: int | None, size: int, rank: int, sums: bool) -> Any:
+def _batch_axes(arg: Any) -> int:
+    """How many batch axes an argument has: a tensor all but the last, a list of integers is a batch shape."""
+    if isinstance(arg, Tensor):
+        return arg.ndim - 1
+    return len(arg) if isinstance(arg, list | tuple) else 0
+
+
+def _mapped(arg: Any, dim: int | None, size: int, rank: int) -> Any:
     """An argument with the mapped axis in front of `rank` batch axes; a tensor that lacks it broadcasts, uncopied.
 
-    A batch shape has it in any case: what is summed is summed for each mapped element. So has every tensor of an
-    operator that sums to the shapes of its tensors.
+    A batch shape has it in any case: what is summed is summed for each mapped element.
     """
     if isinstance(arg, list | tuple):
         return (size, *(1,) * (rank - len(arg)), *arg)
-    if not isinstance(arg, Tensor) or (dim is None and not sums):
+    if not isinstance(arg, Tensor) or dim is None:
         return arg
-    front = arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+    front = arg.movedim(dim, 0)
     return front.reshape(size, *(1,) * (rank + 2 - front.ndim), *front.shape[1:])
 
 
@@ -178,6 +188,23 @@ def _unmapped(result: Tensor, one: Tensor, size: int) -> tuple[Tensor, int | Non
     if result.numel() == size * one.numel():
         return result.reshape(size, *one.shape), 0
     return result, None
+
+
+def _loop_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """One call for each mapped element; for operators of several results."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def element(i: int) -> list[Any]:
+            return [arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)]
+
+        single = [_one_of(arg, dim) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, in_dims, strict=True)]
+        shapes = [one.shape for one in fake(*single)]
+        of_each = [operator(*element(i)) for i in range(info.batch_size)]
+        like = next(arg for arg in args if isinstance(arg, Tensor))
+        stacked = [torch.stack(results) for results in zip(*of_each, strict=True)]
+        return tuple(stacked or [like.new_empty((0, *shape)) for shape in shapes]), (0,) * len(shapes)
+
+    return rule
 
 
 def register_pair(

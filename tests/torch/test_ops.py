@@ -71,7 +71,7 @@ def test_the_training_step_keeps_the_contract_of_the_dispatcher():
     plain = [tensor.detach() for tensor in tensors]
     z, kl, offset = torch.ops.sparseggm.sample_and_kl(key, *plain)
     backward = torch.ops.sparseggm.sample_and_kl_vjp.default
-    torch.library.opcheck(backward, (key, *plain, offset, torch.ones_like(z), torch.ones_like(kl)[:, None]))
+    torch.library.opcheck(backward, (key, *plain, offset, torch.ones_like(z), torch.ones_like(kl)))
 
 
 def _record(overload, call):
@@ -165,7 +165,7 @@ def test_the_results_of_several_are_new_memory():
     key = key_of(pattern, "test")
     of_step = torch.ops.sparseggm.sample_and_kl(key, *tensors)
     z, kl, offset = of_step
-    of_vjp = torch.ops.sparseggm.sample_and_kl_vjp(key, *tensors, offset, z, kl[:, None])
+    of_vjp = torch.ops.sparseggm.sample_and_kl_vjp(key, *tensors, offset, z, kl)
     of_eigenpair = torch.ops.sparseggm.leading_eigenpair(key, torch.ones(2, pattern.nnz, dtype=torch.float64))
     memory = [tensor.untyped_storage().data_ptr() for tensor in (*tensors, *of_step, *of_vjp, *of_eigenpair)]
     assert len(set(memory)) == len(memory)
