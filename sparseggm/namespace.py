@@ -63,9 +63,9 @@ def in_dtype_of(array: Array, like: Array) -> Array:
 
 def _is_numpy(array: Array) -> bool:
     """An array, or the scalar that NumPy makes of one without axes."""
-    return isinstance(array, np.ndarray | np.generic)
+    return isinstance(array, (np.ndarray, np.generic))  # a tuple, which torch.compile can trace
 
 
 def _index(positions: npt.NDArray[Any], beside: Array) -> Array:
     """Positions as an index tensor; a copy, since torch warns of read-only memory."""
-    return namespace(beside).tensor(positions, dtype=namespace(beside).int64, device=beside.device)
+    return namespace(beside).from_numpy(positions.astype(np.int64)).to(beside.device)

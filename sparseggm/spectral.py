@@ -15,7 +15,7 @@ its rule for tensors to `rules` when it is imported: nothing here knows torch.
 from __future__ import annotations
 
 import math
-from functools import lru_cache, singledispatch
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,6 @@ def by_dense_matrix(pattern: Pattern, values: Array) -> Array:
     return xp.linalg.eigvalsh(dense)[..., -1]
 
 
-@lru_cache(maxsize=64)
 def _dense_positions(pattern: Pattern) -> IntArray:
     """(n²,) packed position of each entry of the full matrix; nnz where there is none."""
     positions = np.full((pattern.n, pattern.n), pattern.nnz, np.int64)

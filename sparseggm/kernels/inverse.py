@@ -50,12 +50,14 @@ def derive(verb, is_chain, indptr, rows, wide, a, b, values, first, last):
             bad += bad_pivots(indptr, a[r]) + bad_lanes(values[r])
         return bad
     if is_few(first, last, lanes):
-        sigma, G = np.empty(size, a.dtype), np.empty(twice, a.dtype)
+        memory = np.empty(size + twice, a.dtype)
+        sigma, G = memory[:size], memory[size:]
         for r in range(first, last):
             bad += _apply(verb, indptr, rows, wide, a[r], b[r], values[r], sigma, G)
         return bad
     A, B, out = new_block(a.shape[1], a), new_block(b.shape[1], a), new_block(values.shape[1], a)
-    sigma, G = new_block(size, a), new_block(twice, a)
+    memory = new_block(size + twice, a)  # one piece: the C library returns much free memory, to be mapped anew
+    sigma, G = memory[:size], memory[size:]
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(a, start, stop, A)

@@ -24,7 +24,7 @@ from sparseggm.kernels.products import halved_sum, solve, solve_t
 from sparseggm.kernels.vector import constant, double, lanes_of, load, put, store
 
 CHAIN_DIGEST = "183e17643d76df99"
-INVERSE_DIGEST = "aaf1683fcd452a6b"
+INVERSE_DIGEST = "105ff87f734ccf81"
 PRODUCTS_DIGEST = "2e87af76648d41ba"
 BLOCKS_DIGEST = "f0d39761ba2725a7"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
@@ -137,8 +137,9 @@ def sample_and_kl_vjp(
     L, L_bar = new_block(rows.shape[0], loc), new_block(rows.shape[0], loc)
     mean, eps, out = new_block(n, loc), new_block(n, loc), new_block(n, loc)
     y, eps_bar, k_bar = new_block(n, loc), new_block(n, loc), new_block(1, loc)
-    sigma = new_block(n if is_chain else fill[1].shape[0], loc)
-    G = new_block(0 if is_chain else fill[1].shape[0], loc)
+    size = n if is_chain else fill[1].shape[0]
+    memory = new_block(size if is_chain else 2 * size, loc)
+    sigma, G = memory[:size], memory[size:]
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(factor, start, stop, L)

@@ -110,4 +110,5 @@ register(
     " -> (Tensor, Tensor, Tensor)",
     _run_vjp,
     _fake_vjp,
+    loops=True,
 )

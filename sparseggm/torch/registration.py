@@ -1,6 +1,8 @@
-"""How a verb becomes a torch operator: definition, CPU kernel, fake kernel, autograd rule.
+"""How a verb becomes a torch operator: definition, CPU kernel, fake kernel, autograd rule, vmap rule.
 
-An operator takes its pattern by `key`, since the dispatcher knows strings and not our types.
+An operator takes its patterns by `key`, since the dispatcher knows strings and not our types. The last axis of each of
+its tensors is its own (packed values or nodes); all others are batch axes, which broadcast. Operators that loop
+under vmap are free of this rule.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from sparseggm import checks
 from sparseggm.pattern import Pattern
@@ -22,7 +27,10 @@ _used: dict[str, Pattern] = {}  # a graph holds the key of a pattern, so the pat
 
 
 def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
-    """The key to call operator `verb` with, once its tensors are known to be on the CPU."""
+    """The key to call operator `verb` with, once its tensors are known to be on the CPU.
+
+    Without side effects, so that torch.compile can trace it.
+    """
     for tensor in tensors:
         if tensor.device.type not in ("cpu", "meta"):
             raise ValueError(
@@ -30,12 +38,13 @@ def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
                 "silently."
             )
     checks.require_pattern(verb, pattern)
-    return _used.setdefault(pattern.key, pattern).key
+    return pattern.key
 
 
 def pattern_of(key: str) -> Pattern:
-    """The pattern an operator was called with."""
-    return _used[key]
+    """The pattern an operator was called with; from the first call on it stays alive."""
+    pattern = _used.get(key)
+    return _used.setdefault(key, Pattern.from_key(key)) if pattern is None else pattern
 
 
 def array(tensor: Tensor) -> Any:
@@ -60,15 +69,142 @@ def register(
     fake: Callable[..., Any],
     setup: Callable[..., None] | None = None,
     vjp: Callable[..., Any] | None = None,
+    *,
+    loops: bool = False,
 ) -> Any:
-    """Define an operator, its CPU kernel and its fake kernel; with `setup` and `vjp`, its autograd rule."""
+    """Define an operator, its CPU kernel, its fake kernel and its vmap rule; with `setup` and `vjp`, its autograd rule.
+
+    Args:
+        signature: of strings, tensors, and lists of integers, which are batch shapes.
+        run, fake: of the same arguments. Results are new memory, never an alias of an argument.
+        setup: (ctx, arguments, result) keeps what the backward needs.
+        vjp: (ctx, cotangents) → those of the arguments, made of differentiable operators.
+        loops: whether vmap calls the operator once an element, as it must where results have the shapes of arguments,
+            summed over the axes that broadcasting added.
+    """
     name = signature.split("(")[0]
     _library.define(signature)
     _library.impl(name, run, "CPU")
     torch.library.register_fake(f"sparseggm::{name}", fake, lib=_library)
-    if vjp is not None:
-        torch.library.register_autograd(f"sparseggm::{name}", vjp, setup_context=setup, lib=_library)
-    return getattr(torch.ops.sparseggm, name).default
+    operator = getattr(torch.ops.sparseggm, name).default
+    torch.library.register_vmap(
+        f"sparseggm::{name}", (_loop_rule if loops else _vmap_rule)(operator, fake), lib=_library
+    )
+    if setup is not None and vjp is not None:
+        _library.impl(name, _autograd_kernel(operator, setup, vjp), "Autograd", with_keyset=True)
+    return operator
+
+
+def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.library.register_autograd` makes of a rule, made to work under torch.func too.
+
+    torch's own wraps the rule in an `autograd.Function`, which stands above all levels of `torch.func` and refuses to
+    run inside one; the dispatcher brings an operator here once a level, so a function of a single level is right.
+    """
+
+    def below(keyset: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+        with torch.enable_grad():  # a function's forward has it off, and the levels below may record
+            output = below(keyset, *args)
+        setup(ctx, args, output)
+        return output
+
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        return None, *vjp(ctx, *cotangents)
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(f"{operator._opname}_backward", (_SingleLevelFunction,), methods)
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        _refuse_tangents(operator, args)
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return below(keyset, *args)
+        with enable_single_level_autograd_function():
+            return function.apply(keyset, *args)
+
+    return kernel
+
+
+def _refuse_tangents(operator: Any, args: tuple[Any, ...]) -> None:
+    """Raise in forward mode, whose tangents would otherwise be lost in silence."""
+    for arg in args:
+        if isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+            raise NotImplementedError(
+                f"{operator._opname}: has no forward mode. Use reverse mode: backward, torch.func.vjp, grad or jacrev; "
+                "for a Hessian jacrev(jacrev(f))."
+            )
+
+
+def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The mapped axis becomes the first batch axis of the same operator, which broadcasts over batch axes anyway."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+        single = [_one_of(arg, dim) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, in_dims, strict=True)]
+        rank = max(map(_batch_axes, single))
+        mapped = [_mapped(arg, dim, size, rank) for arg, dim in zip(args, in_dims, strict=True)]
+        results, shapes = operator(*mapped), fake(*single)
+        if isinstance(results, Tensor):
+            return _unmapped(results, shapes, size)
+        pairs = [_unmapped(result, one, size) for result, one in zip(results, shapes, strict=True)]
+        return tuple(result for result, _ in pairs), tuple(dim for _, dim in pairs)
+
+    return rule
+
+
+def _one_of(tensor: Tensor, dim: int | None) -> Tensor:
+    """The shape of one of the mapped elements, without memory."""
+    shape = list(tensor.shape)
+    if dim is not None:
+        del shape[dim]
+    return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+
+def _batch_axes(arg: Any) -> int:
+    """How many batch axes an argument has: a tensor all but the last, a list of integers is a batch shape."""
+    if isinstance(arg, Tensor):
+        return arg.ndim - 1
+    return len(arg) if isinstance(arg, list | tuple) else 0
+
+
+def _mapped(arg: Any, dim: int | None, size: int, rank: int) -> Any:
+    """An argument with the mapped axis in front of `rank` batch axes; a tensor that lacks it broadcasts, uncopied.
+
+    A batch shape has it in any case: what is summed is summed for each mapped element.
+    """
+    if isinstance(arg, list | tuple):
+        return (size, *(1,) * (rank - len(arg)), *arg)
+    if not isinstance(arg, Tensor) or dim is None:
+        return arg
+    front = arg.movedim(dim, 0)
+    return front.reshape(size, *(1,) * (rank + 2 - front.ndim), *front.shape[1:])
+
+
+def _unmapped(result: Tensor, one: Tensor, size: int) -> tuple[Tensor, int | None]:
+    """A result without the axes of size 1 that `_mapped` put in, and its mapped axis if it has any."""
+    if result.numel() == size * one.numel():
+        return result.reshape(size, *one.shape), 0
+    return result, None
+
+
+def _loop_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """One call for each mapped element; for operators of several results."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def element(i: int) -> list[Any]:
+            return [arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)]
+
+        single = [_one_of(arg, dim) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, in_dims, strict=True)]
+        shapes = [one.shape for one in fake(*single)]
+        of_each = [operator(*element(i)) for i in range(info.batch_size)]
+        like = next(arg for arg in args if isinstance(arg, Tensor))
+        stacked = [torch.stack(results) for results in zip(*of_each, strict=True)]
+        return tuple(stacked or [like.new_empty((0, *shape)) for shape in shapes]), (0,) * len(shapes)
+
+    return rule
 
 
 def register_pair(
@@ -97,7 +233,8 @@ def register_pair(
 
     def vjp(ctx: Any, cotangent: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         a, b, result = ctx.saved_tensors
-        a_bar, b_bar = rule(pattern_of(ctx.key), ctx.needs_input_grad[1:], a, b, result, cotangent)
+        *_, needs_a, needs_b = ctx.needs_input_grad
+        a_bar, b_bar = rule(pattern_of(ctx.key), (needs_a, needs_b), a, b, result, cotangent)
         return None, summed_to(a_bar, a), summed_to(b_bar, b)
 
     operator: Callable[[str, Tensor, Tensor], Tensor]
@@ -106,22 +243,10 @@ def register_pair(
 
 
 def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> Any:
-    """Cotangents of the inputs of a differentiable function, themselves differentiable if grad mode is on."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        views = [
-            tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in inputs
-        ]
-        outputs = function(*views)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return torch.autograd.grad(outputs, views, cotangents, create_graph=create_graph, materialize_grads=True)
+    """Cotangents of the inputs of a differentiable function, themselves differentiable, under every transform."""
+    return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
 def index(positions: Any) -> Tensor:
     """Packed positions as torch indexes."""
     return torch.from_numpy(positions.astype(np.int64))
-
-
-def embed(values: Tensor, positions: Any, size: int) -> Tensor:
-    """(..., size): zeros but for `values` at `positions`."""
-    return values.new_zeros((*values.shape[:-1], size)).index_copy(-1, index(positions), values)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sparseggm import spectral
 from sparseggm.pattern import Pattern
-from sparseggm.torch.registration import array, index, key_of, pattern_of, register
+from sparseggm.torch.algebra import diagonal_halved, outer
+from sparseggm.torch.registration import array, key_of, pattern_of, register
 
 
 def largest_eigenvalue(pattern: Pattern, values: Tensor) -> Tensor:
@@ -41,9 +42,7 @@ def _vjp(ctx: Any, value_bar: Tensor | None, vector_bar: Tensor | None) -> tuple
     if value_bar is None:
         return None, None
     pattern, (v,) = pattern_of(ctx.key), ctx.saved_tensors
-    rows, cols = index(pattern.rows), index(pattern.cols)
-    both = torch.where(rows == cols, 1.0, 2.0).to(v.dtype)
-    return None, value_bar[..., None] * both * v.index_select(-1, rows) * v.index_select(-1, cols)
+    return None, diagonal_halved(pattern, outer(pattern, 2.0 * value_bar[..., None] * v, v))
 
 
 def _run(key: str, values: Tensor) -> tuple[Tensor, Tensor]:

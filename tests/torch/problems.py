@@ -64,6 +64,11 @@ def calls(topology: sg.Topology) -> dict[str, Call]:
         return Call(lambda *a: getattr(ops, name)(pattern, *a), lambda *a: verb(pattern, *a), arguments)
 
     summed = Call(lambda *a: ops.outer(on, *a, (2,)), lambda *a: linalg.outer(on, *a, (2,)), (x, y))
+    between = (on, closed)
+    restricted = Call(
+        lambda v: ops.restrict(*between, v), lambda v: v[..., on.positions_in(closed)], (values(closed, 2),)
+    )
+    extended = Call(lambda v: ops.extend(*between, v), lambda v: _embedded(*between, v), (lower,))
     return {
         "solve": call("solve", on, lower, x),
         "solve_t": call("solve_t", on, lower, x),
@@ -82,7 +87,17 @@ def calls(topology: sg.Topology) -> dict[str, Call]:
         "marginal_variances": call("marginal_variances", on, lower),
         "marginal_variances_vjp": call("marginal_variances_vjp", on, lower, y),
         "trace_inverse": call("trace_inverse", on, lower),
+        "restrict": restricted,
+        "extend": extended,
+        "selected_inverse": call("selected_inverse", on, lower),
+        "selected_inverse_vjp": call("selected_inverse_vjp", on, lower, values(closed, 3, 1, seed=1)),
     }
+
+
+def _embedded(pattern: Pattern, on: Pattern, v: Any) -> Any:
+    embedded = np.zeros((*v.shape[:-1], on.nnz), v.dtype)
+    embedded[..., pattern.positions_in(on)] = v
+    return embedded
 
 
 CALLS = [(topology, name) for topology in TOPOLOGIES for name in calls(topology)]

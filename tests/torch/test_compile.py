@@ -1,0 +1,154 @@
+"""`torch.compile(fullgraph=True)` of every operator: equal to eager, forward and backward, and for any batch size."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.func import grad, jacrev, vmap
+
+import sparseggm as sg
+from sparseggm.torch import FactorHead, fused, ops, sample_and_kl
+from tests.torch.problems import calls, factor, vectors
+
+every_operator = pytest.mark.parametrize("name", list(calls(sg.Chain(4))))
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled_code():
+    torch._dynamo.reset()
+
+
+def compiled(function, backend="aot_eager", **options):
+    return torch.compile(function, fullgraph=True, backend=backend, **options)
+
+
+def value_and_gradients(function, arguments):
+    arguments = [argument.detach().clone().requires_grad_() for argument in arguments]
+    result = function(*arguments)
+    cotangent = torch.linspace(-1.0, 1.0, result.numel(), dtype=result.dtype).reshape(result.shape)
+    return (result.detach(), *torch.autograd.grad(result, arguments, cotangent))
+
+
+@every_operator
+@pytest.mark.parametrize(
+    ("topology", "dtype"), [(sg.ExtendedGrid(2, 3), torch.float64), (sg.Grid(3, 3), torch.float32)], ids=str
+)
+def test_compiled_equals_eager_to_the_bit(topology, name, dtype):
+    call = calls(topology)[name]
+    arguments = [argument.detach().to(dtype) for argument in call.arguments]
+    found = value_and_gradients(compiled(call.operator), arguments)
+    for of_compiled, of_eager in zip(found, value_and_gradients(call.operator, arguments), strict=True):
+        assert torch.equal(of_compiled, of_eager)
+
+
+@every_operator
+def test_one_compilation_serves_every_batch_size(name):
+    call = calls(sg.ExtendedGrid(2, 3))[name]
+    first, *others = (argument.detach() for argument in call.arguments)
+    counter = CompileCounterWithBackend("aot_eager")
+
+    if name == "outer, summed to the batch of L":
+        pattern = sg.ExtendedGrid(2, 3).factor_pattern
+
+        def function(x, y):
+            return ops.outer(pattern, x, y, y.shape[:-1])
+    else:
+        function = call.operator
+
+    dynamic = compiled(function, backend=counter, dynamic=True)
+    for count in (2, 4, 5):  # not 3, the other batch axis: equal sizes may be compiled anew
+        arguments = [torch.cat([argument[..., :1, :]] * count, -2) for argument in (first, *others)]
+        found = value_and_gradients(dynamic, arguments)
+        for of_compiled, of_eager in zip(found, value_and_gradients(function, arguments), strict=True):
+            assert torch.equal(of_compiled, of_eager)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("name", ["solve_t", "logdet"])
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)  # inductor's own import
+def test_inductor_equals_eager(name):
+    """The arithmetic around the operators may be fused, and rounds in another order."""
+    call = calls(sg.ExtendedGrid(2, 3))[name]
+    function = compiled(call.operator, "inductor", options={"compile_threads": 1})
+    found = value_and_gradients(function, call.arguments)
+    for of_compiled, of_eager in zip(found, value_and_gradients(call.operator, call.arguments), strict=True):
+        torch.testing.assert_close(of_compiled, of_eager, rtol=1e-14, atol=1e-14)
+
+
+def test_a_pattern_that_nothing_was_derived_from_can_be_traced():
+    n = 11  # of no other test
+    pattern = sg.Pattern.from_edges(n, [(0, 7), (1, 8), (0, 9), (3, 10)])
+    assert "_filled" not in vars(pattern)
+    lower = factor(pattern, 2)
+    diagonal = compiled(lambda values: ops.diagonal(pattern.filled(), ops.selected_inverse(pattern, values)))
+    with pytest.raises(torch._dynamo.exc.Unsupported):  # the sentence in docs/limits.md
+        diagonal(lower)
+    inverse = value_and_gradients(compiled(lambda values: ops.selected_inverse(pattern, values)), [lower])
+    variances = value_and_gradients(compiled(lambda values: ops.marginal_variances(pattern, values)), [lower])
+    np.testing.assert_array_equal(ops.diagonal(pattern.filled(), inverse[0]), variances[0])
+
+
+def test_another_pattern_is_another_compilation():
+    """The key is a constant of the graph, and guarded."""
+    chain, tree = sg.Chain(4).factor_pattern, sg.Star(4).factor_pattern
+    assert chain.nnz == tree.nnz
+    lower, x = factor(chain).detach(), vectors(4).detach()
+    solve_t = compiled(lambda pattern, values: ops.solve_t(pattern, values, x))
+    for pattern in (chain, tree):
+        assert torch.equal(solve_t(pattern, lower), ops.solve_t(pattern, lower, x))
+
+
+def test_a_compiled_training_step_equals_the_eager_one():
+    head, features = FactorHead(5, sg.ExtendedGrid(2, 3)), torch.linspace(-1.0, 1.0, 15).reshape(3, 5)
+    noise = torch.linspace(-2.0, 2.0, 18).reshape(3, 6)
+
+    def step(features):
+        z, kl = sample_and_kl(head(features), noise)
+        return z.square().sum() + kl.sum()
+
+    step(features)  # derives what the topology needs
+    losses, gradients = [], []
+    for function in (step, compiled(step)):
+        head.zero_grad()
+        loss = function(features)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([parameter.grad.clone() for parameter in head.parameters()])
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_training_step_compiles_for_every_batch_size():
+    pattern, counter = sg.ExtendedGrid(2, 3).factor_pattern, CompileCounterWithBackend("aot_eager")
+
+    def loss(loc, lower, noise):
+        z, kl = fused.sample_and_kl(pattern, loc, lower, noise)
+        return z.square().sum() + kl.sum()
+
+    dynamic = compiled(loss, counter, dynamic=True)
+    for count in (2, 3, 5):
+        arguments = [vectors(6, count), factor(pattern, count), vectors(6, 4, count, seed=1)]
+        found, expected = value_and_gradients(dynamic, arguments), value_and_gradients(loss, arguments)
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    "transform", [vmap, grad, jacrev, lambda f: vmap(grad(f))], ids=["vmap", "grad", "jacrev", "both"]
+)
+def test_a_transform_inside_compiled_code_is_that_of_eager(transform):
+    pattern = sg.ExtendedGrid(2, 3).factor_pattern
+    lower, x = factor(pattern, 2).detach(), vectors(6, 2).detach()
+
+    def loss(values, samples):
+        return ops.solve_t(pattern, values, samples).square().sum() + ops.trace_inverse(pattern, values).sum()
+
+    function = transform(loss)
+    assert torch.equal(compiled(function)(lower, x), function(lower, x))
