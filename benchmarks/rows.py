@@ -111,7 +111,7 @@ def training_row(topology: sg.Topology, batch: int) -> Row:
 
     def ours() -> None:
         q = GaussianGraphicalModel(loc, factor=factor, topology=topology, validate_args=False)
-        z, kl = sample_and_kl(q, noise)
+        z, kl = sample_and_kl(q, noise=noise)
         (z.sum() + kl.sum()).backward()
 
     def independent() -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from sparseggm import adjoints, linalg
 from sparseggm.gaussian import kl_to_standard_normal
-from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.pattern import Pattern
 from sparseggm.torch import ops
-from sparseggm.torch.registration import Shape, array, batch_of, differentiate, key_of, pattern_of, register
+from sparseggm.torch.blocks import sum_to
+from sparseggm.torch.registration import array, batch_of, differentiate, key_of, pattern_of, register
 
 
 def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,15 +72,15 @@ def _run_vjp(
     pattern, mean, values, bar = pattern_of(key), array(loc), array(factor), array(kl_bar)[..., None]
     noise_bar = linalg.solve(pattern, values, array(z_bar))
     factor_bar = linalg.outer(pattern, -array(offset), noise_bar, values.shape[:-1])
-    shared_bar = _sum_to(bar, (*values.shape[:-1], 1))
+    shared_bar = sum_to(bar, (*values.shape[:-1], 1))
     variances_bar = np.broadcast_to(0.5 * shared_bar, (*values.shape[:-1], pattern.n)).astype(values.dtype)
     factor_bar += adjoints.marginal_variances_vjp(pattern, values, variances_bar)
     factor_bar[..., pattern.diagonal] += shared_bar / values[..., pattern.diagonal]
-    loc_bar = _sum_to(array(z_bar), mean.shape) + _sum_to(bar * mean, mean.shape)
+    loc_bar = sum_to(array(z_bar), mean.shape) + sum_to(bar * mean, mean.shape)
     return (
-        torch.from_numpy(loc_bar),
+        torch.from_numpy(loc_bar.astype(mean.dtype, copy=False)),
         torch.from_numpy(factor_bar),
-        torch.from_numpy(_sum_to(noise_bar, tuple(noise.shape)).copy()),
+        torch.from_numpy(sum_to(noise_bar, tuple(noise.shape)).astype(mean.dtype)),
     )
 
 
@@ -87,15 +88,6 @@ def _fake_vjp(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, offset: Tensor, z_bar: Tensor, kl_bar: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return loc.new_empty(loc.shape), factor.new_empty(factor.shape), noise.new_empty(noise.shape)
-
-
-def _sum_to(array: FloatArray, shape: Shape) -> FloatArray:
-    """Summed over the axes that broadcasting `shape` to the array's adds."""
-    extra = array.ndim - len(shape)
-    kept = tuple(axis + extra for axis, size in enumerate(shape) if size == 1 and array.shape[axis + extra] != 1)
-    if not extra and not kept:
-        return array
-    return np.asarray(array.sum(axis=(*range(extra), *kept), keepdims=False)).reshape(shape)
 
 
 register(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm import adjoints, linalg
+from sparseggm import adjoints, checks, linalg
 from sparseggm.pattern import Pattern
 from sparseggm.torch.registration import (
     Shape,
@@ -114,6 +114,20 @@ def marginal_variances_vjp(pattern: Pattern, factor: Tensor, variances_bar: Tens
     return _marginal_variances_vjp(key_of(pattern, "marginal_variances_vjp", factor), factor, variances_bar)
 
 
+def selected_inverse(pattern: Pattern, factor: Tensor, on: Pattern | None = None) -> Tensor:
+    """Σ on a closed pattern; see `linalg.selected_inverse`."""
+    on = checks.closed_superset("selected_inverse", pattern, on)
+    keys = key_of(pattern, "selected_inverse", factor), key_of(on, "selected_inverse")
+    return torch.ops.sparseggm.selected_inverse(*keys, factor)  # type: ignore[no-any-return]
+
+
+def selected_inverse_vjp(pattern: Pattern, factor: Tensor, sigma_bar: Tensor, on: Pattern | None = None) -> Tensor:
+    """L̄ for the cotangent of Σ; see `adjoints.selected_inverse_vjp`."""
+    on = checks.closed_superset("selected_inverse_vjp", pattern, on)
+    keys = key_of(pattern, "selected_inverse_vjp", factor, sigma_bar), key_of(on, "selected_inverse_vjp")
+    return torch.ops.sparseggm.selected_inverse_vjp(*keys, factor, sigma_bar)  # type: ignore[no-any-return]
+
+
 def trace_inverse(pattern: Pattern, factor: Tensor) -> Tensor:
     """tr Σ, summed in float64; see `linalg.trace_inverse`."""
     return marginal_variances(pattern, factor).sum(-1, dtype=torch.float64).to(factor.dtype)
@@ -189,16 +203,21 @@ def _variances_vjp_rule(
     return differentiate(lambda *inputs: _variances_vjp_in_verbs(pattern, *inputs), (factor, bar), (cotangent,))
 
 
-# V = cholesky_vjp(L, diag(1/L)) has V + Vᵀ = Σ; X = cholesky_jvp(L, 2 diag v̄);  L̄ = −tril(Σ X) − diag(X_jj / L_jj²)
 def _variances_vjp_in_verbs(pattern: Pattern, factor: Tensor, bar: Tensor) -> Tensor:
     filled = pattern.filled()
+    return _inverse_vjp_in_verbs(pattern, filled, factor, embed(bar, filled.diagonal, filled.nnz))
+
+
+# V = cholesky_vjp(L, diag(1/L)) has V + Vᵀ = Σ; X = cholesky_jvp(L, Σ̄ with its diagonal doubled);
+# L̄ = −tril(Σ X) − diag(X_jj / L_jj²)
+def _inverse_vjp_in_verbs(pattern: Pattern, on: Pattern, factor: Tensor, sigma_bar: Tensor) -> Tensor:
     pivots = factor.index_select(-1, index(pattern.diagonal))
-    embedded = embed(factor, pattern.positions_in(filled), filled.nnz)
-    half_sigma = cholesky_vjp(filled, embedded, embed(1.0 / pivots, filled.diagonal, filled.nnz))
-    x = cholesky_jvp(filled, embedded, embed(2.0 * bar, filled.diagonal, filled.nnz))
-    on_diagonal = x.index_select(-1, index(filled.diagonal)) / pivots**2
-    factor_bar = -gram_vjp(filled, x, half_sigma) - embed(on_diagonal, filled.diagonal, filled.nnz)
-    return factor_bar.index_select(-1, index(pattern.positions_in(filled)))
+    embedded = embed(factor, pattern.positions_in(on), on.nnz)
+    half_sigma = cholesky_vjp(on, embedded, embed(1.0 / pivots, on.diagonal, on.nnz))
+    x = cholesky_jvp(on, embedded, _scale_diagonal(on, sigma_bar, 2.0))
+    on_diagonal = x.index_select(-1, index(on.diagonal)) / pivots**2
+    factor_bar = -gram_vjp(on, x, half_sigma) - embed(on_diagonal, on.diagonal, on.nnz)
+    return factor_bar.index_select(-1, index(pattern.positions_in(on)))
 
 
 def _scale_diagonal(pattern: Pattern, values: Tensor, scale: float) -> Tensor:
@@ -293,4 +312,48 @@ register(
     lambda key, factor: factor.new_empty((*factor.shape[:-1], pattern_of(key).n)),
     _save_factor,
     _variances_rule,
+)
+
+
+def _inverse_setup(ctx: Any, inputs: tuple[str, str, Tensor], output: Tensor) -> None:
+    ctx.keys = inputs[:2]
+    ctx.save_for_backward(inputs[2])
+
+
+def _inverse_rule(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor]:
+    pattern, on = map(pattern_of, ctx.keys)
+    return None, None, selected_inverse_vjp(pattern, ctx.saved_tensors[0], bar, on)
+
+
+register(
+    "selected_inverse(str key, str on, Tensor factor) -> Tensor",
+    lambda key, on, factor: torch.from_numpy(
+        linalg.selected_inverse(pattern_of(key), array(factor), on=pattern_of(on))
+    ),
+    lambda key, on, factor: factor.new_empty((*factor.shape[:-1], pattern_of(on).nnz)),
+    _inverse_setup,
+    _inverse_rule,
+)
+
+
+def _inverse_vjp_setup(ctx: Any, inputs: tuple[str, str, Tensor, Tensor], output: Tensor) -> None:
+    ctx.keys = inputs[:2]
+    ctx.save_for_backward(*inputs[2:])
+
+
+# Second order: as for the variances, in the closed verbs of `on`.
+def _inverse_vjp_rule(ctx: Any, cotangent: Tensor) -> tuple[None, None, Tensor, Tensor]:
+    pattern, on = map(pattern_of, ctx.keys)
+    bars = differentiate(lambda *inputs: _inverse_vjp_in_verbs(pattern, on, *inputs), ctx.saved_tensors, (cotangent,))
+    return None, None, *bars
+
+
+register(
+    "selected_inverse_vjp(str key, str on, Tensor factor, Tensor sigma_bar) -> Tensor",
+    lambda key, on, factor, bar: torch.from_numpy(
+        adjoints.selected_inverse_vjp(pattern_of(key), array(factor), array(bar), on=pattern_of(on))
+    ),
+    lambda key, on, factor, bar: factor.new_empty((*batch_of(factor, bar), pattern_of(key).nnz)),
+    _inverse_vjp_setup,
+    _inverse_vjp_rule,
 )

@@ -60,10 +60,11 @@ def register(
     fake: Callable[..., Any],
     setup: Callable[..., None] | None = None,
     vjp: Callable[..., Any] | None = None,
+    tags: tuple[torch.Tag, ...] = (),
 ) -> Any:
     """Define an operator, its CPU kernel and its fake kernel; with `setup` and `vjp`, its autograd rule."""
     name = signature.split("(")[0]
-    _library.define(signature)
+    _library.define(signature, tags=tags)
     _library.impl(name, run, "CPU")
     torch.library.register_fake(f"sparseggm::{name}", fake, lib=_library)
     if vjp is not None:

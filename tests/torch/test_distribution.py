@@ -55,7 +55,7 @@ def test_agrees_with_the_numpy_gaussian(topology):
     q = gaussian(topology, 2)
     g = sg.GaussianGraphicalModel(q.loc.detach().numpy(), factor=q.factor.detach().numpy(), topology=topology)
     noise = vectors(topology.n, 3, 2, seed=7)
-    z, kl = sample_and_kl(q, noise)
+    z, kl = sample_and_kl(q, noise=noise)
     assert np.array_equal(z.detach().numpy(), g.loc + g.colorize(noise.detach().numpy()))
     assert kl.detach().numpy() == pytest.approx(g.kl_divergence(), rel=1e-14)  # |loc|² may be summed in another order
     assert np.array_equal(q.whiten(noise).detach().numpy(), g.whiten(noise.detach().numpy()))
