@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import sparseggm as sg
-from sparseggm import linalg
 from sparseggm.torch import GaussianGraphicalModel
 from tests.torch.problems import TOPOLOGIES, factor, vectors
 
@@ -67,10 +66,6 @@ def dense(q: GaussianGraphicalModel) -> MultivariateNormal:
 
 def in_numpy(q: GaussianGraphicalModel) -> sg.GaussianGraphicalModel:
     loc, lower = q.loc.detach().numpy(), q._factor.detach().numpy()
-    if q.factor_pattern is q.topology.factor_pattern:
+    if not q._is_from_precision:
         return sg.GaussianGraphicalModel(loc, factor=lower, topology=q.topology)
     return sg.GaussianGraphicalModel.from_precision(loc, precision=q.precision.detach().numpy(), topology=q.topology)
-
-
-def precision_of(pattern: sg.Pattern, lower: Tensor) -> Tensor:
-    return torch.from_numpy(linalg.gram(pattern, lower.detach().numpy()))
