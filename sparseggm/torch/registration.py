@@ -60,6 +60,7 @@ def register(
     fake: Callable[..., Any],
     setup: Callable[..., None] | None = None,
     vjp: Callable[..., Any] | None = None,
+    *,
     tags: tuple[torch.Tag, ...] = (),
 ) -> Any:
     """Define an operator, its CPU kernel and its fake kernel; with `setup` and `vjp`, its autograd rule."""

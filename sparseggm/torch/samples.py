@@ -154,9 +154,9 @@ def _square_distance_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, T
         x_bar = reordered(ops.matmul(pattern, factor, white_bar), inverse)
         factor_bar = ops.outer(pattern, offset, white_bar, factor.shape[:-1])
         return None, -_summed(x_bar, loc), factor_bar, None, _summed(x_bar, x)
-    needs = ctx.needs_input_grad
-    bars = torch.ops.sparseggm.square_distance_vjp(ctx.key, loc, factor, order, x, bar, needs[4])
-    return None, bars[0], bars[1], None, bars[2] if needs[4] else None
+    needs_x = ctx.needs_input_grad[-1]
+    bars = torch.ops.sparseggm.square_distance_vjp(ctx.key, loc, factor, order, x, bar, needs_x)
+    return None, bars[0], bars[1], None, bars[2] if needs_x else None
 
 
 def _square_distance_vjp(
