@@ -203,9 +203,9 @@ def _square_norm_setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _square_norm_rule(ctx: Any, bar: Tensor) -> Tensor:
+def _square_norm_rule(ctx: Any, bar: Tensor) -> tuple[Tensor]:
     (x,) = ctx.saved_tensors
-    return (2.0 * bar[..., None]).to(x.dtype) * x  # type: ignore[no-any-return]
+    return ((2.0 * bar[..., None]).to(x.dtype) * x,)
 
 
 register(
