@@ -62,6 +62,8 @@ class FactoredDistribution(Distribution):
         require_topology(function, topology)
         pattern = topology.precision_pattern
         _check_tensors(function, topology, loc, "precision", precision, pattern.nnz)
+        if (cls._validate_args if validate_args is None else validate_args) and are_readable(precision):
+            _require_finite_entries(function, "precision", topology, pattern, array(precision))
         factor = factorised(
             pattern, precision, lambda failure: factored.named_by_node(failure, topology, array(precision))
         )
@@ -199,11 +201,11 @@ def factorised(
     precision: Tensor,
     in_words: Callable[[errors.NotPositiveDefiniteError], errors.NotPositiveDefiniteError],
 ) -> Tensor:
-    """`ops.cholesky`, whose failure is raised in the caller's words."""
+    """`ops.cholesky`, whose failure is raised in the caller's words; in the operator's where values cannot be read."""
     try:
         return ops.cholesky(pattern, precision)
     except errors.NotPositiveDefiniteError as failure:
-        raise NotPositiveDefiniteError.of(in_words(failure)) from None
+        raise NotPositiveDefiniteError.of(in_words(failure) if are_readable(precision) else failure) from None
 
 
 def _check_tensors(function: str, topology: Topology, loc: Tensor, name: str, values: Tensor, nnz: int) -> None:
@@ -226,23 +228,31 @@ def _check_tensors(function: str, topology: Topology, loc: Tensor, name: str, va
 
 def _require_valid(function: str, topology: Topology, pattern: Pattern, loc: FloatArray, factor: FloatArray) -> None:
     """Raise at the first value that is not finite, or not positive on the diagonal of L, by the caller's node."""
-    bad_loc, bad_factor, bad_pivot = ~np.isfinite(loc), ~np.isfinite(factor), factor[..., pattern.diagonal] <= 0
+    bad_loc = ~np.isfinite(loc)
     if bad_loc.any():
         batch, node, value = _first(bad_loc, loc)
         where = f"{topology.describe(node)}{checks.in_batch(batch)}"
         raise NonFiniteError(f"{function}: loc must be finite, got {value} at {where}.")
-    if bad_factor.any():
-        batch, p, value = _first(bad_factor, factor)
-        ends = {int(topology.order[end]): None for end in (pattern.rows[p], pattern.cols[p])}
-        where = f"{' and '.join(map(topology.describe, ends))}{checks.in_batch(batch)}"
-        raise NonFiniteError(f"{function}: factor must be finite, got {value} at {where}.")
+    _require_finite_entries(function, "factor", topology, pattern, factor)
+    pivots = factor[..., pattern.diagonal]
+    bad_pivot = pivots <= 0
     if bad_pivot.any():
-        batch, column, value = _first(bad_pivot, factor[..., pattern.diagonal])
+        batch, column, value = _first(bad_pivot, pivots)
         where = f"{topology.describe(int(topology.order[column]))}{checks.in_batch(batch)}"
         raise NonPositiveError(
             f"{function}: the diagonal of factor must be positive, got {value:.3g} at {where}. FactorHead and "
             "parametrize.factor guarantee it."
         )
+
+
+def _require_finite_entries(function: str, name: str, topology: Topology, pattern: Pattern, values: FloatArray) -> None:
+    """Raise at the first packed value that is not finite, by the nodes of its row and column."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        batch, p, value = _first(bad, values)
+        ends = dict.fromkeys(int(topology.order[end]) for end in (pattern.rows[p], pattern.cols[p]))
+        where = f"{' and '.join(map(topology.describe, ends))}{checks.in_batch(batch)}"
+        raise NonFiniteError(f"{function}: {name} must be finite, got {value} at {where}.")
 
 
 def _first(bad: npt.NDArray[np.bool_], values: FloatArray) -> tuple[tuple[int, ...], int, float]:

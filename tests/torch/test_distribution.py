@@ -176,6 +176,22 @@ def test_bad_parameters_are_named(change, error, message):
         GaussianGraphicalModel(**arguments, topology=sg.Chain(4), validate_args=True)
 
 
+@pytest.mark.parametrize(
+    ("precision", "error", "message"),
+    [
+        (torch.ones(6), sg.ShapeError, r"from_precision: on Chain\(n=4\) loc must end in 4 and precision in 7, got"),
+        (torch.ones(7).double(), sg.DTypeError, "loc and precision must both be float32 or both float64"),
+        (torch.ones(7).half(), sg.DTypeError, "got torch.float32 and torch.float16"),
+        (nan_at((7,), 2), sg.NonFiniteError, r"from_precision: precision must be finite, got nan at node 1 of Chain"),
+    ],
+)
+def test_a_bad_precision_is_named(precision, error, message):
+    with pytest.raises(error, match=message):
+        GaussianGraphicalModel.from_precision(
+            torch.zeros(4), precision=precision, topology=sg.Chain(4), validate_args=True
+        )
+
+
 def test_a_bad_pivot_is_named_by_its_place_on_the_grid():
     topology = sg.Grid(3, 3)
     lower = factor(topology.factor_pattern, 2).detach()
@@ -183,7 +199,7 @@ def test_a_bad_pivot_is_named_by_its_place_on_the_grid():
     node = int(topology.order[4])
     place = re.escape(f"got 0 at node {node} (row {node // 3}, column {node % 3} of Grid(3, 3)), batch element (1,)")
     with pytest.raises(sg.NonPositiveError, match=place):
-        GaussianGraphicalModel(torch.zeros(9, dtype=torch.float64), factor=lower, topology=topology)
+        GaussianGraphicalModel(torch.zeros(9).double(), factor=lower, topology=topology, validate_args=True)
 
 
 def test_a_precision_that_is_not_positive_definite_is_named_by_batch_element_and_node():
