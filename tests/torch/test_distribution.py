@@ -82,6 +82,7 @@ def test_expand_copies_nothing(kind):
     assert wide.batch_shape == (7, 2)
     assert wide.factor.data_ptr() == q.factor.data_ptr()
     assert wide.loc.data_ptr() == q.loc.data_ptr()
+    assert wide.graph == q.graph
     assert wide.rsample().shape == (7, 2, n)
     assert wide.entropy().shape == wide.log_prob(torch.zeros(n, dtype=torch.float64)).shape == (7, 2)
     assert wide.trace_covariance().shape == wide.covariance_on([]).shape[:-1] == (7, 2)

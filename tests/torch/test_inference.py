@@ -99,6 +99,7 @@ def test_an_information_vector_gives_the_mean():
     q = kind.example(2)
     again = GaussianGraphicalModel.from_information(q.information, precision=q.precision, topology=q.topology)
     assert torch.allclose(again.loc, q.loc, **CLOSE)
+    assert again.graph == q.graph == kind.topology
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,20 @@ def test_squares_are_formed_in_float64():
     assert (samples.square_norm(values) == n * x * x).all()
 
 
+@pytest.mark.parametrize("limit", [blocks.BLOCK, 1])
+def test_gradients_of_many_samples_are_summed_in_float64(limit, monkeypatch):
+    """2²⁴ + 1 has no float32, so a running sum in float32 would not count."""
+    monkeypatch.setattr(blocks, "BLOCK", limit)
+    loc = torch.zeros(1, requires_grad=True)
+    q = GaussianGraphicalModel(loc, factor=torch.ones(1), topology=sg.Diagonal(1))
+    weights = torch.cat([torch.tensor([2.0**24]), torch.ones(100)])[:, None]
+    (q.rsample((101,)) * weights).sum().backward()
+    assert loc.grad.item() == 2**24 + 100
+    loc.grad = None
+    (q.log_prob(torch.ones(101, 1)) * weights[:, 0]).sum().backward()
+    assert loc.grad.item() == 2**24 + 100
+
+
 def test_squares_beyond_float32_do_not_overflow():
     q = GaussianGraphicalModel(torch.zeros(2), factor=torch.ones(2), topology=sg.Diagonal(2))
     assert q._square_distance("test", torch.tensor([1e25, 0.0])).item() == pytest.approx(1e50, rel=1e-6)
