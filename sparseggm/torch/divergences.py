@@ -46,6 +46,10 @@ def sample_and_kl(
     """
     if kl not in ("exact", "sampled"):
         raise ValueError(f"sample_and_kl: kl must be 'exact' or 'sampled', got {kl!r}.")
+    if p is not None and not isinstance(p, Distribution):
+        raise TypeError(
+            f"sample_and_kl: p must be a torch distribution, got {type(p).__name__}. Noise is given as noise=…."
+        )
     noise = torch.randn_like(q.loc) if noise is None else noise
     q._check_event("sample_and_kl", noise=noise)
     if kl == "sampled":

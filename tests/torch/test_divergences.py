@@ -188,6 +188,11 @@ def test_an_unknown_kind_of_kl_is_refused():
         sample_and_kl(gaussian(sg.Chain(4)), kl="stochastic")
 
 
+def test_noise_in_the_place_of_the_prior_is_refused():
+    with pytest.raises(TypeError, match=r"p must be a torch distribution, got Tensor\. Noise is given as noise="):
+        sample_and_kl(gaussian(sg.Chain(4)), torch.zeros(4))
+
+
 def test_noise_of_another_size_is_refused():
     with pytest.raises(
         sg.ShapeError, match=r"sample_and_kl: noise must end in 4, the nodes of Chain\(n=4\), got shape"
