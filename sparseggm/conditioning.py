@@ -9,10 +9,13 @@ Functions of a topology in the caller's numbering, for the methods of `GaussianG
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import checks, linalg
+from sparseggm import checks
 from sparseggm.errors import NotPositiveDefiniteError, PatternError
 from sparseggm.graphs import Graph
 from sparseggm.pattern import FloatArray, IntArray, Pattern
@@ -43,15 +46,14 @@ def at_nodes(topology: Topology, nodes: IntArray, values: FloatArray) -> FloatAr
     return out
 
 
-def induced(topology: Topology, precision: FloatArray, kept: IntArray) -> tuple[Graph, FloatArray]:
-    """The graph on the kept nodes (ascending), and P_AA on its `precision_pattern`."""
+def induced(topology: Topology, kept: IntArray) -> tuple[Graph, IntArray]:
+    """The graph on the kept nodes (ascending), and `gather` with P_AA = precision[..., gather], both packed."""
     number = np.full(topology.n, -1)
     number[kept] = np.arange(len(kept))
     ends = number[topology.edges]
     inside = np.flatnonzero((ends >= 0).all(axis=1))
     graph = Graph(len(kept), ends[inside])  # renumbering ascending nodes keeps i > j and the canonical order
-    diagonal, couplings = topology.unpack(precision)
-    return graph, graph.pack((diagonal[..., kept], couplings[..., inside]))
+    return graph, graph.pack((topology.node_positions[kept], topology.edge_positions[inside]))
 
 
 def with_more_on_diagonal(topology: Topology, precision: FloatArray, more: FloatArray) -> FloatArray:
@@ -62,13 +64,41 @@ def with_more_on_diagonal(topology: Topology, precision: FloatArray, more: Float
     return values
 
 
-def marginal(topology: Topology, precision: FloatArray, nodes: IntArray, force: bool) -> tuple[Graph, FloatArray]:
-    """The graph of some nodes with its Schur fill, eliminated as numbered, and L on its `factor_pattern`.
+@dataclass(frozen=True)
+class SchurComplement:
+    """How the marginal of some nodes follows from P: all other nodes are eliminated first."""
 
-    All other nodes are eliminated first, in the topology's order, then `nodes`: the trailing block of that factor.
+    topology: Topology
+    order: IntArray
+    """(n,) the other nodes in the topology's order, then those of the marginal, as given."""
+    pattern: Pattern
+    """Of P in that order."""
+    gather: IntArray
+    """(nnz,) with P in that order = precision[..., gather]."""
+    graph: Graph
+    """Of the marginal with its Schur fill, eliminated as numbered."""
+
+    def factor_of(self, factor: Any) -> Any:
+        """L of the marginal on `graph.factor_pattern`: the trailing block of the factor of P."""
+        return factor[..., self.pattern.filled().nnz - self.graph.factor_pattern.nnz :]
+
+    def named_by_node(self, failure: NotPositiveDefiniteError) -> NotPositiveDefiniteError:
+        """The failure of that factorisation in the caller's words."""
+        return NotPositiveDefiniteError(
+            f"marginal: P is not positive definite to working precision: pivot {failure.pivot:.3g} at "
+            f"{self.topology.describe(int(self.order[failure.column]))}{checks.in_batch(failure.batch_index)}. "
+            "Use float64.",
+            batch_index=failure.batch_index,
+            column=failure.column,
+            pivot=failure.pivot,
+        )
+
+
+def schur_complement(topology: Topology, nodes: IntArray, force: bool) -> SchurComplement:
+    """For the marginal of some nodes, numbered as given.
+
     Raises:
-        PatternError: no nodes, or a block of more than 10⁷ entries without `force`.
-        NotPositiveDefiniteError: P is not, to working precision.
+        PatternError: no nodes, or a factor of more than 10⁷ entries without `force`.
     """
     if not nodes.size:
         raise PatternError("marginal: needs at least one node, got none.")
@@ -77,27 +107,16 @@ def marginal(topology: Topology, precision: FloatArray, nodes: IntArray, force: 
     ends = np.argsort(order)[topology.edges]
     pattern = Pattern.from_edges(topology.n, ends)
     filled = pattern.filled()
-    begin = int(filled.indptr[len(others)])
-    if filled.nnz - begin > MARGINAL_LIMIT and not force:
+    size = filled.nnz - int(filled.indptr[len(others)])
+    if size > MARGINAL_LIMIT and not force:
         raise PatternError(
-            f"marginal: the marginal of {len(nodes)} nodes of {topology} has a factor of {filled.nnz - begin:,} "
-            "entries a batch element. Ask for fewer nodes, or force=True if you mean it."
+            f"marginal: the marginal of {len(nodes)} nodes of {topology} has a factor of {size:,} entries a batch "
+            "element. Ask for fewer nodes, or force=True if you mean it."
         )
-    diagonal, couplings = topology.unpack(precision)
-    values = np.empty_like(precision)
-    values[..., pattern.diagonal] = diagonal[..., order]
-    values[..., pattern.positions_of(ends.max(axis=1), ends.min(axis=1))] = couplings
-    try:
-        factor = linalg.cholesky(pattern, values)
-    except NotPositiveDefiniteError as failure:
-        raise NotPositiveDefiniteError(
-            f"marginal: P is not positive definite to working precision: pivot {failure.pivot:.3g} at "
-            f"{topology.describe(int(order[failure.column]))}{checks.in_batch(failure.batch_index)}. Use float64.",
-            batch_index=failure.batch_index,
-            column=failure.column,
-            pivot=failure.pivot,
-        ) from None
-    return _trailing_graph(filled, len(nodes)), np.ascontiguousarray(factor[..., begin:])
+    gather = np.empty(pattern.nnz, np.int64)
+    gather[pattern.diagonal] = topology.node_positions[order]
+    gather[pattern.positions_of(ends.max(axis=1), ends.min(axis=1))] = topology.edge_positions
+    return SchurComplement(topology, order, pattern, gather, _trailing_graph(filled, len(nodes)))
 
 
 def _trailing_graph(filled: Pattern, size: int) -> Graph:

@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Any, Self, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from sparseggm import checks, gershgorin, linalg
 from sparseggm.checks import Shape
-from sparseggm.errors import NotPositiveDefiniteError
+from sparseggm.errors import NotPositiveDefiniteError, PatternError
 from sparseggm.graphs import graph_of
-from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.topology import Topology, require_topology
 
 
@@ -48,7 +49,7 @@ class FactoredGaussian:
         try:
             factor = linalg.cholesky(pattern, precision)
         except NotPositiveDefiniteError as failure:
-            raise _named_by_node(failure, topology, precision) from None
+            raise named_by_node(failure, topology, precision) from None
         return cls.on_pattern(loc, factor=factor, topology=topology, pattern=pattern.filled())
 
     @classmethod
@@ -138,7 +139,27 @@ class FactoredGaussian:
         return moved
 
 
-def _named_by_node(
+def covariance_positions(
+    topology: Topology, pattern: Pattern, pairs: npt.ArrayLike
+) -> tuple[Pattern, IntArray, IntArray]:
+    """F, where the selected inverse of an L on `pattern` must be formed, and the place on F of nodes and of pairs.
+
+    Args:
+        pairs: (m, 2) nodes of the topology, in any order; i = j is allowed.
+    Returns:
+        (pattern of L ∪ pairs).filled(), packed positions (n,) of Σ_ii and (m,) of Σ_ij.
+    """
+    pairs = as_pairs("covariance_on", pairs)
+    n = topology.n
+    if pairs.size and (pairs.min() < 0 or pairs.max() >= n):
+        raise PatternError(f"covariance_on: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
+    ends = topology.inverse_order[pairs]
+    fill = pattern.union(Pattern.from_edges(n, ends)).filled()
+    nodes = fill.diagonal[topology.inverse_order].astype(np.int64)
+    return fill, nodes, fill.positions_of(ends.max(1), ends.min(1))
+
+
+def named_by_node(
     failure: NotPositiveDefiniteError, topology: Topology, precision: FloatArray
 ) -> NotPositiveDefiniteError:
     """The same failure in the caller's words: node, place on a grid, and what Gershgorin's theorem says of it."""

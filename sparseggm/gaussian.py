@@ -16,8 +16,8 @@ import numpy.typing as npt
 from sparseggm import checks, conditioning, fitting, linalg, stochastic
 from sparseggm.checks import Shape
 from sparseggm.colouring import distance_colouring
-from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
-from sparseggm.factored import FactoredGaussian
+from sparseggm.errors import NonFiniteError, NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
+from sparseggm.factored import FactoredGaussian, covariance_positions
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.stochastic import Estimate
 from sparseggm.topology import Diagonal, Topology, require_topology
@@ -97,7 +97,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         a, b = vectors.values()
         try:
             with np.errstate(over="ignore"):  # infinity is for the verb to find
-                return _square(gaussian.whiten(a - b))
+                return square_norm(gaussian.whiten(a - b))
         except NonFiniteError:
             checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
 
@@ -140,15 +140,9 @@ class GaussianGraphicalModel(FactoredGaussian):
 
     def _covariance_at(self, edges: npt.ArrayLike) -> FloatArray:
         """Σ_ii of every node, then Σ_ij of every pair, (..., n + m), on the batch axes of the factor."""
-        pairs = as_pairs("covariance_on", edges)
-        if pairs.size and (pairs.min() < 0 or pairs.max() >= self.n):
-            raise PatternError(f"covariance_on: nodes must be in 0 … {self.n - 1}, got {pairs.min()} … {pairs.max()}.")
-        ends = self.topology.inverse_order[pairs]
-        fill = self.factor_pattern.union(Pattern.from_edges(self.n, ends)).filled()
+        fill, nodes, pairs = covariance_positions(self.topology, self.factor_pattern, edges)
         sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill)
-        nodes = fill.diagonal[self.topology.inverse_order]
-        positions = np.concatenate([nodes, fill.positions_of(ends.max(1), ends.min(1))])
-        return sigma[..., positions]
+        return sigma[..., np.concatenate([nodes, pairs])]
 
     # ------------------------------------------------------------------ estimates
 
@@ -223,8 +217,8 @@ class GaussianGraphicalModel(FactoredGaussian):
             raise PatternError(f"condition: all {self.n} nodes are given, so nothing is left. Leave at least one.")
         shift = self._shift_at("condition", observed, np.asarray(values, self.dtype))
         pull = self._in_elimination_order(linalg.matmul, self.whiten(shift))[..., kept]  # P_AB (v − loc_B)
-        graph, precision = conditioning.induced(self.graph, self.precision, kept)
-        return self._moved_by(-pull, precision, graph, self.loc[..., kept])
+        graph, gather = conditioning.induced(self.graph, kept)
+        return self._moved_by(-pull, self.precision[..., gather], graph, self.loc[..., kept])
 
     def observe(self, nodes: npt.ArrayLike, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
         """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
@@ -273,8 +267,13 @@ class GaussianGraphicalModel(FactoredGaussian):
         Cost: one factorisation in which the other nodes go first.
         """
         chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
-        graph, factor = conditioning.marginal(self.graph, self.precision, chosen, force)
-        return type(self)(np.ascontiguousarray(self.loc[..., chosen]), factor=factor, topology=graph)
+        schur = conditioning.schur_complement(self.graph, chosen, force)
+        try:
+            factor = schur.factor_of(linalg.cholesky(schur.pattern, self.precision[..., schur.gather]))
+        except NotPositiveDefiniteError as failure:
+            raise schur.named_by_node(failure) from None
+        factor, loc = np.ascontiguousarray(factor), np.ascontiguousarray(self.loc[..., chosen])
+        return type(self)(loc, factor=factor, topology=schur.graph)
 
     @classmethod
     def fit(cls, samples: FloatArray, topology: Topology) -> GaussianGraphicalModel:
@@ -318,7 +317,7 @@ def kl_to_standard_normal(pattern: Pattern, loc: FloatArray, factor: FloatArray)
     """
     checks.check("kl_to_standard_normal", pattern, packed={"factor": factor}, loc=loc)
     trace = _trace_inverse(pattern, factor)  # tests every value of the factor
-    kl = 0.5 * (trace + _square(loc) - pattern.n + _logdet(pattern, factor))
+    kl = 0.5 * (trace + square_norm(loc) - pattern.n + _logdet(pattern, factor))
     return checks.require_representable("kl_to_standard_normal", kl, factor.dtype, loc=loc)
 
 
@@ -333,6 +332,6 @@ def _trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
         return cast(FloatArray, linalg.marginal_variances(pattern, factor).sum(axis=-1, dtype=np.float64))
 
 
-def _square(x: FloatArray) -> FloatArray:
-    """‖x‖² over the last axis, in float64."""
+def square_norm(x: FloatArray) -> FloatArray:
+    """‖x‖² over the last axis, in float64, without a copy of x."""
     return cast(FloatArray, np.einsum("...i,...i->...", x, x, dtype=np.float64))

@@ -47,14 +47,15 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
     return _product("solve", products.SOLVE, pattern, ("factor", factor), ("rhs", rhs), divides=True)
 
 
-def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
+def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """Solve Lᵀ x = rhs: with rhs = ε ~ N(0, I), x is a draw from N(0, (L Lᵀ)⁻¹).
 
-    Args, Returns, Cost: as `solve`.
+    Args, Returns, Cost: as `solve`; but `out`, if given, is where the result goes. It may be `rhs` itself, whose values
+        are lost then: draws need no memory beyond their own.
     Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5].
     Reference: `reference.linalg.solve_t`.
     """
-    return _product("solve_t", products.SOLVE_T, pattern, ("factor", factor), ("rhs", rhs), divides=True)
+    return _product("solve_t", products.SOLVE_T, pattern, ("factor", factor), ("rhs", rhs), divides=True, out=out)
 
 
 def matmul(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
@@ -128,12 +129,18 @@ def _product(
     matrix: tuple[str, FloatArray],
     vector: tuple[str, FloatArray],
     divides: bool = False,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Run `products.product` on one matrix a batch element and any number of vectors a matrix."""
     values, x = matrix[1], vector[1]
     checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
     full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
-    result = np.empty((*full, pattern.n), x.dtype)
+    result = np.empty((*full, pattern.n), x.dtype) if out is None else out
+    if result.shape != (*full, pattern.n) or result.dtype != x.dtype or not result.flags.c_contiguous:
+        raise ShapeError(
+            f"{verb}: out must be C-contiguous {x.dtype} of shape {(*full, pattern.n)}, got {result.dtype} of shape "
+            f"{result.shape}."
+        )
     count = math.prod(full)
     status = threads.run(
         products.product,
@@ -149,7 +156,10 @@ def _product(
         batch=count,
     )
     if status:
-        checks.explain(verb, {matrix[0]: (pattern, values), vector[0]: (None, x)}, divides)
+        inputs = {matrix[0]: (pattern, values), vector[0]: (None, x)}
+        if out is x:  # overwritten: only the factor can still be asked
+            del inputs[vector[0]]
+        checks.explain(verb, inputs, divides)
     return result
 
 

@@ -27,7 +27,7 @@ def ours(problem: Step) -> Contestant:
 
     def call() -> Any:
         q = GaussianGraphicalModel(leaves[0], factor=leaves[1], topology=problem.topology, validate_args=False)
-        z, kl = sample_and_kl(q, noise)
+        z, kl = sample_and_kl(q, noise=noise)
         return z, kl, *torch.autograd.grad((z, kl), leaves, (z_bar, kl_bar))
 
     return Contestant(call, lambda result: [tensor.detach().numpy() for tensor in result])

@@ -75,6 +75,8 @@ def _apply(verb, indptr, rows, A, b, y):
 def _solve_long(verb, indptr, L, b, y):
     """`_apply` for a long chain; an infinite pivot leaves a finite y."""
     nothing = np.empty(0, y.dtype)
+    if b.ctypes.data == y.ctypes.data:  # parts that are done again need b as it was
+        b = b.copy()
     if verb == SOLVE:
         long_forward(L, nothing, nothing, b, constant(y, 0.0), y, nothing)
     else:

@@ -25,7 +25,7 @@ from sparseggm.kernels.vector import constant, double, lanes_of, load, put, stor
 
 CHAIN_DIGEST = "183e17643d76df99"
 INVERSE_DIGEST = "105ff87f734ccf81"
-PRODUCTS_DIGEST = "2e87af76648d41ba"
+PRODUCTS_DIGEST = "8dab16d996b53f02"
 BLOCKS_DIGEST = "f0d39761ba2725a7"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
 

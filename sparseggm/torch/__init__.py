@@ -4,7 +4,9 @@ It wraps the NumPy verbs and re-implements none of them.
 """
 
 from sparseggm.torch import ops, spectral
-from sparseggm.torch.distribution import GaussianGraphicalModel, sample_and_kl
+from sparseggm.torch.distribution import GaussianGraphicalModel
+from sparseggm.torch.divergences import sample_and_kl
+from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.heads import FactorHead
 
-__all__ = ["FactorHead", "GaussianGraphicalModel", "ops", "sample_and_kl", "spectral"]
+__all__ = ["FactorHead", "GaussianGraphicalModel", "NotPositiveDefiniteError", "ops", "sample_and_kl", "spectral"]

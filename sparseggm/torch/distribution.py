@@ -1,125 +1,65 @@
-"""`GaussianGraphicalModel` as a `torch.distributions.Distribution`, and the training step `sample_and_kl`.
+"""`GaussianGraphicalModel` as a `torch.distributions.Distribution`.
 
-Samples and means are in the caller's numbering of nodes; packed values in the topology's order of elimination.
+The NumPy class for tensors: the same names and meanings, differentiable with respect to loc and the factor, or the
+precision. Samples and means are in the caller's numbering of nodes; packed values in the topology's order of
+elimination. What it is made of is in `factored`, its divergences in `divergences`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, constraints
-from torch.distributions.kl import register_kl
 
-from sparseggm.errors import DTypeError, NonPositiveError, ShapeError
-from sparseggm.pattern import Pattern
-from sparseggm.topology import Topology, require_topology
-from sparseggm.torch import fused, ops
-from sparseggm.torch.registration import batch_of, index
+from sparseggm import checks, conditioning
+from sparseggm.errors import PatternError, ShapeError
+from sparseggm.factored import covariance_positions
+from sparseggm.pattern import DENSE_LIMIT, IntArray, as_pairs
+from sparseggm.torch import ops, samples
+from sparseggm.torch.factored import FactoredDistribution, are_readable, are_transformed, factorised
+from sparseggm.torch.registration import array, index
 
 LOG_2PI = math.log(2.0 * math.pi)
 
 
-class GaussianGraphicalModel(Distribution):
-    """N(loc, P⁻¹) with P = L Lᵀ sparse, given by the factor L.
+class GaussianGraphicalModel(FactoredDistribution):
+    """N(loc, P⁻¹) with P = L Lᵀ sparse, given by the factor L; or by P, see `from_precision`.
 
     Args:
         loc: (..., n) mean, in the caller's numbering.
         factor: (..., nnz) values of L on `topology.factor_pattern`, diagonal positive.
         topology: the graph. Keyword-only, as `factor` is: bare values of P and of L can have equal lengths.
-        validate_args: as in torch; O(nnz), and never a factorisation.
-    The factor is kept unbroadcast: many samples, or `expand`, copy no factor.
+        validate_args: as in torch; O(nnz), never a factorisation. None under torch.compile and `torch.func`.
+    Raises:
+        ShapeError, DTypeError, ValueError: sizes, dtypes or devices that do not fit.
+        NonFiniteError, NonPositiveError: a value of loc or factor, by batch index and node; with `validate_args`.
+    The factor is kept unbroadcast: many samples, or `expand`, copy no factor. Sums are formed in float64.
     """
-
-    arg_constraints = {"loc": constraints.real_vector}  # noqa: RUF012  torch's own protocol
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, loc: Tensor, *, factor: Tensor, topology: Topology, validate_args: bool | None = None) -> None:
-        require_topology("GaussianGraphicalModel", topology)
-        self.topology = topology
-        self._factor = factor
-        self._check_shapes(loc)
-        batch_shape = torch.Size(batch_of(loc, factor))
-        self.loc = loc.expand(*batch_shape, topology.n)
-        super().__init__(batch_shape, torch.Size([topology.n]), validate_args=validate_args)
-        if self._validate_args:
-            self._check_factor()
-
-    def _check_shapes(self, loc: Tensor) -> None:
-        n, nnz = self.topology.n, self._pattern.nnz
-        if loc.shape[-1:] != (n,) or self._factor.shape[-1:] != (nnz,):
-            raise ShapeError(
-                f"GaussianGraphicalModel: on {self.topology} loc must end in {n} and factor in {nnz}, "
-                f"got shapes {tuple(loc.shape)} and {tuple(self._factor.shape)}."
-            )
-        if loc.dtype != self._factor.dtype or loc.dtype not in (torch.float32, torch.float64):
-            raise DTypeError(
-                f"GaussianGraphicalModel: loc and factor must both be float32 or both float64, got {loc.dtype} and "
-                f"{self._factor.dtype}."
-            )
-
-    def _check_factor(self) -> None:
-        pivots = self._factor.detach().index_select(-1, index(self._pattern.diagonal))
-        if not (self._factor.isfinite().all() and (pivots > 0).all()):
-            raise NonPositiveError(
-                "GaussianGraphicalModel: factor must be finite with a positive diagonal, its least diagonal entry is "
-                f"{pivots.min():.3g}. FactorHead guarantees both."
-            )
-
-    @property
-    def _pattern(self) -> Pattern:
-        return self.topology.factor_pattern
-
-    @property
-    def factor(self) -> Tensor:
-        """(batch_shape, nnz) values of L on `topology.factor_pattern`; a view."""
-        return self._factor.expand(*self.batch_shape, self._factor.shape[-1])
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianGraphicalModel:
-        """The same Gaussians under more batch axes; copies nothing."""
-        new = self._get_checked_instance(GaussianGraphicalModel, _instance)
-        new.topology, new._factor = self.topology, self._factor
-        new.loc = self.loc.expand(*batch_shape, self.topology.n)
-        super(GaussianGraphicalModel, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return cast(GaussianGraphicalModel, new)
-
-    # ------------------------------------------------------------------ maps
-
-    def whiten(self, d: Tensor) -> Tensor:
-        """Lᵀ d for a centred vector d (..., n); see the NumPy class."""
-        return self._in_elimination_order(ops.matmul_t, d)
-
-    def colorize(self, eps: Tensor) -> Tensor:
-        """L⁻ᵀ ε for white noise ε (..., n): covariance Σ; see the NumPy class."""
-        return self._in_elimination_order(ops.solve_t, eps)
-
-    def _in_elimination_order(self, verb: Any, x: Tensor) -> Tensor:
-        return self._to_caller(verb(self._pattern, self._factor, self._to_elimination(x)))
-
-    def _to_elimination(self, x: Tensor) -> Tensor:
-        return x if self.topology.is_naturally_ordered else x.index_select(-1, index(self.topology.order))
-
-    def _to_caller(self, x: Tensor) -> Tensor:
-        return x if self.topology.is_naturally_ordered else x.index_select(-1, index(self.topology.inverse_order))
 
     # ------------------------------------------------------------------ torch's protocol
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
-        """loc + L⁻ᵀ ε, differentiable: sample_shape + batch_shape + (n,)."""
+        """loc + L⁻ᵀ ε, differentiable: sample_shape + batch_shape + (n,), with ε as `torch.randn` of that shape gives.
+
+        Memory: the sample's own; so has its gradient, which is formed in blocks.
+        """
         shape = self._extended_shape(sample_shape)
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + self.colorize(noise)
+        if are_transformed():  # how vmap's elements share a draw is for torch.randn to know
+            return self.loc + self.colorize(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+        return samples.draw(self.factor_pattern, self.loc, self._factor, self._order, shape[:-1])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        square = self.whiten(value - self.loc).square().sum(-1, dtype=torch.float64)
-        return (0.5 * (self._logdet() - square - self.topology.n * LOG_2PI)).to(self.loc.dtype)
+        """½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats; batch axes of x (..., n) broadcast.
+
+        Raises:
+            NonFiniteError: a value is NaN or infinite, tested as it is loaded, whatever `validate_args`.
+        """
+        log_prob = 0.5 * (self._logdet() - self._square_distance("log_prob", value) - self.topology.n * LOG_2PI)
+        return log_prob.to(self.loc.dtype)
 
     def entropy(self) -> Tensor:
         """½ [n (1 + log 2π) − log det P], nats, shape batch_shape."""
@@ -137,38 +77,133 @@ class GaussianGraphicalModel(Distribution):
     @property
     def variance(self) -> Tensor:
         """diag Σ, (batch_shape, n), exact; computed at each access."""
-        return self._to_caller(ops.marginal_variances(self._pattern, self._factor)).expand(*self.batch_shape, -1)
+        return self._variances().expand(*self.batch_shape, -1)
+
+    # ------------------------------------------------------------------ second moments
+
+    def trace_covariance(self) -> Tensor:
+        """tr Σ, shape batch_shape, exact."""
+        return self._variances().sum(-1, dtype=torch.float64).to(self.loc.dtype).expand(self.batch_shape)
+
+    def covariance_on(self, edges: npt.ArrayLike) -> Tensor:
+        """Σ_ij for each of the (m, 2) pairs, batch_shape + (m,); exact. Pairs need not be edges, and i = j is allowed.
+
+        Cost: one selected inverse on (S ∪ pairs).filled(): cheap on the graph, dearer with distant pairs.
+        """
+        return self._covariance_at(edges)[1].expand(*self.batch_shape, -1)
+
+    def correlation_on(self, edges: npt.ArrayLike) -> Tensor:
+        """Σ_ij / √(Σ_ii Σ_jj) for each of the (m, 2) pairs, batch_shape + (m,); cost as `covariance_on`."""
+        pairs = as_pairs("correlation_on", edges)
+        variances, covariances = self._covariance_at(pairs)
+        deviation = variances.sqrt()  # roots first: a product of variances could leave the range
+        first, second = (deviation.index_select(-1, index(ends)) for ends in pairs.T)
+        return (covariances / first / second).expand(*self.batch_shape, -1)
+
+    @property
+    def precision_matrix(self) -> Tensor:
+        """P, dense and symmetric, (batch_shape, n, n), in the caller's numbering. Above 20,000 nodes it is refused."""
+        n, graph = self._require_small("precision_matrix", "precision"), self.graph
+        on = graph.precision_pattern
+        i, j = graph.order[on.rows], graph.order[on.cols]
+        off_diagonal = np.flatnonzero(i != j)
+        places = index(np.concatenate([i * n + j, (j * n + i)[off_diagonal]]))
+        values = self.precision.index_select(-1, index(np.concatenate([np.arange(on.nnz), off_diagonal])))
+        dense = values.new_zeros((*values.shape[:-1], n * n)).index_copy(-1, places, values)
+        return dense.reshape(*values.shape[:-1], n, n).expand(*self.batch_shape, n, n)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """Σ, dense, (batch_shape, n, n), in the caller's numbering. Above 20,000 nodes it is refused.
+
+        Cost: n solves with L and a dense product, O(n³); `covariance_on` has single entries.
+        """
+        n = self._require_small("covariance_matrix", "covariance_on")
+        root = self._colorize_rows(torch.eye(n, dtype=self.loc.dtype, device=self.loc.device))
+        return (root.mT @ root).expand(*self.batch_shape, n, n)
+
+    def _covariance_at(self, edges: npt.ArrayLike) -> tuple[Tensor, Tensor]:
+        """Σ_ii of every node, and Σ_ij of every pair, on the batch axes of the factor."""
+        fill, nodes, pairs = covariance_positions(self.topology, self.factor_pattern, edges)
+        sigma = ops.selected_inverse(self.factor_pattern, self._factor, on=fill)
+        return sigma.index_select(-1, index(nodes)), sigma.index_select(-1, index(pairs))
+
+    def _require_small(self, name: str, instead: str) -> int:
+        n = self.topology.n
+        if n > DENSE_LIMIT:
+            gigabytes = self.loc.itemsize * n**2 / 1e9
+            raise ShapeError(f"{name}: {n} nodes would take {gigabytes:.1f} GB a matrix. Use {instead}.")
+        return n
+
+    # ------------------------------------------------------------------ inference
+
+    def condition(self, nodes: npt.ArrayLike, values: Any) -> Self:
+        """The Gaussian of the other nodes, ascending, given z[nodes] = values: on `Graph(n − k, induced edges)`.
+
+        Args:
+            nodes: k distinct nodes, fewer than n.
+            values: (..., k) in the order of `nodes`; batch axes broadcast.
+        Cost: one factorisation of the induced graph, whatever the number of values.
+        """
+        observed = conditioning.distinct_nodes("condition", self.topology, nodes)
+        kept = np.setdiff1d(np.arange(self.topology.n), observed)
+        if not kept.size:
+            raise PatternError(
+                f"condition: all {self.topology.n} nodes are given, so nothing is left. Leave at least one."
+            )
+        shift = self._shift_at("condition", observed, torch.as_tensor(values, dtype=self.loc.dtype))
+        pull = self._in_elimination_order(ops.matmul, self.whiten(shift)).index_select(-1, index(kept))
+        graph, gather = conditioning.induced(self.graph, kept)
+        precision = self.precision.index_select(-1, index(gather))
+        centred = type(self).from_information(-pull, precision=precision, topology=graph, validate_args=False)
+        return centred.moved_to(self.loc.index_select(-1, index(kept)) + centred.loc)
+
+    def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> Self:
+        """The Gaussian of some nodes alone, numbered as in `nodes`, on their graph with its Schur fill.
+
+        Raises:
+            PatternError: no nodes, or a fill of more than 10⁷ entries a batch element, unless `force`.
+            NotPositiveDefiniteError: P = L Lᵀ is not positive definite to working precision.
+        Cost: one factorisation in which the other nodes go first.
+        """
+        chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
+        schur = conditioning.schur_complement(self.graph, chosen, force)
+        precision = self.precision.index_select(-1, index(schur.gather))
+        factor = schur.factor_of(factorised(schur.pattern, precision, schur.named_by_node))
+        return type(self)(self.loc.index_select(-1, index(chosen)), factor=factor, topology=schur.graph)
+
+    def _shift_at(self, function: str, nodes: IntArray, values: Tensor) -> Tensor:
+        """values − loc at the nodes, zero elsewhere: (..., n)."""
+        if values.shape[-1:] != nodes.shape:
+            raise ShapeError(
+                f"{function}: values must end in {len(nodes)}, the nodes, got shape {tuple(values.shape)}."
+            )
+        if are_readable(values):
+            checks.require_finite(function, "values", None, array(values))
+        shift = values - self.loc.index_select(-1, index(nodes))
+        return shift.new_zeros((*shift.shape[:-1], self.topology.n)).index_copy(-1, index(nodes), shift)
+
+    # ------------------------------------------------------------------ what the divergences need
 
     def _logdet(self) -> Tensor:
-        return ops.logdet(self._pattern, self._factor).double()
+        """log det P in float64, on the batch axes of the factor."""
+        return ops.logdet(self.factor_pattern, self._factor.double())
 
+    def _variances(self) -> Tensor:
+        """diag Σ in the caller's numbering, on the batch axes of the factor."""
+        return self._to_caller(ops.marginal_variances(self.factor_pattern, self._factor))
 
-def sample_and_kl(q: GaussianGraphicalModel, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A reparametrised draw z ~ q and KL(q ‖ N(0, I)), exact, in nats: the training step in one operator.
+    def _square_distance(self, function: str, x: Tensor) -> Tensor:
+        """(x − loc)ᵀ P (x − loc) in float64."""
+        self._check_event(function, value=x)
+        if are_transformed():
+            return self.whiten(x - self.loc).double().square().sum(-1)
+        return samples.square_distance(self.factor_pattern, self.loc, self._factor, self._order, x)
 
-    Args:
-        q: the posterior.
-        noise: ε (..., n), whose batch axes end in q's; None: drawn from torch's generator, shape of q.loc.
-    Returns:
-        z, of the shape of noise, and KL (batch_shape).
-    Raises:
-        NonFiniteError, NonPositiveError: a value of loc, factor or noise, tested as it is loaded.
-    Cost: one triangular solve and the marginal variances; a chain O(n), an extended grid O(n · cols).
-    """
-    noise = torch.randn_like(q.loc) if noise is None else noise
-    to_elimination = q._to_elimination
-    z, kl = fused.sample_and_kl(q._pattern, to_elimination(q.loc), q._factor, to_elimination(noise))
-    return q._to_caller(z), kl
+    def _whiten_rows(self, d: Tensor) -> Tensor:
+        """Lᵀ d for each row of d (..., k, n), nodes of the result in the order of elimination."""
+        return ops.matmul_t(self.factor_pattern, self._factor.unsqueeze(-2), samples.reordered(d, self._order))
 
-
-@register_kl(GaussianGraphicalModel, Independent)
-def _kl_to_independent_normal(q: GaussianGraphicalModel, p: Independent[Normal]) -> Tensor:
-    """KL(q ‖ N(m, diag s²)) = ½ [Σ (Σ_ii + (loc_i − m_i)²) / s_i² − n + log det P_q + 2 Σ log s_i], exact."""
-    normal = p.base_dist
-    if not isinstance(normal, Normal) or p.reinterpreted_batch_ndims != 1:
-        raise NotImplementedError(
-            f"KL of a GaussianGraphicalModel to {p} is not defined: needs Independent(Normal, 1)."
-        )
-    second_moment = (q.variance + (q.loc - normal.loc).square()) / normal.scale.square()
-    terms = (second_moment + 2.0 * normal.scale.log()).sum(-1, dtype=torch.float64)
-    return (0.5 * (terms - q.topology.n + q._logdet())).to(q.loc.dtype)
+    def _colorize_rows(self, eps: Tensor) -> Tensor:
+        """L⁻ᵀ ε for each row of ε (..., k, n), nodes of ε in the order of elimination."""
+        return self._to_caller(ops.solve_t(self.factor_pattern, self._factor.unsqueeze(-2), eps))

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm import adjoints, linalg
+from sparseggm import adjoints, linalg, step
 from sparseggm.gaussian import kl_to_standard_normal
 from sparseggm.pattern import FloatArray, Pattern
 from sparseggm.torch import ops
-from sparseggm.torch.registration import Shape, array, batch_of, differentiate, key_of, pattern_of, register
+from sparseggm.torch.blocks import sum_to
+from sparseggm.torch.registration import array, batch_of, differentiate, key_of, pattern_of, register
 
 
 def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,34 +30,45 @@ def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) 
         z, on the common batch axes; KL on those of loc and factor.
     """
     key = key_of(pattern, "sample_and_kl", loc, factor, noise)
-    z, kl, _ = torch.ops.sparseggm.sample_and_kl(key, loc, factor, noise)
-    return z, kl
+    return torch.ops.sparseggm.sample_and_kl(key, loc, factor, noise)  # type: ignore[no-any-return]
 
 
-def _run(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    pattern = pattern_of(key)
-    offset = linalg.solve_t(pattern, array(factor), array(noise))
-    kl = kl_to_standard_normal(pattern, array(loc), array(factor))
-    z = array(loc) + offset
-    return torch.from_numpy(z), torch.from_numpy(kl), torch.from_numpy(np.broadcast_to(offset, z.shape).copy())
+def _run(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    arguments = pattern_of(key), array(loc), array(factor), array(noise)
+    compute = step.sample_and_kl if _have_one_shape(loc, factor, noise) else _by_verbs
+    z, kl = compute(*arguments)
+    return torch.from_numpy(z), torch.from_numpy(kl)
 
 
-def _fake(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (*torch.broadcast_shapes(batch_of(loc, factor), noise.shape[:-1]), pattern_of(key).n)
-    return loc.new_empty(shape), loc.new_empty(batch_of(loc, factor)), loc.new_empty(shape)
+def _have_one_shape(*tensors: Tensor) -> bool:
+    """Whether nothing is shared, so that the kernels of a step apply."""
+    return len({tensor.shape[:-1] for tensor in tensors}) == 1
 
 
-def _setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _by_verbs(
+    pattern: Pattern, loc: FloatArray, factor: FloatArray, noise: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    return loc + linalg.solve_t(pattern, factor, noise), kl_to_standard_normal(pattern, loc, factor)
+
+
+def _fake(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    batch = batch_of(loc, factor)
+    return loc.new_empty((*torch.broadcast_shapes(batch, noise.shape[:-1]), pattern_of(key).n)), loc.new_empty(batch)
+
+
+def _setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
     ctx.key = inputs[0]
-    ctx.save_for_backward(*inputs[1:], output[2])
+    ctx.save_for_backward(*inputs[1:])
 
 
-def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor, offset_bar: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
-    loc, factor, noise, offset = ctx.saved_tensors
+def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None]:
+    loc, factor, noise = ctx.saved_tensors
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
         pattern = pattern_of(ctx.key)
         return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
-    return None, *torch.ops.sparseggm.sample_and_kl_vjp(ctx.key, loc, factor, noise, offset, z_bar, kl_bar)
+    needs_noise = ctx.needs_input_grad[-1]
+    bars = torch.ops.sparseggm.sample_and_kl_vjp(ctx.key, loc, factor, noise, z_bar, kl_bar, needs_noise)
+    return None, bars[0], bars[1], bars[2] if needs_noise else None
 
 
 def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,49 +76,53 @@ def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> t
     return loc + ops.solve_t(pattern, factor, noise), 0.5 * kl
 
 
-# z = loc + x, Lᵀ x = ε  ⇒  ε̄ = L⁻¹ z̄ ,  L̄ = −x ε̄ᵀ ;   KL adds  k̄ loc to loc̄,  k̄ (½ ∂tr Σ/∂L + diag(1/L_jj)) to L̄
 def _run_vjp(
-    key: str, loc: Tensor, factor: Tensor, noise: Tensor, offset: Tensor, z_bar: Tensor, kl_bar: Tensor
+    key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pattern, mean, values, bar = pattern_of(key), array(loc), array(factor), array(kl_bar)[..., None]
-    noise_bar = linalg.solve(pattern, values, array(z_bar))
-    factor_bar = linalg.outer(pattern, -array(offset), noise_bar, values.shape[:-1])
-    shared_bar = _sum_to(bar, (*values.shape[:-1], 1))
-    variances_bar = np.broadcast_to(0.5 * shared_bar, (*values.shape[:-1], pattern.n)).astype(values.dtype)
-    factor_bar += adjoints.marginal_variances_vjp(pattern, values, variances_bar)
-    factor_bar[..., pattern.diagonal] += shared_bar / values[..., pattern.diagonal]
-    loc_bar = _sum_to(array(z_bar), mean.shape) + _sum_to(bar * mean, mean.shape)
+    arguments = pattern_of(key), *map(array, (loc, factor, noise, z_bar, kl_bar)), needs_noise
+    compute = step.sample_and_kl_vjp if _have_one_shape(loc, factor, noise) else _vjp_by_verbs
+    loc_bar, factor_bar, noise_bar = compute(*arguments)
+    unwanted = noise.new_empty((*noise.shape[:-1], 0))
     return (
         torch.from_numpy(loc_bar),
         torch.from_numpy(factor_bar),
-        torch.from_numpy(_sum_to(noise_bar, tuple(noise.shape)).copy()),
+        unwanted if noise_bar is None else torch.from_numpy(noise_bar),
     )
 
 
+# z = loc + y, Lᵀ y = ε  ⇒  ε̄ = L⁻¹ z̄ ,  L̄ = −y ε̄ᵀ ;   KL adds  k̄ loc to loc̄,  k̄ (½ ∂tr Σ/∂L + diag(1/L_jj)) to L̄
+def _vjp_by_verbs(
+    pattern: Pattern,
+    loc: FloatArray,
+    factor: FloatArray,
+    noise: FloatArray,
+    z_bar: FloatArray,
+    kl_bar: FloatArray,
+    needs_noise: bool,
+) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+    bar, batch = kl_bar[..., None], factor.shape[:-1]
+    noise_bar = linalg.solve(pattern, factor, z_bar)
+    factor_bar = linalg.outer(pattern, -linalg.solve_t(pattern, factor, noise), noise_bar, batch)
+    shared_bar = sum_to(bar, (*batch, 1))
+    variances_bar = np.broadcast_to(0.5 * shared_bar, (*batch, pattern.n)).astype(factor.dtype)
+    factor_bar += adjoints.marginal_variances_vjp(pattern, factor, variances_bar)
+    factor_bar[..., pattern.diagonal] += shared_bar / factor[..., pattern.diagonal]
+    loc_bar = (sum_to(z_bar, loc.shape) + sum_to(bar * loc, loc.shape)).astype(loc.dtype, copy=False)
+    return loc_bar, factor_bar, sum_to(noise_bar, noise.shape).astype(noise.dtype) if needs_noise else None
+
+
 def _fake_vjp(
-    key: str, loc: Tensor, factor: Tensor, noise: Tensor, offset: Tensor, z_bar: Tensor, kl_bar: Tensor
+    key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return loc.new_empty(loc.shape), factor.new_empty(factor.shape), noise.new_empty(noise.shape)
-
-
-def _sum_to(array: FloatArray, shape: Shape) -> FloatArray:
-    """Summed over the axes that broadcasting `shape` to the array's adds."""
-    extra = array.ndim - len(shape)
-    kept = tuple(axis + extra for axis, size in enumerate(shape) if size == 1 and array.shape[axis + extra] != 1)
-    if not extra and not kept:
-        return array
-    return np.asarray(array.sum(axis=(*range(extra), *kept), keepdims=False)).reshape(shape)
+    noise_bar = noise.new_empty(noise.shape if needs_noise else (*noise.shape[:-1], 0))
+    return loc.new_empty(loc.shape), factor.new_empty(factor.shape), noise_bar
 
 
 register(
-    "sample_and_kl(str key, Tensor loc, Tensor factor, Tensor noise) -> (Tensor, Tensor, Tensor)",
-    _run,
-    _fake,
-    _setup,
-    _rule,
+    "sample_and_kl(str key, Tensor loc, Tensor factor, Tensor noise) -> (Tensor, Tensor)", _run, _fake, _setup, _rule
 )
 register(
-    "sample_and_kl_vjp(str key, Tensor loc, Tensor factor, Tensor noise, Tensor offset, Tensor z_bar, Tensor kl_bar)"
+    "sample_and_kl_vjp(str key, Tensor loc, Tensor factor, Tensor noise, Tensor z_bar, Tensor kl_bar, bool needs_noise)"
     " -> (Tensor, Tensor, Tensor)",
     _run_vjp,
     _fake_vjp,

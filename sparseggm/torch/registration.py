@@ -71,6 +71,7 @@ def register(
     vjp: Callable[..., Any] | None = None,
     *,
     loops: bool = False,
+    tags: tuple[torch.Tag, ...] = (),
 ) -> Any:
     """Define an operator, its CPU kernel, its fake kernel and its vmap rule; with `setup` and `vjp`, its autograd rule.
 
@@ -81,9 +82,10 @@ def register(
         vjp: (ctx, cotangents) → those of the arguments, made of differentiable operators.
         loops: whether vmap calls the operator once an element, as it must where results have the shapes of arguments,
             summed over the axes that broadcasting added.
+        tags: torch's, such as `nondeterministic_seeded`; vmap of such an operator needs randomness="different".
     """
     name = signature.split("(")[0]
-    _library.define(signature)
+    _library.define(signature, tags=tags)
     _library.impl(name, run, "CPU")
     torch.library.register_fake(f"sparseggm::{name}", fake, lib=_library)
     operator = getattr(torch.ops.sparseggm, name).default
@@ -142,6 +144,7 @@ def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callab
     """The mapped axis becomes the first batch axis of the same operator, which broadcasts over batch axes anyway."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        _require_randomness(operator, info.randomness)
         size = info.batch_size
         single = [_one_of(arg, dim) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, in_dims, strict=True)]
         rank = max(map(_batch_axes, single))
@@ -153,6 +156,15 @@ def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callab
         return tuple(result for result, _ in pairs), tuple(dim for _, dim in pairs)
 
     return rule
+
+
+def _require_randomness(operator: Any, randomness: str) -> None:
+    """Each mapped element draws noise of its own, or none does."""
+    if torch.Tag.nondeterministic_seeded in operator.tags and randomness != "different":
+        raise RuntimeError(
+            f'{operator._opname}: vmap was called with randomness="{randomness}", it needs "different". For the same '
+            "noise in each element, draw it outside and colorize it inside."
+        )
 
 
 def _one_of(tensor: Tensor, dim: int | None) -> Tensor:

@@ -22,7 +22,11 @@ def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def elbo_terms(
-    q: GaussianGraphicalModel, decoder: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor, kl: str = "exact"
+    q: GaussianGraphicalModel,
+    decoder: Callable[[Tensor], Tensor],
+    x: Tensor,
+    noise: Tensor,
+    kl: str = "exact",
 ) -> tuple[Tensor, Tensor]:
     """Reconstruction log p(x | z) and KL(q ‖ N(0, I)) of one reparametrised sample; their difference is the ELBO.
 
@@ -34,11 +38,7 @@ def elbo_terms(
     Returns:
         (B,) and (B,), nats.
     """
-    if kl == "exact":
-        z, divergence = sample_and_kl(q, noise=noise)
-    else:
-        z = q.loc + q.colorize(noise)
-        divergence = -_log_prior_over_posterior(q, z, noise)
+    z, divergence = sample_and_kl(q, noise=noise, kl=kl)
     return bernoulli_log_likelihood(decoder(z), x), divergence
 
 
@@ -52,17 +52,11 @@ def log_importance_weights(
     Returns:
         (K, B) and (K, B), nats.
     """
-    z = q.loc + q.colorize(noise)
+    z, log_ratio = sample_and_kl(q, noise=noise, kl="sampled")
     log_likelihood = bernoulli_log_likelihood(decoder(z), x)
-    return log_likelihood, log_likelihood + _log_prior_over_posterior(q, z, noise)
+    return log_likelihood, log_likelihood - log_ratio
 
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
     """log (1/K) Σ_k w_k over the first axis, in float64: between the ELBO (K = 1, in expectation) and log p(x)."""
     return torch.logsumexp(log_weights.double(), dim=0) - math.log(log_weights.shape[0])
-
-
-def _log_prior_over_posterior(q: GaussianGraphicalModel, z: Tensor, noise: Tensor) -> Tensor:
-    # log q(z) = log N(ε; 0, I) + log det L, and the entropy is n/2 (1 + log 2π) − log det L.
-    log_det = 0.5 * q.loc.shape[-1] * (1.0 + math.log(2.0 * math.pi)) - q.entropy()
-    return 0.5 * (noise.square().sum(-1) - z.square().sum(-1)) - log_det

@@ -110,7 +110,7 @@ def test_a_compiled_training_step_equals_the_eager_one():
     noise = torch.linspace(-2.0, 2.0, 18).reshape(3, 6)
 
     def step(features):
-        z, kl = sample_and_kl(head(features), noise)
+        z, kl = sample_and_kl(head(features), noise=noise)
         return z.square().sum() + kl.sum()
 
     step(features)  # derives what the topology needs

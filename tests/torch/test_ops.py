@@ -69,9 +69,10 @@ def test_the_training_step_keeps_the_contract_of_the_dispatcher():
     key, tensors = key_of(pattern, "test"), (vectors(6, 2), factor(pattern, 2), vectors(6, 3, 2, seed=1))
     torch.library.opcheck(torch.ops.sparseggm.sample_and_kl.default, (key, *tensors))
     plain = [tensor.detach() for tensor in tensors]
-    z, kl, offset = torch.ops.sparseggm.sample_and_kl(key, *plain)
+    z, kl = torch.ops.sparseggm.sample_and_kl(key, *plain)
     backward = torch.ops.sparseggm.sample_and_kl_vjp.default
-    torch.library.opcheck(backward, (key, *plain, offset, torch.ones_like(z), torch.ones_like(kl)))
+    for needs_noise in (True, False):
+        torch.library.opcheck(backward, (key, *plain, torch.ones_like(z), torch.ones_like(kl), needs_noise))
 
 
 def _record(overload, call):

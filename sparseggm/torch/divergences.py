@@ -1,0 +1,169 @@
+"""Kullback–Leibler divergences: those registered with `torch.distributions.kl_divergence`, and that of a draw.
+
+    KL(q ‖ p) = ½ [tr(P_p Σ_q) + (loc_p − loc_q)ᵀ P_p (loc_p − loc_q) − n + log det P_q − log det P_p]
+
+in nats, of the shape of the batch axes broadcast, summed in float64, differentiable with respect to both arguments.
+Between Gaussian graphical models nothing dense is formed; a `MultivariateNormal` is dense, and so is its divergence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions.kl import register_kl
+
+from sparseggm.errors import DTypeError, ShapeError
+from sparseggm.factored import covariance_positions
+from sparseggm.torch import fused, ops, samples
+from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
+from sparseggm.torch.factored import are_transformed, common_batch
+from sparseggm.torch.registration import index
+
+
+def sample_and_kl(
+    q: GaussianGraphicalModel,
+    p: Distribution | None = None,
+    noise: Tensor | None = None,
+    kl: str = "exact",
+) -> tuple[Tensor, Tensor]:
+    """A reparametrised draw z = loc + L⁻ᵀ ε of q, and KL(q ‖ p) in nats: the training step.
+
+    Args:
+        q: the posterior.
+        p: the prior; None: N(0, I), for which draw and exact KL are one operator.
+        noise: ε (..., n), whose batch axes end in q's; None: drawn from torch's generator, shape of q.loc.
+        kl: "exact", by what is registered for the pair; or "sampled", log q(z) − log p(z) of each draw, where
+            log q(z) = ½ [log det P − ‖ε‖² − n log 2π] needs no second pass over L. The sampled one is unbiased, and
+            so is its gradient, the plain pathwise one: through z in log p(z), and through log det P, ε held fixed.
+    Returns:
+        z, of the shape of noise; KL on the batch axes of q and p, and of noise too if sampled.
+    Raises:
+        NonFiniteError, NonPositiveError: a value of loc, factor or noise, tested as it is loaded.
+        NotImplementedError: no exact KL is registered for the pair.
+    Cost: one triangular solve; exact, to N(0, I), the marginal variances: a chain O(n), an extended grid O(n · cols).
+    """
+    if kl not in ("exact", "sampled"):
+        raise ValueError(f"sample_and_kl: kl must be 'exact' or 'sampled', got {kl!r}.")
+    if p is not None and not isinstance(p, Distribution):
+        raise TypeError(
+            f"sample_and_kl: p must be a torch distribution, got {type(p).__name__}. Noise is given as noise=…."
+        )
+    noise = torch.randn_like(q.loc) if noise is None else noise
+    q._check_event("sample_and_kl", noise=noise)
+    if kl == "sampled":
+        z = q.loc + q.colorize(noise)
+        return z, _log_ratio(q, p, z, noise)
+    if p is None:
+        order = q._order
+        loc, eps = samples.reordered(q.loc, order), samples.reordered(noise, order)
+        z, divergence = fused.sample_and_kl(q.factor_pattern, loc, q._factor, eps)
+        return q._to_caller(z), divergence
+    return q.loc + q.colorize(noise), kl_divergence(q, p)
+
+
+def _log_ratio(q: GaussianGraphicalModel, p: Distribution | None, z: Tensor, noise: Tensor) -> Tensor:
+    """log q(z) − log p(z) for z = loc + L⁻ᵀ ε."""
+    constant = q.topology.n * LOG_2PI
+    log_q = 0.5 * (q._logdet() - _square_norm(noise) - constant)
+    log_p = -0.5 * (_square_norm(z) + constant) if p is None else p.log_prob(z)
+    return (log_q - log_p).to(z.dtype)
+
+
+def _square_norm(x: Tensor) -> Tensor:
+    """‖x‖² in float64."""
+    return x.double().square().sum(-1) if are_transformed() else samples.square_norm(x)
+
+
+# ---------------------------------------------------------------------- registered
+
+
+@register_kl(GaussianGraphicalModel, GaussianGraphicalModel)
+def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
+    """Topologies may differ: P_p is brought into q's order, Σ_q computed only on F = (S_q ∪ pattern of P_p).filled().
+
+    Cost: one selected inverse on F.
+    """
+    _require_same_space(q, p, p.loc)
+    on = p.graph.precision_pattern
+    pairs = p.graph.order[np.stack([on.rows, on.cols], axis=-1)]
+    fill, _, positions = covariance_positions(q.topology, q.factor_pattern, pairs)
+    sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill).index_select(-1, index(positions))
+    counts = torch.from_numpy(np.where(on.rows == on.cols, 1.0, 2.0))  # a stored off-diagonal stands for two
+    trace = (p.precision.double() * counts * sigma.double()).sum(-1)
+    return _half(q, trace + p._square_distance("kl_divergence", q.loc) + q._logdet() - p._logdet())
+
+
+@register_kl(GaussianGraphicalModel, Independent)
+def _kl_to_independent(q: GaussianGraphicalModel, p: Independent[Normal]) -> Tensor:
+    """KL(q ‖ N(m, diag s²)) = ½ [Σ (Σ_ii + (loc_i − m_i)²) / s_i² − n + log det P_q + 2 Σ log s_i]."""
+    normal = _normal_of(q, p)
+    scale = normal.scale.double()
+    second_moment = (q._variances().double() + (q.loc.double() - normal.loc.double()).square()) / scale.square()
+    return _half(q, (second_moment + 2.0 * scale.log()).sum(-1) + q._logdet())
+
+
+@register_kl(Independent, GaussianGraphicalModel)
+def _kl_from_independent(q: Independent[Normal], p: GaussianGraphicalModel) -> Tensor:
+    """KL(N(m, diag s²) ‖ p) = ½ [Σ L_ij² s_i² + ‖Lᵀ (m − loc)‖² − n − 2 Σ log s_i − log det P_p], L that of p."""
+    normal = _normal_of(p, q)
+    scale = normal.scale.double()
+    rows = index(p.topology.order[p.factor_pattern.rows])
+    trace = (p._factor.double() * scale.index_select(-1, rows)).square().sum(-1)
+    square = p._square_distance("kl_divergence", normal.loc)
+    return _half(p, trace + square - 2.0 * scale.log().sum(-1) - p._logdet())
+
+
+@register_kl(GaussianGraphicalModel, MultivariateNormal)
+def _kl_to_dense(q: GaussianGraphicalModel, p: MultivariateNormal) -> Tensor:
+    """With Σ_p = T Tᵀ: tr(P_p Σ_q) = ‖T⁻¹ L_q⁻ᵀ‖². Dense: O(n³) a batch element."""
+    _require_same_space(q, p, p.loc)
+    lower = p._unbroadcasted_scale_tril
+    root = q._colorize_rows(torch.eye(q.topology.n, dtype=q.loc.dtype)).mT
+    trace = torch.linalg.solve_triangular(lower, root, upper=False).double().square().sum((-2, -1))
+    white = torch.linalg.solve_triangular(lower, (q.loc - p.loc).unsqueeze(-1), upper=False)
+    return _half(q, trace + white.double().square().sum((-2, -1)) + q._logdet() + _logdet_of_square(lower))
+
+
+@register_kl(MultivariateNormal, GaussianGraphicalModel)
+def _kl_from_dense(q: MultivariateNormal, p: GaussianGraphicalModel) -> Tensor:
+    """With Σ_q = T Tᵀ: tr(P_p Σ_q) = ‖L_pᵀ T‖². O(n nnz(L_p)) a batch element."""
+    _require_same_space(p, q, q.loc)
+    lower = q._unbroadcasted_scale_tril
+    trace = p._whiten_rows(lower.mT).double().square().sum((-2, -1))
+    square = p._square_distance("kl_divergence", q.loc)
+    return _half(p, trace + square - p._logdet() - _logdet_of_square(lower))
+
+
+def _half(own: GaussianGraphicalModel, terms: Tensor) -> Tensor:
+    """½ [terms − n], in the dtype."""
+    return (0.5 * (terms - own.topology.n)).to(own.loc.dtype)
+
+
+def _logdet_of_square(lower: Tensor) -> Tensor:
+    """log det T Tᵀ in float64."""
+    return 2.0 * lower.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+
+
+def _normal_of(own: GaussianGraphicalModel, other: Independent[Normal]) -> Normal:
+    """The independent normals, if they are on the same nodes."""
+    normal = other.base_dist
+    if not isinstance(normal, Normal) or other.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError(
+            f"kl_divergence: of a GaussianGraphicalModel and {other} is not defined: needs Independent(Normal, 1)."
+        )
+    _require_same_space(own, other, normal.loc)
+    return normal
+
+
+def _require_same_space(own: GaussianGraphicalModel, other: Distribution, loc: Tensor) -> None:
+    """The other distribution's nodes, dtype and batch axes fit."""
+    if other.event_shape != own.event_shape:
+        raise ShapeError(
+            f"kl_divergence: needs two distributions of {own.topology.n} nodes, got event shape "
+            f"{tuple(other.event_shape)} beside {own}."
+        )
+    if loc.dtype != own.loc.dtype:
+        raise DTypeError(f"kl_divergence: needs one dtype, got {loc.dtype} beside {own}. Convert one with .to().")
+    common_batch("kl_divergence", one=own.loc, other=loc)

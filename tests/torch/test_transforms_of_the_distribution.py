@@ -1,0 +1,71 @@
+"""The torch Gaussian under vmap and torch.func.grad: as batches would give. For tests/torch/, once `ops` is merged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import kl_divergence
+from torch.func import grad, vmap
+
+from sparseggm.torch import sample_and_kl
+from tests.torch.gaussians import KINDS
+from tests.torch.problems import vectors
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+CLOSE = {"rtol": 1e-12, "atol": 1e-12}  # the same kernels in batches of other shapes
+
+
+def everything(kind, p, loc, values, x):
+    q = kind.make(loc, values, validate_args=True)
+    return (
+        q.log_prob(x),
+        q.entropy(),
+        q.variance,
+        kl_divergence(q, p),
+        kl_divergence(p, q),
+        q.covariance_on([[0, 2]]),
+        q.covariance_matrix,
+        q.precision_matrix,
+        q.condition([0], x[..., :1]).loc,
+        q.marginal([2, 0]).variance,
+        *sample_and_kl(q, noise=x),
+        sample_and_kl(q, noise=x, kl="sampled")[1],
+        sample_and_kl(q, p, noise=x)[1],
+    )
+
+
+def parameters(kind):
+    n = kind.topology.n
+    return vectors(n, 3).detach(), kind.values(3).detach(), vectors(n, 3, seed=2).detach()
+
+
+@every_kind
+def test_mapped_answers_are_those_of_a_batch(kind):
+    arguments, p = parameters(kind), kind.example()
+    mapped = vmap(lambda *each: everything(kind, p, *each))(*arguments)
+    for found, expected in zip(mapped, everything(kind, p, *arguments), strict=True):
+        assert torch.allclose(found, expected, **CLOSE)
+
+
+@every_kind
+def test_mapped_gradients_are_those_of_a_batch(kind):
+    arguments, p = parameters(kind), kind.example()
+
+    def loss(*each):
+        answers = everything(kind, p, *each)
+        return answers[0] + answers[3]
+
+    mapped = vmap(grad(loss, argnums=(0, 1, 2)))(*arguments)
+    leaves = [argument.clone().requires_grad_() for argument in arguments]
+    for found, expected in zip(mapped, torch.autograd.grad(loss(*leaves).sum(), leaves), strict=True):
+        assert torch.allclose(found, expected, **CLOSE)
+
+
+@every_kind
+def test_mapped_draws_differ_where_asked_to(kind):
+    loc, values, _ = parameters(kind)
+    z = vmap(lambda *each: kind.make(*each).rsample((5,)), randomness="different")(
+        loc[:1].expand(2, -1), values[:1].expand(2, -1)
+    )
+    assert z.shape == (2, 5, kind.topology.n)
+    assert not torch.equal(z[0], z[1])
