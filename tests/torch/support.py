@@ -121,7 +121,7 @@ def _fused(topology: Topology) -> Problem:
 OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {
     **{f"ops.{name}": _operator(name) for name in calls(sg.Chain(4))},
     "fused.sample_and_kl": _fused,
-    "sample_and_kl(q, noise)": _of_distribution(lambda q, noise: sample_and_kl(q, noise)),
+    "sample_and_kl(q, noise)": _of_distribution(lambda q, noise: sample_and_kl(q, noise=noise)),
     "sample_and_kl(q)": _of_distribution(lambda q, noise: sample_and_kl(q)),
     "rsample": _of_distribution(lambda q, noise: q.rsample()),
     "log_prob": _of_distribution(lambda q, x: q.log_prob(x)),
