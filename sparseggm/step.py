@@ -30,13 +30,13 @@ def sample_and_kl(
         ShapeError: batch shapes that differ, and the common errors of `linalg`.
     Cost: one solve and the marginal variances, each byte moved once; scratch of 5 n + nnz(L) + nnz(F) for a block.
     """
-    inputs = _checked("sample_and_kl", pattern, loc=loc, factor=factor, noise=noise)
-    z, kl = np.empty(loc.shape, loc.dtype), np.empty(loc.shape[:-1])
+    _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)
+    z, kl = np.empty(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
     rows = [checks.as_rows(array, loc.shape[:-1]) for array in (loc, factor, noise)]
-    out, batch = (z.reshape(rows[0].shape), kl.ravel()), len(rows[0])
+    out, batch = (z.reshape(rows[0].shape), kl.reshape(len(rows[0]))), len(rows[0])
     if threads.run(step.sample_and_kl, _work(pattern), *_structure(pattern), *rows, *out, batch=batch):
-        checks.explain("sample_and_kl", inputs)
-    return z, checks.require_representable("sample_and_kl", kl, loc.dtype)
+        checks.explain("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
+    return z, kl
 
 
 def sample_and_kl_vjp(
@@ -55,8 +55,7 @@ def sample_and_kl_vjp(
     Cost: y and Σ are computed again rather than stored: three times `sample_and_kl`.
     """
     column = kl_bar[..., None]
-    inputs = _checked("sample_and_kl_vjp", pattern, loc=loc, factor=factor, noise=noise, z_bar=z_bar)
-    inputs["kl_bar"] = (None, column)
+    _check("sample_and_kl_vjp", pattern, factor, loc=loc, noise=noise, z_bar=z_bar)
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
     batch = len(rows[0])
@@ -65,17 +64,24 @@ def sample_and_kl_vjp(
     bars: tuple[FloatArray, ...] = (loc_bar, factor_bar, noise_bar)
     out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]
     if threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), *_structure(pattern), *rows, *out, batch=batch):
+        inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
         checks.explain("sample_and_kl_vjp", inputs)
     return loc_bar, factor_bar, noise_bar if noise_too else None
 
 
-def _checked(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict[str, Any]:
-    """The arguments as `checks.explain` takes them, once their shapes and dtypes are known to be right."""
+def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
+    """Shapes and dtypes are right, and nothing is shared."""
     checks.check(verb, pattern, packed={"factor": factor}, **vectors)
-    shapes = {name: array.shape[:-1] for name, array in (("factor", factor), *vectors.items())}
-    if len(set(shapes.values())) > 1:
-        named = ", ".join(f"{shape} of {name}" for name, shape in shapes.items())
-        raise ShapeError(f"{verb}: batch shapes must be equal, got {named}.")
+    batch_shape = factor.shape[:-1]
+    for name, vector in vectors.items():
+        if vector.shape[:-1] != batch_shape:
+            raise ShapeError(
+                f"{verb}: batch shapes must be equal, got {batch_shape} of factor and {vector.shape[:-1]} of {name}."
+            )
+
+
+def _inputs(pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict[str, Any]:
+    """The arguments as `checks.explain` takes them."""
     return {"factor": (pattern, factor), **{name: (None, vector) for name, vector in vectors.items()}}
 
 

@@ -35,7 +35,7 @@ LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first, last):
-    """z and kl, both overwritten; kl is float64. Nonzero status: something is not finite, or a pivot not positive."""
+    """z and kl, both overwritten. Nonzero status: something is not finite, or a pivot not positive."""
     n, lanes, bad = loc.shape[1], lanes_of(loc), 0
     if is_chain and n >= LONG and is_few(first, last, lanes):
         for r in range(first, last):
@@ -91,7 +91,7 @@ def _finish(indptr, L, mean, y, variances, logs, kl):
             sums[lane] += 2.0 * logs[start + lane]
     for lane in range(kl.shape[0]):
         kl[lane] = 0.5 * (sums[lane] - n)
-    return bad_lanes(y)
+    return bad_lanes(y) + bad_lanes(kl)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -115,7 +115,7 @@ def _long_sample_and_kl(indptr, loc, L, noise, z, kl):
         z[j] += loc[j]
     logarithms(logs)
     kl[0] = 0.5 * (rest - n) + halved_sum(logs)
-    return bad_pivots(indptr, L) + bad_lanes(z)
+    return bad_pivots(indptr, L) + bad_lanes(z) + bad_lanes(kl)
 
 
 # ---------------------------------------------------------------------- backward

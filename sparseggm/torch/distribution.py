@@ -20,8 +20,8 @@ from sparseggm.errors import PatternError, ShapeError
 from sparseggm.factored import covariance_positions
 from sparseggm.pattern import DENSE_LIMIT, IntArray, as_pairs
 from sparseggm.torch import ops, samples
-from sparseggm.torch.factored import FactoredDistribution, are_readable, are_transformed, factorised
-from sparseggm.torch.registration import array, index
+from sparseggm.torch.factored import FactoredDistribution, factorised
+from sparseggm.torch.registration import are_readable, are_transformed, array, index
 
 LOG_2PI = math.log(2.0 * math.pi)
 

@@ -18,8 +18,8 @@ from sparseggm.errors import DTypeError, ShapeError
 from sparseggm.factored import covariance_positions
 from sparseggm.torch import fused, ops, samples
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
-from sparseggm.torch.factored import are_transformed, common_batch
-from sparseggm.torch.registration import index
+from sparseggm.torch.factored import common_batch
+from sparseggm.torch.registration import are_transformed, index
 
 
 def sample_and_kl(

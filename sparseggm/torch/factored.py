@@ -22,7 +22,7 @@ from sparseggm.pattern import FloatArray, Pattern
 from sparseggm.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.errors import NotPositiveDefiniteError
-from sparseggm.torch.registration import array, batch_of, index
+from sparseggm.torch.registration import are_readable, array, batch_of, index
 from sparseggm.torch.samples import reordered
 
 
@@ -172,18 +172,6 @@ class FactoredDistribution(Distribution):
 
 
 # ---------------------------------------------------------------------- checks
-
-
-def are_transformed() -> bool:
-    """Whether a transform of `torch.func` is at work, as vmap: only verbs may be called, which have rules for it."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def are_readable(*tensors: Tensor) -> bool:
-    """Whether values may decide what happens: not under torch.compile, `torch.func`, or on the meta device."""
-    if torch.compiler.is_compiling() or are_transformed():
-        return False
-    return all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
 
 
 def common_batch(function: str, **tensors: Tensor) -> torch.Size:

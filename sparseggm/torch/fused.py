@@ -16,7 +16,7 @@ from sparseggm.gaussian import kl_to_standard_normal
 from sparseggm.pattern import FloatArray, Pattern
 from sparseggm.torch import ops
 from sparseggm.torch.blocks import sum_to
-from sparseggm.torch.registration import array, batch_of, differentiate, key_of, pattern_of, register
+from sparseggm.torch.registration import are_plain, array, batch_of, differentiate, key_of, pattern_of, register
 
 
 def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,19 +30,21 @@ def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) 
         z, on the common batch axes; KL on those of loc and factor.
     """
     key = key_of(pattern, "sample_and_kl", loc, factor, noise)
+    if are_plain(loc, factor, noise):
+        return _EagerStep.apply(key, loc, factor, noise)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.sample_and_kl(key, loc, factor, noise)  # type: ignore[no-any-return]
 
 
 def _run(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    arguments = pattern_of(key), array(loc), array(factor), array(noise)
-    compute = step.sample_and_kl if _have_one_shape(loc, factor, noise) else _by_verbs
-    z, kl = compute(*arguments)
+    arrays = array(loc), array(factor), array(noise)
+    compute = step.sample_and_kl if _have_one_shape(*arrays) else _by_verbs
+    z, kl = compute(pattern_of(key), *arrays)
     return torch.from_numpy(z), torch.from_numpy(kl)
 
 
-def _have_one_shape(*tensors: Tensor) -> bool:
+def _have_one_shape(loc: FloatArray, factor: FloatArray, noise: FloatArray) -> bool:
     """Whether nothing is shared, so that the kernels of a step apply."""
-    return len({tensor.shape[:-1] for tensor in tensors}) == 1
+    return loc.shape == noise.shape and loc.shape[:-1] == factor.shape[:-1]
 
 
 def _by_verbs(
@@ -67,8 +69,23 @@ def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[None, Tensor, Tensor
         pattern = pattern_of(ctx.key)
         return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
     needs_noise = ctx.needs_input_grad[-1]
-    bars = torch.ops.sparseggm.sample_and_kl_vjp(ctx.key, loc, factor, noise, z_bar, kl_bar, needs_noise)
+    vjp = _run_vjp if are_plain(loc, z_bar, kl_bar) else torch.ops.sparseggm.sample_and_kl_vjp
+    bars = vjp(ctx.key, loc, factor, noise, z_bar, kl_bar, needs_noise)
     return None, bars[0], bars[1], bars[2] if needs_noise else None
+
+
+class _EagerStep(torch.autograd.Function):
+    """The operator without the dispatcher, whose layers cost as much as the arithmetic of a small step."""
+
+    @staticmethod
+    def forward(ctx: Any, key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> Any:
+        output = _run(key, loc, factor, noise)
+        _setup(ctx, (key, loc, factor, noise), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return _rule(ctx, *cotangents)
 
 
 def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,9 +96,9 @@ def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> t
 def _run_vjp(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = pattern_of(key), *map(array, (loc, factor, noise, z_bar, kl_bar)), needs_noise
-    compute = step.sample_and_kl_vjp if _have_one_shape(loc, factor, noise) else _vjp_by_verbs
-    loc_bar, factor_bar, noise_bar = compute(*arguments)
+    arrays = array(loc), array(factor), array(noise)
+    compute = step.sample_and_kl_vjp if _have_one_shape(*arrays) else _vjp_by_verbs
+    loc_bar, factor_bar, noise_bar = compute(pattern_of(key), *arrays, array(z_bar), array(kl_bar), needs_noise)
     unwanted = noise.new_empty((*noise.shape[:-1], 0))
     return (
         torch.from_numpy(loc_bar),

@@ -52,6 +52,23 @@ def array(tensor: Tensor) -> Any:
     return tensor.detach().numpy()
 
 
+def are_transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, as vmap: only verbs may be called, which have rules for it."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def are_readable(*tensors: Tensor) -> bool:
+    """Whether values may decide what happens: not under torch.compile, `torch.func`, or on the meta device."""
+    if torch.compiler.is_compiling() or are_transformed():
+        return False
+    return all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
+
+
+def are_plain(*tensors: Tensor) -> bool:
+    """Whether an operator may skip the dispatcher: `are_readable`, and no dispatch mode is to see the call."""
+    return not torch._C._len_torch_dispatch_stack() and are_readable(*tensors)
+
+
 def batch_of(*tensors: Tensor) -> Shape:
     """The common batch shape."""
     shapes = [tensor.shape[:-1] for tensor in tensors]
