@@ -113,7 +113,7 @@ def _check_closed(verb: str, pattern: Pattern) -> None:
 
 def _wide_call(code: int, pattern: Pattern, other: Pattern) -> tuple[Any, ...]:
     """The kernel `inverse.derive` and its arguments before the values."""
-    return inverse.derive, code, False, pattern.indptr, pattern.rows, linalg.wide(other)
+    return inverse.derive, code, pattern.is_chain, pattern.indptr, pattern.rows, linalg.wide(other)
 
 
 def _run(

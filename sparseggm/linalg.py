@@ -208,7 +208,7 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     count = math.prod(batch_shape)
     factor = np.empty((*batch_shape, filled.nnz), precision.dtype)
     columns = np.empty(count, np.int64)
-    structure = (filled.indptr, filled.rows, *filled.row_structure, pattern.positions_in(filled))
+    structure = (pattern.is_chain, filled.indptr, filled.rows, *filled.row_structure, pattern.positions_in_fill)
     rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, filled.nnz), columns)
     threads.run(cholesky_kernels.cholesky, squared_columns(filled), *structure, *rows, batch=count)
     return factor, columns

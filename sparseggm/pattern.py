@@ -231,6 +231,13 @@ class Pattern:
         symbolic.fill_rows(row_indptr, row_cols, parent, indptr, rows)
         return Pattern(self.n, indptr, rows)
 
+    @cached_property
+    def positions_in_fill(self) -> IndexArray:
+        """(nnz,) where each entry stands in `filled()`."""
+        if self.is_closed:
+            return _read_only(np.arange(self.nnz, dtype=np.int32))
+        return _read_only(self.positions_in(self.filled()).astype(np.int32))
+
     def gram(self) -> Pattern:
         """Where L Lᵀ may be nonzero for L on this pattern. Itself if closed."""
         return self._gram or self

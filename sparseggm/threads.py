@@ -13,8 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-MIN_WORK = 1 << 20
-"""Multiply-adds a thread must be given before it is worth waking: about half a millisecond."""
+MIN_WORK = 1 << 19
+"""Multiply-adds a thread must be given before it is worth waking: about a tenth of a millisecond."""
 
 LANES = 16
 """Parts of a large batch begin at multiples of this, so that no thread but the last has lanes to spare."""

@@ -44,6 +44,14 @@ def bad_lanes(block):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def bad_numbers(x):
+    """Nonzero if a 1-D array, taken a vector at a time, holds a NaN or an infinity."""
+    lanes = lanes_of(x)
+    whole = x.shape[0] // lanes * lanes
+    return bad_lanes(x[:whole].reshape(-1, lanes)) + bad_lanes(x[whole:])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def bad_pivots(indptr, L):
     """The number of diagonal entries, in every lane, that are not positive and finite."""
     bad = 0

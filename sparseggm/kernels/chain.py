@@ -18,9 +18,9 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels.blocks import gather_runs, new_block, scatter_runs
-from sparseggm.kernels.vector import constant, lanes_of, load, store
+from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_positive, square_root, store
 
-BLOCKS_DIGEST = "f0d39761ba2725a7"
+BLOCKS_DIGEST = "750948f9e24d1c8b"
 
 LONG = 1 << 14
 """Nodes from which a single chain is worth cutting."""
@@ -94,6 +94,57 @@ def _forward_end(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g):
     store(eps_bar, last, e)
     diagonal = k_bar * inverse - load(y, last) * e
     store(L_bar, 2 * last, diagonal - (constant(L, 2.0) * g) * (load(v, last) * inverse))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def variances(L, v):
+    """v alone."""
+    one = constant(L, 1.0)
+    last = v.shape[0] - 1
+    inverse = one / load(L, 2 * last)
+    v_j = inverse * inverse
+    store(v, last, v_j)
+    for j in range(last - 1, -1, -1):
+        inverse = one / load(L, 2 * j)
+        ratio = load(L, 2 * j + 1) * inverse
+        v_j = inverse * inverse + (ratio * ratio) * v_j
+        store(v, j, v_j)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def variances_adjoint(L, v, v_bar, L_bar):
+    """L̄ for the cotangents of v: g_j = v̄_j + (b_{j−1} / a_{j−1})² g_{j−1}."""
+    one, two = constant(L, 1.0), constant(L, 2.0)
+    last = v.shape[0] - 1
+    g = load(v_bar, 0)
+    for j in range(last):
+        inverse = one / load(L, 2 * j)
+        ratio = load(L, 2 * j + 1) * inverse
+        store(L_bar, 2 * j, constant(L, -2.0) * g * (load(v, j) * inverse))
+        store(L_bar, 2 * j + 1, (two * g) * ((ratio * inverse) * load(v, j + 1)))
+        g = load(v_bar, j + 1) + (ratio * ratio) * g
+    store(L_bar, 2 * last, constant(L, -2.0) * g * (load(v, last) / load(L, 2 * last)))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def factorise(P, L, negligible):
+    """L with P = L Lᵀ, couplings below negligible √P_ii set to zero; the first column that fails, or −1."""
+    last = (P.shape[0] - 1) // 2
+    d = load(P, 0)
+    for j in range(last):
+        if not_positive(d):
+            store(L, 2 * j, d)
+            return j
+        a, next_d = square_root(d), load(P, 2 * j + 2)
+        b = flushed(load(P, 2 * j + 1) / a, negligible * square_root(next_d))
+        store(L, 2 * j, a)
+        store(L, 2 * j + 1, b)
+        d = next_d - b * b
+    if not_positive(d):
+        store(L, 2 * last, d)
+        return last
+    store(L, 2 * last, square_root(d))
+    return -1
 
 
 # ---------------------------------------------------------------------- one long chain
@@ -202,7 +253,8 @@ def long_forward(L, y, v, z_bar, k_bar, eps_bar, L_bar):
             gather_runs(y, start, part, y_chunk[: size + 1])
             gather_runs(v, start, part, v_chunk[: size + 1])
         carried, g = forward(L_chunk, y_chunk, v_chunk, z_chunk, k_bar, eps_chunk[:size], L_bar_chunk, carried, g)
-        scatter_runs(eps_chunk[:size], eps_bar, start, part)
+        if eps_bar.shape[0]:
+            scatter_runs(eps_chunk[:size], eps_bar, start, part)
         if L_bar.shape[0]:
             scatter_runs(L_bar_chunk[: 2 * size], L_bar, 2 * start, 2 * part)
     store(arrived, 0, carried)
@@ -225,13 +277,15 @@ def _forward_again(L, y, v, z_bar, k_bar, eps_bar, L_bar, start, stop, carried, 
     y_part, v_part, L_bar_part = np.zeros(size + 1, L.dtype), np.zeros(size + 1, L.dtype), np.zeros(2 * size, L.dtype)
     _copy(y, start, y_part[: min(size + 1, n - start)])
     _copy(v, start, v_part[: min(size + 1, n - start)])
-    L_part, z_part, eps_part = L[2 * start :], z_bar[start:], eps_bar[start:stop]
+    L_part, z_part, eps_part = L[2 * start :], z_bar[start:], np.empty(size, L.dtype)
     if stop < n:
         carried, g = forward(L_part, y_part, v_part, z_part, k_bar, eps_part, L_bar_part, carried, g)
     else:
         coupled = size - 1
         carried, g = forward(L_part, y_part, v_part, z_part, k_bar, eps_part[:coupled], L_bar_part, carried, g)
         _forward_end(L_part, y_part[:size], v_part[:size], z_part, k_bar, eps_part, L_bar_part, carried, g)
+    if eps_bar.shape[0]:
+        eps_bar[start:stop] = eps_part
     if L_bar.shape[0]:
         L_bar[2 * start : min(2 * stop, 2 * n - 1)] = L_bar_part[: min(2 * stop, 2 * n - 1) - 2 * start]
     return carried, g

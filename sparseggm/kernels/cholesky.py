@@ -12,13 +12,17 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
+from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-BLOCKS_DIGEST = "f0d39761ba2725a7"
+CHAIN_DIGEST = "03939b85f43bf4ec"
+BLOCKS_DIGEST = "750948f9e24d1c8b"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def cholesky(indptr, rows, row_indptr, row_cols, row_positions, places, precision, factor, columns, first, last):
+def cholesky(
+    is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, precision, factor, columns, first, last
+):
     """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed.
 
     columns[r] becomes the failing column of row r, or −1; factor[r] at its diagonal is then the pivot.
@@ -32,25 +36,29 @@ def cholesky(indptr, rows, row_indptr, row_cols, row_positions, places, precisio
         singly = few
         if not few:
             gather(precision, start, stop, P)
-            singly = _factorise(indptr, rows, row_indptr, row_cols, row_positions, places, P, L) >= 0  # which one?
+            singly = (
+                _factorise(is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, P, L) >= 0
+            )  # which one?
             scatter(L, factor, start, stop)
         for r in range(start, stop):
             columns[r] = -1
             if singly:
                 columns[r] = _factorise(
-                    indptr, rows, row_indptr, row_cols, row_positions, places, precision[r], factor[r]
+                    is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, precision[r], factor[r]
                 )
                 status |= columns[r] >= 0
     return status
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _factorise(indptr, rows, row_indptr, row_cols, row_positions, places, P, L):
+def _factorise(is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, P, L):
     """Overwrite L; the first column in which a pivot is not positive, where it stops, or −1."""
     n = indptr.shape[0] - 1
+    negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
+    if is_chain:
+        return factorise(P, L, negligible)
     slot = np.empty(n, np.int32)
     threshold = new_like(n, L)
-    negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
     L[:] = 0.0
     for p in range(places.shape[0]):
         store(L, places[p], load(P, p))

@@ -16,11 +16,11 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
-from sparseggm.kernels.chain import LONG, long_backward
+from sparseggm.kernels.chain import LONG, long_backward, variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "183e17643d76df99"
-BLOCKS_DIGEST = "f0d39761ba2725a7"
+CHAIN_DIGEST = "03939b85f43bf4ec"
+BLOCKS_DIGEST = "750948f9e24d1c8b"
 
 (
     GRAM_JVP,
@@ -53,7 +53,7 @@ def derive(verb, is_chain, indptr, rows, wide, a, b, values, first, last):
         memory = np.empty(size + twice, a.dtype)
         sigma, G = memory[:size], memory[size:]
         for r in range(first, last):
-            bad += _apply(verb, indptr, rows, wide, a[r], b[r], values[r], sigma, G)
+            bad += _apply(verb, is_chain, indptr, rows, wide, a[r], b[r], values[r], sigma, G)
         return bad
     A, B, out = new_block(a.shape[1], a), new_block(b.shape[1], a), new_block(values.shape[1], a)
     memory = new_block(size + twice, a)  # one piece: the C library returns much free memory, to be mapped anew
@@ -62,13 +62,13 @@ def derive(verb, is_chain, indptr, rows, wide, a, b, values, first, last):
         stop = min(start + lanes, last)
         gather(a, start, stop, A)
         gather(b, start, stop, B)
-        bad += _apply(verb, indptr, rows, wide, A, B, out, sigma, G)
+        bad += _apply(verb, is_chain, indptr, rows, wide, A, B, out, sigma, G)
         scatter(out, values, start, stop)
     return bad
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _apply(verb, indptr, rows, wide, a, b, out, sigma, G):
+def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
     """out = verb(a, b), with memory for Σ and its cotangent; the number of failures."""
     bad = 0
     if verb == GRAM_JVP:
@@ -81,6 +81,12 @@ def _apply(verb, indptr, rows, wide, a, b, out, sigma, G):
             _cholesky_vjp(indptr, rows, wide, a, b, out)
         elif verb == SELECTED_INVERSE:
             invert(indptr, rows, wide, a, out)
+        elif is_chain and verb == MARGINAL_VARIANCES:
+            variances(a, out)
+        elif is_chain and verb == MARGINAL_VARIANCES_VJP:
+            v = sigma[: b.shape[0]]
+            variances(a, v)
+            variances_adjoint(a, v, b, out)
         else:
             invert(indptr, rows, wide, a, sigma)
             if verb == MARGINAL_VARIANCES:

@@ -20,13 +20,13 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, is_few, new_block, scatter
+from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather, gather_rows, is_few, new_block, scatter
 from sparseggm.kernels.chain import LONG, long_backward, long_forward
 from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "f0d39761ba2725a7"
-CHAIN_DIGEST = "183e17643d76df99"
+BLOCKS_DIGEST = "750948f9e24d1c8b"
+CHAIN_DIGEST = "03939b85f43bf4ec"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
@@ -39,7 +39,7 @@ def product(verb, is_chain, indptr, rows, matrix, owner, x, y, first, last):
     if is_few(first, last, lanes):
         for r in range(first, last):
             if is_chain and x.shape[1] >= LONG and verb <= SOLVE_T:
-                bad += _solve_long(verb, indptr, matrix[owner[r]], x[r], y[r])
+                bad += _solve_long(verb, matrix[owner[r]], x[r], y[r])
             else:
                 bad += _apply(verb, indptr, rows, matrix[owner[r]], x[r], y[r])
         return bad
@@ -72,7 +72,7 @@ def _apply(verb, indptr, rows, A, b, y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _solve_long(verb, indptr, L, b, y):
+def _solve_long(verb, L, b, y):
     """`_apply` for a long chain; an infinite pivot leaves a finite y."""
     nothing = np.empty(0, y.dtype)
     if b.ctypes.data == y.ctypes.data:  # parts that are done again need b as it was
@@ -81,11 +81,7 @@ def _solve_long(verb, indptr, L, b, y):
         long_forward(L, nothing, nothing, b, constant(y, 0.0), y, nothing)
     else:
         long_backward(L, b, y, nothing)
-    bad = 0
-    for j in range(y.shape[0]):
-        bad += not abs(L[indptr[j]]) < math.inf
-        bad += not abs(y[j]) < math.inf
-    return bad
+    return bad_numbers(L) + bad_numbers(y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -218,18 +214,31 @@ def _add_outer(indptr, rows, a, b, total):
 def logdet(indptr, factor, result, first, last):
     """result = 2 Σ log L_jj, in float64. Nonzero status: 1 + a row with a diagonal that is not finite and positive."""
     n = indptr.shape[0] - 1
-    logs = np.empty(n)
+    logs = np.empty(min(n, 4096))
     for r in range(first, last):
-        for j in range(n):
-            logs[j] = factor[r, indptr[j]]
-        bad = 0
-        for j in range(n):
-            bad += not 0.0 < logs[j] < math.inf
-        if bad:
+        total = sum_of_logarithms(indptr, factor[r], logs)
+        if not abs(total) < math.inf:
             return r + 1
-        logarithms(logs)
-        result[r] = 2.0 * halved_sum(logs)
+        result[r] = 2.0 * total
     return 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def sum_of_logarithms(indptr, L, logs):
+    """Σ log L_jj in float64, NaN if a pivot is not positive and finite; `logs` is memory for some of them at a time."""
+    n, size, total = indptr.shape[0] - 1, logs.shape[0], 0.0
+    for start in range(0, n, size):
+        part = logs[: min(size, n - start)]
+        for i in range(part.shape[0]):
+            part[i] = L[indptr[start + i]]
+        bad = 0
+        for i in range(part.shape[0]):
+            bad += not 0.0 < part[i] < math.inf
+        if bad:
+            return math.nan
+        logarithms(part)
+        total += halved_sum(part)
+    return total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -7,8 +7,8 @@ Per batch element, all in the pattern's numbering, v = diag Σ:
 
 A block of lanes stays in cache from the gather of its rows to the scatter of its results; separate verbs would read
 every byte three times. Nothing but z and kl is kept for the backward pass: y and Σ are computed again. Conventions are
-those of `products`; every array has one row a batch element. A chain, on which index work would be all of the work,
-has its own recurrences.
+those of `products`; every array has one row a batch element; `spare` (batch, 2, n) is memory for a chain that is done
+alone, or empty. A chain, on which index work would be all of the work, has its own recurrences.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, scatter
+from sparseggm.kernels.blocks import bad_lanes, bad_numbers, bad_pivots, gather, is_few, new_block, scatter
 from sparseggm.kernels.chain import LONG, backward_from_end, forward_from_start, long_backward, long_forward
 from sparseggm.kernels.inverse import invert, invert_adjoint
 from sparseggm.kernels.logarithm import logarithms
-from sparseggm.kernels.products import halved_sum, solve, solve_t
+from sparseggm.kernels.products import solve, solve_t, sum_of_logarithms
 from sparseggm.kernels.vector import constant, double, lanes_of, load, put, store
 
-CHAIN_DIGEST = "183e17643d76df99"
-INVERSE_DIGEST = "105ff87f734ccf81"
-PRODUCTS_DIGEST = "8dab16d996b53f02"
-BLOCKS_DIGEST = "f0d39761ba2725a7"
+CHAIN_DIGEST = "03939b85f43bf4ec"
+INVERSE_DIGEST = "1ce0a8578dae2fe8"
+PRODUCTS_DIGEST = "aea5d687b558f894"
+BLOCKS_DIGEST = "750948f9e24d1c8b"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 
@@ -34,12 +34,12 @@ LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first, last):
+def sample_and_kl(is_chain, indptr, rows, fill, spare, loc, factor, noise, z, kl, first, last):
     """z and kl, both overwritten. Nonzero status: something is not finite, or a pivot not positive."""
     n, lanes, bad = loc.shape[1], lanes_of(loc), 0
     if is_chain and n >= LONG and is_few(first, last, lanes):
         for r in range(first, last):
-            bad += _long_sample_and_kl(indptr, loc[r], factor[r], noise[r], z[r], kl[r : r + 1])
+            bad += _long_sample_and_kl(indptr, spare[r, 0], loc[r], factor[r], noise[r], z[r], kl[r : r + 1])
         return bad
     L, mean, eps = new_block(rows.shape[0], loc), new_block(n, loc), new_block(n, loc)
     y, variances = new_block(n, loc), new_block(n, loc)
@@ -95,10 +95,9 @@ def _finish(indptr, L, mean, y, variances, logs, kl):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _long_sample_and_kl(indptr, loc, L, noise, z, kl):
+def _long_sample_and_kl(indptr, variances, loc, L, noise, z, kl):
     """One long chain: rows of a block are then runs of the chain."""
     n, lanes = z.shape[0], lanes_of(z)
-    variances, logs = np.empty(n, z.dtype), np.empty(n)
     long_backward(L, noise, z, variances)
     total, whole = double(constant(z.reshape(1, n), 0.0)), n // lanes * lanes
     runs, means = variances[:whole].reshape(-1, lanes), loc[:whole].reshape(-1, lanes)
@@ -111,11 +110,9 @@ def _long_sample_and_kl(indptr, loc, L, noise, z, kl):
     for j in range(whole, n):
         rest += np.float64(variances[j]) + np.float64(loc[j]) * np.float64(loc[j])
     for j in range(n):
-        logs[j] = L[indptr[j]]
         z[j] += loc[j]
-    logarithms(logs)
-    kl[0] = 0.5 * (rest - n) + halved_sum(logs)
-    return bad_pivots(indptr, L) + bad_lanes(z) + bad_lanes(kl)
+    kl[0] = 0.5 * (rest - n) + sum_of_logarithms(indptr, L, np.empty(4096))
+    return bad_numbers(L) + bad_numbers(z) + bad_numbers(kl)
 
 
 # ---------------------------------------------------------------------- backward
@@ -123,15 +120,15 @@ def _long_sample_and_kl(indptr, loc, L, noise, z, kl):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sample_and_kl_vjp(
-    is_chain, indptr, rows, fill, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
+    is_chain, indptr, rows, fill, spare, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
 ):
     """The cotangents of loc, factor and noise, all overwritten; an empty `noise_bar` is left alone. Status likewise."""
     n, lanes, bad = loc.shape[1], lanes_of(loc), 0
     if is_chain and n >= LONG and is_few(first, last, lanes):
         for r in range(first, last):
-            eps_bar = noise_bar[r] if noise_bar.shape[0] else np.empty(n, loc.dtype)
+            eps_bar = noise_bar[r] if noise_bar.shape[0] else spare[r, 0, :0]
             bad += _long_adjoint(
-                indptr, loc[r], factor[r], noise[r], z_bar[r], kl_bar[r, 0], loc_bar[r], factor_bar[r], eps_bar
+                spare[r], loc[r], factor[r], noise[r], z_bar[r], kl_bar[r, 0], loc_bar[r], factor_bar[r], eps_bar
             )
         return bad
     L, L_bar = new_block(rows.shape[0], loc), new_block(rows.shape[0], loc)
@@ -167,14 +164,17 @@ def sample_and_kl_vjp(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _long_adjoint(indptr, loc, L, noise, z_bar, k_bar, loc_bar, L_bar, eps_bar):
+def _long_adjoint(spare, loc, L, noise, z_bar, k_bar, loc_bar, L_bar, eps_bar):
     """One long chain."""
-    y, variances = np.empty(loc.shape[0], loc.dtype), np.empty(loc.shape[0], loc.dtype)
+    y, variances = spare[0], spare[1]
     long_backward(L, noise, y, variances)
     long_forward(L, y, variances, z_bar, k_bar, eps_bar, L_bar)
     for j in range(loc.shape[0]):
         loc_bar[j] = z_bar[j] + k_bar * loc[j]
-    return bad_pivots(indptr, L) + bad_lanes(L_bar) + bad_lanes(loc_bar) + bad_lanes(eps_bar)
+    negative = 0
+    for j in range(loc.shape[0]):
+        negative += not L[2 * j] > 0.0
+    return negative + bad_numbers(L) + bad_numbers(L_bar) + bad_numbers(loc_bar) + bad_numbers(eps_bar)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
