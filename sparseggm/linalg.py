@@ -151,6 +151,7 @@ def _product(
         pattern.rows,
         checks.as_rows(values, values.shape[:-1]),
         checks.owners(values.shape[:-1], full),
+        math.prod(values.shape[:-1]) if full[len(full) - values.ndim + 1 :] == values.shape[:-1] else count,
         checks.as_rows(x, full),
         result.reshape(count, pattern.n),
         batch=count,

@@ -33,8 +33,11 @@ SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def product(verb, is_chain, indptr, rows, matrix, owner, x, y, first, last):
-    """y = verb(matrix, x), row by row. Nonzero status: something is not finite."""
+def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, last):
+    """y = verb(matrix, x), row by row. Nonzero status: something is not finite.
+
+    Where owners repeat after `period` rows, many draws of each of many matrices, a block of matrices is gathered once.
+    """
     lanes, bad = lanes_of(x), 0
     if is_few(first, last, lanes):
         for r in range(first, last):
@@ -44,15 +47,19 @@ def product(verb, is_chain, indptr, rows, matrix, owner, x, y, first, last):
                 bad += _apply(verb, indptr, rows, matrix[owner[r]], x[r], y[r])
         return bad
     A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
-    for start in range(first, last, lanes):
-        stop = min(start + lanes, last)
-        gather(x, start, stop, b)
-        if (owner[start:stop] == owner[start]).all():
-            bad += _apply(verb, indptr, rows, matrix[owner[start]], b, out)
-        else:
-            gather_rows(matrix, owner[start:stop], A)
-            bad += _apply(verb, indptr, rows, A, b, out)
-        scatter(out, y, start, stop)
+    stride = period if period % lanes == 0 and first % lanes == 0 else last - first
+    for own in range(first, min(first + stride, last), lanes):
+        shared = (owner[own : min(own + lanes, last)] == owner[own]).all()
+        if not shared:
+            gather_rows(matrix, owner[own : min(own + lanes, last)], A)
+        for start in range(own, last, stride):
+            stop = min(start + lanes, last)
+            gather(x, start, stop, b)
+            if shared:
+                bad += _apply(verb, indptr, rows, matrix[owner[start]], b, out)
+            else:
+                bad += _apply(verb, indptr, rows, A, b, out)
+            scatter(out, y, start, stop)
     return bad
 
 

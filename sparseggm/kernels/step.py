@@ -25,7 +25,7 @@ from sparseggm.kernels.vector import constant, double, lanes_of, load, put, stor
 
 CHAIN_DIGEST = "03939b85f43bf4ec"
 INVERSE_DIGEST = "1ce0a8578dae2fe8"
-PRODUCTS_DIGEST = "aea5d687b558f894"
+PRODUCTS_DIGEST = "f3bdad2ada1a1a4f"
 BLOCKS_DIGEST = "750948f9e24d1c8b"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
 

@@ -7,6 +7,15 @@ from sparseggm.torch import ops, spectral
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
-from sparseggm.torch.heads import FactorHead
+from sparseggm.torch.heads import ConvHead, FactorHead, PrecisionHead
 
-__all__ = ["FactorHead", "GaussianGraphicalModel", "NotPositiveDefiniteError", "ops", "sample_and_kl", "spectral"]
+__all__ = [
+    "ConvHead",
+    "FactorHead",
+    "GaussianGraphicalModel",
+    "NotPositiveDefiniteError",
+    "PrecisionHead",
+    "ops",
+    "sample_and_kl",
+    "spectral",
+]

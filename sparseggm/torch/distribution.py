@@ -52,6 +52,31 @@ class GaussianGraphicalModel(FactoredDistribution):
             return self.loc + self.colorize(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
         return samples.draw(self.factor_pattern, self.loc, self._factor, self._order, shape[:-1])
 
+    def rsample_and_log_prob(
+        self,
+        sample_shape: Any = torch.Size(),  # noqa: B008  torch's own signature
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """z = loc + L⁻ᵀ ε and log q(z) = ½ [log det P − ‖ε‖² − n log 2π], nats: no second pass over L.
+
+        What importance weights need. The gradient of log q(z) is the whole one, along z(θ) too: only log det P varies.
+
+        Args:
+            sample_shape: of independent draws of the whole batch.
+            noise: ε, (..., n) with the batch axes last; None: drawn, sample_shape + batch_shape + (n,).
+        """
+        if noise is None:
+            noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        self._check_event("rsample_and_log_prob", noise=noise)
+        z = self.colorize(noise)
+        z = z + self.loc if z.requires_grad or are_transformed() else z.add_(self.loc)
+        return z, self._log_prob_of_noise(noise).to(z.dtype)
+
+    def _log_prob_of_noise(self, noise: Tensor) -> Tensor:
+        """log q(loc + L⁻ᵀ ε), in float64."""
+        square = noise.double().square().sum(-1) if are_transformed() else samples.square_norm(noise)
+        return 0.5 * (self._logdet() - square - self.topology.n * LOG_2PI)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats; batch axes of x (..., n) broadcast.
 

@@ -54,7 +54,8 @@ def sample_and_kl(
     q._check_event("sample_and_kl", noise=noise)
     if kl == "sampled":
         z = q.loc + q.colorize(noise)
-        return z, _log_ratio(q, p, z, noise)
+        log_p = _log_of_standard_normal(z) if p is None else p.log_prob(z)
+        return z, (q._log_prob_of_noise(noise) - log_p).to(z.dtype)
     if p is None:
         order = q._order
         loc, eps = samples.reordered(q.loc, order), samples.reordered(noise, order)
@@ -63,17 +64,10 @@ def sample_and_kl(
     return q.loc + q.colorize(noise), kl_divergence(q, p)
 
 
-def _log_ratio(q: GaussianGraphicalModel, p: Distribution | None, z: Tensor, noise: Tensor) -> Tensor:
-    """log q(z) − log p(z) for z = loc + L⁻ᵀ ε."""
-    constant = q.topology.n * LOG_2PI
-    log_q = 0.5 * (q._logdet() - _square_norm(noise) - constant)
-    log_p = -0.5 * (_square_norm(z) + constant) if p is None else p.log_prob(z)
-    return (log_q - log_p).to(z.dtype)
-
-
-def _square_norm(x: Tensor) -> Tensor:
-    """‖x‖² in float64."""
-    return x.double().square().sum(-1) if are_transformed() else samples.square_norm(x)
+def _log_of_standard_normal(z: Tensor) -> Tensor:
+    """log N(z; 0, I) in float64."""
+    square = z.double().square().sum(-1) if are_transformed() else samples.square_norm(z)
+    return -0.5 * (square + z.shape[-1] * LOG_2PI)
 
 
 # ---------------------------------------------------------------------- registered

@@ -1,24 +1,78 @@
-"""Network heads: the last layer of an encoder or decoder, from features to a Gaussian."""
+"""Network heads: the last layer of an encoder or decoder, from features to a Gaussian.
+
+Every head emits N(loc, I) at first whatever the features, for the weights that feed L or P start at zero; gradients are
+alive there. Log-scales are bounded (`parametrize`). Under autocast the layer may run in a lower precision; loc and the
+inputs of the family are float32 from there on. The order of elimination is part of the state dict: weights for another
+topology, order or family do not load.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparseggm import parametrize
-from sparseggm.errors import PatternError
+from sparseggm.errors import PatternError, ShapeError
+from sparseggm.parametrize import DominantFamily, FactorFamily, Family, SpectralFamily
+from sparseggm.pattern import IntArray
 from sparseggm.topology import Topology
 from sparseggm.torch.distribution import GaussianGraphicalModel
+from sparseggm.torch.registration import index
 
 
-class FactorHead(nn.Module):
-    """Features → N(loc, (L Lᵀ)⁻¹): one linear layer emits loc and L, on any factor-free topology.
+class GaussianHead(nn.Module):
+    """What the heads share: a layer that emits (loc, inputs of a family), and the Gaussian that they give.
 
-    The layer starts with zeros where it feeds L, so that at initialisation L = I whatever the features; the
-    log-diagonal is bounded (`parametrize.factor`). The pattern's key is part of the state dict: weights for another
-    topology or order of elimination do not load.
+    Args:
+        layer: features → (..., n + family.num_inputs(topology)), nodes first.
+        topology: the graph.
+        family: of `sparseggm.parametrize`; `factor` gives L, all others P.
+    """
+
+    def __init__(self, layer: nn.Module, topology: Topology, family: Family) -> None:
+        super().__init__()
+        self.layer, self.topology, self.family = layer, topology, family
+        with torch.no_grad():  # derives what the topology needs: torch.compile then meets constants
+            q = self._gaussian(torch.zeros(1, topology.n + family.num_inputs(topology)))
+            q.log_prob(q.variance)
+
+    def forward(self, features: Tensor) -> GaussianGraphicalModel:
+        return self._gaussian(self.layer(features))
+
+    def _gaussian(self, outputs: Tensor) -> GaussianGraphicalModel:
+        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        with torch.autocast(outputs.device.type, enabled=False):
+            loc, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
+            values = self.family(self.topology, inputs)
+            if isinstance(self.family, FactorFamily):
+                return GaussianGraphicalModel(loc, factor=values, topology=self.topology, validate_args=False)
+            return GaussianGraphicalModel.from_precision(
+                loc, precision=values, topology=self.topology, validate_args=False
+            )
+
+    def extra_repr(self) -> str:
+        return f"{self.topology}, {type(self.family).__name__}"
+
+    def get_extra_state(self) -> dict[str, str]:
+        is_factor = isinstance(self.family, FactorFamily)
+        pattern = self.topology.factor_pattern if is_factor else self.topology.precision_pattern
+        order = hashlib.sha256(self.topology.order.astype(np.int64).tobytes()).hexdigest()[:16]
+        return {"family": type(self.family).__name__, "pattern": pattern.key, "order": order}
+
+    def set_extra_state(self, state: Any) -> None:
+        if state != self.get_extra_state():
+            raise PatternError(
+                f"{type(self).__name__}: the saved weights are for another topology, order of elimination or family "
+                f"than {self.extra_repr()}."
+            )
+
+
+class FactorHead(GaussianHead):
+    """Features (..., in_features) → N(loc, (L Lᵀ)⁻¹): one linear layer emits loc and L, on any factor-free topology.
 
     Args:
         in_features: size of the last axis of the input.
@@ -26,27 +80,104 @@ class FactorHead(nn.Module):
     """
 
     def __init__(self, in_features: int, topology: Topology) -> None:
+        super().__init__(_linear(in_features, topology, parametrize.factor), topology, parametrize.factor)
+
+
+class PrecisionHead(GaussianHead):
+    """Features (..., in_features) → N(loc, P⁻¹): one linear layer emits loc and what a family makes a P ≻ 0 of.
+
+    Args:
+        in_features: size of the last axis of the input.
+        topology: any graph; a `Grid` for instance, which is not factor-free.
+        family: `parametrize.dominant` (the poster's Gershgorin), `scaled`, `edge` or `spectral`.
+    Cost: one sparse Cholesky factorisation a batch element.
+    """
+
+    def __init__(self, in_features: int, topology: Topology, family: Family = parametrize.dominant) -> None:
+        if isinstance(family, FactorFamily):
+            raise ValueError("PrecisionHead: the family must give a precision; for L itself use FactorHead.")
+        super().__init__(_linear(in_features, topology, family), topology, family)
+
+
+class ConvHead(GaussianHead):
+    """Features (..., C, H, W) → a Gaussian over the H × W pixels, by one convolution that shares its weights.
+
+    The convolution emits for every pixel its loc, its log-scale, and one number for each kind of edge: an edge is read
+    at its first pixel, in row-major order, from the channel of its offset to the second. So away from borders the
+    Gaussian moves with its features.
+
+    Args:
+        in_channels: C.
+        topology: on H · W nodes in row-major order: `Grid(H, W)`, `ExtendedGrid(H, W)`, `Stencil(H, W, radius)`, ….
+        shape: (H, W).
+        kernel_size: odd; the convolution is padded to keep H and W.
+        family: `parametrize.factor` for L, or `dominant` or `spectral` for P.
+    Raises:
+        ShapeError: H · W is not the number of nodes, or features of another size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        topology: Topology,
+        shape: tuple[int, int],
+        kernel_size: int = 1,
+        family: Family = parametrize.factor,
+    ) -> None:
+        layer = _Convolution(in_channels, topology, shape, kernel_size, family)
+        super().__init__(layer, topology, family)
+
+
+class _Convolution(nn.Module):
+    """(..., C, H, W) → (..., n + num_inputs): a convolution, and the place of each input among its outputs."""
+
+    places: Tensor
+
+    def __init__(
+        self, in_channels: int, topology: Topology, shape: tuple[int, int], kernel_size: int, family: Family
+    ) -> None:
         super().__init__()
-        self.topology = topology
-        num_inputs = parametrize.factor.num_inputs(topology)  # raises unless factor-free
-        self.linear = nn.Linear(in_features, topology.n + num_inputs)
-        with torch.no_grad():
-            self.linear.weight[topology.n :].zero_()
-            self.linear.bias[topology.n :].zero_()
+        if shape[0] * shape[1] != topology.n:
+            raise ShapeError(f"ConvHead: {topology} has {topology.n} nodes, shape {shape} has {shape[0] * shape[1]}.")
+        if not isinstance(family, FactorFamily | DominantFamily | SpectralFamily) or kernel_size % 2 == 0:
+            raise ValueError("ConvHead: needs the family factor, dominant or spectral, and an odd kernel_size.")
+        self.shape = shape
+        pairs = _input_pairs(topology, family)
+        first, second = pairs.min(1), pairs.max(1)
+        steps = np.stack([second // shape[1] - first // shape[1], second % shape[1] - first % shape[1]], axis=1)
+        offsets, channels = np.unique(steps, axis=0, return_inverse=True)  # (0, 0), the log-scale's, is the least
+        places = np.concatenate([np.arange(topology.n), (1 + channels.ravel()) * topology.n + first])
+        self.register_buffer("places", index(places), persistent=False)
+        self.convolution = nn.Conv2d(in_channels, 1 + len(offsets), kernel_size, padding=kernel_size // 2)
+        _silence(self.convolution.weight[1:], self.convolution.bias, 1)
 
-    def forward(self, features: Tensor) -> GaussianGraphicalModel:
-        loc, inputs = self.linear(features).split([self.topology.n, self.topology.factor_pattern.nnz], dim=-1)
-        factor = parametrize.factor(self.topology, inputs)
-        return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
-
-    def extra_repr(self) -> str:
-        return str(self.topology)
-
-    def get_extra_state(self) -> dict[str, str]:
-        return {"factor_pattern": self.topology.factor_pattern.key}
-
-    def set_extra_state(self, state: Any) -> None:
-        if state != self.get_extra_state():
-            raise PatternError(
-                f"FactorHead: the saved weights are for another topology or order of elimination than {self.topology}."
+    def forward(self, features: Tensor) -> Tensor:
+        if tuple(features.shape[-2:]) != self.shape:
+            raise ShapeError(
+                f"ConvHead: features must be (…, C, {self.shape[0]}, {self.shape[1]}), got {features.shape}."
             )
+        maps: Tensor = self.convolution(features)
+        return maps.flatten(-3).index_select(-1, self.places)
+
+
+def _input_pairs(topology: Topology, family: Family) -> IntArray:
+    """The two nodes that each input of a family stands for, (num_inputs, 2): a node twice for a log-scale."""
+    if isinstance(family, FactorFamily):
+        pattern = topology.factor_pattern
+        return topology.order[np.stack([pattern.rows, pattern.cols], axis=1)]
+    return np.concatenate([np.repeat(np.arange(topology.n)[:, None], 2, axis=1), topology.edges])
+
+
+def _linear(in_features: int, topology: Topology, family: Family) -> nn.Linear:
+    """Nodes first, then the inputs of the family, which start at zero."""
+    layer = nn.Linear(in_features, topology.n + family.num_inputs(topology))
+    _silence(layer.weight[topology.n :], layer.bias, topology.n)
+    return layer
+
+
+def _silence(weights: Tensor, bias: Tensor | None, start: int) -> None:
+    """Zeros where the layer feeds a family."""
+    with torch.no_grad():
+        weights.zero_()
+        if bias is not None:
+            bias[start:].zero_()

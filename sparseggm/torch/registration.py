@@ -66,7 +66,7 @@ def are_readable(*tensors: Tensor) -> bool:
 
 def are_plain(*tensors: Tensor) -> bool:
     """Whether an operator may skip the dispatcher: `are_readable`, and no dispatch mode is to see the call."""
-    return not torch._C._len_torch_dispatch_stack() and are_readable(*tensors)
+    return are_readable(*tensors) and not torch._C._len_torch_dispatch_stack()
 
 
 def batch_of(*tensors: Tensor) -> Shape:

@@ -311,13 +311,13 @@ def test_a_head_starts_at_unit_precision_and_learns(topology):
     assert torch.equal(q.variance, torch.ones(8, topology.n))
     z, kl = sample_and_kl(q)
     (z.square().sum() + kl.sum()).backward()
-    assert (head.linear.weight.grad[topology.n :].abs().sum(1) > 0).all()
+    assert (head.layer.weight.grad[topology.n :].abs().sum(1) > 0).all()
 
 
 def test_a_head_bounds_its_log_diagonal():
     head = FactorHead(1, sg.Chain(3))
     with torch.no_grad():
-        head.linear.bias.fill_(1e6)
+        head.layer.bias.fill_(1e6)
     pivots = head(torch.zeros(1)).factor[torch.tensor([0, 2, 4])]
     assert torch.allclose(pivots.log(), torch.tensor(5.0))
 

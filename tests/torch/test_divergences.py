@@ -217,3 +217,23 @@ def test_draw_and_kl_have_second_derivatives(topology):
         return sample_and_kl(q, noise=noise, kl="sampled")
 
     assert torch.autograd.gradgradcheck(step, (vectors(topology.n, 2), factor(topology.factor_pattern, 2)))
+
+
+def test_a_draw_comes_with_its_log_density_and_the_whole_gradient_of_it():
+    q, noise = gaussian(sg.ExtendedGrid(2, 2)), vectors(4, 5, 2, seed=3).detach()
+    z, log_prob = q.rsample_and_log_prob(noise=noise)
+    torch.testing.assert_close(log_prob, q.log_prob(z))
+    torch.testing.assert_close(z, q.loc + q.colorize(noise), rtol=0, atol=0)
+    found, expected = (
+        torch.autograd.grad(value.sum(), q._factor, retain_graph=True) for value in (log_prob, q.log_prob(z))
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_draw_with_its_log_density_takes_its_noise_from_the_generator():
+    q = gaussian(sg.Chain(4))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        z, _ = q.rsample_and_log_prob((3,))
+    torch.manual_seed(0)
+    torch.testing.assert_close(z, q.rsample((3,)))

@@ -1,0 +1,153 @@
+"""Network heads: where they start, what they compute, what their state refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sparseggm as sg
+from sparseggm import parametrize
+from sparseggm.torch import ConvHead, FactorHead, PrecisionHead, sample_and_kl
+
+FAMILIES = {name: getattr(parametrize, name) for name in ("dominant", "scaled", "edge", "spectral")}
+every_family = pytest.mark.parametrize("family", FAMILIES)
+LATTICES = [
+    (sg.ExtendedGrid(4, 5), (4, 5), parametrize.factor),
+    (sg.Stencil(4, 5, 1), (4, 5), parametrize.factor),
+    (sg.Grid(4, 5), (4, 5), parametrize.dominant),
+    (sg.Grid(4, 5), (4, 5), parametrize.spectral),
+]
+every_lattice = pytest.mark.parametrize(("topology", "shape", "family"), LATTICES, ids=str)
+
+
+def of_size(features: int, family: str | None, topology: sg.Topology) -> nn.Module:
+    return FactorHead(features, topology) if family is None else PrecisionHead(features, topology, FAMILIES[family])
+
+
+@pytest.mark.parametrize("family", [None, *FAMILIES])
+def test_a_head_starts_at_the_identity_with_live_gradients(family):
+    topology = sg.Chain(5) if family is None else sg.Grid(2, 3)
+    head, features = of_size(3, family, topology), torch.randn(4, 3)
+    q = head(features)
+    torch.testing.assert_close(q.precision_matrix, torch.eye(topology.n).expand(4, -1, -1))
+    x = torch.linspace(-1.0, 2.0, topology.n).expand(4, -1)
+    q.log_prob(x).sum().backward()
+    fed = head.layer.weight.grad[topology.n :].abs().sum(1)
+    has_pull = torch.ones(len(fed), dtype=torch.bool)
+    if family == "edge":  # a share of nothing: r_e has no gradient while w_e = 0
+        has_pull[topology.n + len(topology.edges) :] = False
+    assert (fed[has_pull] > 0).all()
+
+
+@every_family
+def test_a_precision_head_gives_what_its_family_makes_of_its_layer(family):
+    topology = sg.Grid(2, 3)
+    head = PrecisionHead(3, topology, FAMILIES[family]).double()
+    nn.init.normal_(head.layer.weight)
+    features = torch.randn(4, 3, dtype=torch.float64)
+    outputs = head.layer(features)
+    precision = FAMILIES[family](topology, outputs[:, 6:].detach().numpy())
+    expected = sg.GaussianGraphicalModel.from_precision(
+        outputs[:, :6].detach().numpy(), precision=precision, topology=topology
+    )
+    np.testing.assert_allclose(head(features).variance.detach(), expected.variance, rtol=1e-12)
+    np.testing.assert_array_equal(head(features).loc.detach(), expected.loc)
+
+
+def test_a_precision_head_has_no_use_for_a_factor():
+    with pytest.raises(ValueError, match="for L itself use FactorHead"):
+        PrecisionHead(3, sg.Chain(4), parametrize.factor)
+
+
+@every_lattice
+def test_a_convolution_starts_at_the_identity(topology, shape, family):
+    q = ConvHead(3, topology, shape, 3, family)(torch.randn(2, 3, *shape))
+    assert q.batch_shape == (2,)
+    torch.testing.assert_close(q.precision_matrix, torch.eye(topology.n).expand(2, -1, -1))
+
+
+@every_lattice
+def test_a_convolution_puts_each_number_at_the_first_pixel_of_its_edge(topology, shape, family):
+    """A 1 × 1 convolution of known maps: the inputs of the family, written out edge by edge."""
+    head = ConvHead(1, topology, shape, 1, family)
+    convolution = head.layer.convolution
+    nn.init.normal_(convolution.weight)
+    nn.init.normal_(convolution.bias)
+    image = torch.randn(1, *shape)
+    maps = convolution(image).detach().numpy()
+    first, width = [divmod(pixel, shape[1]) for pixel in range(topology.n)], shape[1]
+    pairs = (
+        np.stack([topology.factor_pattern.rows, topology.factor_pattern.cols], 1)  # natural orders
+        if family is parametrize.factor
+        else [*((node, node) for node in range(topology.n)), *topology.edges]
+    )
+    offsets = sorted(
+        {(max(i, j) // width - min(i, j) // width, max(i, j) % width - min(i, j) % width) for i, j in pairs}
+    )
+    inputs = [
+        maps[1 + offsets.index((max(i, j) // width - min(i, j) // width, max(i, j) % width - min(i, j) % width))][
+            first[min(i, j)]
+        ]
+        for i, j in pairs
+    ]
+    outputs = head.layer(image).detach().numpy()
+    np.testing.assert_array_equal(outputs, [*(maps[0][place] for place in first), *inputs])
+
+
+def test_a_convolution_moves_with_its_features_away_from_borders():
+    topology, shape = sg.ExtendedGrid(6, 7), (6, 7)
+    head = ConvHead(2, topology, shape, 1)
+    nn.init.normal_(head.layer.convolution.weight, std=0.3)
+    image = torch.randn(1, 2, *shape)
+    here, moved = (head(features).precision_matrix[0].detach() for features in (image, image.roll((1, 1), (-2, -1))))
+    inner = [row * 7 + column for row in range(1, 4) for column in range(1, 5)]
+    block = here[inner][:, inner], moved[[i + 8 for i in inner]][:, [i + 8 for i in inner]]
+    torch.testing.assert_close(*block)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ConvHead(1, sg.Grid(2, 3), (3, 3), 1, parametrize.dominant), sg.ShapeError, "has 6 nodes, shape"),
+        (lambda: ConvHead(1, sg.Grid(2, 3), (2, 3), 2, parametrize.dominant), ValueError, "an odd kernel_size"),
+        (lambda: ConvHead(1, sg.Grid(2, 3), (2, 3), 1, parametrize.edge), ValueError, "needs the family factor"),
+        (lambda: ConvHead(1, sg.Grid(2, 3), (2, 3), 1), sg.PatternError, "not factor-free"),
+        (lambda: ConvHead(1, sg.Chain(6), (2, 3))(torch.zeros(1, 3, 2)), sg.ShapeError, "features must be"),
+    ],
+)
+def test_what_a_convolution_cannot_serve_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PrecisionHead(3, sg.Grid(2, 3), parametrize.spectral),
+        PrecisionHead(3, sg.Torus(3, 3), parametrize.dominant),
+        PrecisionHead(3, sg.Grid(2, 3, order=[5, 4, 3, 2, 1, 0]), parametrize.dominant),
+    ],
+    ids=["another family", "another graph", "another order"],
+)
+def test_weights_for_something_else_do_not_load(other):
+    head = PrecisionHead(3, sg.Grid(2, 3), parametrize.dominant)
+    state = other.state_dict()
+    state |= {name: value for name, value in head.state_dict().items() if isinstance(value, torch.Tensor)}
+    with pytest.raises(sg.PatternError, match="another topology, order of elimination or family"):
+        head.load_state_dict(state)
+    head.load_state_dict(PrecisionHead(3, sg.Grid(2, 3), parametrize.dominant).state_dict())
+
+
+@pytest.mark.parametrize("family", [None, "dominant", "spectral"])
+def test_a_fresh_head_compiles_whole(family):
+    topology = sg.ExtendedGrid(2, 4) if family is None else sg.Grid(2, 4)
+    head, features, noise = of_size(3, family, topology), torch.randn(2, 3), torch.randn(2, 8)
+
+    def step(features):
+        z, kl = sample_and_kl(head(features), noise=noise)
+        return z.sum() + kl.sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")(features)
+    torch.testing.assert_close(compiled, step(features))
