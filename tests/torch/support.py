@@ -112,6 +112,11 @@ def _normal_kl(q: GaussianGraphicalModel, scale: Tensor) -> Tensor:
     return kl_divergence(q, Independent(Normal(torch.zeros_like(scale), scale.exp(), validate_args=False), 1))
 
 
+def _own_kl(q: GaussianGraphicalModel, loc: Tensor) -> Tensor:
+    p = GaussianGraphicalModel(loc, factor=q._factor * 1.5, topology=q.topology, validate_args=False)
+    return kl_divergence(q, p)
+
+
 def _fused(topology: Topology) -> Problem:
     pattern, n = topology.factor_pattern, topology.n
     arguments = (vectors(n, 2), factor(pattern, 2), vectors(n, 3, 2, seed=1))
@@ -124,11 +129,14 @@ OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {
     "sample_and_kl(q, noise)": _of_distribution(lambda q, noise: sample_and_kl(q, noise=noise)),
     "sample_and_kl(q)": _of_distribution(lambda q, noise: sample_and_kl(q)),
     "rsample": _of_distribution(lambda q, noise: q.rsample()),
+    "rsample_and_log_prob": _of_distribution(lambda q, noise: q.rsample_and_log_prob(noise=noise)),
     "log_prob": _of_distribution(lambda q, x: q.log_prob(x)),
     "entropy": _of_distribution(lambda q, x: q.entropy()),
     "variance": _of_distribution(lambda q, x: q.variance),
+    "covariance_on": _of_distribution(lambda q, x: q.covariance_on([(0, 1), (2, 0)])),
     "whiten": _of_distribution(lambda q, x: q.whiten(x)),
     "colorize": _of_distribution(lambda q, x: q.colorize(x)),
+    "kl_divergence to a GaussianGraphicalModel": _of_distribution(_own_kl),
     "kl_divergence to Independent(Normal, 1)": _of_distribution(_normal_kl),
     **{f"parametrize.{name}": _of_family(name) for name in ("factor", "dominant", "scaled", "edge", "spectral")},
     "spectral.largest_eigenvalue beyond 64 nodes": _eigenvalue,
