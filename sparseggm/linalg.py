@@ -41,7 +41,8 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
     Returns:
         (..., n).
     Cost: 2 nnz − n flops a right-hand side; the factor is never copied.
-    Error: (L + ΔL) x = rhs with |ΔL| ≤ γ_r |L| entrywise, r the longest row [Higham 2002, Thm 8.5].
+    Error: (L + ΔL) x = rhs with |ΔL| ≤ γ_r |L| entrywise, r the longest row [Higham 2002, Thm 8.5]; 2u more where the
+        8 or 16 parts of one long chain meet.
     Reference: `reference.linalg.solve`.
     """
     return _product("solve", products.SOLVE, pattern, ("factor", factor), ("rhs", rhs), divides=True)
@@ -52,7 +53,7 @@ def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArr
 
     Args, Returns, Cost: as `solve`; but `out`, if given, is where the result goes. It may be `rhs` itself, whose values
         are lost then: draws need no memory beyond their own.
-    Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5].
+    Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5]; of one long chain as `solve`.
     Reference: `reference.linalg.solve_t`.
     """
     return _product("solve_t", products.SOLVE_T, pattern, ("factor", factor), ("rhs", rhs), divides=True, out=out)
