@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from dask import delayed
+from dask.delayed import delayed
 from distributed import Client, LocalCluster
 
 import sparseggm as sg

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import peers, report, slopes
+from benchmarks import peers, report, scale, slopes
 from benchmarks.__main__ import main
 from benchmarks.contest import Contestant, DisagreementError, Peer, Ratio, Result, Setting, race
 from benchmarks.rows import ROWS
@@ -93,3 +93,11 @@ def test_the_slopes_cover_every_stated_cost(tmp_path, capsys):
     assert {row["topology"] for row in rows} == set(slopes.FAMILIES)
     assert len(rows) == sum(len(verbs) for _, verbs in slopes.FAMILIES.values())
     assert capsys.readouterr().out.count("\n") == 2 + len(rows)
+
+
+def test_the_estimates_of_scale_cover_all_sizes_and_say_where_a_machine_ends(capsys) -> None:
+    scale.main(["--scale", "256"])
+    table = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| chain |") for line in table) == 3
+    assert "beyond 2³¹ entries" in next(line for line in table if "extended grid | marginal_variances" in line)
+    assert table[-1].startswith("| 10⁹ |")
