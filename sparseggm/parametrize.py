@@ -30,7 +30,7 @@ from typing import Protocol
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.namespace import Array, in_dtype_of, mask, namespace, scatter, segment_sum, take
 from sparseggm.spectral import largest_eigenvalue
-from sparseggm.topology import Topology
+from sparseggm.topology import Topology, require_topology
 
 LOG_BOUND = 5.0
 """Largest |log-scale| that a family can give."""
@@ -59,6 +59,7 @@ class FactorFamily:
     """
 
     def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.factor", topology)
         if not topology.is_factor_free:
             raise PatternError(
                 f"parametrize.factor: {topology} is not factor-free: L Lᵀ would have entries off its graph. "
@@ -82,6 +83,7 @@ class DominantFamily:
     """
 
     def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.dominant", topology)
         return topology.n + len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
@@ -100,6 +102,7 @@ class ScaledFamily:
     """
 
     def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.scaled", topology)
         return 2 * topology.n + len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
@@ -122,6 +125,7 @@ class EdgeFamily:
     """
 
     def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.edge", topology)
         return topology.n + 2 * len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
@@ -148,6 +152,7 @@ class SpectralFamily:
     """
 
     def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.spectral", topology)
         return topology.n + len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:

@@ -346,3 +346,10 @@ def test_spectral_names_a_coupling_that_is_not_finite() -> None:
     inputs[1, 4] = np.nan
     with pytest.raises(NonFiniteError, match=r"values must be finite, got nan at entry \(2, 1\), batch element \(1,\)"):
         parametrize.spectral(Chain(3), inputs)
+
+
+@pytest.mark.parametrize("name", ["factor", "dominant", "scaled", "edge", "spectral"])
+def test_a_pattern_in_the_place_of_a_topology_is_refused(name: str) -> None:
+    family = getattr(parametrize, name)
+    with pytest.raises(PatternError, match=rf"parametrize.{name}: topology must be a Topology, .* got Pattern"):
+        family(Chain(3).factor_pattern, np.zeros(5))

@@ -145,7 +145,8 @@ class GaussianGraphicalModel(FactoredDistribution):
         """
         n = self._require_small("covariance_matrix", "covariance_on")
         root = self._colorize_rows(torch.eye(n, dtype=self.loc.dtype, device=self.loc.device))
-        return (root.mT @ root).expand(*self.batch_shape, n, n)
+        with torch.autocast(root.device.type, enabled=False):
+            return (root.mT @ root).expand(*self.batch_shape, n, n)
 
     def _covariance_at(self, edges: npt.ArrayLike) -> tuple[Tensor, Tensor]:
         """Σ_ii of every node, and Σ_ij of every pair, on the batch axes of the factor."""

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from sparseggm import parametrize
 from sparseggm.errors import PatternError, ShapeError
+from sparseggm.graphs import Grid, Torus
 from sparseggm.parametrize import DominantFamily, FactorFamily, Family, SpectralFamily
 from sparseggm.pattern import IntArray
-from sparseggm.topology import Topology
+from sparseggm.topology import ExtendedGrid, Stencil, Topology
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.registration import index
 
@@ -45,14 +46,11 @@ class GaussianHead(nn.Module):
 
     def _gaussian(self, outputs: Tensor) -> GaussianGraphicalModel:
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
-        with torch.autocast(outputs.device.type, enabled=False):
-            loc, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
-            values = self.family(self.topology, inputs)
-            if isinstance(self.family, FactorFamily):
-                return GaussianGraphicalModel(loc, factor=values, topology=self.topology, validate_args=False)
-            return GaussianGraphicalModel.from_precision(
-                loc, precision=values, topology=self.topology, validate_args=False
-            )
+        loc, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
+        values = self.family(self.topology, inputs)
+        if isinstance(self.family, FactorFamily):
+            return GaussianGraphicalModel(loc, factor=values, topology=self.topology, validate_args=False)
+        return GaussianGraphicalModel.from_precision(loc, precision=values, topology=self.topology, validate_args=False)
 
     def extra_repr(self) -> str:
         return f"{self.topology}, {type(self.family).__name__}"
@@ -67,7 +65,7 @@ class GaussianHead(nn.Module):
         if state != self.get_extra_state():
             raise PatternError(
                 f"{type(self).__name__}: the saved weights are for another topology, order of elimination or family "
-                f"than {self.extra_repr()}."
+                f"than {self.extra_repr()}, or of another version."
             )
 
 
@@ -108,23 +106,22 @@ class ConvHead(GaussianHead):
 
     Args:
         in_channels: C.
-        topology: on H · W nodes in row-major order: `Grid(H, W)`, `ExtendedGrid(H, W)`, `Stencil(H, W, radius)`, ….
-        shape: (H, W).
+        topology: `ExtendedGrid(H, W)`, `Stencil(H, W, radius)` of one channel, `Grid(H, W)` or `Torus(H, W)`.
         kernel_size: odd; the convolution is padded to keep H and W.
         family: `parametrize.factor` for L, or `dominant` or `spectral` for P.
     Raises:
-        ShapeError: H · W is not the number of nodes, or features of another size.
+        PatternError: another topology, or one without a factor where the family is `factor`.
+        ShapeError: features of another size than H × W.
     """
 
     def __init__(
         self,
         in_channels: int,
         topology: Topology,
-        shape: tuple[int, int],
         kernel_size: int = 1,
         family: Family = parametrize.factor,
     ) -> None:
-        layer = _Convolution(in_channels, topology, shape, kernel_size, family)
+        layer = _Convolution(in_channels, topology, kernel_size, family)
         super().__init__(layer, topology, family)
 
 
@@ -133,15 +130,11 @@ class _Convolution(nn.Module):
 
     places: Tensor
 
-    def __init__(
-        self, in_channels: int, topology: Topology, shape: tuple[int, int], kernel_size: int, family: Family
-    ) -> None:
+    def __init__(self, in_channels: int, topology: Topology, kernel_size: int, family: Family) -> None:
         super().__init__()
-        if shape[0] * shape[1] != topology.n:
-            raise ShapeError(f"ConvHead: {topology} has {topology.n} nodes, shape {shape} has {shape[0] * shape[1]}.")
+        shape = self.shape = _lattice_shape(topology)
         if not isinstance(family, FactorFamily | DominantFamily | SpectralFamily) or kernel_size % 2 == 0:
             raise ValueError("ConvHead: needs the family factor, dominant or spectral, and an odd kernel_size.")
-        self.shape = shape
         pairs = _input_pairs(topology, family)
         first, second = pairs.min(1), pairs.max(1)
         steps = np.stack([second // shape[1] - first // shape[1], second % shape[1] - first % shape[1]], axis=1)
@@ -158,6 +151,18 @@ class _Convolution(nn.Module):
             )
         maps: Tensor = self.convolution(features)
         return maps.flatten(-3).index_select(-1, self.places)
+
+
+def _lattice_shape(topology: Topology) -> tuple[int, int]:
+    """(H, W) of a topology whose nodes are the pixels of an image, row by row."""
+    if isinstance(topology, Grid | Torus) and len(topology.shape) == 2:
+        return topology.shape[0], topology.shape[1]
+    if isinstance(topology, ExtendedGrid) or (isinstance(topology, Stencil) and topology.channels == 1):
+        return topology.rows, topology.cols
+    raise PatternError(
+        "ConvHead: needs ExtendedGrid(H, W), Stencil(H, W, radius) of one channel, Grid(H, W) or Torus(H, W), "
+        f"got {topology}."
+    )
 
 
 def _input_pairs(topology: Topology, family: Family) -> IntArray:

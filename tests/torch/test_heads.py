@@ -63,7 +63,7 @@ def test_a_precision_head_has_no_use_for_a_factor():
 
 @every_lattice
 def test_a_convolution_starts_at_the_identity(topology, shape, family):
-    q = ConvHead(3, topology, shape, 3, family)(torch.randn(2, 3, *shape))
+    q = ConvHead(3, topology, 3, family)(torch.randn(2, 3, *shape))
     assert q.batch_shape == (2,)
     torch.testing.assert_close(q.precision_matrix, torch.eye(topology.n).expand(2, -1, -1))
 
@@ -71,7 +71,7 @@ def test_a_convolution_starts_at_the_identity(topology, shape, family):
 @every_lattice
 def test_a_convolution_puts_each_number_at_the_first_pixel_of_its_edge(topology, shape, family):
     """A 1 × 1 convolution of known maps: the inputs of the family, written out edge by edge."""
-    head = ConvHead(1, topology, shape, 1, family)
+    head = ConvHead(1, topology, 1, family)
     convolution = head.layer.convolution
     nn.init.normal_(convolution.weight)
     nn.init.normal_(convolution.bias)
@@ -98,7 +98,7 @@ def test_a_convolution_puts_each_number_at_the_first_pixel_of_its_edge(topology,
 
 def test_a_convolution_moves_with_its_features_away_from_borders():
     topology, shape = sg.ExtendedGrid(6, 7), (6, 7)
-    head = ConvHead(2, topology, shape, 1)
+    head = ConvHead(2, topology)
     nn.init.normal_(head.layer.convolution.weight, std=0.3)
     image = torch.randn(1, 2, *shape)
     here, moved = (head(features).precision_matrix[0].detach() for features in (image, image.roll((1, 1), (-2, -1))))
@@ -110,11 +110,17 @@ def test_a_convolution_moves_with_its_features_away_from_borders():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: ConvHead(1, sg.Grid(2, 3), (3, 3), 1, parametrize.dominant), sg.ShapeError, "has 6 nodes, shape"),
-        (lambda: ConvHead(1, sg.Grid(2, 3), (2, 3), 2, parametrize.dominant), ValueError, "an odd kernel_size"),
-        (lambda: ConvHead(1, sg.Grid(2, 3), (2, 3), 1, parametrize.edge), ValueError, "needs the family factor"),
-        (lambda: ConvHead(1, sg.Grid(2, 3), (2, 3), 1), sg.PatternError, "not factor-free"),
-        (lambda: ConvHead(1, sg.Chain(6), (2, 3))(torch.zeros(1, 3, 2)), sg.ShapeError, "features must be"),
+        (lambda: ConvHead(1, sg.Stencil(2, 3, 1, channels=2)), sg.PatternError, "of one channel, Grid"),
+        (
+            lambda: ConvHead(1, sg.Grid(2, 3, 2), 1, parametrize.dominant),
+            sg.PatternError,
+            "ConvHead: needs ExtendedGrid",
+        ),
+        (lambda: ConvHead(1, sg.Tree([-1, 0, 0, 1])), sg.PatternError, "ConvHead: needs ExtendedGrid"),
+        (lambda: ConvHead(1, sg.Grid(2, 3), 2, parametrize.dominant), ValueError, "an odd kernel_size"),
+        (lambda: ConvHead(1, sg.Grid(2, 3), 1, parametrize.edge), ValueError, "needs the family factor"),
+        (lambda: ConvHead(1, sg.Grid(2, 3)), sg.PatternError, "not factor-free"),
+        (lambda: ConvHead(1, sg.ExtendedGrid(2, 3))(torch.zeros(1, 3, 2)), sg.ShapeError, "features must be"),
     ],
 )
 def test_what_a_convolution_cannot_serve_is_refused(call, error, message):

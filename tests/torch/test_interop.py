@@ -18,7 +18,7 @@ from tests.torch.problems import factor, vectors
 HEADS = [
     lambda: FactorHead(3, sg.ExtendedGrid(2, 3)),
     lambda: PrecisionHead(3, sg.Grid(2, 3), parametrize.spectral),
-    lambda: ConvHead(3, sg.ExtendedGrid(2, 3), (2, 3)),
+    lambda: ConvHead(3, sg.ExtendedGrid(2, 3)),
 ]
 every_head = pytest.mark.parametrize("make", HEADS, ids=["FactorHead", "PrecisionHead", "ConvHead"])
 
