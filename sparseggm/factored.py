@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sparseggm import checks, gershgorin, linalg
 from sparseggm.checks import Shape
-from sparseggm.errors import NotPositiveDefiniteError, PatternError
+from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError
 from sparseggm.graphs import graph_of
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.topology import Topology, require_topology
@@ -110,7 +110,11 @@ class FactoredGaussian:
         fits = isinstance(x, np.ndarray) and x.shape[-1:] == (self.n,)
         if self.topology.is_naturally_ordered or not fits:  # a misfit is for the verb to name
             return cast(FloatArray, verb(self.factor_pattern, self.factor, x))
-        y = verb(self.factor_pattern, self.factor, x[..., self.topology.order])
+        try:
+            y = verb(self.factor_pattern, self.factor, x[..., self.topology.order])
+        except NonFiniteError:
+            checks.require_finite(verb.__name__, "the vector", None, x)  # by the caller's node, not the elimination's
+            raise
         return cast(FloatArray, y[..., self.topology.inverse_order])
 
     # ------------------------------------------------------------------ parameters

@@ -171,3 +171,14 @@ def test_one_factor_serves_many_means() -> None:
     np.testing.assert_array_equal(shared.variance, copies.variance)
     np.testing.assert_array_equal(shared.log_prob(loc * 2), copies.log_prob(loc * 2))
     assert linalg.logdet(topology.factor_pattern, factor).shape == ()
+
+
+@pytest.mark.parametrize("name", ["whiten", "colorize"])
+def test_a_vector_that_is_not_finite_is_named_by_the_callers_node(name: str) -> None:
+    topology = Grid(3, 3)
+    g = GaussianGraphicalModel(np.zeros(9), factor=np.ones(topology.factor_pattern.nnz), topology=topology)
+    x = np.zeros((2, 9))
+    x[1, 2] = np.nan
+    assert topology.inverse_order[2] != 2
+    with pytest.raises(NonFiniteError, match=r"the vector must be finite, got nan at column 2, batch element \(1,\)"):
+        getattr(g, name)(x)
