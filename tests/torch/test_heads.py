@@ -19,7 +19,11 @@ LATTICES = [
     (sg.Grid(4, 5), (4, 5), parametrize.dominant),
     (sg.Grid(4, 5), (4, 5), parametrize.spectral),
 ]
-every_lattice = pytest.mark.parametrize(("topology", "shape", "family"), LATTICES, ids=str)
+every_lattice = pytest.mark.parametrize(
+    ("topology", "shape", "family"),
+    LATTICES,
+    ids=[f"{topology}-{type(family).__name__}" for topology, _, family in LATTICES],
+)
 
 
 def of_size(features: int, family: str | None, topology: sg.Topology) -> nn.Module:
