@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sparseggm import BlockChain, Chain, ExtendedGrid, GaussianGraphicalModel, Grid, Pattern, linalg
@@ -109,6 +109,7 @@ def test_explicit_zeros_change_nothing(named, seed, dtype) -> None:
 @given(named=named_patterns(3), seed=seeds, dtype=dtypes)
 def test_the_sparse_factor_recursion_is_that_of_its_fill_to_the_last_bit(named, seed, dtype) -> None:
     pattern = named[1]
+    assume(not pattern.is_chain)  # a chain's variances have recurrences of their own, bounded where values are tested
     factor = factor_values(np.random.default_rng(seed), pattern, (2,), "plain", dtype)
     fill = pattern.filled()
     sigma = linalg.selected_inverse(pattern, factor)

@@ -66,7 +66,9 @@ def are_readable(*tensors: Tensor) -> bool:
 
 def are_plain(*tensors: Tensor) -> bool:
     """Whether an operator may skip the dispatcher: `are_readable`, and no dispatch mode is to see the call."""
-    return are_readable(*tensors) and not torch._C._len_torch_dispatch_stack()
+    if not are_readable(*tensors) or torch._C._len_torch_dispatch_stack():
+        return False
+    return not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # torch.autograd.grad(is_grads_batched=)
 
 
 def batch_of(*tensors: Tensor) -> Shape:
