@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import checks, linalg, threads
+from sparseggm import checks, threads
 from sparseggm.errors import PatternError
 from sparseggm.kernels import cholesky as cholesky_kernels
 from sparseggm.kernels import inverse
-from sparseggm.linalg import column_pairs, squared_columns
+from sparseggm.linalg import column_pairs, squared_columns, wide
 from sparseggm.pattern import FloatArray, Pattern
 
 
@@ -113,7 +113,7 @@ def _check_closed(verb: str, pattern: Pattern) -> None:
 
 def _wide_call(code: int, pattern: Pattern, other: Pattern) -> tuple[Any, ...]:
     """The kernel `inverse.derive` and its arguments before the values."""
-    return inverse.derive, code, pattern.is_chain, pattern.indptr, pattern.rows, linalg.wide(other)
+    return inverse.derive, code, pattern.is_chain, pattern.indptr, pattern.rows, wide(other)
 
 
 def _run(

@@ -53,13 +53,16 @@ def residual_bound(L: Array, y: Array, rhs: Array, transposed: bool) -> tuple[Ar
     return residual, (numerics.gamma(3, L.dtype) + 2 * u) * size + numerics.underflow(L.dtype)
 
 
-@pytest.mark.property
-@given(
+any_chain = given(
     n=st.integers(40, 400),
     couplings=st.sampled_from(COUPLINGS),
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(["float32", "float64"]),
 )
+
+
+@pytest.mark.property
+@any_chain
 def test_solves_satisfy_their_equations_to_rounding(n, couplings, seed, dtype) -> None:
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
     rhs, y = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
@@ -71,12 +74,7 @@ def test_solves_satisfy_their_equations_to_rounding(n, couplings, seed, dtype) -
 
 
 @pytest.mark.property
-@given(
-    n=st.integers(40, 400),
-    couplings=st.sampled_from(COUPLINGS),
-    seed=st.integers(0, 2**32 - 1),
-    dtype=st.sampled_from(["float32", "float64"]),
-)
+@any_chain
 def test_variances_and_gradients_are_those_of_the_plain_recurrences(n, couplings, seed, dtype) -> None:
     """All terms of v and g are positive: 2u at each of the 16 seams, on top of equal roundings."""
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)

@@ -74,8 +74,7 @@ class GaussianGraphicalModel(FactoredDistribution):
 
     def _log_prob_of_noise(self, noise: Tensor) -> Tensor:
         """log q(loc + L⁻ᵀ ε), in float64."""
-        square = noise.double().square().sum(-1) if are_transformed() else samples.square_norm(noise)
-        return 0.5 * (self._logdet() - square - self.topology.n * LOG_2PI)
+        return 0.5 * (self._logdet() - samples.square_norm(noise) - self.topology.n * LOG_2PI)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats; batch axes of x (..., n) broadcast.

@@ -19,7 +19,7 @@ from sparseggm.factored import covariance_positions
 from sparseggm.torch import fused, ops, samples
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
 from sparseggm.torch.factored import common_batch
-from sparseggm.torch.registration import are_transformed, index
+from sparseggm.torch.registration import index
 
 
 def sample_and_kl(
@@ -66,8 +66,7 @@ def sample_and_kl(
 
 def _log_of_standard_normal(z: Tensor) -> Tensor:
     """log N(z; 0, I) in float64."""
-    square = z.double().square().sum(-1) if are_transformed() else samples.square_norm(z)
-    return -0.5 * (square + z.shape[-1] * LOG_2PI)
+    return -0.5 * (samples.square_norm(z) + z.shape[-1] * LOG_2PI)
 
 
 # ---------------------------------------------------------------------- registered

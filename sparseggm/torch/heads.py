@@ -39,7 +39,7 @@ class GaussianHead(nn.Module):
         self.layer, self.topology, self.family = layer, topology, family
         with torch.no_grad():  # derives what the topology needs: torch.compile then meets constants
             q = self._gaussian(torch.zeros(1, topology.n + family.num_inputs(topology)))
-            q.log_prob(q.variance)
+            q.colorize(q.loc)
 
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
         return self._gaussian(self.layer(features))
