@@ -21,12 +21,15 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import checks, threads
+from sparseggm import checks, long_chain, threads
 from sparseggm.checks import Shape
 from sparseggm.errors import NotPositiveDefiniteError, ShapeError
 from sparseggm.kernels import cholesky as cholesky_kernels
 from sparseggm.kernels import inverse, products
 from sparseggm.pattern import FloatArray, IntArray, Pattern
+
+_SEGMENT = 1 << 16
+"""Nodes whose logarithms one thread sums."""
 
 # ---------------------------------------------------------------------- triangular products and solves
 
@@ -41,8 +44,8 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
     Returns:
         (..., n).
     Cost: 2 nnz − n flops a right-hand side; the factor is never copied.
-    Error: (L + ΔL) x = rhs with |ΔL| ≤ γ_r |L| entrywise, r the longest row [Higham 2002, Thm 8.5]; 2u more where the
-        8 or 16 parts of one long chain meet.
+    Error: (L + ΔL) x = rhs with |ΔL| ≤ γ_r |L| entrywise, r the longest row [Higham 2002, Thm 8.5]; 2u more where
+        parts of one long chain meet.
     Reference: `reference.linalg.solve`.
     """
     return _product("solve", products.SOLVE, pattern, ("factor", factor), ("rhs", rhs), divides=True)
@@ -143,26 +146,26 @@ def _product(
             f"{result.shape}."
         )
     count = math.prod(full)
-    status = threads.run(
-        products.product,
-        pattern.nnz,
-        code,
-        pattern.is_chain,
-        pattern.indptr,
-        pattern.rows,
-        checks.as_rows(values, values.shape[:-1]),
-        checks.owners(values.shape[:-1], full),
-        math.prod(values.shape[:-1]) if full[len(full) - values.ndim + 1 :] == values.shape[:-1] else count,
-        checks.as_rows(x, full),
-        result.reshape(count, pattern.n),
-        batch=count,
-    )
+    matrices, owners = checks.as_rows(values, values.shape[:-1]), checks.owners(values.shape[:-1], full)
+    rows = (checks.as_rows(x, full), result.reshape(count, pattern.n))
+    if divides and long_chain.is_long(pattern, count):
+        status = sum(
+            _solve_long(code, pattern, matrices[owner], *pair) for owner, *pair in zip(owners, *rows, strict=True)
+        )
+    else:
+        period = math.prod(values.shape[:-1]) if full[len(full) - values.ndim + 1 :] == values.shape[:-1] else count
+        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, matrices, owners, period)
+        status = threads.run(products.product, pattern.nnz, *structure, *rows, batch=count)
     if status:
         inputs = {matrix[0]: (pattern, values), vector[0]: (None, x)}
         if out is x:  # overwritten: only the factor can still be asked
             del inputs[vector[0]]
         checks.explain(verb, inputs, divides)
     return result
+
+
+def _solve_long(code: int, pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+    return long_chain.solve(L, b, y) if code == products.SOLVE else long_chain.solve_t(pattern, L, b, y)
 
 
 # ---------------------------------------------------------------------- factorisation
@@ -181,7 +184,8 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
             column and pivot.
     Cost: Σ_j |F_j|² flops, memory nnz(F); left-looking [Davis 2006, §4.8].
     Error: L Lᵀ = P + ΔP with |ΔP| ≤ γ_{r+1} |L| |Lᵀ| + 2 r √tiny √(P_ii P_jj), r the longest row of F: the first term
-        is [Higham 2002, Thm 10.3], the second that of entries below √tiny √P_ii, which are set to zero.
+        is [Higham 2002, Thm 10.3], the second that of entries below √tiny √P_ii, which are set to zero. Of one long
+        chain 2u L_jj² more where parts meet.
     Reference: `reference.linalg.cholesky`.
     """
     factor, columns = _factorise("cholesky", pattern, precision)
@@ -210,8 +214,13 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     count = math.prod(batch_shape)
     factor = np.empty((*batch_shape, filled.nnz), precision.dtype)
     columns = np.empty(count, np.int64)
-    structure = (pattern.is_chain, filled.indptr, filled.rows, *filled.row_structure, pattern.positions_in_fill)
     rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, filled.nnz), columns)
+    if long_chain.is_long(pattern, count) and not any(
+        long_chain.cholesky(P, L) for P, L in zip(*rows[:2], strict=True)
+    ):
+        columns[:] = -1
+        return factor, columns
+    structure = (pattern.is_chain, filled.indptr, filled.rows, *filled.row_structure, pattern.positions_in_fill)
     threads.run(cholesky_kernels.cholesky, squared_columns(filled), *structure, *rows, batch=count)
     return factor, columns
 
@@ -261,10 +270,11 @@ def logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
     checks.check("logdet", pattern, packed={"factor": factor})
     batch_shape = factor.shape[:-1]
     rows = checks.as_rows(factor, batch_shape)
-    result = np.empty(len(rows), np.float64)
-    if threads.run(products.logdet, 20 * pattern.n, pattern.indptr, rows, result, batch=len(rows)):
+    segments = -(-pattern.n // _SEGMENT)
+    sums, work = np.empty((len(rows), segments)), 20 * pattern.n // segments
+    if threads.run(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
         checks.explain("logdet", {"factor": (pattern, factor)})
-    return result.reshape(batch_shape).astype(factor.dtype)
+    return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(factor.dtype)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- selected inverse
@@ -322,9 +332,13 @@ def _inverse(verb: str, code: int, pattern: Pattern, fill: Pattern, factor: Floa
     batch_shape = factor.shape[:-1]
     result = np.empty((*batch_shape, size), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
-    structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, wide(fill))
     out = result.reshape(len(rows), size)
-    if threads.run(inverse.derive, column_pairs(pattern, fill), *structure, rows, rows[:, :0], out, batch=len(rows)):
+    if code == inverse.MARGINAL_VARIANCES and long_chain.is_long(pattern, len(rows)):
+        status = sum(long_chain.marginal_variances(pattern, L, v) for L, v in zip(rows, out, strict=True))
+    else:
+        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, wide(fill), rows, rows[:, :0], out)
+        status = threads.run(inverse.derive, column_pairs(pattern, fill), *structure, batch=len(rows))
+    if status:
         checks.explain(verb, {"factor": (pattern, factor)})
     return result
 

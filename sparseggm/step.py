@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import checks, linalg, threads
+from sparseggm import checks, linalg, long_chain, threads
 from sparseggm.errors import ShapeError
-from sparseggm.kernels import chain, step
+from sparseggm.kernels import step
 from sparseggm.pattern import FloatArray, Pattern
 
 
@@ -34,7 +34,12 @@ def sample_and_kl(
     z, kl = np.empty(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
     rows = [checks.as_rows(array, loc.shape[:-1]) for array in (loc, factor, noise)]
     out, batch = (z.reshape(rows[0].shape), kl.reshape(len(rows[0]))), len(rows[0])
-    if threads.run(step.sample_and_kl, _work(pattern), *_structure(pattern, rows[0]), *rows, *out, batch=batch):
+    if long_chain.is_long(pattern, batch):
+        each = zip(*rows, out[0], out[1].reshape(batch, 1), strict=True)
+        status = sum(long_chain.sample_and_kl(pattern, *row) for row in each)
+    else:
+        status = threads.run(step.sample_and_kl, _work(pattern), *_structure(pattern), *rows, *out, batch=batch)
+    if status:
         checks.explain("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
     return z, kl
 
@@ -63,7 +68,12 @@ def sample_and_kl_vjp(
     noise_bar = np.empty(noise.shape if noise_too else (0, pattern.n), loc.dtype)
     bars: tuple[FloatArray, ...] = (loc_bar, factor_bar, noise_bar)
     out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]
-    if threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), *_structure(pattern, rows[0]), *rows, *out, batch=batch):
+    if long_chain.is_long(pattern, batch):
+        out[2] = out[2] if noise_too else np.empty((batch, 0), loc.dtype)
+        status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in zip(*rows, *out, strict=True))
+    else:
+        status = threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), *_structure(pattern), *rows, *out, batch=batch)
+    if status:
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
         checks.explain("sample_and_kl_vjp", inputs)
     return loc_bar, factor_bar, noise_bar if noise_too else None
@@ -85,11 +95,9 @@ def _inputs(pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict
     return {"factor": (pattern, factor), **{name: (None, vector) for name, vector in vectors.items()}}
 
 
-def _structure(pattern: Pattern, rows: FloatArray) -> tuple[Any, ...]:
-    """The arguments of both kernels before the values. NumPy's memory comes in huge pages, a kernel's own does not."""
-    is_long = pattern.is_chain and pattern.n >= chain.LONG
-    spare = np.empty((len(rows) if is_long else 0, 2, pattern.n), rows.dtype)
-    return pattern.is_chain, pattern.indptr, pattern.rows, linalg.wide(pattern.filled()), spare
+def _structure(pattern: Pattern) -> tuple[Any, ...]:
+    """The arguments of both kernels before the values."""
+    return pattern.is_chain, pattern.indptr, pattern.rows, linalg.wide(pattern.filled())
 
 
 def _work(pattern: Pattern) -> int:

@@ -29,6 +29,7 @@ LAYERS = (
     "gershgorin",
     "threads",
     "checks",
+    "long_chain",
     "linalg",
     "spectral",
     "parametrize",

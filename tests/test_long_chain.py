@@ -1,18 +1,18 @@
-"""One long chain in lanes against the same chain node after node, whatever its couplings do.
+"""One long chain in strips of lanes against the same chain node after node, whatever its couplings do.
 
 The parts go together from guesses; where a guess is off by more than 2u the part is done again. So the residuals of the
-recurrences are bounded as in `solve` and `solve_t`, γ of the roundings of a node plus 2u where parts meet, and each
-variance differs from that of the plain recurrence by what its condition allows.
+recurrences are bounded as in `solve`, `solve_t` and `cholesky`, γ of the roundings of a node plus 2u where parts meet,
+and each variance differs from that of the plain recurrence by what its condition allows.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparseggm import Chain, NonFiniteError, linalg, step
+from sparseggm import Chain, NonFiniteError, NotPositiveDefiniteError, linalg, long_chain, step, threads
 from sparseggm.kernels import chain
 from tests import numerics
 from tests.ledger import check
@@ -53,66 +53,94 @@ def residual_bound(L: Array, y: Array, rhs: Array, transposed: bool) -> tuple[Ar
     return residual, (numerics.gamma(3, L.dtype) + 2 * u) * size + numerics.underflow(L.dtype)
 
 
+@pytest.fixture(params=[1, 3])
+def strips(request, monkeypatch) -> int:
+    """Chains of any length are cut into that many strips."""
+    monkeypatch.setattr(long_chain, "_STRIP", 1)
+    monkeypatch.setattr(long_chain, "_MOST", request.param)
+    return request.param
+
+
 any_chain = given(
-    n=st.integers(40, 400),
+    n=st.one_of(st.integers(60, 400), st.integers(14_000, 16_000)),  # one chunk a part, or several
     couplings=st.sampled_from(COUPLINGS),
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(["float32", "float64"]),
 )
+# the strips are the same for all examples
+with_strips = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.property
 @any_chain
-def test_solves_satisfy_their_equations_to_rounding(n, couplings, seed, dtype) -> None:
+@with_strips
+def test_solves_satisfy_their_equations_to_rounding(strips, n, couplings, seed, dtype) -> None:
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
     rhs, y = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
-    none = NOTHING[dtype]
-    chain.long_backward(L, rhs, y, none)
+    long_chain.solve_t(Chain(n).factor_pattern, L, rhs, y)
     check("long chain: solve_t", "Chain", dtype, *residual_bound(L, y, rhs, transposed=True))
-    chain.long_forward(L, none, none, rhs, L.dtype.type(0), y, none)
+    long_chain.solve(L, rhs, y)
     check("long chain: solve", "Chain", dtype, *residual_bound(L, y, rhs, transposed=False))
 
 
 @pytest.mark.property
 @any_chain
-def test_variances_and_gradients_are_those_of_the_plain_recurrences(n, couplings, seed, dtype) -> None:
-    """All terms of v and g are positive: 2u at each of the 16 seams, on top of equal roundings."""
+@with_strips
+def test_variances_and_gradients_are_those_of_the_plain_recurrences(strips, n, couplings, seed, dtype) -> None:
+    """All terms of v and g are positive: 2u at each seam, on top of equal roundings."""
+    pattern = Chain(n).factor_pattern
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
-    eps, z_bar = (rng.standard_normal(n).astype(dtype) for _ in range(2))
-    y, v, e, L_bar = (np.empty(size, dtype) for size in (n, n, n, 2 * n - 1))
-    chain.long_backward(L, eps, y, v)
-    plain = np.empty(n, dtype)
-    chain.variances(L, plain)
-    u = numerics.unit_roundoff(dtype)
-    check("long chain: variances", "Chain", dtype, v.astype(WIDE) - plain, 16 * 2 * u * plain.astype(WIDE))
+    eps, z_bar, loc = (rng.standard_normal(n).astype(dtype) for _ in range(3))
+    plain_y, plain, v, e, loc_bar = (np.empty(n, dtype) for _ in range(5))
+    L_bar, again = np.empty_like(L), np.empty_like(L)
+    long_chain.marginal_variances(pattern, L, v)
+    chain.backward_from_end(L, eps, plain_y, plain)
+    u, seams = numerics.unit_roundoff(dtype), 16 * strips
+    check("long chain: variances", "Chain", dtype, v.astype(WIDE) - plain, seams * 2 * u * plain.astype(WIDE))
 
-    k_bar = L.dtype.type(0.7)
-    chain.long_forward(L, y, v, z_bar, k_bar, e, L_bar)
-    again = np.empty_like(L_bar)
-    chain.forward_from_start(L, y, v, z_bar, k_bar, np.empty_like(e), again)
-    # the same y and v; e differs by what its recurrence makes of 2u at a seam, which |·| of all terms bounds
-    size, bound = np.empty(n), np.empty(2 * n - 1)
+    k_bar = np.full(1, 0.7, dtype)
+    long_chain.sample_and_kl_vjp(pattern, loc, L, eps, z_bar, k_bar, loc_bar, L_bar, e)
+    np.testing.assert_array_equal(loc_bar, z_bar + k_bar * loc)
+    chain.forward_from_start(L, plain_y, plain, z_bar, k_bar[0], np.empty_like(e), again)
+    # y and e differ by what their recurrences make of 2u at a seam, which |·| of all terms bounds
     down = -abs(L.astype(np.float64))
     down[::2] *= -1
-    wide = [abs(x.astype(np.float64)) for x in (y, v, z_bar)]
-    chain.forward_from_start(down, -wide[0], wide[1], wide[2], 0.7, size, bound)
+    size, size_y, bound = np.empty(n), np.empty(n), np.empty(2 * n - 1)
+    chain.backward_from_end(down, abs(eps.astype(np.float64)), size_y, np.empty(n))
+    chain.forward_from_start(down, -size_y, plain.astype(np.float64), abs(z_bar.astype(np.float64)), 0.7, size, bound)
     terms = np.zeros(2 * n - 1)
-    terms[::2] = 0.7 / L[::2] + wide[0] * size + abs(bound[::2]) * 2
-    terms[1::2] = wide[0][1:] * size[:-1] + abs(bound[1::2]) * 2
-    check(
-        "long chain: gradient",
-        "Chain",
-        dtype,
-        L_bar.astype(WIDE) - again,
-        16 * 4 * u * terms + numerics.underflow(dtype),
-    )
+    terms[::2] = 0.7 / L[::2] + size_y * size + abs(bound[::2]) * 2
+    terms[1::2] = size_y[1:] * size[:-1] + abs(bound[1::2]) * 2
+    difference = L_bar.astype(WIDE) - again
+    check("long chain: gradient", "Chain", dtype, difference, seams * 6 * u * terms + numerics.underflow(dtype))
+
+
+@pytest.mark.property
+@any_chain
+@with_strips
+def test_a_factor_gives_back_its_matrix(strips, n, couplings, seed, dtype) -> None:
+    """[Higham 2002, Thm 10.3] for two entries a row, 2u of the pivots at seams, and what is set to zero."""
+    pattern = Chain(n).factor_pattern
+    P = linalg.gram(pattern, factor_of(n, couplings, seed, "float64")).astype(dtype)
+    P[::2] *= 1 + 4 * np.finfo(dtype).eps  # rounding P may have cost as much
+    L = np.empty_like(P)
+    assert long_chain.cholesky(P, L) == 0
+    product = linalg.gram(pattern, abs(L).astype(np.float64))
+    wide = L.astype(WIDE)
+    residual = -P.astype(WIDE)
+    residual[::2] += wide[::2] ** 2
+    residual[2::2] += wide[1::2] ** 2
+    residual[1::2] += wide[1::2] * wide[:-1:2]
+    flushed = 4 * np.sqrt(float(np.finfo(dtype).tiny)) * np.repeat(abs(P[::2]), 2)[:-1]
+    bound = (numerics.gamma(3, dtype) + 2 * numerics.unit_roundoff(dtype)) * product + flushed
+    check("long chain: cholesky", "Chain", dtype, residual, bound)
 
 
 @each_dtype
 @pytest.mark.parametrize("couplings", COUPLINGS)
 def test_the_verbs_take_the_long_way_and_agree_with_a_batch_of_the_same(couplings, dtype) -> None:
     """A batch of equal chains goes in lanes of whole chains: other code, the same numbers up to seams."""
-    n = chain.LONG + 11
+    n = long_chain.LONG + 11
     couplings = "weak" if couplings == "growing" else couplings  # 1.001¹⁶³⁹⁵ is beyond float32
     pattern, L = Chain(n).factor_pattern, factor_of(n, couplings, 3, dtype)
     rhs = np.random.default_rng(0).standard_normal(n).astype(dtype)
@@ -122,22 +150,22 @@ def test_the_verbs_take_the_long_way_and_agree_with_a_batch_of_the_same(coupling
         alone = verb(pattern, L, rhs)
         residual = residual_bound(L, alone, rhs, transposed=verb is linalg.solve_t)
         check(f"long chain: {verb.__name__}", "Chain", dtype, *residual)
-    together = linalg.marginal_variances(pattern, np.tile(L, (4, 1)))[0]
+    together = linalg.marginal_variances(pattern, np.tile(L, (2 * threads.LANES, 1)))[0]
     np.testing.assert_allclose(linalg.marginal_variances(pattern, L), together, rtol=64 * numerics.unit_roundoff(dtype))
 
 
 def test_the_solution_may_take_the_place_of_the_right_hand_side() -> None:
-    n = chain.LONG
+    n = long_chain.LONG
     pattern, L = Chain(n).factor_pattern, factor_of(n, "slow", 0, "float64")  # parts are done again
     rhs = np.random.default_rng(0).standard_normal(n)
     expected = linalg.solve_t(pattern, L, rhs)
     np.testing.assert_array_equal(linalg.solve_t(pattern, L, rhs, out=rhs), expected)
 
 
-@pytest.mark.parametrize("place", [0, 7, 2 * chain.LONG - 2])
+@pytest.mark.parametrize("place", [0, 7, 2 * long_chain.LONG - 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_is_found_wherever_it_stands(place, bad) -> None:
-    n = chain.LONG
+    n = long_chain.LONG
     pattern, L, x = Chain(n).factor_pattern, factor_of(n, "weak", 0, "float64"), np.ones(n)
     L[place] = bad
     for call in (
@@ -153,7 +181,7 @@ def test_a_number_that_is_not_finite_is_found_wherever_it_stands(place, bad) -> 
 
 @each_dtype
 def test_a_long_step_agrees_with_its_verbs(dtype) -> None:
-    n = chain.LONG + 5
+    n = long_chain.LONG + 5
     pattern, L = Chain(n).factor_pattern, factor_of(n, "weak", 1, dtype)
     rng = np.random.default_rng(2)
     loc, eps, z_bar = (rng.standard_normal(n).astype(dtype) for _ in range(3))
@@ -165,7 +193,34 @@ def test_a_long_step_agrees_with_its_verbs(dtype) -> None:
     check("long chain: KL", "Chain", dtype, 2 * kl - (terms + logs - 1).sum(), bound)
 
     bars = step.sample_and_kl_vjp(pattern, loc, L, eps, z_bar, np.ones((), dtype))
-    in_batch = step.sample_and_kl_vjp(pattern, *(np.tile(x, (4, 1)) for x in (loc, L, eps, z_bar)), np.ones(4, dtype))
+    arrays, count = (loc, L, eps, z_bar), 2 * threads.LANES
+    in_batch = step.sample_and_kl_vjp(pattern, *(np.tile(x, (count, 1)) for x in arrays), np.ones(count, dtype))
     for alone, together in zip(bars, in_batch, strict=True):
         scale = abs(together[0]).max()
         np.testing.assert_allclose(alone, together[0], rtol=0, atol=64 * numerics.unit_roundoff(dtype) * scale)
+
+
+@pytest.mark.parametrize("node", [0, 5000, 2**14 - 1])
+def test_a_pivot_that_fails_is_named(node) -> None:
+    n = long_chain.LONG
+    pattern = Chain(n).precision_pattern
+    P = linalg.gram(pattern, factor_of(n, "weak", 0, "float64"))
+    P[2 * node] = -3.0
+    with pytest.raises(NotPositiveDefiniteError, match=f"at column {node} of {n}"):
+        linalg.cholesky(pattern, P)
+
+
+def test_threads_share_strips_and_change_nothing() -> None:
+    """Two strips, on one thread and on two: the number of parts depends on the chain alone."""
+    n = 2 * 2**17
+    pattern, L = Chain(n).factor_pattern, factor_of(n, "weak", 0, "float32")
+    rhs, before = np.random.default_rng(0).standard_normal(n).astype("float32"), threads.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2):
+            threads.set_num_threads(count)
+            results.append([linalg.solve_t(pattern, L, rhs), linalg.solve(pattern, L, rhs), linalg.logdet(pattern, L)])
+    finally:
+        threads.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -15,8 +15,8 @@ from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatte
 from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-CHAIN_DIGEST = "03939b85f43bf4ec"
-BLOCKS_DIGEST = "750948f9e24d1c8b"
+CHAIN_DIGEST = "7ef8f263740c0f6d"
+BLOCKS_DIGEST = "7c4aa96b61f785ba"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -16,11 +16,11 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
-from sparseggm.kernels.chain import LONG, long_backward, variances, variances_adjoint
+from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "03939b85f43bf4ec"
-BLOCKS_DIGEST = "750948f9e24d1c8b"
+CHAIN_DIGEST = "7ef8f263740c0f6d"
+BLOCKS_DIGEST = "7c4aa96b61f785ba"
 
 (
     GRAM_JVP,
@@ -43,12 +43,6 @@ def derive(verb, is_chain, indptr, rows, wide, a, b, values, first, last):
     lanes, bad = lanes_of(a), 0
     size = wide[1].shape[0] if verb >= MARGINAL_VARIANCES else 0
     twice = size if verb > MARGINAL_VARIANCES else 0
-    if is_few(first, last, lanes) and is_chain and verb == MARGINAL_VARIANCES and values.shape[1] >= LONG:
-        nothing = np.empty(0, a.dtype)
-        for r in range(first, last):
-            long_backward(a[r], nothing, nothing, values[r])
-            bad += bad_pivots(indptr, a[r]) + bad_lanes(values[r])
-        return bad
     if is_few(first, last, lanes):
         memory = np.empty(size + twice, a.dtype)
         sigma, G = memory[:size], memory[size:]

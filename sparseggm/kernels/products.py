@@ -20,13 +20,13 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather, gather_rows, is_few, new_block, scatter
-from sparseggm.kernels.chain import LONG, long_backward, long_forward
+from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, is_few, new_block, scatter
+from sparseggm.kernels.chain import solve_backward, solve_forward
 from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "750948f9e24d1c8b"
-CHAIN_DIGEST = "03939b85f43bf4ec"
+BLOCKS_DIGEST = "7c4aa96b61f785ba"
+CHAIN_DIGEST = "7ef8f263740c0f6d"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
@@ -41,10 +41,7 @@ def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, la
     lanes, bad = lanes_of(x), 0
     if is_few(first, last, lanes):
         for r in range(first, last):
-            if is_chain and x.shape[1] >= LONG and verb <= SOLVE_T:
-                bad += _solve_long(verb, matrix[owner[r]], x[r], y[r])
-            else:
-                bad += _apply(verb, indptr, rows, matrix[owner[r]], x[r], y[r])
+            bad += _apply(verb, is_chain, indptr, rows, matrix[owner[r]], x[r], y[r])
         return bad
     A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
     stride = period if period % lanes == 0 and first % lanes == 0 else last - first
@@ -56,15 +53,17 @@ def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, la
             stop = min(start + lanes, last)
             gather(x, start, stop, b)
             if shared:
-                bad += _apply(verb, indptr, rows, matrix[owner[start]], b, out)
+                bad += _apply(verb, is_chain, indptr, rows, matrix[owner[start]], b, out)
             else:
-                bad += _apply(verb, indptr, rows, A, b, out)
+                bad += _apply(verb, is_chain, indptr, rows, A, b, out)
             scatter(out, y, start, stop)
     return bad
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _apply(verb, indptr, rows, A, b, y):
+def _apply(verb, is_chain, indptr, rows, A, b, y):
+    if is_chain and verb <= SOLVE_T:
+        return _solve_chain(verb, A, b, y)
     if verb == SOLVE:
         return solve(indptr, rows, A, b, y)
     if verb == SOLVE_T:
@@ -79,16 +78,20 @@ def _apply(verb, indptr, rows, A, b, y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _solve_long(verb, L, b, y):
-    """`_apply` for a long chain; an infinite pivot leaves a finite y."""
-    nothing = np.empty(0, y.dtype)
-    if b.ctypes.data == y.ctypes.data:  # parts that are done again need b as it was
-        b = b.copy()
+def _solve_chain(verb, L, b, y):
+    """`_apply` without index work. NaN or infinity once met stays; an infinite pivot hides, and is looked for."""
+    last, bad = y.shape[0] - 1, 0
     if verb == SOLVE:
-        long_forward(L, nothing, nothing, b, constant(y, 0.0), y, nothing)
+        carried = solve_forward(L, b, y[:last], constant(y, 0.0))
+        end = (load(b, last) - carried) / load(L, 2 * last)
+        store(y, last, end)
     else:
-        long_backward(L, b, y, nothing)
-    return bad_numbers(L) + bad_numbers(y)
+        end = load(b, last) / load(L, 2 * last)
+        store(y, last, end)
+        end = solve_backward(L, b, y[:last], end)
+    for j in range(last + 1):
+        bad += not_finite(load(L, 2 * j))
+    return bad + not_finite(end)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -218,24 +221,28 @@ def _add_outer(indptr, rows, a, b, total):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def logdet(indptr, factor, result, first, last):
-    """result = 2 Σ log L_jj, in float64. Nonzero status: 1 + a row with a diagonal that is not finite and positive."""
-    n = indptr.shape[0] - 1
+def logdet(indptr, factor, sums, first, last):
+    """sums[r, s] = Σ log L_jj over segment s of the nodes, in float64, for the entries first … last of `sums`.
+
+    Segments are what threads share of one large matrix. Nonzero status: a diagonal is not finite and positive.
+    """
+    n, segments = indptr.shape[0] - 1, sums.shape[1]
+    size, bad = (n + segments - 1) // segments, 0
     logs = np.empty(min(n, 4096))
-    for r in range(first, last):
-        total = sum_of_logarithms(indptr, factor[r], logs)
-        if not abs(total) < math.inf:
-            return r + 1
-        result[r] = 2.0 * total
-    return 0
+    for i in range(first, last):
+        start = i % segments * size
+        total = _sum_of_logarithms(indptr, factor[i // segments], start, min(start + size, n), logs)
+        bad += not abs(total) < math.inf
+        sums[i // segments, i % segments] = total
+    return bad
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def sum_of_logarithms(indptr, L, logs):
-    """Σ log L_jj in float64, NaN if a pivot is not positive and finite; `logs` is memory for some of them at a time."""
-    n, size, total = indptr.shape[0] - 1, logs.shape[0], 0.0
-    for start in range(0, n, size):
-        part = logs[: min(size, n - start)]
+def _sum_of_logarithms(indptr, L, first, last, logs):
+    """Σ log L_jj of nodes first … last, NaN if a pivot is not positive and finite; `logs` is memory for some."""
+    size, total = logs.shape[0], 0.0
+    for start in range(first, last, size):
+        part = logs[: min(size, last - start)]
         for i in range(part.shape[0]):
             part[i] = L[indptr[start + i]]
         bad = 0
@@ -244,12 +251,12 @@ def sum_of_logarithms(indptr, L, logs):
         if bad:
             return math.nan
         logarithms(part)
-        total += halved_sum(part)
+        total += _halved_sum(part)
     return total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def halved_sum(x):
+def _halved_sum(x):
     """The sum, by halves; x is used up."""
     size = x.shape[0]
     while size > 1:

@@ -87,6 +87,10 @@ def scatter_tile(block, at, array, first, stride):
     array[_tile(first, stride, block.shape[1])] = block[at : at + block.shape[1]]
 
 
+def prefetch(array, i):
+    """Say that element i of a 1-D array will be read soon; i may lie outside."""
+
+
 def _tile(first, stride, lanes):
     return first + np.arange(lanes)[:, None] + stride * np.arange(lanes)
 
@@ -213,6 +217,25 @@ def _constant(context, block, number):
         return scalar if kind.ndim == 1 else _splat(builder, context.get_value_type(_value_type(kind)), scalar)
 
     return _value_type(block)(block, types.float64), codegen
+
+
+@intrinsic
+def _prefetch(context, array, i):
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    how = [ir.Constant(number, constant) for constant in (0, 2, 1)]  # to read; into the second cache; data
+
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.bitcast(_pointer(context, builder, signature.args[0], *arguments), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8"), [pointer, *how])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@overload(prefetch)
+def _overload_prefetch(array, i):
+    return lambda array, i: _prefetch(array, i)
 
 
 @overload(load)

@@ -1,0 +1,93 @@
+"""Parts of one long chain: what they pass to each other at seams, and how far a guess must look. See `long_chain`."""
+
+import numpy as np
+from numba import njit
+
+from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, not_positive, store
+
+VECTOR_DIGEST = "3be825edddd084f9"
+
+WARM_UP = 64
+"""Nodes that a guess looks outward at a time."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def part_length(L, carry):
+    """Nodes of a part."""
+    return ((L.shape[0] + 1) // 2 - 1) // (carry.shape[0] * lanes_of(L))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def keep(states, c, first, second):
+    store(states, 2 * c, first)
+    store(states, 2 * c + 1, second)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fetch(states, c, lane, kept):
+    """What one part kept, for all lanes."""
+    for i in range(2):
+        kept[i] = states[2 * c + i, lane]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def differ(states, c, lane, kept):
+    """Whether what a part began with differs by more than 2u, relatively, from what its neighbour arrived at."""
+    tolerance = np.finfo(kept.dtype).eps
+    first, second = states[2 * c, lane], states[2 * c + 1, lane]
+    equal = abs(first - kept[0, 0]) <= tolerance * abs(kept[0, 0])
+    return not (equal and abs(second - kept[1, 0]) <= tolerance * abs(kept[1, 0]))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def replace(states, c, lane, kept):
+    """What a part kept before, by what it has now; whether they are equal."""
+    equal = states[2 * c, lane] == kept[0, 0] and states[2 * c + 1, lane] == kept[1, 0]
+    for i in range(2):
+        states[2 * c + i, lane] = kept[i, 0]
+    return equal
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def bad_chain_pivots(positive, L):
+    """The number of pivots of nodes that are infinite or NaN; or not positive either."""
+    bad = 0
+    for j in range(0, L.shape[0], 2):
+        bad += not_positive(load(L, j)) if positive else not_finite(load(L, j))
+    return bad
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def reach_of(L, seam, stride, outward, L_chunk):
+    """Nodes after a seam, or before it, whose Π |b_j / a_j| is below u / 2 in every lane; at most those of a part."""
+    influence, reach = constant(L_chunk, 1.0), 0
+    negligible = constant(L_chunk, (np.finfo(L.dtype).eps / 4) ** 2)
+    while reach < stride:
+        size = min(WARM_UP, stride - reach)
+        gather_nodes(L, seam + reach if outward else seam - reach - size, stride, L_chunk[: 2 * size])
+        for j in range(size):
+            ratio = load(L_chunk, 2 * j + 1) / load(L_chunk, 2 * j)
+            influence = influence * (ratio * ratio)
+        reach += size
+        if not_positive(negligible - influence) == 0:
+            break
+    return reach
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather_nodes(L, first, stride, block):
+    """Diagonals and couplings of nodes first + lane · stride + i; a node outside the chain is 1 and uncoupled."""
+    for lane in range(block.shape[1]):
+        for i in range(block.shape[0] // 2):
+            p = 2 * (first + lane * stride + i)
+            block[2 * i, lane] = L[p] if 0 <= p < L.shape[0] else 1.0
+            block[2 * i + 1, lane] = L[p + 1] if 0 <= p < L.shape[0] - 1 else 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather_entries(x, first, stride, block):
+    """Entries x[first + lane · stride + i], 0 outside the chain; an empty x leaves the block alone."""
+    for lane in range(block.shape[1] if x.shape[0] else 0):
+        for i in range(block.shape[0]):
+            j = first + lane * stride + i
+            block[i, lane] = x[j] if 0 <= j < x.shape[0] else 0.0

@@ -1,0 +1,110 @@
+"""The verbs on one long chain, which is cut into strips that threads share: see `kernels.long_chain`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparseggm import checks, threads
+from sparseggm.kernels import long_chain as kernels
+from sparseggm.kernels.vector import REGISTER_BYTES
+from sparseggm.pattern import FloatArray, Pattern
+
+LONG = 1 << 14
+"""Nodes from which a chain is worth cutting."""
+
+_STRIP = 1 << 17
+"""Nodes of a strip, unless that made more than `_MOST` of them."""
+
+_MOST = 16
+
+
+def is_long(pattern: Pattern, batch: int) -> bool:
+    """Whether to take the chains of a batch one by one, each in strips: they are long, and too few to share."""
+    return pattern.is_chain and pattern.n >= LONG and batch < 2 * threads.LANES
+
+
+def cholesky(P: FloatArray, L: FloatArray) -> int:
+    """Overwrite L with the factor of P. Nonzero status: a pivot fails, but not which."""
+    carry = _carry(P, 1)
+    status = threads.run(kernels.factorise_strips, _work(P, carry), P, L, carry, batch=len(carry))
+    return status or int(kernels.mend_factorise(P, L, carry))
+
+
+def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+    """y = L⁻¹ b; y may be b. Nonzero status: something is not finite."""
+    absent, unwanted, carry = L[:0], y[:0], _carry(L, 2)
+    return _forward((absent, absent, _apart(b, y), L.dtype.type(0), unwanted, unwanted, y), L, carry, carry)
+
+
+def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+    """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
+    return _backward((False, pattern.indptr, _apart(b, y), L[:0], y, y[:0]), L, _carry(L, 2))[0]
+
+
+def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
+    """v = diag (L Lᵀ)⁻¹. Nonzero status: something is not finite, or a pivot not positive."""
+    return _backward((True, pattern.indptr, L[:0], L[:0], v[:0], v), L, _carry(L, 2))[0]
+
+
+def sample_and_kl(
+    pattern: Pattern, loc: FloatArray, L: FloatArray, eps: FloatArray, z: FloatArray, kl: FloatArray
+) -> int:
+    """z = loc + L⁻ᵀ ε, and kl[0]. Nonzero status: something is not finite, or a pivot not positive."""
+    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0]), L, _carry(L, 2))
+    with np.errstate(over="ignore"):
+        kl[0] = 0.5 * (energy - pattern.n)
+    return status + (not math.isfinite(kl[0]))
+
+
+def sample_and_kl_vjp(
+    pattern: Pattern,
+    loc: FloatArray,
+    L: FloatArray,
+    eps: FloatArray,
+    z_bar: FloatArray,
+    kl_bar: FloatArray,
+    loc_bar: FloatArray,
+    L_bar: FloatArray,
+    eps_bar: FloatArray,
+) -> int:
+    """The cotangents of loc, L and ε for those of z and kl[0]; an empty `eps_bar` is not wanted. Status likewise."""
+    entering = _carry(L, 2)
+    status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0]), L, entering)
+    task = (eps, loc, z_bar, kl_bar[0], loc_bar, L_bar, eps_bar)
+    return status + _forward(task, L, entering, _carry(L, 2))
+
+
+def _backward(task: tuple[Any, ...], L: FloatArray, carry: FloatArray) -> tuple[int, float]:
+    """Both kernels: a status, and the sum of the energies if there is a mean."""
+    lanes = carry.shape[2] if len(task[3]) else 0
+    sums, rest = np.empty((len(carry), carry.shape[1] // 2 * lanes)), np.zeros(lanes)
+    suspect = threads.run(kernels.backward_strips, _work(L, carry), task, L, carry, sums, batch=len(carry))
+    status = int(kernels.mend_backward(suspect, task, L, carry, sums, rest))
+    return status, float(sums[:, : sums.shape[1] - lanes].sum() + rest[:1].sum())
+
+
+def _forward(task: tuple[Any, ...], L: FloatArray, entering: FloatArray, carry: FloatArray) -> int:
+    """Both kernels."""
+    suspect = threads.run(kernels.forward_strips, _work(L, carry), task, L, entering, carry, batch=len(carry))
+    return int(kernels.mend_forward(suspect, task, L, entering, carry))
+
+
+def _work(L: FloatArray, carry: FloatArray) -> int:
+    """Multiply-adds a strip, as `threads` weighs them."""
+    return 5 * len(L) // len(carry)
+
+
+def _carry(L: FloatArray, rows: int) -> FloatArray:
+    """Memory for what chunks pass on: (strips, chunks + 1 times `rows`, lanes)."""
+    n, lanes = (len(L) + 1) // 2, REGISTER_BYTES // L.itemsize
+    strips = max(1, min(n // _STRIP, _MOST))
+    part = (n - 1) // (strips * lanes)
+    return np.empty((strips, rows * (-(-part // kernels.CHUNK) + 1), lanes), L.dtype)
+
+
+def _apart(b: FloatArray, y: FloatArray) -> FloatArray:
+    """b, or a copy where y is to take its place: parts that are done again need it as it was."""
+    return checks.frozen(b.copy()) if np.may_share_memory(b, y) else b
