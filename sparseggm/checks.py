@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 
 REMEDY = "Rescale, or use float64."
 
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _identity = np.arange(1024)
 
 
@@ -27,21 +28,23 @@ _identity = np.arange(1024)
 def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:
     """Every packed array ends in nnz, every vector in n, and all are float32 or all float64, native byte order."""
     require_pattern(verb, pattern)
-    for size, meaning, arrays in (
-        (pattern.nnz, "the nnz of the pattern", packed or {}),
-        (pattern.n, "the size of the pattern", vectors),
-    ):
-        for name, array in arrays.items():
+    dtypes = set()
+    for arrays, size, meaning in ((packed, pattern.nnz, "the nnz"), (vectors, pattern.n, "the size")):
+        for name, array in (arrays or {}).items():
             if not isinstance(array, np.ndarray):
                 raise DTypeError(f"{verb}: {name} must be a NumPy array, got {type(array).__name__}.")
-            if array.dtype != np.float64 and array.dtype != np.float32:
+            if array.dtype not in _DTYPES:
                 raise DTypeError(
                     f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
                     "Convert it with astype."
                 )
             if array.shape[-1:] != (size,):
-                raise ShapeError(f"{verb}: {name} must end in {size}, {meaning}, got shape {array.shape}.")
-    same_dtype(verb, **(packed or {}), **vectors)
+                raise ShapeError(
+                    f"{verb}: {name} must end in {size}, {meaning} of the pattern, got shape {array.shape}."
+                )
+            dtypes.add(array.dtype)
+    if len(dtypes) > 1:
+        same_dtype(verb, **(packed or {}), **vectors)
 
 
 def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
@@ -99,7 +102,9 @@ def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
     """(batch, k), C-contiguous and read-only; a copy only where needed to broadcast or to make contiguous."""
     if array.shape[:-1] != batch_shape:
         array = np.broadcast_to(array, (*batch_shape, array.shape[-1]))
-    return frozen(np.ascontiguousarray(array).reshape(math.prod(batch_shape), array.shape[-1]))  # type: ignore[no-any-return]
+    if array.ndim != 2 or not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array).reshape(math.prod(batch_shape), array.shape[-1])
+    return frozen(array)  # type: ignore[no-any-return]
 
 
 def owners(batch_shape: Shape, full: Shape) -> IntArray:

@@ -94,7 +94,7 @@ class FactoredDistribution(Distribution):
         _check_tensors(name, topology, loc, "factor", factor, pattern.nnz)
         batch_shape = common_batch(name, loc=loc, factor=factor)
         self.topology, self.factor_pattern, self._factor = topology, pattern, factor
-        self.loc = loc.expand(*batch_shape, topology.n)
+        self.loc = loc if loc.shape[:-1] == batch_shape else loc.expand(*batch_shape, topology.n)
         super().__init__(batch_shape, torch.Size([topology.n]), validate_args=False)  # it would not name the node
         self._validate_args = type(self)._validate_args if validate_args is None else validate_args
         if self._validate_args and are_readable(loc, factor):
@@ -176,11 +176,10 @@ class FactoredDistribution(Distribution):
 
 def common_batch(function: str, **tensors: Tensor) -> torch.Size:
     """The batch axes that broadcasting gives."""
-    shapes = {name: tensor.shape[:-1] for name, tensor in tensors.items()}
     try:
         return torch.Size(batch_of(*tensors.values()))
     except RuntimeError:
-        named = " and ".join(f"{tuple(shape)} of {name}" for name, shape in shapes.items())
+        named = " and ".join(f"{tuple(tensor.shape[:-1])} of {name}" for name, tensor in tensors.items())
         raise ShapeError(f"{function}: batch axes must broadcast, got {named}.") from None
 
 

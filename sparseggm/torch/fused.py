@@ -68,10 +68,11 @@ def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[None, Tensor, Tensor
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
         pattern = pattern_of(ctx.key)
         return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
-    needs_noise = ctx.needs_input_grad[-1]
-    vjp = _run_vjp if are_plain(loc, z_bar, kl_bar) else torch.ops.sparseggm.sample_and_kl_vjp
-    bars = vjp(ctx.key, loc, factor, noise, z_bar, kl_bar, needs_noise)
-    return None, bars[0], bars[1], bars[2] if needs_noise else None
+    inputs = ctx.key, loc, factor, noise, z_bar, kl_bar, ctx.needs_input_grad[-1]
+    if are_plain(loc, z_bar, kl_bar):
+        return None, *_bars(*inputs)
+    loc_bar, factor_bar, noise_bar = torch.ops.sparseggm.sample_and_kl_vjp(*inputs)
+    return None, loc_bar, factor_bar, noise_bar if ctx.needs_input_grad[-1] else None
 
 
 class _EagerStep(torch.autograd.Function):
@@ -93,18 +94,22 @@ def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> t
     return loc + ops.solve_t(pattern, factor, noise), 0.5 * kl
 
 
-def _run_vjp(
+def _bars(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     arrays = array(loc), array(factor), array(noise)
     compute = step.sample_and_kl_vjp if _have_one_shape(*arrays) else _vjp_by_verbs
     loc_bar, factor_bar, noise_bar = compute(pattern_of(key), *arrays, array(z_bar), array(kl_bar), needs_noise)
-    unwanted = noise.new_empty((*noise.shape[:-1], 0))
-    return (
-        torch.from_numpy(loc_bar),
-        torch.from_numpy(factor_bar),
-        unwanted if noise_bar is None else torch.from_numpy(noise_bar),
-    )
+    given = None if noise_bar is None else torch.from_numpy(noise_bar)
+    return torch.from_numpy(loc_bar), torch.from_numpy(factor_bar), given
+
+
+def _run_vjp(
+    key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """An operator has no optional results: noise that is not wanted has no entries."""
+    loc_bar, factor_bar, noise_bar = _bars(key, loc, factor, noise, z_bar, kl_bar, needs_noise)
+    return loc_bar, factor_bar, noise.new_empty((*noise.shape[:-1], 0)) if noise_bar is None else noise_bar
 
 
 # z = loc + y, Lᵀ y = ε  ⇒  ε̄ = L⁻¹ z̄ ,  L̄ = −y ε̄ᵀ ;   KL adds  k̄ loc to loc̄,  k̄ (½ ∂tr Σ/∂L + diag(1/L_jj)) to L̄

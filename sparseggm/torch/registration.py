@@ -49,7 +49,7 @@ def pattern_of(key: str) -> Pattern:
 
 def array(tensor: Tensor) -> Any:
     """The tensor's memory as a NumPy array."""
-    return tensor.detach().numpy()
+    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
 
 
 def are_transformed() -> bool:
