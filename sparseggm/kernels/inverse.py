@@ -166,13 +166,13 @@ def _gram_vjp(indptr, rows, gram, A, V, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _backward_recursion(indptr, rows, fill, L, W, flush):
+def _backward_recursion(indptr, rows, fill, L, W, negligible):
     """Overwrite W, holding X on F, with the solution of (1).
 
-    With `flush` an entry |W_ij| < √tiny √W_ii / L_jj is set to zero; for W = Σ the right side is ≤ √tiny √(Σ_ii Σ_jj).
+    An entry |W_ij| < negligible √W_ii / L_jj is set to zero; for W = Σ the right side is ≤ negligible √(Σ_ii Σ_jj).
     """
     fill_indptr, fill_rows, row_indptr, row_cols, row_positions = fill
-    negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
+    small, flush = constant(L, negligible), negligible > 0.0
     threshold = new_like(indptr.shape[0] - 1 if flush else 0, L)
     left = row_indptr[1:].copy()
     outside = np.empty(np.diff(fill_indptr).max(), np.int32)
@@ -226,7 +226,7 @@ def _backward_recursion(indptr, rows, fill, L, W, flush):
         W_jj = W_jj / pivot
         store(W, fill_begin, W_jj)
         if flush:
-            store(threshold, j, negligible * square_root(W_jj))
+            store(threshold, j, small * square_root(W_jj))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -235,7 +235,7 @@ def invert(indptr, rows, fill, L, sigma):
     sigma[:] = 0.0
     for j in range(indptr.shape[0] - 1):
         store(sigma, fill[0][j], constant(L, 1.0) / load(L, indptr[j]))
-    _backward_recursion(indptr, rows, fill, L, sigma, True)
+    _backward_recursion(indptr, rows, fill, L, sigma, math.sqrt(np.float64(np.finfo(L.dtype).tiny)))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -243,7 +243,7 @@ def _cholesky_vjp(indptr, rows, closed, L, X, out):
     """out = V with tril((V + Vᵀ) L) = X on a closed pattern."""
     for p in range(rows.shape[0]):
         store(out, p, load(X, p))
-    _backward_recursion(indptr, rows, closed, L, out, False)
+    _backward_recursion(indptr, rows, closed, L, out, 0.0)
     for j in range(indptr.shape[0] - 1):
         store(out, indptr[j], constant(L, 0.5) * load(out, indptr[j]))
 

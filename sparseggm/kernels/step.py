@@ -24,7 +24,7 @@ from sparseggm.kernels.products import solve, solve_t
 from sparseggm.kernels.vector import constant, double, lanes_of, load, not_positive, put, store
 
 CHAIN_DIGEST = "7ef8f263740c0f6d"
-INVERSE_DIGEST = "d3259b22d416b035"
+INVERSE_DIGEST = "e7f8d067fbabb726"
 PRODUCTS_DIGEST = "1aa79c338ab51a6f"
 BLOCKS_DIGEST = "7c4aa96b61f785ba"
 LOGARITHM_DIGEST = "92b20627c1b3936a"
