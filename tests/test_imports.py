@@ -34,6 +34,7 @@ LAYERS = (
     "parametrize",
     "adjoints",
     "step",
+    "draws",
     "probes",
     "xtrace",
     "stochastic",
