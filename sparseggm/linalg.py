@@ -220,7 +220,8 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     ):
         columns[:] = -1
         return factor, columns
-    structure = (pattern.is_chain, filled.indptr, filled.rows, *filled.row_structure, pattern.positions_in_fill)
+    by_rows = (*filled.row_structure, filled.column_groups)
+    structure = (pattern.is_chain, filled.indptr, filled.rows, by_rows, pattern.positions_in_fill)
     threads.run(cholesky_kernels.cholesky, squared_columns(filled), *structure, *rows, batch=count)
     return factor, columns
 

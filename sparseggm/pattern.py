@@ -202,6 +202,13 @@ class Pattern:
         return _read_only(row_indptr), _read_only(row_cols), _read_only(row_positions)
 
     @cached_property
+    def column_groups(self) -> npt.NDArray[np.int8]:
+        """Of each strictly lower entry, row by row: how many columns from its own on a factorisation takes together."""
+        groups = np.zeros(self.nnz - self.n, np.int8)
+        symbolic.group_columns(self.indptr, self.rows, *self.row_structure, groups)
+        return _read_only(groups)
+
+    @cached_property
     def is_chain(self) -> bool:
         """Whether column j holds j and j + 1, for every j: the factor of a chain in its natural order."""
         return self.nnz == 2 * self.n - 1 and bool((self.rows - self.cols <= 1).all())

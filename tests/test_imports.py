@@ -35,6 +35,7 @@ LAYERS = (
     "parametrize",
     "adjoints",
     "step",
+    "draws",
     "probes",
     "xtrace",
     "stochastic",

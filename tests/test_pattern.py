@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import reference.topology
 from sparseggm import Pattern, PatternError, ShapeError
-from tests.strategies import mask, named_patterns
+from tests.strategies import dense_pattern, mask, named_patterns
 
 EXAMPLE = Pattern(4, [0, 3, 5, 6, 7], [0, 1, 3, 1, 2, 2, 3])
 """The 4 × 4 matrix of the module's docstring."""
@@ -104,6 +104,25 @@ def test_row_structure_lists_the_strictly_lower_entries_of_each_row(pattern: Pat
         assert row_cols[part].tolist() == np.flatnonzero(expected_mask(pattern)[i, :i]).tolist()
         assert (pattern.rows[row_positions[part]] == i).all()
         assert (pattern.cols[row_positions[part]] == row_cols[part]).all()
+
+
+@given(pattern=patterns)
+def test_columns_in_a_group_have_the_same_rows_from_a_row_on(pattern: Pattern) -> None:
+    closed = pattern.filled()
+    (row_indptr, row_cols, _), groups, stored = closed.row_structure, closed.column_groups, expected_mask(closed)
+    assert not groups.flags.writeable
+    for i in range(closed.n):
+        t = row_indptr[i]
+        while t < row_indptr[i + 1]:
+            group = row_cols[t : t + groups[t]]
+            assert len(group) == groups[t] in (1, 2, 4)
+            assert (stored[i:, group] == stored[i:, group[:1]]).all()
+            t += groups[t]
+        assert t == row_indptr[i + 1]
+
+
+def test_the_last_columns_of_a_dense_pattern_go_together() -> None:
+    assert dense_pattern(6).column_groups.tolist() == [1, 2, 0, 2, 0, 1, 4, 0, 0, 0, 4, 0, 0, 0, 1]
 
 
 @given(pattern=patterns)

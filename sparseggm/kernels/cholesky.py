@@ -1,7 +1,7 @@
 """Sparse Cholesky factorisation and its derivative, left-looking, on blocks of lanes or single matrices.
 
 Conventions are those of `products`: C-contiguous rows, `first, last`, a status. `row_indptr, row_cols, row_positions`
-list row k of the pattern left of its diagonal.
+list row k of the pattern left of its diagonal; `by_rows` is these and `groups`, the columns that go together.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ BLOCKS_DIGEST = "7c4aa96b61f785ba"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def cholesky(
-    is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, precision, factor, columns, first, last
-):
+def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, first, last):
     """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed.
 
     columns[r] becomes the failing column of row r, or −1; factor[r] at its diagonal is then the pivot.
@@ -36,22 +34,18 @@ def cholesky(
         singly = few
         if not few:
             gather(precision, start, stop, P)
-            singly = (
-                _factorise(is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, P, L) >= 0
-            )  # which one?
+            singly = _factorise(is_chain, indptr, rows, by_rows, places, P, L) >= 0  # which one?
             scatter(L, factor, start, stop)
         for r in range(start, stop):
             columns[r] = -1
             if singly:
-                columns[r] = _factorise(
-                    is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, precision[r], factor[r]
-                )
+                columns[r] = _factorise(is_chain, indptr, rows, by_rows, places, precision[r], factor[r])
                 status |= columns[r] >= 0
     return status
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _factorise(is_chain, indptr, rows, row_indptr, row_cols, row_positions, places, P, L):
+def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
     """Overwrite L; the first column in which a pivot is not positive, where it stops, or −1."""
     n = indptr.shape[0] - 1
     negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
@@ -68,10 +62,7 @@ def _factorise(is_chain, indptr, rows, row_indptr, row_cols, row_positions, plac
         begin, end = indptr[k], indptr[k + 1]
         for q in range(begin, end):
             slot[rows[q]] = q
-        for t in range(row_indptr[k], row_indptr[k + 1]):  # P_ik −= Σ_{j<k} L_ij L_kj
-            L_kj = load(L, row_positions[t])
-            for p in range(row_positions[t], indptr[row_cols[t] + 1]):
-                store(L, slot[rows[p]], load(L, slot[rows[p]]) - load(L, p) * L_kj)
+        _subtract_columns(indptr, rows, by_rows, k, slot, L)
         pivot = load(L, begin)
         if not_positive(pivot):
             return k
@@ -80,6 +71,36 @@ def _factorise(is_chain, indptr, rows, row_indptr, row_cols, row_positions, plac
         for q in range(begin + 1, end):
             store(L, q, flushed(load(L, q) / pivot, load(threshold, rows[q])))
     return -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _subtract_columns(indptr, rows, by_rows, k, slot, L):
+    """P_ik −= Σ_j L_ij L_kj over the columns j < k, where P_ik stands at slot[i].
+
+    Alone a column loads and stores a target for each product. Neighbours that have the same rows from k on go
+    together, four or two at a time, and share that.
+    """
+    row_indptr, row_cols, row_positions, groups = by_rows
+    t = row_indptr[k]
+    while t < row_indptr[k + 1]:
+        p, end, together = row_positions[t], indptr[row_cols[t] + 1], groups[t]
+        a = load(L, p)
+        if together == 1:
+            for q in range(p, end):
+                store(L, slot[rows[q]], load(L, slot[rows[q]]) - load(L, q) * a)
+        else:
+            second = row_positions[t + 1] - p
+            b = load(L, p + second)
+            if together == 2:
+                for q in range(p, end):
+                    store(L, slot[rows[q]], load(L, slot[rows[q]]) - load(L, q) * a - load(L, q + second) * b)
+            else:
+                third, fourth = row_positions[t + 2] - p, row_positions[t + 3] - p
+                c, d = load(L, p + third), load(L, p + fourth)
+                for q in range(p, end):
+                    P_ik = load(L, slot[rows[q]]) - load(L, q) * a - load(L, q + second) * b
+                    store(L, slot[rows[q]], P_ik - load(L, q + third) * c - load(L, q + fourth) * d)
+        t += together
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

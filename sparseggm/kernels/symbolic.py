@@ -31,6 +31,28 @@ def transpose(indptr, rows, row_indptr, row_cols, row_positions):
 
 
 @njit(cache=True, nogil=True)
+def group_columns(indptr, rows, row_indptr, row_cols, row_positions, groups):
+    """How many entries of a row, 4, 2 or 1, stand in columns that agree from that row on; 0 where one is in a group.
+
+    Column j + 1 has all rows of column j, if it is the first below that diagonal; and no more, if it has as many.
+    """
+    for k in range(indptr.shape[0] - 1):
+        t, stop = row_indptr[k], row_indptr[k + 1]
+        while t < stop:
+            length = 1
+            while length < 4 and t + length < stop:
+                s = t + length
+                j = row_cols[s - 1]
+                agree = rows[indptr[j] + 1] == j + 1 and row_cols[s] == j + 1
+                if not agree or indptr[j + 2] - row_positions[s] != indptr[j + 1] - row_positions[s - 1]:
+                    break
+                length += 1
+            length = min(length, 2) if length < 4 else 4
+            groups[t] = length
+            t += length
+
+
+@njit(cache=True, nogil=True)
 def fill_counts(row_indptr, row_cols, parent, counts):
     """Elimination tree, and the number of entries in each column of the Cholesky factor.
 

@@ -68,9 +68,8 @@ class GaussianGraphicalModel(FactoredDistribution):
         if noise is None:
             noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         self._check_event("rsample_and_log_prob", noise=noise)
-        z = self.colorize(noise)
-        z = z + self.loc if z.requires_grad or are_transformed() else z.add_(self.loc)
-        return z, self._log_prob_of_noise(noise).to(z.dtype)
+        peak = 0.5 * (self._logdet() - self.topology.n * LOG_2PI)
+        return samples.draw_and_log_prob(self.factor_pattern, self.loc, self._factor, self._order, peak, noise)
 
     def _log_prob_of_noise(self, noise: Tensor) -> Tensor:
         """log q(loc + L⁻ᵀ ε), in float64."""

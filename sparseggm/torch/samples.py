@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm import checks, gaussian, linalg
+from sparseggm import checks, draws, gaussian, linalg
 from sparseggm.errors import NonFiniteError
 from sparseggm.pattern import FloatArray, Pattern
 from sparseggm.torch import ops
@@ -30,6 +30,15 @@ def draw(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, ba
     """
     key = key_of(pattern, "draw", loc, factor)
     return torch.ops.sparseggm.draw(key, loc, factor, order, batch_shape)  # type: ignore[no-any-return]
+
+
+def draw_and_log_prob(
+    pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, peak: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """z = loc + L⁻ᵀ ε and log q(z) = peak − ½ ‖ε‖², peak (...) being log q(loc) in float64; batch axes broadcast."""
+    key = key_of(pattern, "draw_and_log_prob", loc, factor, noise)
+    operator = torch.ops.sparseggm.draw_and_log_prob
+    return operator(key, loc, factor, order, peak.unsqueeze(-1), noise)  # type: ignore[no-any-return]
 
 
 def square_distance(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, x: Tensor) -> Tensor:
@@ -77,12 +86,18 @@ def _draw_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor | None, Shap
 # z = loc + x, Lᵀ x = ε  ⇒  L̄ = −x (L⁻¹ z̄)ᵀ on the pattern, x = z − loc
 def _draw_rule(ctx: Any, z_bar: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
     loc, factor, order, z = ctx.saved_tensors
+    return None, *_draw_bars(ctx.key, loc, factor, order, z, z_bar), None, None
+
+
+def _draw_bars(
+    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
+) -> tuple[Tensor, Tensor]:
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-        pattern = pattern_of(ctx.key)
+        pattern = pattern_of(key)
         noise_bar = ops.solve(pattern, factor, reordered(z_bar, order))
         factor_bar = -ops.outer(pattern, reordered(z - loc, order), noise_bar, factor.shape[:-1])
-        return None, _summed(z_bar, loc), factor_bar, None, None
-    return None, *torch.ops.sparseggm.draw_vjp(ctx.key, loc, factor, order, z, z_bar), None, None
+        return _summed(z_bar, loc), factor_bar
+    return torch.ops.sparseggm.draw_vjp(key, loc, factor, order, z, z_bar)  # type: ignore[no-any-return]
 
 
 def _draw_vjp(
@@ -114,6 +129,55 @@ register(
     _draw_vjp,
     lambda key, loc, factor, order, z, z_bar: (loc.new_empty(loc.shape), factor.new_empty(factor.shape)),
     loops=True,
+)
+
+
+# ---------------------------------------------------------------------- draws with their densities
+
+
+def _draw_and_log_prob(
+    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, peak: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    nodes = None if order is None else array(order)
+    arrays = (array(tensor) for tensor in (loc, factor, peak.squeeze(-1), noise))
+    z, log_prob = draws.draw_and_log_prob(pattern_of(key), nodes, *arrays)
+    return torch.from_numpy(z), torch.from_numpy(log_prob)
+
+
+def _draw_and_log_prob_fake(
+    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, peak: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    batch = torch.broadcast_shapes(*(tensor.shape[:-1] for tensor in (loc, factor, peak, noise)))
+    return noise.new_empty((*batch, pattern_of(key).n)), noise.new_empty(batch)
+
+
+def _draw_and_log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.key = inputs[0]
+    ctx.save_for_backward(*inputs[1:])
+
+
+# As for a draw; but ε is at hand, so that x = L⁻ᵀ ε itself is, and  ε̄ = L⁻¹ z̄ − ε l̄  for  l = peak − ½ ‖ε‖²
+def _draw_and_log_prob_rule(
+    ctx: Any, z_bar: Tensor, bar: Tensor
+) -> tuple[None, Tensor, Tensor, None, Tensor, Tensor | None]:
+    loc, factor, order, peak, noise = ctx.saved_tensors
+    pattern, inverse, noise_bar = pattern_of(ctx.key), _inverse(order), None
+    x = reordered(ops.solve_t(pattern, factor, reordered(noise, order)), inverse)
+    x = x.expand_as(z_bar)  # loc alone may have some of the batch axes
+    loc_bar, factor_bar = _draw_bars(ctx.key, torch.zeros_like(loc), factor, order, x, z_bar)
+    if ctx.needs_input_grad[-1]:
+        whitened = reordered(ops.solve(pattern, factor, reordered(z_bar, order)), inverse)
+        noise_bar = _summed(whitened - noise * bar.unsqueeze(-1), noise)
+    return None, loc_bar, factor_bar, None, _summed(bar.unsqueeze(-1).double(), peak), noise_bar
+
+
+register(
+    "draw_and_log_prob(str key, Tensor loc, Tensor factor, Tensor? order, Tensor peak, Tensor noise)"
+    " -> (Tensor, Tensor)",
+    _draw_and_log_prob,
+    _draw_and_log_prob_fake,
+    _draw_and_log_prob_setup,
+    _draw_and_log_prob_rule,
 )
 
 

@@ -39,9 +39,16 @@ def draw_log_prob_and_backward(q: GaussianGraphicalModel, count: int) -> None:
     q.log_prob(z).sum().backward()
 
 
+def draw_with_log_prob(q: GaussianGraphicalModel, count: int) -> None:
+    with torch.no_grad():
+        q.rsample_and_log_prob((count,))
+
+
 CASES: dict[str, tuple[Callable[[GaussianGraphicalModel, int], None], sg.Topology]] = {
     "draw-and-backward": (draw_and_backward, TOPOLOGY),
     "draw-and-backward, reordered": (draw_and_backward, REORDERED),
+    "draw-with-log-prob": (draw_with_log_prob, TOPOLOGY),
+    "draw-with-log-prob, reordered": (draw_with_log_prob, REORDERED),
     "draw-log-prob-and-backward": (draw_log_prob_and_backward, TOPOLOGY),
 }
 

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(
     [
         ("draw-and-backward", 1.2),
         ("draw-and-backward, reordered", 1.2),
+        ("draw-with-log-prob", 2.1),  # the noise, and the samples
+        ("draw-with-log-prob, reordered", 2.1),
         ("draw-log-prob-and-backward", 2.2),  # the samples, and their cotangent
     ],
 )

@@ -108,6 +108,72 @@ def test_a_failure_in_place_is_explained_from_the_factor():
         linalg.solve_t(pattern, lower, x, out=x)
 
 
+# ---------------------------------------------------------------------- draws with their densities
+
+
+@every_kind
+@batches
+def test_a_draw_with_its_density_is_the_formula(kind, loc_batch, batch, sample_shape):
+    n = kind.topology.n
+    loc, values = vectors(n, *loc_batch, seed=3), kind.values(*batch)
+    q, other = kind.make(loc, values), kind.make(loc, values)
+    noise = vectors(n, *sample_shape, *q.batch_shape, seed=8)
+    z = other.loc + other.colorize(noise)
+    expected = (z, 0.5 * (other._logdet() - noise.square().sum(-1) - n * math.log(2 * math.pi)))
+    found = q.rsample_and_log_prob(noise=noise)
+    assert torch.equal(found[0], z)
+    assert torch.allclose(found[1], expected[1], rtol=1e-13, atol=1e-13)
+    weights = [torch.randn_like(result) for result in found]
+    bars, expected_bars = (
+        torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, pair, strict=True)), (loc, values, noise))
+        for pair in (found, expected)
+    )
+    for bar, expected_bar in zip(bars, expected_bars, strict=True):
+        assert torch.allclose(bar, expected_bar, rtol=1e-12, atol=1e-12)
+
+
+@every_kind
+def test_a_draw_with_its_density_has_derivatives_of_first_and_second_order(kind):
+    def drawn(loc, values, noise):
+        return kind.make(loc, values, validate_args=False).rsample_and_log_prob(noise=noise)
+
+    parameters = (vectors(kind.topology.n), kind.values(2), vectors(kind.topology.n, 3, 1, seed=1))
+    assert torch.autograd.gradcheck(drawn, parameters)
+    assert torch.autograd.gradgradcheck(drawn, parameters)
+
+
+def test_one_noise_and_one_factor_meet_many_means():
+    loc, lower, noise = vectors(9, 5, 3), Kind(sg.Grid(3, 3), "factor").values(), vectors(9, 5, 1, seed=1)
+
+    def gradients(function):
+        q = GaussianGraphicalModel(loc, factor=lower, topology=sg.Grid(3, 3))
+        return torch.autograd.grad(function(q).square().sum(), (loc, lower, noise))
+
+    found = gradients(lambda q: q.rsample_and_log_prob(noise=noise)[0])
+    for bar, expected in zip(found, gradients(lambda q: q.loc + q.colorize(noise)), strict=True):
+        assert torch.allclose(bar, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_of_a_draw_with_its_density_keeps_its_digits_far_from_zero():
+    """ε is at hand: L⁻ᵀ ε is not z − loc, of which float32 has no digit here."""
+    pattern = sg.Chain(4).factor_pattern
+    lower, noise = factor(pattern).detach(), vectors(4, 5).detach()
+    bars = []
+    for dtype in (torch.float32, torch.float64):
+        values = lower.to(dtype).requires_grad_()
+        q = GaussianGraphicalModel(torch.full((4,), 1e9, dtype=dtype), factor=values, topology=sg.Chain(4))
+        z, _ = q.rsample_and_log_prob(noise=noise.to(dtype))
+        bars.append(torch.autograd.grad(z.sum(), values)[0].double())
+    assert torch.allclose(*bars, rtol=1e-5, atol=1e-5)
+
+
+def test_noise_that_is_not_finite_is_named_by_the_callers_node():
+    q, noise = Kind(sg.Star(4), "factor").example(), torch.zeros(20, 4, dtype=torch.float64)
+    noise[3, 1] = math.inf
+    with pytest.raises(sg.NonFiniteError, match=r"noise must be finite, got inf at column 1, batch element \(3,\)"):
+        q.rsample_and_log_prob(noise=noise)
+
+
 # ---------------------------------------------------------------------- distances
 
 
@@ -164,6 +230,9 @@ def test_gradients_of_many_samples_are_summed_in_float64(limit, monkeypatch):
     (q.rsample((101,)) * weights).sum().backward()
     assert loc.grad.item() == 2**24 + 100
     loc.grad = None
+    (q.rsample_and_log_prob((101,))[0] * weights).sum().backward()
+    assert loc.grad.item() == 2**24 + 100
+    loc.grad = None
     (q.log_prob(torch.ones(101, 1)) * weights[:, 0]).sum().backward()
     assert loc.grad.item() == 2**24 + 100
 
@@ -212,6 +281,8 @@ def test_the_operators_keep_the_contract_of_the_dispatcher(topology):
     torch.library.opcheck(
         operators.draw_vjp.default, (key, loc.detach(), lower.detach(), order, x.detach(), x.detach())
     )
+    peak = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(operators.draw_and_log_prob.default, (key, loc, lower, order, peak, x))
     torch.library.opcheck(operators.square_distance.default, (key, loc, lower, order, x))
     bar = torch.ones(3, 2, dtype=torch.float64)
     for needs_x in (True, False):
