@@ -80,10 +80,10 @@ def sample_and_kl_vjp(
 def _backward(task: tuple[Any, ...], L: FloatArray, carry: FloatArray) -> tuple[int, float]:
     """Both kernels: a status, and the sum of the energies if there is a mean."""
     lanes = carry.shape[2] if len(task[3]) else 0
-    sums, rest = np.empty((len(carry), carry.shape[1] // 2 * lanes)), np.zeros(lanes)
+    sums, rest = np.empty((len(carry), (carry.shape[1] // 2 - 1) * lanes)), np.zeros(lanes)
     suspect = threads.run(kernels.backward_strips, _work(L, carry), task, L, carry, sums, batch=len(carry))
     status = int(kernels.mend_backward(suspect, task, L, carry, sums, rest))
-    return status, float(sums[:, : sums.shape[1] - lanes].sum() + rest[:1].sum())
+    return status, float(sums.sum() + rest[:1].sum())
 
 
 def _forward(task: tuple[Any, ...], L: FloatArray, entering: FloatArray, carry: FloatArray) -> int:

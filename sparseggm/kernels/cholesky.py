@@ -78,28 +78,33 @@ def _subtract_columns(indptr, rows, by_rows, k, slot, L):
     """P_ik −= Σ_j L_ij L_kj over the columns j < k, where P_ik stands at slot[i].
 
     Alone a column loads and stores a target for each product. Neighbours that have the same rows from k on go
-    together, four or two at a time, and share that.
+    together, four or two at a time, and share that. Indexes are unsigned, as signed ones are tested for counting from
+    the end.
     """
     row_indptr, row_cols, row_positions, groups = by_rows
     t = row_indptr[k]
     while t < row_indptr[k + 1]:
-        p, end, together = row_positions[t], indptr[row_cols[t] + 1], groups[t]
+        p, end, together = np.uint64(row_positions[t]), np.uint64(indptr[row_cols[t] + 1]), groups[t]
         a = load(L, p)
         if together == 1:
             for q in range(p, end):
-                store(L, slot[rows[q]], load(L, slot[rows[q]]) - load(L, q) * a)
+                store(L, slot[np.uint32(rows[q])], load(L, slot[np.uint32(rows[q])]) - load(L, q) * a)
         else:
-            second = row_positions[t + 1] - p
+            second = np.uint64(row_positions[t + 1]) - p
             b = load(L, p + second)
             if together == 2:
                 for q in range(p, end):
-                    store(L, slot[rows[q]], load(L, slot[rows[q]]) - load(L, q) * a - load(L, q + second) * b)
+                    store(
+                        L,
+                        slot[np.uint32(rows[q])],
+                        load(L, slot[np.uint32(rows[q])]) - load(L, q) * a - load(L, q + second) * b,
+                    )
             else:
-                third, fourth = row_positions[t + 2] - p, row_positions[t + 3] - p
+                third, fourth = np.uint64(row_positions[t + 2]) - p, np.uint64(row_positions[t + 3]) - p
                 c, d = load(L, p + third), load(L, p + fourth)
                 for q in range(p, end):
-                    P_ik = load(L, slot[rows[q]]) - load(L, q) * a - load(L, q + second) * b
-                    store(L, slot[rows[q]], P_ik - load(L, q + third) * c - load(L, q + fourth) * d)
+                    P_ik = load(L, slot[np.uint32(rows[q])]) - load(L, q) * a - load(L, q + second) * b
+                    store(L, slot[np.uint32(rows[q])], P_ik - load(L, q + third) * c - load(L, q + fourth) * d)
         t += together
 
 

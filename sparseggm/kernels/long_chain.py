@@ -46,7 +46,7 @@ from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, sto
 BLOCKS_DIGEST = "7c4aa96b61f785ba"
 CHAIN_DIGEST = "7ef8f263740c0f6d"
 SEAMS_DIGEST = "b503ac88348e01f9"
-STEP_DIGEST = "d4c35b691d57c2e4"
+STEP_DIGEST = "bc1082ba95401996"
 
 CHUNK = 256
 """Nodes of each part whose blocks are in cache at a time."""
@@ -114,15 +114,9 @@ def _backward_blocks(L):
     """Memory for a chunk: L, ε, y, v, loc, and logarithms."""
     memory = new_block(6 * CHUNK, L)
     eps, y = memory[2 * CHUNK : 3 * CHUNK], memory[3 * CHUNK : 4 * CHUNK]
+    v, loc, logs = memory[4 * CHUNK : 5 * CHUNK], memory[5 * CHUNK :], np.empty(CHUNK * lanes_of(L))
     eps[:] = 0.0
-    return (
-        memory[: 2 * CHUNK],
-        eps,
-        y,
-        memory[4 * CHUNK : 5 * CHUNK],
-        memory[5 * CHUNK :],
-        np.empty(CHUNK * lanes_of(L)),
-    )
+    return memory[: 2 * CHUNK], eps, y, v, loc, logs
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

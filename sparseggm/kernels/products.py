@@ -243,8 +243,9 @@ def _sum_of_logarithms(indptr, L, first, last, logs):
     size, total = logs.shape[0], 0.0
     for start in range(first, last, size):
         part = logs[: min(size, last - start)]
+        diagonal = indptr[start : start + part.shape[0]]
         for i in range(part.shape[0]):
-            part[i] = L[indptr[start + i]]
+            part[i] = L[np.uint32(diagonal[i])]  # a signed index is tested for counting from the end
         bad = 0
         for i in range(part.shape[0]):
             bad += not 0.0 < part[i] < math.inf
