@@ -265,7 +265,8 @@ def logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
 
     Raises:
         NonPositiveError: a diagonal entry of L is ≤ 0. Other entries are not read.
-    Cost: n logarithms, summed in float64. Error: |Δ| ≤ (γ_{n+1} in float64) Σ 2 |log L_jj| + u |log det P|.
+    Cost: n/8 logarithms (n if a pivot is beyond 2^±127), summed in float64.
+    Error: |Δ| ≤ γ_{n+1} Σ 2 |log L_jj| + 2 γ_n in float64, and u |log det P|.
     Reference: `reference.linalg.logdet`.
     """
     checks.check("logdet", pattern, packed={"factor": factor})

@@ -255,13 +255,14 @@ def logdet_bound(factor: Array, dtype: Any) -> Array:
 
 
 def logdet_bound_of(diagonal: Array, dtype: Any) -> Array:
-    """|Δ| ≤ γ_{n+1} Σ 2 |log L_jj| in float64, and u |log det P| for the rounding to dtype [Higham 2002, §4.2].
+    """|Δ| ≤ γ_{n+1} Σ 2 |log L_jj| + 2 γ_n in float64, and u |log det P| for the rounding to dtype [Higham 2002, §4.2].
 
-    Each logarithm is taken to be within one unit in the last place, as the C libraries promise.
+    Each logarithm is taken to be within one unit in the last place. 2 γ_n: pivots are multiplied by eights, less than
+    n products each off by u relatively, its logarithm by u.
     """
-    logs = 2 * np.log(diagonal)
+    n, logs = diagonal.shape[-1], 2 * np.log(diagonal)
     size = abs(logs).sum(axis=-1)
-    return rounding(diagonal.shape[-1] + 1, np.float64) * size + stored(logs.sum(axis=-1), dtype)
+    return rounding(n + 1, np.float64) * size + 2 * rounding(n, np.float64) + stored(logs.sum(axis=-1), dtype)
 
 
 def stored(value: Array, dtype: Any) -> Array:
