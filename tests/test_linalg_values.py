@@ -171,13 +171,17 @@ def test_covariances_are_zero_below_the_stated_threshold_and_accurate_above(dtyp
             assert abs(covariance - WIDE(epsilon) ** 2) <= 8 * u * WIDE(epsilon) ** 2
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("exponent", [-148, -128, -127, -126, 126, 127])
-def test_log_det_of_pivots_whose_product_would_leave_the_range(exponent: int, dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [
+        *((np.float32, exponent) for exponent in (-148, -128, -127, 126, 127)),
+        *((np.float64, exponent) for exponent in (-1020, -148, -127, 126, 128, 1020)),
+    ],
+)
+def test_log_det_of_pivots_whose_product_would_leave_the_range(dtype, exponent: int) -> None:
     """Eight are multiplied before a logarithm is taken, unless one of them is too far from 1."""
     n = 43
-    factor = np.ones(n, dtype)
-    factor[::2] = np.ldexp(dtype(1.25), exponent)
+    factor = np.full(n, np.ldexp(dtype(1.25), exponent))
     exact = 2 * np.log(factor.astype(WIDE)).sum()
     bound = numerics.logdet_bound_of(factor.astype(WIDE), dtype)
     assert abs(linalg.logdet(Diagonal(n).factor_pattern, factor) - exact) <= bound
