@@ -66,6 +66,6 @@ def _by_verbs(
     """The same for few rows, which have no lanes to share, or have them in parts of a long chain."""
     for name, vector in (("loc", loc), ("noise", noise)):
         checks.require_finite("draw_and_log_prob", name, None, vector)  # by the caller's node
-    x = linalg.solve_t(pattern, factor, noise if order is None else noise[..., order])
-    z = x if order is None else x[..., np.argsort(order)]
+    x = linalg.solve_t(pattern, factor, noise if order is None else noise.take(order, axis=-1))
+    z = x if order is None else x.take(np.argsort(order), axis=-1)
     return loc + z, peak - 0.5 * np.square(noise, dtype=np.float64).sum(axis=-1)

@@ -111,11 +111,11 @@ class FactoredGaussian:
         if self.topology.is_naturally_ordered or not fits:  # a misfit is for the verb to name
             return cast(FloatArray, verb(self.factor_pattern, self.factor, x))
         try:
-            y = verb(self.factor_pattern, self.factor, x[..., self.topology.order])
+            y = verb(self.factor_pattern, self.factor, x.take(self.topology.order, axis=-1))
         except NonFiniteError:
             checks.require_finite(verb.__name__, "the vector", None, x)  # by the caller's node, not the elimination's
             raise
-        return cast(FloatArray, y[..., self.topology.inverse_order])
+        return cast(FloatArray, y.take(self.topology.inverse_order, axis=-1))
 
     # ------------------------------------------------------------------ parameters
 
@@ -123,7 +123,7 @@ class FactoredGaussian:
     def precision(self) -> FloatArray:
         """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
         on, product = self.graph.precision_pattern, self.factor_pattern.gram()
-        return linalg.gram(self.factor_pattern, self.factor)[..., on.positions_in(product)]
+        return linalg.gram(self.factor_pattern, self.factor).take(on.positions_in(product), axis=-1)
 
     @property
     def information(self) -> FloatArray:

@@ -76,7 +76,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         Cost: one selected inverse on F; to N(0, I) the marginal variances.
         """
         if other is None:
-            loc = self.loc if self.topology.is_naturally_ordered else self.loc[..., self.topology.order]
+            loc = self.loc if self.topology.is_naturally_ordered else self.loc.take(self.topology.order, axis=-1)
             return kl_to_standard_normal(self.factor_pattern, loc, self.factor)
         rest = self._kl_but_trace("kl_divergence", other)
         return checks.require_representable("kl_divergence", 0.5 * (self._trace_against(other) + rest), self.dtype)
@@ -113,8 +113,8 @@ class GaussianGraphicalModel(FactoredGaussian):
     @property
     def variance(self) -> FloatArray:
         """diag Σ, shape batch_shape + (n,), in the caller's numbering. Computed at each access."""
-        variances = linalg.marginal_variances(self.factor_pattern, self.factor)[..., self.topology.inverse_order]
-        return np.broadcast_to(variances, (*self.batch_shape, self.n)).copy()
+        variances = linalg.marginal_variances(self.factor_pattern, self.factor)
+        return np.broadcast_to(variances, (*self.batch_shape, self.n)).take(self.topology.inverse_order, axis=-1)
 
     def trace_covariance(self) -> FloatArray:
         """tr Σ, shape batch_shape, exact."""
@@ -142,7 +142,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         """Σ_ii of every node, then Σ_ij of every pair, (..., n + m), on the batch axes of the factor."""
         fill, nodes, pairs = covariance_positions(self.topology, self.factor_pattern, edges)
         sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill)
-        return sigma[..., np.concatenate([nodes, pairs])]
+        return sigma.take(np.concatenate([nodes, pairs]), axis=-1)
 
     # ------------------------------------------------------------------ estimates
 
@@ -216,9 +216,9 @@ class GaussianGraphicalModel(FactoredGaussian):
         if not kept.size:
             raise PatternError(f"condition: all {self.n} nodes are given, so nothing is left. Leave at least one.")
         shift = self._shift_at("condition", observed, np.asarray(values, self.dtype))
-        pull = self._in_elimination_order(linalg.matmul, self.whiten(shift))[..., kept]  # P_AB (v − loc_B)
+        pull = self._in_elimination_order(linalg.matmul, self.whiten(shift)).take(kept, axis=-1)  # P_AB (v − loc_B)
         graph, gather = conditioning.induced(self.graph, kept)
-        return self._moved_by(-pull, self.precision[..., gather], graph, self.loc[..., kept])
+        return self._moved_by(-pull, self.precision.take(gather, axis=-1), graph, self.loc.take(kept, axis=-1))
 
     def observe(self, nodes: npt.ArrayLike, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
         """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
@@ -269,10 +269,10 @@ class GaussianGraphicalModel(FactoredGaussian):
         chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
         schur = conditioning.schur_complement(self.graph, chosen, force)
         try:
-            factor = schur.factor_of(linalg.cholesky(schur.pattern, self.precision[..., schur.gather]))
+            factor = schur.factor_of(linalg.cholesky(schur.pattern, self.precision.take(schur.gather, axis=-1)))
         except NotPositiveDefiniteError as failure:
             raise schur.named_by_node(failure) from None
-        factor, loc = np.ascontiguousarray(factor), np.ascontiguousarray(self.loc[..., chosen])
+        factor, loc = np.ascontiguousarray(factor), self.loc.take(chosen, axis=-1)
         return type(self)(loc, factor=factor, topology=schur.graph)
 
     @classmethod
@@ -294,14 +294,14 @@ class GaussianGraphicalModel(FactoredGaussian):
             raise ShapeError(f"fit: samples must be (..., N, {topology.n}) with N ≥ 1, got shape {samples.shape}.")
         checks.require_finite("fit", "samples", None, samples)
         loc = samples.mean(axis=-2, dtype=np.float64)
-        centred = samples[..., topology.order] - loc[..., None, topology.order]
+        centred = (samples - loc[..., None, :]).take(topology.order, axis=-1)
         factor = fitting.columns_of_factor(topology, centred)
         return cls(loc.astype(samples.dtype), factor=factor.astype(samples.dtype), topology=topology)
 
     # ------------------------------------------------------------------ float64 scalars a batch element
 
     def _logdet(self) -> FloatArray:
-        return _logdet(self.factor_pattern, self.factor)
+        return linalg.logdet(self.factor_pattern, self.factor, np.float64)
 
     def _trace(self) -> FloatArray:
         return _trace_inverse(self.factor_pattern, self.factor)
@@ -317,13 +317,8 @@ def kl_to_standard_normal(pattern: Pattern, loc: FloatArray, factor: FloatArray)
     """
     checks.check("kl_to_standard_normal", pattern, packed={"factor": factor}, loc=loc)
     trace = _trace_inverse(pattern, factor)  # tests every value of the factor
-    kl = 0.5 * (trace + square_norm(loc) - pattern.n + _logdet(pattern, factor))
+    kl = 0.5 * (trace + square_norm(loc) - pattern.n + linalg.logdet(pattern, factor, np.float64))
     return checks.require_representable("kl_to_standard_normal", kl, factor.dtype, loc=loc)
-
-
-def _logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
-    """2 Σ log L_jj in float64, diagonal known to be positive."""
-    return cast(FloatArray, 2.0 * np.log(factor[..., pattern.diagonal], dtype=np.float64).sum(axis=-1))
 
 
 def _trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:

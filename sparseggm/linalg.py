@@ -260,13 +260,18 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     return values
 
 
-def logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
+def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = None) -> FloatArray:
     """log det P = 2 Σ_j log L_jj, shape (...).
 
+    Args:
+        pattern: of L.
+        factor: (..., nnz) values of L.
+        dtype: of the result, None for that of the factor. The sum is formed in float64 in any case.
     Raises:
         NonPositiveError: a diagonal entry of L is ≤ 0. Other entries are not read.
     Cost: n/8 logarithms (n if a pivot is beyond 2^±127), summed in float64.
-    Error: |Δ| ≤ γ_{n+1} Σ 2 |log L_jj| + 2 γ_n in float64, and u |log det P|.
+    Error: |Δ| ≤ γ_{n+1} Σ 2 |log L_jj| + 2 γ_n in float64, and u |log det P| for the rounding
+        to another dtype.
     Reference: `reference.linalg.logdet`.
     """
     checks.check("logdet", pattern, packed={"factor": factor})
@@ -276,7 +281,7 @@ def logdet(pattern: Pattern, factor: FloatArray) -> FloatArray:
     sums, work = np.empty((len(rows), segments)), 20 * pattern.n // segments
     if threads.run(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
         checks.explain("logdet", {"factor": (pattern, factor)})
-    return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(factor.dtype)  # type: ignore[no-any-return]
+    return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(dtype or factor.dtype)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- selected inverse

@@ -40,8 +40,8 @@ def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
 
 
 def take(array: Array, positions: npt.NDArray[Any]) -> Array:
-    """array[..., positions] (..., k): one axis for the positions (k,)."""
-    return array[..., positions] if _is_numpy(array) else array.index_select(-1, _index(positions, array))
+    """array[..., positions] (..., k), C-contiguous, as indexing with an array of positions (k,) would not be."""
+    return array.take(positions, axis=-1) if _is_numpy(array) else array.index_select(-1, _index(positions, array))
 
 
 def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:

@@ -227,7 +227,7 @@ def estimate_trace_product(
 
     def forms(noise: FloatArray) -> FloatArray:
         z = linalg.solve_t(pattern, factor, noise)
-        z = z if gather is None else z[..., gather]
+        z = z if gather is None else z.take(gather, axis=-1)
         if other_factor is None:
             return probes.dot(z, linalg.symmetric_matmul(other, values, z))
         return probes.squared(linalg.matmul_t(other, values, z))

@@ -150,7 +150,7 @@ class Topology(ABC):
         nnz = self.precision_pattern.nnz
         if values.shape[-1:] != (nnz,):
             raise ShapeError(f"{self}.unpack: values must end in {nnz}, the nnz of P, got shape {values.shape}.")
-        return values[..., self.node_positions], values[..., self.edge_positions]
+        return values.take(self.node_positions, axis=-1), values.take(self.edge_positions, axis=-1)
 
     # ------------------------------------------------------------------ pictures
 

@@ -26,13 +26,13 @@ def solve(setting: Setting, n: int) -> Result:
     """log det P and x = P⁻¹ b given P, which is what LAPACK has for a tridiagonal matrix."""
     topology = sg.Chain(setting.size(n))
     pattern, precision = topology.precision_pattern, precision_of(topology, ())
-    diagonal, couplings = (np.ascontiguousarray(values) for values in topology.unpack(precision))
+    diagonal, couplings = topology.unpack(precision)
     rhs = np.random.default_rng(1).standard_normal(topology.n)
 
     def call() -> Any:
         factor = linalg.cholesky(pattern, precision)
-        x = linalg.solve_t(pattern, factor, linalg.solve(pattern, factor, rhs))
-        return linalg.logdet(pattern, factor), x
+        y = linalg.solve(pattern, factor, rhs)
+        return linalg.logdet(pattern, factor), linalg.solve_t(pattern, factor, y, out=y)
 
     peers = {"LAPACK pttrf + pttrs": Peer(lambda: lapack.tridiagonal_solve(diagonal, couplings, rhs), 3.0)}
     work = f"log det P + P⁻¹ b, {topology} given P, one matrix, float64"

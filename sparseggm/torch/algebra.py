@@ -96,9 +96,10 @@ def cholesky_vjp(pattern: Pattern, factor: Tensor, x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- log det P
 
 
-def logdet(pattern: Pattern, factor: Tensor) -> Tensor:
-    """log det P = 2 Σ log L_jj; see `linalg.logdet`."""
-    return torch.ops.sparseggm.logdet(key_of(pattern, "logdet", factor), factor)  # type: ignore[no-any-return]
+def logdet(pattern: Pattern, factor: Tensor, in_float64: bool = False) -> Tensor:
+    """log det P = 2 Σ log L_jj; see `linalg.logdet`. The sum in float64, or rounded to the dtype of the factor."""
+    key = key_of(pattern, "logdet", factor)
+    return torch.ops.sparseggm.logdet(key, factor, in_float64)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- rules
@@ -181,7 +182,7 @@ _cholesky_vjp = register_pair(adjoints.cholesky_vjp, lambda pattern: pattern.nnz
 # ---------------------------------------------------------------------- verbs of other signatures
 
 
-def save_factor(ctx: Any, inputs: tuple[str, Tensor], output: Tensor) -> None:
+def save_factor(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.key = inputs[0]
     ctx.save_for_backward(inputs[1], output)
 
@@ -226,15 +227,20 @@ register(
 )
 
 
-def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
+def _run_logdet(key: str, factor: Tensor, in_float64: bool) -> Tensor:
+    dtype = np.float64 if in_float64 else None
+    return torch.from_numpy(np.asarray(linalg.logdet(pattern_of(key), array(factor), dtype)))
+
+
+def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor, None]:
     pattern, (factor, _) = pattern_of(ctx.key), ctx.saved_tensors
-    return None, on_diagonal(pattern, 2.0 * bar[..., None] / diagonal(pattern, factor))
+    return None, on_diagonal(pattern, (2.0 * bar[..., None] / diagonal(pattern, factor)).to(factor.dtype)), None
 
 
 register(
-    "logdet(str key, Tensor factor) -> Tensor",
-    lambda key, factor: torch.from_numpy(np.asarray(linalg.logdet(pattern_of(key), array(factor)))),
-    lambda key, factor: factor.new_empty(factor.shape[:-1]),
+    "logdet(str key, Tensor factor, bool in_float64) -> Tensor",
+    _run_logdet,
+    lambda key, factor, in_float64: factor.new_empty(factor.shape[:-1], dtype=torch.float64 if in_float64 else None),
     save_factor,
     _logdet_rule,
 )

@@ -211,7 +211,7 @@ class GaussianGraphicalModel(FactoredDistribution):
 
     def _logdet(self) -> Tensor:
         """log det P in float64, on the batch axes of the factor."""
-        return ops.logdet(self.factor_pattern, self._factor.double())
+        return ops.logdet(self.factor_pattern, self._factor, in_float64=True)
 
     def _variances(self) -> Tensor:
         """diag Σ in the caller's numbering, on the batch axes of the factor."""
