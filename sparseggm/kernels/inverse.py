@@ -179,28 +179,22 @@ def _backward_recursion(indptr, rows, fill, L, W, negligible):
     for j in range(indptr.shape[0] - 2, -1, -1):
         begin, end = indptr[j], indptr[j + 1]
         fill_begin, fill_end = fill_indptr[j], fill_indptr[j + 1]
-        s, others = begin + 1, 0
-        for u in range(fill_begin + 1, fill_end):
-            i = fill_rows[u]
-            left[i] -= 1
-            if s == end or rows[s] != i:
+        s, others, u = begin + 1, 0, fill_begin + 1
+        while u < fill_end:
+            left[fill_rows[u]] -= 1
+            if s == end or rows[s] != fill_rows[u]:
                 outside[others] = u
                 others += 1
-                continue
-            L_ij = load(L, s)
-            s += 1
-            t = s
-            q, column_end = fill_indptr[i], fill_indptr[i + 1]
-            W_ij = load(W, u) - L_ij * load(W, q)
-            for w in range(u + 1, fill_end):
-                k = fill_rows[w]
-                q = _find(fill_rows, q, column_end, k)
-                W_ik = load(W, q)
-                store(W, w, load(W, w) - L_ij * W_ik)
-                if t < end and rows[t] == k:
-                    W_ij = W_ij - load(L, t) * W_ik
-                    t += 1
-            store(W, u, W_ij)
+                u += 1
+            elif s + 1 < end and u + 1 < fill_end and rows[s + 1] == fill_rows[u + 1]:
+                left[fill_rows[u + 1]] -= 1
+                _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W)
+                s += 2
+                u += 2
+            else:
+                _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W)
+                s += 1
+                u += 1
         for s in range(begin + 1, end if others else 0):
             k, L_kj = rows[s], load(L, s)
             t, row_end = left[k], row_indptr[k + 1]
@@ -227,6 +221,62 @@ def _backward_recursion(indptr, rows, fill, L, W, negligible):
         store(W, fill_begin, W_jj)
         if flush:
             store(threshold, j, small * square_root(W_jj))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _next(rows, q, stop, row):
+    """Position of `row` beyond q in the increasing rows[:stop], which holds it."""
+    q += np.uint64(1)
+    return q if rows[q] == row else np.uint64(_find(rows, np.int64(q), stop, row))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
+    """In W_j, −= L_ij W_ik at k > i and −= L_kj W_ik at i, where i is the row at s of L_j and at u of W_j.
+
+    Indexes are unsigned, as signed ones are tested for counting from the end.
+    """
+    i, L_ij, one = fill_rows[u], load(L, s), np.uint64(1)
+    q, stop = np.uint64(fill_indptr[i]), fill_indptr[i + 1]
+    t, last = np.uint64(s + 1), np.uint64(end)
+    W_ij = load(W, u) - L_ij * load(W, q)
+    for w in range(np.uint64(u + 1), np.uint64(fill_end)):
+        k = fill_rows[w]
+        q = _next(fill_rows, q, stop, k)
+        W_ik = load(W, q)
+        store(W, w, load(W, w) - L_ij * W_ik)
+        if t < last and rows[t] == k:
+            W_ij = W_ij - load(L, t) * W_ik
+            t += one
+    store(W, u, W_ij)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
+    """`_add_column` at s, u and then at s + 1, u + 1, with one load and one store of W_kj for both; to the last bit."""
+    first, second = fill_rows[u], fill_rows[u + 1]
+    L_1, L_2, one = load(L, s), load(L, s + 1), np.uint64(1)
+    q, stop = np.uint64(fill_indptr[first]), fill_indptr[first + 1]
+    v, last_v = np.uint64(fill_indptr[second]), fill_indptr[second + 1]
+    t, last = np.uint64(s + 2), np.uint64(end)
+    W_1 = load(W, u) - L_1 * load(W, q)
+    q = _next(fill_rows, q, stop, second)
+    W_12 = load(W, q)
+    W_2 = load(W, u + 1) - L_1 * W_12
+    W_1 = W_1 - L_2 * W_12
+    W_2 = W_2 - L_2 * load(W, v)
+    for w in range(np.uint64(u + 2), np.uint64(fill_end)):
+        k = fill_rows[w]
+        q, v = _next(fill_rows, q, stop, k), _next(fill_rows, v, last_v, k)
+        W_1k, W_2k = load(W, q), load(W, v)
+        store(W, w, load(W, w) - L_1 * W_1k - L_2 * W_2k)
+        if t < last and rows[t] == k:
+            L_kj = load(L, t)
+            W_1 = W_1 - L_kj * W_1k
+            W_2 = W_2 - L_kj * W_2k
+            t += one
+    store(W, u, W_1)
+    store(W, u + 1, W_2)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -286,20 +336,20 @@ def invert_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
             i, L_ij, L_ij_bar = rows[s], load(L, s), load(L_bar, s)
             u = _find(fill_rows, u, fill_end, i)
             h_i = load(h, u - fill_begin)
-            q, column_end = fill_indptr[i], fill_indptr[i + 1]
+            q, stop = np.uint64(fill_indptr[i]), fill_indptr[i + 1]
             L_ij_bar = L_ij_bar - h_i * load(sigma, q)
             store(G, q, load(G, q) - h_i * L_ij)
-            t = s + 1
-            for w in range(u + 1, fill_end):
+            t, last = np.uint64(s + 1), np.uint64(end)
+            for w in range(np.uint64(u + 1), np.uint64(fill_end)):
                 k = fill_rows[w]
-                q = _find(fill_rows, q, column_end, k)
-                h_k, sigma_ik = load(h, w - fill_begin), load(sigma, q)
+                q = _next(fill_rows, q, stop, k)
+                h_k, sigma_ik = load(h, w - np.uint64(fill_begin)), load(sigma, q)
                 L_ij_bar = L_ij_bar - h_k * sigma_ik
                 G_ik = load(G, q) - h_k * L_ij
-                if t < end and rows[t] == k:
+                if t < last and rows[t] == k:
                     store(L_bar, t, load(L_bar, t) - h_i * sigma_ik)
                     G_ik = G_ik - h_i * load(L, t)
-                    t += 1
+                    t += np.uint64(1)
                 store(G, q, G_ik)
             t, row_end = left[i], row_indptr[i + 1]
             for v in range(others):

@@ -46,7 +46,7 @@ from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, sto
 BLOCKS_DIGEST = "7c4aa96b61f785ba"
 CHAIN_DIGEST = "7ef8f263740c0f6d"
 SEAMS_DIGEST = "b503ac88348e01f9"
-STEP_DIGEST = "7733b236c969126d"
+STEP_DIGEST = "b27bf85bd873e8c9"
 
 CHUNK = 256
 """Nodes of each part whose blocks are in cache at a time."""
