@@ -21,8 +21,8 @@ from sparseggm import checks, threads
 from sparseggm.errors import PatternError
 from sparseggm.kernels import cholesky as cholesky_kernels
 from sparseggm.kernels import inverse
-from sparseggm.linalg import column_pairs, squared_columns, wide
-from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.linalg import ALL, column_pairs, squared_columns, wide
+from sparseggm.pattern import FloatArray, IndexArray, Pattern
 
 
 def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
@@ -63,16 +63,23 @@ def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatAr
     return _run("cholesky_jvp", call, work, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
 
 
-def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
+def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray, on: Pattern | None = None) -> FloatArray:
     """V, lower, with tril((V + Vᵀ) L) = X: the reverse mode of `cholesky`, P̄ for L̄ = X. On a closed pattern.
 
+    Args:
+        pattern: of L, closed.
+        factor, x: (..., nnz).
+        on: where V is wanted: the pattern of P. None: all of it.
     Cost: 2 Σ_j |F_j|² flops. Error: the equation holds within γ_{c+2} (|V| + |V|ᵀ) |L|, c the longest column.
     Raises: NonPositiveError for a diagonal entry of L ≤ 0. Reference: `reference.linalg.cholesky_vjp`.
     """
     _check_closed("cholesky_vjp", pattern)
     checks.check("cholesky_vjp", pattern, packed={"factor": factor, "x": x})
-    call, work = _wide_call(inverse.CHOLESKY_VJP, pattern, pattern), 2 * squared_columns(pattern)
-    return _run("cholesky_vjp", call, work, pattern.nnz, factor=(pattern, factor), x=(pattern, x))
+    work, size, chosen = 2 * squared_columns(pattern), pattern.nnz, ALL
+    if on is not None and on is not pattern:
+        size, chosen = on.nnz, checks.frozen(on.positions_in(pattern).astype(np.int32))
+    call = _wide_call(inverse.CHOLESKY_VJP, pattern, pattern, chosen)
+    return _run("cholesky_vjp", call, work, size, factor=(pattern, factor), x=(pattern, x))
 
 
 def selected_inverse_vjp(
@@ -111,9 +118,9 @@ def _check_closed(verb: str, pattern: Pattern) -> None:
         raise PatternError(f"{verb}: the pattern must be closed under elimination, {pattern!r} is not. Use filled().")
 
 
-def _wide_call(code: int, pattern: Pattern, other: Pattern) -> tuple[Any, ...]:
+def _wide_call(code: int, pattern: Pattern, other: Pattern, chosen: IndexArray = ALL) -> tuple[Any, ...]:
     """The kernel `inverse.derive` and its arguments before the values."""
-    return inverse.derive, code, pattern.is_chain, pattern.indptr, pattern.rows, wide(other)
+    return inverse.derive, code, pattern.is_chain, pattern.indptr, pattern.rows, wide(other), chosen
 
 
 def _run(

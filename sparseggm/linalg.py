@@ -31,6 +31,9 @@ from sparseggm.pattern import FloatArray, IntArray, Pattern
 _SEGMENT = 1 << 16
 """Nodes whose logarithms one thread sums."""
 
+ALL = checks.frozen(np.empty(0, np.int32))
+"""For `inverse.derive`: no choice among the entries of its result."""
+
 # ---------------------------------------------------------------------- triangular products and solves
 
 
@@ -253,7 +256,7 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     values = np.empty((*batch_shape, product.nnz), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
     half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
-    structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, wide(product))
+    structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, wide(product), ALL)
     out = values.reshape(len(rows), product.nnz)
     if threads.run(inverse.derive, squared_columns(pattern), *structure, rows, half, out, batch=len(rows)):
         checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
@@ -343,8 +346,9 @@ def _inverse(verb: str, code: int, pattern: Pattern, fill: Pattern, factor: Floa
     if code == inverse.MARGINAL_VARIANCES and long_chain.is_long(pattern, len(rows)):
         status = sum(long_chain.marginal_variances(pattern, L, v) for L, v in zip(rows, out, strict=True))
     else:
-        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, wide(fill), rows, rows[:, :0], out)
-        status = threads.run(inverse.derive, column_pairs(pattern, fill), *structure, batch=len(rows))
+        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, wide(fill), ALL)
+        arrays, work = (rows, rows[:, :0], out), column_pairs(pattern, fill)
+        status = threads.run(inverse.derive, work, *structure, *arrays, batch=len(rows))
     if status:
         checks.explain(verb, {"factor": (pattern, factor)})
     return result

@@ -167,6 +167,17 @@ def test_gram_vjp_is_the_adjoint_of_gram_jvp(named: tuple[str, Pattern], seed: i
     assert adjoints.gram_jvp(pattern, a, b) @ v == b @ adjoints.gram_vjp(pattern, a, v)
 
 
+@given(named=named_patterns(3), seed=seeds, batch=st.sampled_from([(), (3,), (2, 20)]))
+def test_cholesky_vjp_on_the_pattern_of_p_is_that_part_of_it(named, seed, batch) -> None:
+    pattern, rng = named[1], np.random.default_rng(seed)
+    filled = pattern.filled()
+    factor = factor_values(rng, filled, batch, "plain", np.float64)
+    x = rng.standard_normal((*batch, filled.nnz))
+    part = adjoints.cholesky_vjp(filled, factor, x, on=pattern)
+    whole = adjoints.cholesky_vjp(filled, factor, x)
+    np.testing.assert_array_equal(part, whole.take(pattern.positions_in(filled), axis=-1))
+
+
 @given(named=named_patterns(2, closed=True), seed=seeds)
 def test_cholesky_vjp_is_the_adjoint_of_cholesky_jvp(named: tuple[str, Pattern], seed: int) -> None:
     pattern, rng = named[1], np.random.default_rng(seed)

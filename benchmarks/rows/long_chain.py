@@ -31,8 +31,8 @@ def solve(setting: Setting, n: int) -> Result:
 
     def call() -> Any:
         factor = linalg.cholesky(pattern, precision)
-        y = linalg.solve(pattern, factor, rhs)
-        return linalg.logdet(pattern, factor), linalg.solve_t(pattern, factor, y, out=y)
+        x = linalg.solve_t(pattern, factor, linalg.solve(pattern, factor, rhs))
+        return linalg.logdet(pattern, factor), x
 
     peers = {"LAPACK pttrf + pttrs": Peer(lambda: lapack.tridiagonal_solve(diagonal, couplings, rhs), 3.0)}
     work = f"log det P + P⁻¹ b, {topology} given P, one matrix, float64"

@@ -1,5 +1,13 @@
 """Numba kernels: loops on raw arrays, no checks, no exceptions, status by return value.
 
-`symbolic` works on patterns (orders, fill), `sparse` on values. Each file is self-contained, because Numba's
-cache does not see a change in a function that another file defines.
+`symbolic` works on patterns (orders, fill), the others on values. Numba's cache does not see a change in a function
+that another file defines, so each file names the digests of those it imports.
 """
+
+from typing import Any
+
+KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+"""Options of what Python calls."""
+
+INNER: dict[str, Any] = KERNEL | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Options of what only kernels call: without the code by which Python would, a tenth of the time to compile."""

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
+from sparseggm.kernels import INNER
 from sparseggm.kernels.vector import (
     REGISTER_BYTES,
     constant,
@@ -19,13 +20,13 @@ from sparseggm.kernels.vector import (
 VECTOR_DIGEST = "3be825edddd084f9"
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def is_few(first, last, lanes):
     """Whether a part of a batch is too small to fill a block with: then its rows are done one at a time."""
     return 4 * (last - first) < lanes
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def new_block(size, like):
     """A block of `size` rows and the dtype of `like`, at the start of a cache line: a vector is then one line."""
     lanes = lanes_of(like)
@@ -34,7 +35,7 @@ def new_block(size, like):
     return memory[skip : skip + size * lanes].reshape(size, lanes)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def bad_lanes(block):
     """The number of lanes, 0 or 1 for a 1-D array, that hold a NaN or an infinity."""
     zero = constant(block, 0.0)
@@ -50,7 +51,7 @@ def bad_lanes(block):
     return not_finite((taint + other) + (third + fourth))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def bad_numbers(x):
     """Nonzero if a 1-D array, taken a vector at a time, holds a NaN or an infinity."""
     lanes = lanes_of(x)
@@ -58,7 +59,7 @@ def bad_numbers(x):
     return bad_lanes(x[:whole].reshape(-1, lanes)) + bad_lanes(x[whole:])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def bad_pivots(indptr, L):
     """The number of diagonal entries, in every lane, that are not positive and finite."""
     bad = 0
@@ -79,7 +80,7 @@ def _overload_new_like(size, like):
     return lambda size, like: np.empty(size, like.dtype)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def gather(matrix, start, stop, block):
     """block[:, lane] = matrix[start + lane]. Lanes left over repeat the last row: all hold sane numbers."""
     if stop - start == block.shape[1]:
@@ -97,7 +98,7 @@ def gather(matrix, start, stop, block):
             block[column, lane] = matrix[row, column]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def gather_runs(array, first, stride, block, ahead):
     """block[i, lane] = array[first + lane · stride + i]; what lies `ahead` elements further will be gathered next."""
     size, lanes = block.shape
@@ -111,7 +112,7 @@ def gather_runs(array, first, stride, block, ahead):
             block[i, lane] = array[first + lane * stride + i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def gather_rows(matrix, chosen, block):
     """block[:, lane] = matrix[chosen[lane]], lanes left over as in `gather`."""
     count, first = chosen.shape[0], chosen[0]
@@ -127,7 +128,7 @@ def gather_rows(matrix, chosen, block):
             block[column, lane] = matrix[row, column]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def scatter(block, matrix, start, stop):
     """matrix[start + lane] = block[:, lane] for the rows start … stop."""
     if stop - start == block.shape[1]:
@@ -138,7 +139,7 @@ def scatter(block, matrix, start, stop):
             matrix[start + lane, column] = block[column, lane]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def scatter_runs(block, array, first, stride):
     """array[first + lane · stride + i] = block[i, lane]."""
     size, lanes = block.shape

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from numba import njit
 
+from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.vector import constant, flushed, load, not_positive, square_root, store
 
 VECTOR_DIGEST = "3be825edddd084f9"
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def solve_backward(L, rhs, y, y_j):
     """y of Lᵀ y = rhs at nodes y.shape[0] − 1 … 0, each coupled to the next, from that of the node after them."""
     for j in range(y.shape[0] - 1, -1, -1):
@@ -23,7 +24,7 @@ def solve_backward(L, rhs, y, y_j):
     return y_j
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def solve_forward(L, rhs, y, carried):
     """y of L y = rhs at nodes 0 … y.shape[0] − 1, each coupled to the next; `carried` is b_{j−1} y_{j−1}."""
     for j in range(y.shape[0]):
@@ -33,7 +34,7 @@ def solve_forward(L, rhs, y, carried):
     return carried
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def backward(L, eps, y, v, y_j, v_j):
     """Nodes y.shape[0] − 1 … 0, each coupled to the next, from the values of the node after them; returns the last."""
     one = constant(L, 1.0)
@@ -48,7 +49,7 @@ def backward(L, eps, y, v, y_j, v_j):
     return y_j, v_j
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def backward_from_end(L, eps, y, v):
     """The whole chain."""
     last = y.shape[0] - 1
@@ -60,7 +61,7 @@ def backward_from_end(L, eps, y, v):
     backward(L, eps[:last], y[:last], v[:last], y_j, v_j)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def forward(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g):
     """Nodes 0 … eps_bar.shape[0] − 1, each coupled to the next, whose y and v are there too.
 
@@ -80,7 +81,7 @@ def forward(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g):
     return carried, g
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def forward_from_start(L, y, v, z_bar, k_bar, eps_bar, L_bar):
     """The whole chain."""
     last = y.shape[0] - 1
@@ -89,7 +90,7 @@ def forward_from_start(L, y, v, z_bar, k_bar, eps_bar, L_bar):
     _forward_end(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _forward_end(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g):
     """The last node, which is coupled to none."""
     last = y.shape[0] - 1
@@ -100,7 +101,7 @@ def _forward_end(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g):
     store(L_bar, 2 * last, diagonal - (constant(L, 2.0) * g) * (load(v, last) * inverse))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def variances(L, v):
     """v alone."""
     one = constant(L, 1.0)
@@ -115,7 +116,7 @@ def variances(L, v):
         store(v, j, v_j)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def variances_adjoint(L, v, v_bar, L_bar):
     """L̄ for the cotangents of v: g_j = v̄_j + (b_{j−1} / a_{j−1})² g_{j−1}."""
     one, two = constant(L, 1.0), constant(L, 2.0)
@@ -130,7 +131,7 @@ def variances_adjoint(L, v, v_bar, L_bar):
     store(L_bar, 2 * last, constant(L, -2.0) * g * (load(v, last) / load(L, 2 * last)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def factorise(P, L, negligible):
     """L with P = L Lᵀ, couplings below negligible √P_ii set to zero; the first column that fails, or −1."""
     last = (P.shape[0] - 1) // 2
@@ -144,7 +145,7 @@ def factorise(P, L, negligible):
     return -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def factorise_nodes(P, L, negligible, d):
     """Nodes 0 … L.shape[0] / 2 − 1, each coupled to the next, from the pivot d of the first.
 

@@ -11,15 +11,16 @@ import math
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-CHAIN_DIGEST = "7ef8f263740c0f6d"
-BLOCKS_DIGEST = "7c4aa96b61f785ba"
+CHAIN_DIGEST = "96e08ccd4ed3b355"
+BLOCKS_DIGEST = "ba336af172cfdc4f"
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, first, last):
     """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed.
 
@@ -44,7 +45,7 @@ def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns
     return status
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
     """Overwrite L; the first column in which a pivot is not positive, where it stops, or −1."""
     n = indptr.shape[0] - 1
@@ -73,7 +74,7 @@ def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
     return -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _subtract_columns(indptr, rows, by_rows, k, slot, L):
     """P_ik −= Σ_j L_ij L_kj over the columns j < k, where P_ik stands at slot[i].
 
@@ -108,7 +109,7 @@ def _subtract_columns(indptr, rows, by_rows, k, slot, L):
         t += together
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def cholesky_jvp(indptr, rows, row_indptr, row_cols, row_positions, factor, v, values, first, last):
     """values = X with X Lᵀ + L Xᵀ = V on a closed pattern. Nonzero status: not finite, or a pivot not positive."""
     lanes, bad = lanes_of(factor), 0
@@ -127,7 +128,7 @@ def cholesky_jvp(indptr, rows, row_indptr, row_cols, row_positions, factor, v, v
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _differentiate(indptr, rows, row_indptr, row_cols, row_positions, L, X):
     """Overwrite X, holding V, with the solution; the number of failures."""
     n = indptr.shape[0] - 1

@@ -13,17 +13,18 @@ import math
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, new_block, scatter
 from sparseggm.kernels.vector import constant, double, lanes_of, load, not_finite, put, store
 
-BLOCKS_DIGEST = "7c4aa96b61f785ba"
+BLOCKS_DIGEST = "ba336af172cfdc4f"
 VECTOR_DIGEST = "3be825edddd084f9"
 
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, noise, z, log_prob, first, last):
     """z = loc + L⁻ᵀ ε and log q(z) = peak − ½ ‖ε‖², both overwritten. Nonzero status: something is not finite.
 
@@ -56,7 +57,7 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _draw(indptr, rows, nodes, L, mean, y, out, square):
     """out = mean + L⁻ᵀ y, square = ‖y‖² of the y that was, which is overwritten; the number of tainted lanes."""
     zero = constant(y, 0.0)
@@ -76,7 +77,7 @@ def _draw(indptr, rows, nodes, L, mean, y, out, square):
     return not_finite(taint)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _finish(peak, square, log_prob):
     """log q(z) of successive rows, once a turn: sixteen at a time would be too few for a loop in vectors."""
     for r in range(log_prob.shape[0]):

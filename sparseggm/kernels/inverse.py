@@ -15,12 +15,13 @@ import math
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "7ef8f263740c0f6d"
-BLOCKS_DIGEST = "7c4aa96b61f785ba"
+CHAIN_DIGEST = "96e08ccd4ed3b355"
+BLOCKS_DIGEST = "ba336af172cfdc4f"
 
 (
     GRAM_JVP,
@@ -33,66 +34,84 @@ BLOCKS_DIGEST = "7c4aa96b61f785ba"
 ) = range(7)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def derive(verb, is_chain, indptr, rows, wide, a, b, values, first, last):
+@njit(**KERNEL)
+def derive(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last):
     """values = verb(a, b), row by row. Nonzero status: something is not finite, or a pivot not positive.
 
     `wide` is the wide pattern: indptr, rows, and its strictly lower entries row by row, as row_indptr, row_cols,
-    row_positions.
+    row_positions. Of the results of CHOLESKY_VJP only those at `chosen`, if any are, are given.
     """
     lanes, bad = lanes_of(a), 0
     size = wide[1].shape[0] if verb >= MARGINAL_VARIANCES else 0
     twice = size if verb > MARGINAL_VARIANCES else 0
+    some = chosen.shape[0] > 0
     if is_few(first, last, lanes):
         memory = np.empty(size + twice, a.dtype)
-        sigma, G = memory[:size], memory[size:]
+        sigma, G, whole = memory[:size], memory[size:], np.empty(rows.shape[0] if some else 0, a.dtype)
         for r in range(first, last):
-            bad += _apply(verb, is_chain, indptr, rows, wide, a[r], b[r], values[r], sigma, G)
+            result = whole if some else values[r]
+            bad += _apply(verb, is_chain, indptr, rows, wide, a[r], b[r], result, sigma, G)
+            _choose(whole, chosen, values[r])
         return bad
-    A, B, out = new_block(a.shape[1], a), new_block(b.shape[1], a), new_block(values.shape[1], a)
+    A, B = new_block(a.shape[1], a), new_block(b.shape[1], a)
+    result = new_block(rows.shape[0] if some else values.shape[1], a)
     memory = new_block(size + twice, a)  # one piece: the C library returns much free memory, to be mapped anew
     sigma, G = memory[:size], memory[size:]
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(a, start, stop, A)
         gather(b, start, stop, B)
-        bad += _apply(verb, is_chain, indptr, rows, wide, A, B, out, sigma, G)
-        scatter(out, values, start, stop)
+        bad += _apply(verb, is_chain, indptr, rows, wide, A, B, result, sigma, G)
+        _choose(result, chosen, result)
+        scatter(result[: values.shape[1]], values, start, stop)
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
+def _choose(values, chosen, result):
+    """result = values[chosen], for increasing positions: the result may begin where the values do."""
+    for p in range(chosen.shape[0]):
+        store(result, p, load(values, chosen[p]))
+
+
+@njit(**INNER)
 def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
-    """out = verb(a, b), with memory for Σ and its cotangent; the number of failures."""
-    bad = 0
+    """out = verb(a, b), with memory for Σ and its cotangent; the number of failures.
+
+    What is compiled into a caller is compiled again: so the recursion is called from one place.
+    """
     if verb == GRAM_JVP:
         _gram_jvp(indptr, rows, wide, a, b, out)
-    elif verb == GRAM_VJP:
+        return bad_lanes(out)
+    if verb == GRAM_VJP:
         _gram_vjp(indptr, rows, wide, a, b, out)
+        return bad_lanes(out)
+    bad = bad_pivots(indptr, a)
+    if is_chain and verb == MARGINAL_VARIANCES:
+        variances(a, out)
+    elif is_chain and verb == MARGINAL_VARIANCES_VJP:
+        v = sigma[: b.shape[0]]
+        variances(a, v)
+        variances_adjoint(a, v, b, out)
     else:
-        bad = bad_pivots(indptr, a)
+        W = out if verb <= SELECTED_INVERSE else sigma
         if verb == CHOLESKY_VJP:
-            _cholesky_vjp(indptr, rows, wide, a, b, out)
-        elif verb == SELECTED_INVERSE:
-            invert(indptr, rows, wide, a, out)
-        elif is_chain and verb == MARGINAL_VARIANCES:
-            variances(a, out)
-        elif is_chain and verb == MARGINAL_VARIANCES_VJP:
-            v = sigma[: b.shape[0]]
-            variances(a, v)
-            variances_adjoint(a, v, b, out)
-        else:
-            invert(indptr, rows, wide, a, sigma)
-            if verb == MARGINAL_VARIANCES:
-                for j in range(indptr.shape[0] - 1):
-                    store(out, j, load(sigma, wide[0][j]))
-            else:
-                _spread(verb, wide[0], b, G)
-                invert_adjoint(indptr, rows, wide, a, sigma, G, out)
+            for p in range(rows.shape[0]):
+                store(W, p, load(b, p))
+        invert(verb != CHOLESKY_VJP, indptr, rows, wide, a, W)
+        if verb == CHOLESKY_VJP:
+            for j in range(indptr.shape[0] - 1):
+                store(W, indptr[j], constant(W, 0.5) * load(W, indptr[j]))
+        elif verb == MARGINAL_VARIANCES:
+            for j in range(indptr.shape[0] - 1):
+                store(out, j, load(sigma, wide[0][j]))
+        elif verb > MARGINAL_VARIANCES:
+            _spread(verb, wide[0], b, G)
+            invert_adjoint(indptr, rows, wide, a, sigma, G, out)
     return bad + bad_lanes(out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _spread(verb, fill_indptr, b, G):
     """The cotangent of Σ on F: b itself, or zeros but for b on the diagonal."""
     if verb == SELECTED_INVERSE_VJP:
@@ -104,7 +123,7 @@ def _spread(verb, fill_indptr, b, G):
             store(G, fill_indptr[j], load(b, j))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _find(rows, low, stop, row):
     """Position of `row` in the increasing rows[low:stop], which holds it: here, next, or by doubling and bisection."""
     if rows[low] == row:
@@ -128,7 +147,7 @@ def _find(rows, low, stop, row):
 # ---------------------------------------------------------------------- the Gram product
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gram_jvp(indptr, rows, gram, A, B, out):
     """out = tril(A Bᵀ + B Aᵀ) on the gram pattern."""
     gram_indptr, gram_rows = gram[0], gram[1]
@@ -142,7 +161,7 @@ def _gram_jvp(indptr, rows, gram, A, B, out):
                 store(out, q, load(out, q) + (load(A, s) * B_p + load(B, s) * A_p))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gram_vjp(indptr, rows, gram, A, V, out):
     """out = tril((V + Vᵀ) A) on the pattern of A, V on the gram pattern."""
     gram_indptr, gram_rows = gram[0], gram[1]
@@ -165,15 +184,19 @@ def _gram_vjp(indptr, rows, gram, A, V, out):
 # right of `left[k]`, the place of column j in it.
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _backward_recursion(indptr, rows, fill, L, W, negligible):
-    """Overwrite W, holding X on F, with the solution of (1).
+@njit(**INNER)
+def invert(is_covariance, indptr, rows, fill, L, W):
+    """Overwrite W, holding X on F unless Σ is wanted, with the solution of (1).
 
-    An entry |W_ij| < negligible √W_ii / L_jj is set to zero; for W = Σ the right side is ≤ negligible √(Σ_ii Σ_jj).
+    An entry |Σ_ij| < √tiny √Σ_ii / L_jj ≤ √tiny √(Σ_ii Σ_jj) is set to zero.
     """
     fill_indptr, fill_rows, row_indptr, row_cols, row_positions = fill
-    small, flush = constant(L, negligible), negligible > 0.0
-    threshold = new_like(indptr.shape[0] - 1 if flush else 0, L)
+    small = constant(L, math.sqrt(np.float64(np.finfo(L.dtype).tiny)))
+    threshold = new_like(indptr.shape[0] - 1 if is_covariance else 0, L)
+    if is_covariance:
+        W[:] = 0.0
+        for j in range(indptr.shape[0] - 1):
+            store(W, fill_indptr[j], constant(L, 1.0) / load(L, indptr[j]))
     left = row_indptr[1:].copy()
     outside = np.empty(np.diff(fill_indptr).max(), np.int32)
     for j in range(indptr.shape[0] - 2, -1, -1):
@@ -210,7 +233,7 @@ def _backward_recursion(indptr, rows, fill, L, W, negligible):
         for u in range(fill_begin + 1, fill_end):
             i = fill_rows[u]
             W_ij = load(W, u)
-            if flush:
+            if is_covariance:
                 W_ij = flushed(W_ij, load(threshold, i))
             W_ij = W_ij / pivot
             store(W, u, W_ij)
@@ -219,18 +242,18 @@ def _backward_recursion(indptr, rows, fill, L, W, negligible):
                 s += 1
         W_jj = W_jj / pivot
         store(W, fill_begin, W_jj)
-        if flush:
+        if is_covariance:
             store(threshold, j, small * square_root(W_jj))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _next(rows, q, stop, row):
     """Position of `row` beyond q in the increasing rows[:stop], which holds it."""
     q += np.uint64(1)
     return q if rows[q] == row else np.uint64(_find(rows, np.int64(q), stop, row))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
     """In W_j, −= L_ij W_ik at k > i and −= L_kj W_ik at i, where i is the row at s of L_j and at u of W_j.
 
@@ -251,7 +274,7 @@ def _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
     store(W, u, W_ij)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
     """`_add_column` at s, u and then at s + 1, u + 1, with one load and one store of W_kj for both; to the last bit."""
     first, second = fill_rows[u], fill_rows[u + 1]
@@ -279,26 +302,7 @@ def _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
     store(W, u + 1, W_2)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def invert(indptr, rows, fill, L, sigma):
-    """Overwrite sigma with Σ on F."""
-    sigma[:] = 0.0
-    for j in range(indptr.shape[0] - 1):
-        store(sigma, fill[0][j], constant(L, 1.0) / load(L, indptr[j]))
-    _backward_recursion(indptr, rows, fill, L, sigma, math.sqrt(np.float64(np.finfo(L.dtype).tiny)))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _cholesky_vjp(indptr, rows, closed, L, X, out):
-    """out = V with tril((V + Vᵀ) L) = X on a closed pattern."""
-    for p in range(rows.shape[0]):
-        store(out, p, load(X, p))
-    _backward_recursion(indptr, rows, closed, L, out, 0.0)
-    for j in range(indptr.shape[0] - 1):
-        store(out, indptr[j], constant(L, 0.5) * load(out, indptr[j]))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def invert_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
     """Reverse mode of (1) with X = diag(1/L): G enters as Σ̄ and is used up; L̄ is written to L_bar.
 

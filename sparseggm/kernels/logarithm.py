@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import KERNEL
+
 _ROOT_HALF = np.int64(0x3FE6A09E667F3BCD)  # bits of √½
 _ONE = np.int64(0x3FF0000000000000)  # bits of 1
 _MANTISSA = np.int64(0x000FFFFFFFFFFFFF)
@@ -11,7 +13,7 @@ _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def logarithms(x):
     """Overwrite each x, normal or subnormal and positive, with log x; error below one unit in the last place.
 

@@ -26,6 +26,7 @@ import math
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.chain import backward, factorise_nodes, forward, solve_backward, solve_forward
 from sparseggm.kernels.seams import (
@@ -43,10 +44,10 @@ from sparseggm.kernels.seams import (
 from sparseggm.kernels.step import energies
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-BLOCKS_DIGEST = "7c4aa96b61f785ba"
-CHAIN_DIGEST = "7ef8f263740c0f6d"
-SEAMS_DIGEST = "b503ac88348e01f9"
-STEP_DIGEST = "b27bf85bd873e8c9"
+BLOCKS_DIGEST = "ba336af172cfdc4f"
+CHAIN_DIGEST = "96e08ccd4ed3b355"
+SEAMS_DIGEST = "86bfc2b7caa5829d"
+STEP_DIGEST = "3925ac9b6e996514"
 
 CHUNK = 256
 """Nodes of each part whose blocks are in cache at a time."""
@@ -55,7 +56,7 @@ CHUNK = 256
 # ---------------------------------------------------------------------- backward
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def backward_strips(task, L, carry, sums, first, last):
     """One pass over ε, loc, z, v = task[2:]: z = loc + L⁻ᵀ ε, and v = diag Σ if pivots are to be positive, task[0].
 
@@ -77,7 +78,7 @@ def backward_strips(task, L, carry, sums, first, last):
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def mend_backward(suspect, task, L, carry, sums, rest):
     """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
@@ -109,7 +110,7 @@ def mend_backward(suspect, task, L, carry, sums, rest):
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _backward_blocks(L):
     """Memory for a chunk: L, ε, y, v, loc, and logarithms."""
     memory = new_block(6 * CHUNK, L)
@@ -119,7 +120,7 @@ def _backward_blocks(L):
     return memory[: 2 * CHUNK], eps, y, v, loc, logs
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _backward_chunk(task, blocks, at, stride, size, y_j, v_j, sums):
     """Nodes at + size − 1 … at of each lane, whose L is in its block: y and v of the last, and a status."""
     positive, indptr, eps, loc, z, v = task
@@ -142,7 +143,7 @@ def _backward_chunk(task, blocks, at, stride, size, y_j, v_j, sums):
     return y_j, v_j, bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _guess_backward(task, L, seam, stride, blocks):
     """y and v at node `seam` of each lane."""
     positive, eps = task[0], task[2]
@@ -163,7 +164,7 @@ def _guess_backward(task, L, seam, stride, blocks):
 # ---------------------------------------------------------------------- forward
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def forward_strips(task, L, entering, carry, first, last):
     """One pass over ε, loc, z̄, k̄, loc̄, L̄, ε̄ = task: ε̄ = L⁻¹ z̄ and, if L̄ is wanted, the other cotangents of a step.
 
@@ -186,7 +187,7 @@ def forward_strips(task, L, entering, carry, first, last):
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def mend_forward(suspect, task, L, entering, carry):
     """The seams, then the left-over nodes. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
@@ -214,7 +215,7 @@ def mend_forward(suspect, task, L, entering, carry):
     return bad + worse + bad_lanes(blocks[6][: n - start])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _forward_blocks(L):
     """Memory for a chunk: L, L̄, ε, y, v, z̄, ε̄, loc; y and v have a row for the node after it."""
     memory = new_block(10 * CHUNK + 2, L)
@@ -224,7 +225,7 @@ def _forward_blocks(L):
     return factors[0], factors[1], memory[4 * CHUNK : 5 * CHUNK], y, v, z_bar, eps_bar, memory[9 * CHUNK + 2 :]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _forward_chunk(task, blocks, at, stride, size, after, carried, g):
     """Nodes at … at + size − 1 of each lane, whose L is in its block: what enters the next, and a status."""
     eps, loc, z_bar, k_bar, loc_bar, L_bar, eps_bar = task
@@ -250,7 +251,7 @@ def _forward_chunk(task, blocks, at, stride, size, after, carried, g):
     return carried, g, bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _guess_forward(task, L, seam, stride, blocks):
     """What enters node `seam` of each lane: b ε̄ of the node before it, and g."""
     z_bar, k_bar, adjoint = task[2], task[3], task[5].shape[0] > 0
@@ -272,7 +273,7 @@ def _guess_forward(task, L, seam, stride, blocks):
 # ---------------------------------------------------------------------- factorisation
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def factorise_strips(P, L, carry, first, last):
     """L with P = L Lᵀ; carry[strip, c] are the pivots of the first nodes of chunk c. Nonzero status: a pivot fails."""
     lanes, chunks = lanes_of(P), carry.shape[1] - 1
@@ -294,7 +295,7 @@ def factorise_strips(P, L, carry, first, last):
     return 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def mend_factorise(P, L, carry):
     """The seams, then the left-over nodes. Nonzero status: a pivot fails."""
     n, lanes, chunks = (P.shape[0] + 1) // 2, lanes_of(P), carry.shape[1] - 1
@@ -325,7 +326,7 @@ def mend_factorise(P, L, carry):
     return failed >= 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
     """The pivot of node `seam` of each lane, from nodes before it, the first of which is taken for uncoupled.
 

@@ -20,21 +20,22 @@ import math
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, is_few, new_block, scatter
 from sparseggm.kernels.chain import solve_backward, solve_forward
 from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "7c4aa96b61f785ba"
-CHAIN_DIGEST = "7ef8f263740c0f6d"
-LOGARITHM_DIGEST = "92b20627c1b3936a"
+BLOCKS_DIGEST = "ba336af172cfdc4f"
+CHAIN_DIGEST = "96e08ccd4ed3b355"
+LOGARITHM_DIGEST = "1b98628df3fd63ea"
 
 _TINY_PIVOT, _HUGE_PIVOT = 2.0**-127, 2.0**127
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, last):
     """y = verb(matrix, x), row by row. Nonzero status: something is not finite.
 
@@ -62,7 +63,7 @@ def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, la
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _apply(verb, is_chain, indptr, rows, A, b, y):
     if is_chain and verb <= SOLVE_T:
         return _solve_chain(verb, A, b, y)
@@ -79,7 +80,7 @@ def _apply(verb, is_chain, indptr, rows, A, b, y):
     return bad_lanes(y)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _solve_chain(verb, L, b, y):
     """`_apply` without index work. NaN or infinity once met stays; an infinite pivot hides, and is looked for."""
     last, bad = y.shape[0] - 1, 0
@@ -96,7 +97,7 @@ def _solve_chain(verb, L, b, y):
     return bad + not_finite(end)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def solve(indptr, rows, L, b, y):
     """y = L⁻¹ b: forward substitution, one column of L at a time; the number of tainted lanes."""
     zero = constant(y, 0.0)
@@ -114,7 +115,7 @@ def solve(indptr, rows, L, b, y):
     return not_finite(taint)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def solve_t(indptr, rows, L, b, y):
     """y = L⁻ᵀ b: backward substitution, one column of L at a time; the number of tainted lanes. y may be b."""
     zero = constant(y, 0.0)
@@ -131,7 +132,7 @@ def solve_t(indptr, rows, L, b, y):
     return not_finite(taint)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _matmul(indptr, rows, L, b, y):
     """y = L b."""
     for j in range(y.shape[0]):
@@ -142,7 +143,7 @@ def _matmul(indptr, rows, L, b, y):
             store(y, rows[p], load(y, rows[p]) + load(L, p) * b_j)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _matmul_t(indptr, rows, L, b, y):
     """y = Lᵀ b."""
     for j in range(y.shape[0]):
@@ -152,7 +153,7 @@ def _matmul_t(indptr, rows, L, b, y):
         store(y, j, y_j)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _symmetric_matmul(indptr, rows, P, b, y):
     """y = P b from the lower triangle of P."""
     for j in range(y.shape[0]):
@@ -171,7 +172,7 @@ def _symmetric_matmul(indptr, rows, P, b, y):
 # ---------------------------------------------------------------------- outer products
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def outer(indptr, rows, members, x, y, values, first, last):
     """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = members[g], in float64. Nonzero status: not finite.
 
@@ -198,7 +199,7 @@ def outer(indptr, rows, members, x, y, values, first, last):
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _outer_of_one_group(indptr, rows, members, x, y, a, b, total, values):
     lanes = a.shape[1]
     for t in range(0, members.shape[0], lanes):
@@ -211,7 +212,7 @@ def _outer_of_one_group(indptr, rows, members, x, y, a, b, total, values):
         values[p] = total[p].sum()
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_outer(indptr, rows, a, b, total):
     for j in range(indptr.shape[0] - 1):
         b_j = load(b, j)
@@ -222,7 +223,7 @@ def _add_outer(indptr, rows, a, b, total):
 # ---------------------------------------------------------------------- log determinants
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def logdet(indptr, factor, sums, first, last):
     """sums[r, s] = Σ log L_jj over segment s of the nodes, in float64, for the entries first … last of `sums`.
 
@@ -239,7 +240,7 @@ def logdet(indptr, factor, sums, first, last):
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _sum_of_logarithms(indptr, L, first, last, logs):
     """Σ log L_jj of nodes first … last, NaN if a pivot is not positive and finite; `logs` is memory for some.
 
@@ -263,7 +264,7 @@ def _sum_of_logarithms(indptr, L, first, last, logs):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _halved_product(x):
     """Each number of the first half, times its partner in the second, if it has one."""
     half = (x.shape[0] + 1) // 2
@@ -272,7 +273,7 @@ def _halved_product(x):
     return x[:half]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _halved_sum(x):
     """The sum, by halves; x is used up."""
     size = x.shape[0]

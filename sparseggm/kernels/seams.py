@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import INNER
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, not_positive, store
 
 VECTOR_DIGEST = "3be825edddd084f9"
@@ -11,26 +12,26 @@ WARM_UP = 64
 """Nodes that a guess looks outward at a time."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def part_length(L, carry):
     """Nodes of a part."""
     return ((L.shape[0] + 1) // 2 - 1) // (carry.shape[0] * lanes_of(L))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def keep(states, c, first, second):
     store(states, 2 * c, first)
     store(states, 2 * c + 1, second)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def fetch(states, c, lane, kept):
     """What one part kept, for all lanes."""
     for i in range(2):
         kept[i] = states[2 * c + i, lane]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def differ(states, c, lane, kept):
     """Whether what a part began with differs by more than 2u, relatively, from what its neighbour arrived at."""
     tolerance = np.finfo(kept.dtype).eps
@@ -39,7 +40,7 @@ def differ(states, c, lane, kept):
     return not (equal and abs(second - kept[1, 0]) <= tolerance * abs(kept[1, 0]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def replace(states, c, lane, kept):
     """What a part kept before, by what it has now; whether they are equal."""
     equal = states[2 * c, lane] == kept[0, 0] and states[2 * c + 1, lane] == kept[1, 0]
@@ -48,7 +49,7 @@ def replace(states, c, lane, kept):
     return equal
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def bad_chain_pivots(positive, L):
     """The number of pivots of nodes that are infinite or NaN; or not positive either."""
     bad = 0
@@ -57,7 +58,7 @@ def bad_chain_pivots(positive, L):
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def reach_of(L, seam, stride, outward, L_chunk):
     """Nodes after a seam, or before it, whose Π |b_j / a_j| is below u / 2 in every lane; at most those of a part."""
     influence, reach = constant(L_chunk, 1.0), 0
@@ -74,7 +75,7 @@ def reach_of(L, seam, stride, outward, L_chunk):
     return reach
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def gather_nodes(L, first, stride, block):
     """Diagonals and couplings of nodes first + lane · stride + i; a node outside the chain is 1 and uncoupled."""
     for lane in range(block.shape[1]):
@@ -84,7 +85,7 @@ def gather_nodes(L, first, stride, block):
             block[2 * i + 1, lane] = L[p + 1] if 0 <= p < L.shape[0] - 1 else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def gather_entries(x, first, stride, block):
     """Entries x[first + lane · stride + i], 0 outside the chain; an empty x leaves the block alone."""
     for lane in range(block.shape[1] if x.shape[0] else 0):

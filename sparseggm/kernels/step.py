@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, new_block, scatter
 from sparseggm.kernels.chain import backward_from_end, forward_from_start
 from sparseggm.kernels.inverse import invert, invert_adjoint
@@ -23,17 +24,17 @@ from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.products import solve, solve_t
 from sparseggm.kernels.vector import constant, double, lanes_of, load, not_positive, put, store
 
-CHAIN_DIGEST = "7ef8f263740c0f6d"
-INVERSE_DIGEST = "7b89dcf6e01297ad"
-PRODUCTS_DIGEST = "60d9aa6d2de54960"
-BLOCKS_DIGEST = "7c4aa96b61f785ba"
-LOGARITHM_DIGEST = "92b20627c1b3936a"
+CHAIN_DIGEST = "96e08ccd4ed3b355"
+INVERSE_DIGEST = "2aa2202b6c6f5d5b"
+PRODUCTS_DIGEST = "a1cad200e235620d"
+BLOCKS_DIGEST = "ba336af172cfdc4f"
+LOGARITHM_DIGEST = "1b98628df3fd63ea"
 
 
 # ---------------------------------------------------------------------- forward
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first, last):
     """z and kl, both overwritten. Nonzero status: something is not finite, or a pivot not positive."""
     n, lanes, bad = loc.shape[1], lanes_of(loc), 0
@@ -51,7 +52,7 @@ def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first
             backward_from_end(L, eps, y, variances)
         else:
             bad += solve_t(indptr, rows, L, eps, y)
-            invert(indptr, rows, fill, L, sigma)
+            invert(True, indptr, rows, fill, L, sigma)
             for j in range(n):
                 store(variances, j, load(sigma, fill[0][j]))
         energies(indptr, L, mean, y, variances, logs, sums)
@@ -62,7 +63,7 @@ def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def energies(indptr, L, mean, y, variances, logs, sums):
     """sums[lane] = Σ v + loc² + 2 log L_jj over the rows of y, in float64; and loc + y in place of y.
 
@@ -98,7 +99,7 @@ def energies(indptr, L, mean, y, variances, logs, sums):
 # ---------------------------------------------------------------------- backward
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sample_and_kl_vjp(
     is_chain, indptr, rows, fill, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
 ):
@@ -124,7 +125,7 @@ def sample_and_kl_vjp(
         else:
             bad += solve_t(indptr, rows, L, eps, y)
             bad += solve(indptr, rows, L, out, eps_bar)
-            invert(indptr, rows, fill, L, sigma)
+            invert(True, indptr, rows, fill, L, sigma)
             _adjoint(indptr, rows, fill, L, y, eps_bar, load(k_bar, 0), sigma, G, L_bar)
         for j in range(n):
             store(mean, j, load(out, j) + load(k_bar, 0) * load(mean, j))
@@ -136,7 +137,7 @@ def sample_and_kl_vjp(
     return bad
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _adjoint(indptr, rows, fill, L, y, eps_bar, k_bar, sigma, G, L_bar):
     """L_bar = −y ε̄ᵀ on S + k̄ (½ ∂tr Σ/∂L + diag(1/L_jj))."""
     half = constant(L, 0.5) * k_bar

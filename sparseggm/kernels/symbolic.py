@@ -11,8 +11,10 @@ import heapq
 import numpy as np
 from numba import njit
 
+from sparseggm.kernels import KERNEL
 
-@njit(cache=True, nogil=True)
+
+@njit(**KERNEL)
 def transpose(indptr, rows, row_indptr, row_cols, row_positions):
     """List the strictly lower entries row by row: their columns (ascending) and their packed positions."""
     n = indptr.shape[0] - 1
@@ -30,7 +32,7 @@ def transpose(indptr, rows, row_indptr, row_cols, row_positions):
             next_slot[rows[p]] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def group_columns(indptr, rows, row_indptr, row_cols, row_positions, groups):
     """How many entries of a row, 4, 2 or 1, stand in columns that agree from that row on; 0 where one is in a group.
 
@@ -52,7 +54,7 @@ def group_columns(indptr, rows, row_indptr, row_cols, row_positions, groups):
             t += length
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def fill_counts(row_indptr, row_cols, parent, counts):
     """Elimination tree, and the number of entries in each column of the Cholesky factor.
 
@@ -74,7 +76,7 @@ def fill_counts(row_indptr, row_cols, parent, counts):
                 j = parent[j]
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def fill_rows(row_indptr, row_cols, parent, indptr, rows):
     """Row indices of the Cholesky factor; they come out sorted, because row k is appended after row k − 1."""
     n = row_indptr.shape[0] - 1
@@ -93,7 +95,7 @@ def fill_rows(row_indptr, row_cols, parent, indptr, rows):
                 j = parent[j]
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def minimum_degree(indptr, neighbours):
     """Eliminate a node of least degree in the graph that elimination has made so far; ties to the lowest number.
 
@@ -178,7 +180,7 @@ def minimum_degree(indptr, neighbours):
     return order
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def maximum_cardinality(indptr, neighbours):
     """Visit, each time, a node with most visited neighbours, ties to the highest number; the reverse of that order."""
     n = indptr.shape[0] - 1
@@ -202,7 +204,7 @@ def maximum_cardinality(indptr, neighbours):
     return order
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def breadth_first(indptr, neighbours):
     """Nodes by distance from the first of their component, neighbours in the order listed; components by first node."""
     n = indptr.shape[0] - 1
@@ -228,7 +230,7 @@ def breadth_first(indptr, neighbours):
     return order
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def distance_colouring(indptr, neighbours, order, distance):
     """Give each node, in this order, the least colour that no node within `distance` edges has; colours from 0.
 

@@ -17,6 +17,7 @@ from sparseggm.pattern import Pattern
 from sparseggm.torch.embedding import diagonal, on_diagonal, restrict
 from sparseggm.torch.registration import (
     Shape,
+    are_plain,
     array,
     batch_of,
     key_of,
@@ -214,8 +215,10 @@ register(
 def _cholesky_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
     pattern, (_, factor) = pattern_of(ctx.key), ctx.saved_tensors
     filled = pattern.filled()
-    precision_bar = cholesky_vjp(filled, factor, bar)
-    return None, restrict(pattern, filled, precision_bar)
+    if not torch.is_grad_enabled() and are_plain(factor, bar):  # no derivative to come, which would need all of V
+        precision_bar = adjoints.cholesky_vjp(filled, array(factor), array(bar), on=pattern)
+        return None, torch.from_numpy(precision_bar)
+    return None, restrict(pattern, filled, cholesky_vjp(filled, factor, bar))
 
 
 register(
@@ -234,6 +237,11 @@ def _run_logdet(key: str, factor: Tensor, in_float64: bool) -> Tensor:
 
 def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor, None]:
     pattern, (factor, _) = pattern_of(ctx.key), ctx.saved_tensors
+    if not torch.is_grad_enabled() and are_plain(factor, bar):
+        values = array(factor)
+        factor_bar = np.zeros(values.shape, values.dtype)
+        factor_bar[..., pattern.diagonal] = 2.0 * array(bar)[..., None] / values.take(pattern.diagonal, axis=-1)
+        return None, torch.from_numpy(factor_bar), None
     return None, on_diagonal(pattern, (2.0 * bar[..., None] / diagonal(pattern, factor)).to(factor.dtype)), None
 
 

@@ -1,0 +1,77 @@
+"""Compile every kernel ahead of its first use: `python -m sparseggm.precompile`, once an environment or an image.
+
+Otherwise each kernel is compiled by the first call that needs it. Either way Numba keeps it on disk, beside the
+package or in NUMBA_CACHE_DIR, until the package, Numba or the processor changes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseggm import adjoints, draws, linalg, long_chain, step, threads
+from sparseggm.colouring import distance_colouring
+from sparseggm.graphs import Graph
+from sparseggm.pattern import Pattern
+from sparseggm.topology import Chain, ExtendedGrid
+
+_BATCH = threads.LANES
+
+
+def compile_verbs(dtype: npt.DTypeLike) -> None:
+    """Call each verb once on arrays of a dtype."""
+    pattern = ExtendedGrid(2, 3).factor_pattern
+    filled = pattern.filled()
+    factor, closed = _identity(pattern, _BATCH, dtype), _identity(filled, _BATCH, dtype)
+    x = np.ones((_BATCH, pattern.n), dtype)
+    for product in (linalg.matmul, linalg.matmul_t, linalg.solve, linalg.solve_t):
+        product(pattern, factor, x)
+    linalg.symmetric_matmul(pattern, factor, x)
+    linalg.outer(pattern, x, x)
+    linalg.logdet(pattern, factor)
+    linalg.selected_inverse(filled, linalg.cholesky(filled, linalg.gram(filled, closed)))
+    adjoints.cholesky_jvp(filled, closed, closed)
+    adjoints.marginal_variances_vjp(pattern, factor, x)
+    step.sample_and_kl(pattern, x, factor, x)
+    step.sample_and_kl_vjp(pattern, x, factor, x, x, x[:, 0])
+    draws.draw_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
+    _compile_long_chain(dtype)
+
+
+def _compile_long_chain(dtype: npt.DTypeLike) -> None:
+    pattern = Chain(long_chain.LONG).factor_pattern
+    factor, x = _identity(pattern, 1, dtype)[0], np.ones(pattern.n, dtype)
+    linalg.solve(pattern, linalg.cholesky(pattern, factor), x)
+    linalg.solve_t(pattern, factor, x)
+    step.sample_and_kl_vjp(pattern, x, factor, x, x, np.ones((), dtype))
+
+
+def compile_graphs() -> None:
+    """Call what works on graphs alone: orders of elimination and colourings."""
+    ring = Graph(8, [(k, (k + 1) % 8) for k in range(8)])
+    distance_colouring(ring.precision_pattern, 2)
+
+
+def _identity(pattern: Pattern, batch: int, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+    values = np.zeros((batch, pattern.nnz), dtype)
+    values[:, pattern.diagonal] = 1
+    return values
+
+
+def main() -> None:
+    """Both dtypes at the same time, each in a process of its own; prints the seconds."""
+    start = time.perf_counter()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        tasks = [pool.submit(compile_verbs, dtype) for dtype in ("float32", "float64")]
+        compile_graphs()
+        for task in tasks:
+            task.result()
+    print(f"sparseggm: every kernel is compiled, in {time.perf_counter() - start:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()

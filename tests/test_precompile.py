@@ -1,0 +1,63 @@
+"""`python -m sparseggm.precompile`: after it, no verb has anything left to compile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparseggm import precompile
+
+PROBE = """
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+import sparseggm as sg
+from benchmarks.rows.dtypes import call_of
+from sparseggm import precompile
+from sparseggm.kernels import cholesky, draws, inverse, long_chain, products, symbolic
+from sparseggm.kernels import step as step_kernels
+from tests.verbs import VERBS
+
+def loaded():
+    modules = (cholesky, draws, inverse, long_chain, products, step_kernels, symbolic)
+    kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
+    return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
+
+precompile.compile_graphs()
+precompile.compile_verbs("DTYPE")
+before = loaded()
+for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), sg.Chain(20000)):
+    for verb in VERBS.values() if topology.n < 100 else ():
+        for batch in (1, 40):
+            call_of(verb, topology, batch, np.dtype("DTYPE"))()
+    g = sg.GaussianGraphicalModel(
+        np.zeros((3, topology.n), "DTYPE"),
+        factor=np.tile((topology.factor_pattern.rows == topology.factor_pattern.cols).astype("DTYPE"), (3, 1)),
+        topology=topology,
+    )
+    g.log_prob(g.sample(2, rng=np.random.default_rng(0))), g.kl_divergence(), g.variance, g.precision
+    sg.GaussianGraphicalModel.from_precision(g.loc, precision=g.precision, topology=g.graph)
+print(sorted(map(str, loaded() - before)))
+"""
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_after_it_no_call_needs_another_kernel(dtype: str) -> None:
+    script = PROBE.replace("DTYPE", dtype)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_it_runs_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    precompile.main()
+    assert "every kernel is compiled" in capsys.readouterr().out
