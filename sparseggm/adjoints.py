@@ -77,7 +77,10 @@ def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray, on: Patter
     checks.check("cholesky_vjp", pattern, packed={"factor": factor, "x": x})
     work, size, chosen = 2 * squared_columns(pattern), pattern.nnz, ALL
     if on is not None and on is not pattern:
-        size, chosen = on.nnz, checks.frozen(on.positions_in(pattern).astype(np.int32))
+        checks.require_pattern("cholesky_vjp", on, "on")
+        is_fill = on.filled() is pattern
+        chosen = on.positions_in_fill if is_fill else checks.frozen(on.positions_in(pattern).astype(np.int32))
+        size = on.nnz
     call = _wide_call(inverse.CHOLESKY_VJP, pattern, pattern, chosen)
     return _run("cholesky_vjp", call, work, size, factor=(pattern, factor), x=(pattern, x))
 

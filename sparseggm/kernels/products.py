@@ -181,17 +181,21 @@ def outer(indptr, rows, members, x, y, values, first, last):
     double = np.empty(0)
     a, b, total = new_block(x.shape[1], double), new_block(x.shape[1], double), new_block(rows.shape[0], double)
     lanes = total.shape[1]
+    chosen = np.empty(lanes, members.dtype)  # contiguous, as a column of `members` is not
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
+        some = chosen[: stop - start]
         total[:] = 0.0
         if stop - start > 1:
             for t in range(members.shape[1]):
-                gather_rows(x, members[start:stop, t], a)
-                gather_rows(y, members[start:stop, t], b)
+                for g in range(start, stop):
+                    some[g - start] = members[g, t]
+                gather_rows(x, some, a)
+                gather_rows(y, some, b)
                 _add_outer(indptr, rows, a, b, total)
             scatter(total, values, start, stop)
         else:
-            _outer_of_one_group(indptr, rows, members[start], x, y, a, b, total, values[start])
+            _outer_of_one_group(indptr, rows, members[start].copy(), x, y, a, b, total, values[start])
     bad = 0
     for g in range(first, last):
         for p in range(rows.shape[0]):
