@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from sparseggm import checks, long_chain, threads
 from sparseggm.checks import Shape
-from sparseggm.errors import NotPositiveDefiniteError, ShapeError
+from sparseggm.errors import DTypeError, NotPositiveDefiniteError, ShapeError
 from sparseggm.kernels import cholesky as cholesky_kernels
 from sparseggm.kernels import inverse, products
 from sparseggm.pattern import FloatArray, IntArray, Pattern
@@ -269,8 +269,9 @@ def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = N
     Args:
         pattern: of L.
         factor: (..., nnz) values of L.
-        dtype: of the result, None for that of the factor. The sum is formed in float64 in any case.
+        dtype: of the result, float32 or float64; None for that of the factor. The sum is in float64 in any case.
     Raises:
+        DTypeError: `dtype` is another.
         NonPositiveError: a diagonal entry of L is ≤ 0. Other entries are not read.
     Cost: n/8 logarithms (n if a pivot is beyond 2^±127), summed in float64.
     Error: |Δ| ≤ γ_{n+1} Σ 2 |log L_jj| + 2 γ_n in float64, and u |log det P| for the rounding
@@ -278,13 +279,16 @@ def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = N
     Reference: `reference.linalg.logdet`.
     """
     checks.check("logdet", pattern, packed={"factor": factor})
+    result_dtype = factor.dtype if dtype is None else np.dtype(dtype)
+    if result_dtype not in (np.float32, np.float64):
+        raise DTypeError(f"logdet: dtype must be float32 or float64, got {result_dtype}.")
     batch_shape = factor.shape[:-1]
     rows = checks.as_rows(factor, batch_shape)
     segments = -(-pattern.n // _SEGMENT)
     sums, work = np.empty((len(rows), segments)), 20 * pattern.n // segments
     if threads.run(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
         checks.explain("logdet", {"factor": (pattern, factor)})
-    return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(dtype or factor.dtype)  # type: ignore[no-any-return]
+    return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(result_dtype)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- selected inverse

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.linalg
-from sparseggm import Chain, Diagonal, Pattern, linalg
+from sparseggm import Chain, Diagonal, DTypeError, Pattern, linalg
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, smallest, unit_roundoff
@@ -283,3 +283,13 @@ def test_one_node_is_scalar_arithmetic() -> None:
     assert linalg.selected_inverse(pattern, two) == linalg.marginal_variances(pattern, two) == 0.25
     assert linalg.trace_inverse(pattern, two) == 0.25
     assert linalg.logdet(pattern, two) == 2 * np.log(2.0)
+
+
+def test_log_det_in_another_dtype_is_the_sum_before_it_is_rounded() -> None:
+    pattern, factor = Diagonal(3).factor_pattern, np.array([2.0, 3.0, 5.0], np.float32)
+    wide = linalg.logdet(pattern, factor, np.float64)
+    assert wide.dtype == np.float64
+    assert wide == linalg.logdet(pattern, factor.astype(np.float64))
+    assert linalg.logdet(pattern, factor, "float32") == linalg.logdet(pattern, factor) == np.float32(wide)
+    with pytest.raises(DTypeError, match=r"^logdet: dtype must be float32 or float64"):
+        linalg.logdet(pattern, factor, np.int64)
