@@ -47,7 +47,7 @@ from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, sto
 BLOCKS_DIGEST = "ba336af172cfdc4f"
 CHAIN_DIGEST = "96e08ccd4ed3b355"
 SEAMS_DIGEST = "86bfc2b7caa5829d"
-STEP_DIGEST = "012b254e0d69ec98"
+STEP_DIGEST = "0e507065466515ad"
 
 CHUNK = 256
 """Nodes of each part whose blocks are in cache at a time."""

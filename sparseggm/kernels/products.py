@@ -181,7 +181,7 @@ def outer(indptr, rows, members, x, y, values, first, last):
     double = np.empty(0)
     a, b, total = new_block(x.shape[1], double), new_block(x.shape[1], double), new_block(rows.shape[0], double)
     lanes = total.shape[1]
-    chosen = np.empty(lanes, members.dtype)  # contiguous, as a column of `members` is not
+    chosen = np.empty(lanes, members.dtype)  # a column; of the type of a row's copy, so that one `gather_rows` serves
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         some = chosen[: stop - start]

@@ -26,7 +26,7 @@ from sparseggm.kernels.vector import constant, double, lanes_of, load, not_posit
 
 CHAIN_DIGEST = "96e08ccd4ed3b355"
 INVERSE_DIGEST = "2aa2202b6c6f5d5b"
-PRODUCTS_DIGEST = "1cbb51ace178f362"
+PRODUCTS_DIGEST = "ace6502613d61ccb"
 BLOCKS_DIGEST = "ba336af172cfdc4f"
 LOGARITHM_DIGEST = "1b98628df3fd63ea"
 

@@ -237,12 +237,13 @@ def _run_logdet(key: str, factor: Tensor, in_float64: bool) -> Tensor:
 
 def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor, None]:
     pattern, (factor, _) = pattern_of(ctx.key), ctx.saved_tensors
-    if not torch.is_grad_enabled() and are_plain(factor, bar):
-        values = array(factor)
-        factor_bar = np.zeros(values.shape, values.dtype)
-        factor_bar[..., pattern.diagonal] = 2.0 * array(bar)[..., None] / values.take(pattern.diagonal, axis=-1)
-        return None, torch.from_numpy(factor_bar), None
-    return None, on_diagonal(pattern, (2.0 * bar[..., None] / diagonal(pattern, factor)).to(factor.dtype)), None
+    pivots = diagonal(pattern, factor)
+    if not torch.is_grad_enabled() and are_plain(factor, bar):  # torch's threads would spin on after the division
+        quotients = 2.0 * array(bar)[..., None] / array(pivots)
+        entries = torch.from_numpy(quotients.astype(array(pivots).dtype, copy=False))
+    else:
+        entries = (2.0 * bar[..., None] / pivots).to(factor.dtype)
+    return None, on_diagonal(pattern, entries), None
 
 
 register(
