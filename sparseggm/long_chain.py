@@ -33,27 +33,29 @@ def cholesky(P: FloatArray, L: FloatArray) -> int:
     return status or int(kernels.mend_factorise(P, L, carry))
 
 
-def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+def solve(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻¹ b; y may be b. Nonzero status: something is not finite."""
     absent, unwanted, carry = L[:0], y[:0], _carry(L, 2)
-    return _forward((absent, absent, _apart(b, y), L.dtype.type(0), unwanted, unwanted, y), L, carry, carry)
+    return _forward(
+        (pattern.indptr, absent, _apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted), L, carry, carry
+    )
 
 
 def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
-    return _backward((False, pattern.indptr, _apart(b, y), L[:0], y, y[:0]), L, _carry(L, 2))[0]
+    return _backward((False, pattern.indptr, _apart(b, y), L[:0], y, y[:0], False), L, _carry(L, 2))[0]
 
 
 def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
     """v = diag (L Lᵀ)⁻¹. Nonzero status: something is not finite, or a pivot not positive."""
-    return _backward((True, pattern.indptr, L[:0], L[:0], v[:0], v), L, _carry(L, 2))[0]
+    return _backward((True, pattern.indptr, L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
 
 
 def sample_and_kl(
     pattern: Pattern, loc: FloatArray, L: FloatArray, eps: FloatArray, z: FloatArray, kl: FloatArray
 ) -> int:
     """z = loc + L⁻ᵀ ε, and kl[0]. Nonzero status: something is not finite, or a pivot not positive."""
-    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0]), L, _carry(L, 2))
+    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], False), L, _carry(L, 2))
     with np.errstate(over="ignore"):
         kl[0] = 0.5 * (energy - pattern.n)
     return status + (not math.isfinite(kl[0]))
@@ -72,8 +74,8 @@ def sample_and_kl_vjp(
 ) -> int:
     """The cotangents of loc, L and ε for those of z and kl[0]; an empty `eps_bar` is not wanted. Status likewise."""
     entering = _carry(L, 2)
-    status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0]), L, entering)
-    task = (eps, loc, z_bar, kl_bar[0], loc_bar, L_bar, eps_bar)
+    status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0], False), L, entering)
+    task = (pattern.indptr, eps, z_bar, _in_lanes(kl_bar[0], L), L_bar, eps_bar, False, loc, loc_bar)
     return status + _forward(task, L, entering, _carry(L, 2))
 
 
@@ -90,6 +92,11 @@ def _forward(task: tuple[Any, ...], L: FloatArray, entering: FloatArray, carry: 
     """Both kernels."""
     suspect = threads.run(kernels.forward_strips, _work(L, carry), task, L, entering, carry, batch=len(carry))
     return int(kernels.mend_forward(suspect, task, L, entering, carry))
+
+
+def _in_lanes(number: float, L: FloatArray) -> FloatArray:
+    """A block of one row."""
+    return np.full((1, REGISTER_BYTES // L.itemsize), number, L.dtype)
 
 
 def _work(L: FloatArray, carry: FloatArray) -> int:

@@ -31,7 +31,7 @@ def sample_and_kl(
     Cost: one solve and the marginal variances, each byte moved once; scratch of 5 n + nnz(L) + nnz(F) for a block.
     """
     _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)
-    z, kl = np.empty(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
+    z, kl = checks.new(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
     rows = [checks.as_rows(array, loc.shape[:-1]) for array in (loc, factor, noise)]
     out, batch = (z.reshape(rows[0].shape), kl.reshape(len(rows[0]))), len(rows[0])
     if long_chain.is_long(pattern, batch):
@@ -64,7 +64,7 @@ def sample_and_kl_vjp(
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
     batch = len(rows[0])
-    loc_bar, factor_bar = np.empty(loc.shape, loc.dtype), np.empty(factor.shape, loc.dtype)
+    loc_bar, factor_bar = checks.new(loc.shape, loc.dtype), checks.new(factor.shape, loc.dtype)
     noise_bar = np.empty(noise.shape if noise_too else (0, pattern.n), loc.dtype)
     bars: tuple[FloatArray, ...] = (loc_bar, factor_bar, noise_bar)
     out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]

@@ -11,12 +11,41 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from sparseggm import Chain, NonFiniteError, NotPositiveDefiniteError, linalg, long_chain, step, threads
 from sparseggm.kernels import chain
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, Array
+
+
+@njit
+def plain_backward(L, y, v):
+    """`chain.backward` along a whole chain, whose last node is coupled by zero to a node after it; y enters as ε."""
+    chain.backward(L, y, v, y.shape[0], L[-1], L[-1], ((L, 0, 0), (y, 0, 0)))
+
+
+@njit
+def plain_forward(L, y, v, e, k_bar):
+    """`chain.forward` likewise; y and v have an entry more; e enters as z̄, and L̄ takes the place of L."""
+    chain.forward(L, y, v, e, k_bar, e.shape[0], L[-1], k_bar, (e, 0, 0))
+
+
+def plain_draw(L: Array, eps: Array) -> tuple[Array, Array]:
+    """y and v of a chain, node after node."""
+    y, v = eps.copy(), np.empty_like(eps)
+    plain_backward(np.append(L, L.dtype.type(0)), y, v)
+    return y, v
+
+
+def plain_gradient(L: Array, y: Array, v: Array, z_bar: Array, k_bar: float) -> tuple[Array, Array]:
+    """ε̄ and L̄ of a chain, node after node."""
+    zero, e = L.dtype.type(0), z_bar.copy()
+    coupled = np.append(L, zero)
+    plain_forward(coupled, np.append(y, zero), np.append(v, zero), e, L.dtype.type(k_bar))
+    return e, coupled[:-1]
+
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 NOTHING = {name: np.empty(0, name) for name in ("float32", "float64")}
@@ -41,8 +70,8 @@ def factor_of(n: int, couplings: str, seed: int, dtype: str) -> Array:
     return L.astype(dtype)
 
 
-def residual_bound(L: Array, y: Array, rhs: Array, transposed: bool) -> tuple[Array, Array]:
-    """|L y − rhs| or |Lᵀ y − rhs|, in long double, and γ₃ + 2u of its absolute terms."""
+def residual_bound(L: Array, y: Array, rhs: Array, transposed: bool, roundings: int = 3) -> tuple[Array, Array]:
+    """|L y − rhs| or |Lᵀ y − rhs|, in long double, and γ of the roundings + 2u of its absolute terms."""
     wide, a, b = y.astype(WIDE), L[::2].astype(WIDE), L[1::2].astype(WIDE)
     near = b * (wide[1:] if transposed else wide[:-1])
     residual, size = a * wide - rhs, abs(a * wide)
@@ -50,7 +79,7 @@ def residual_bound(L: Array, y: Array, rhs: Array, transposed: bool) -> tuple[Ar
     residual[inner] += near
     size[inner] += abs(near)
     u = numerics.unit_roundoff(L.dtype)
-    return residual, (numerics.gamma(3, L.dtype) + 2 * u) * size + numerics.underflow(L.dtype)
+    return residual, (numerics.gamma(roundings, L.dtype) + 2 * u) * size + numerics.underflow(L.dtype)
 
 
 @pytest.fixture(params=[1, 3])
@@ -79,7 +108,7 @@ def test_solves_satisfy_their_equations_to_rounding(strips, n, couplings, seed, 
     rhs, y = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
     long_chain.solve_t(Chain(n).factor_pattern, L, rhs, y)
     check("long chain: solve_t", "Chain", dtype, *residual_bound(L, y, rhs, transposed=True))
-    long_chain.solve(L, rhs, y)
+    long_chain.solve(Chain(n).factor_pattern, L, rhs, y)
     check("long chain: solve", "Chain", dtype, *residual_bound(L, y, rhs, transposed=False))
 
 
@@ -91,27 +120,24 @@ def test_variances_and_gradients_are_those_of_the_plain_recurrences(strips, n, c
     pattern = Chain(n).factor_pattern
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
     eps, z_bar, loc = (rng.standard_normal(n).astype(dtype) for _ in range(3))
-    plain_y, plain, v, e, loc_bar = (np.empty(n, dtype) for _ in range(5))
-    L_bar, again = np.empty_like(L), np.empty_like(L)
+    v, e, loc_bar, L_bar = (*(np.empty(n, dtype) for _ in range(3)), np.empty_like(L))
+    plain_y, plain_v = plain_draw(L, eps)
     long_chain.marginal_variances(pattern, L, v)
-    chain.backward_from_end(L, eps, plain_y, plain)
     u, seams = numerics.unit_roundoff(dtype), 16 * strips
-    check("long chain: variances", "Chain", dtype, v.astype(WIDE) - plain, seams * 2 * u * plain.astype(WIDE))
+    check("long chain: variances", "Chain", dtype, v.astype(WIDE) - plain_v, seams * 2 * u * plain_v.astype(WIDE))
 
     k_bar = np.full(1, 0.7, dtype)
     long_chain.sample_and_kl_vjp(pattern, loc, L, eps, z_bar, k_bar, loc_bar, L_bar, e)
     np.testing.assert_array_equal(loc_bar, z_bar + k_bar * loc)
-    chain.forward_from_start(L, plain_y, plain, z_bar, k_bar[0], np.empty_like(e), again)
     # y and e differ by what their recurrences make of 2u at a seam, which |·| of all terms bounds
     down = -abs(L.astype(np.float64))
     down[::2] *= -1
-    size, size_y, bound = np.empty(n), np.empty(n), np.empty(2 * n - 1)
-    chain.backward_from_end(down, abs(eps.astype(np.float64)), size_y, np.empty(n))
-    chain.forward_from_start(down, -size_y, plain.astype(np.float64), abs(z_bar.astype(np.float64)), 0.7, size, bound)
+    size_y, size_v = plain_draw(down, abs(eps.astype(np.float64)))
+    size, bound = plain_gradient(down, -size_y, size_v, abs(z_bar.astype(np.float64)), 0.7)
     terms = np.zeros(2 * n - 1)
     terms[::2] = 0.7 / L[::2] + size_y * size + abs(bound[::2]) * 2
     terms[1::2] = size_y[1:] * size[:-1] + abs(bound[1::2]) * 2
-    difference = L_bar.astype(WIDE) - again
+    difference = L_bar.astype(WIDE) - plain_gradient(L, plain_y, plain_v, z_bar, 0.7)[1]
     check("long chain: gradient", "Chain", dtype, difference, seams * 6 * u * terms + numerics.underflow(dtype))
 
 
@@ -186,7 +212,7 @@ def test_a_long_step_agrees_with_its_verbs(dtype) -> None:
     rng = np.random.default_rng(2)
     loc, eps, z_bar = (rng.standard_normal(n).astype(dtype) for _ in range(3))
     z, kl = step.sample_and_kl(pattern, loc, L, eps)
-    np.testing.assert_array_equal(z, loc + linalg.solve_t(pattern, L, eps))
+    np.testing.assert_array_equal(z, loc + step.sample_and_kl(pattern, np.zeros_like(loc), L, eps)[0])
     terms = linalg.marginal_variances(pattern, L).astype(WIDE) + loc.astype(WIDE) ** 2
     logs = 2 * np.log(L[::2].astype(WIDE))
     bound = (numerics.gamma(4 * n, np.float64) + 64 * numerics.unit_roundoff(dtype)) * (terms + abs(logs) + 1).sum()
@@ -198,6 +224,18 @@ def test_a_long_step_agrees_with_its_verbs(dtype) -> None:
     for alone, together in zip(bars, in_batch, strict=True):
         scale = abs(together[0]).max()
         np.testing.assert_allclose(alone, together[0], rtol=0, atol=64 * numerics.unit_roundoff(dtype) * scale)
+
+
+@pytest.mark.property
+@any_chain
+@with_strips
+def test_a_draw_satisfies_its_equations_to_rounding(strips, n, couplings, seed, dtype) -> None:
+    """One rounding a node more than `solve_t`, as it multiplies by 1 / L_jj."""
+    L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
+    eps, z, kl, loc = rng.standard_normal(n).astype(dtype), np.empty(n, dtype), np.empty(1, dtype), np.zeros(n, dtype)
+    long_chain.sample_and_kl(Chain(n).factor_pattern, loc, L, eps, z, kl)
+    residual, bound = residual_bound(L, z, eps, transposed=True, roundings=4)
+    check("long chain: draw", "Chain", dtype, residual, bound)
 
 
 @pytest.mark.parametrize("node", [0, 5000, 2**14 - 1])

@@ -5,19 +5,21 @@ from numba import njit
 from numba.extending import overload
 
 from sparseggm.kernels import INNER
+from sparseggm.kernels.tiles import gather_tile, scatter_tile, stream_tile
 from sparseggm.kernels.vector import (
     REGISTER_BYTES,
     constant,
-    gather_tile,
     lanes_of,
     load,
     not_finite,
     not_positive,
-    prefetch,
-    scatter_tile,
+    smaller,
 )
 
-VECTOR_DIGEST = "3be825edddd084f9"
+TILES_DIGEST = "ba9664a2836b0ddf"
+
+UNCACHED = 1 << 23
+"""Bytes of a result from which it is stored past the caches: they would not hold it until it is read."""
 
 
 @njit(**INNER)
@@ -36,17 +38,16 @@ def new_block(size, like):
 
 
 @njit(**INNER)
-def bad_lanes(block):
-    """The number of lanes, 0 or 1 for a 1-D array, that hold a NaN or an infinity."""
+def bad_lanes(block, begin, end):
+    """The number of lanes, 0 or 1 for a 1-D array, that hold a NaN or an infinity in the rows begin … end."""
     zero = constant(block, 0.0)
-    size = block.shape[0]
     taint, other, third, fourth = zero, zero, zero, zero  # four sums at a time: one alone would wait for itself
-    for i in range(0, size - 3, 4):
+    for i in range(begin, end - 3, 4):
         taint = taint + zero * load(block, i)
         other = other + zero * load(block, i + 1)
         third = third + zero * load(block, i + 2)
         fourth = fourth + zero * load(block, i + 3)
-    for i in range(size // 4 * 4, size):
+    for i in range(end - (end - begin) % 4, end):
         taint = taint + zero * load(block, i)
     return not_finite((taint + other) + (third + fourth))
 
@@ -56,16 +57,19 @@ def bad_numbers(x):
     """Nonzero if a 1-D array, taken a vector at a time, holds a NaN or an infinity."""
     lanes = lanes_of(x)
     whole = x.shape[0] // lanes * lanes
-    return bad_lanes(x[:whole].reshape(-1, lanes)) + bad_lanes(x[whole:])
+    return bad_lanes(x[:whole].reshape(-1, lanes), 0, whole // lanes) + bad_lanes(x, whole, x.shape[0])
 
 
 @njit(**INNER)
-def bad_pivots(indptr, L):
-    """The number of diagonal entries, in every lane, that are not positive and finite."""
-    bad = 0
-    for j in range(indptr.shape[0] - 1):
-        bad += not_positive(load(L, indptr[j]))
-    return bad
+def bad_pivots(indptr, L, n):
+    """The number of lanes with a diagonal entry, of the first n, that is not positive and finite."""
+    zero, least = constant(L, 0.0), constant(L, 1.0)
+    taint = zero
+    for j in range(n):
+        pivot = load(L, indptr[j])
+        least = smaller(pivot, least)
+        taint = taint + zero * pivot
+    return not_positive(least + taint)
 
 
 def new_like(size, like):
@@ -83,33 +87,27 @@ def _overload_new_like(size, like):
 @njit(**INNER)
 def gather(matrix, start, stop, block):
     """block[:, lane] = matrix[start + lane]. Lanes left over repeat the last row: all hold sane numbers."""
-    if stop - start == block.shape[1]:
-        gather_runs(
-            matrix.reshape(matrix.size),
-            start * matrix.shape[1],
-            matrix.shape[1],
-            block,
-            matrix.shape[1] * block.shape[1],
-        )
-        return
-    for lane in range(block.shape[1]):
-        row = min(start + lane, stop - 1)
-        for column in range(block.shape[0]):
-            block[column, lane] = matrix[row, column]
+    n, lanes = matrix.shape[1], block.shape[1]
+    gather_runs(matrix.reshape(matrix.size), start * n, n, min(stop - start, lanes), block, block.shape[0])
 
 
 @njit(**INNER)
-def gather_runs(array, first, stride, block, ahead):
-    """block[i, lane] = array[first + lane · stride + i]; what lies `ahead` elements further will be gathered next."""
-    size, lanes = block.shape
-    whole = size // lanes * lanes
-    for i in range(0, whole, lanes):
-        gather_tile(array, first + i, stride, block, i)
-        for lane in range(lanes):
-            prefetch(array, first + i + ahead + lane * stride)
-    for lane in range(lanes):
-        for i in range(whole, size):
-            block[i, lane] = array[first + lane * stride + i]
+def gather_runs(array, first, stride, count, block, size):
+    """block[i, lane] = array[first + row · stride + i] for i < size, row = min(lane, count − 1)."""
+    lanes = block.shape[1]
+    for start in range(0, size if size >= lanes else 0, lanes):
+        i = min(start, size - lanes)  # the last tile overlaps the one before
+        gather_tile(array, first + i, stride, count, block, i)
+    for lane in range(lanes if size < lanes else 0):
+        for i in range(size):
+            block[i, lane] = array[first + min(lane, count - 1) * stride + i]
+
+
+@njit(**INNER)
+def after(matrix, start, lanes):
+    """What is `coming` after the rows of a matrix from `start` on, see `tiles.announce`."""
+    n = matrix.shape[1]
+    return matrix.reshape(matrix.size), (start + lanes) * n, n
 
 
 @njit(**INNER)
@@ -129,23 +127,33 @@ def gather_rows(matrix, chosen, block):
 
 
 @njit(**INNER)
-def scatter(block, matrix, start, stop):
-    """matrix[start + lane] = block[:, lane] for the rows start … stop."""
-    if stop - start == block.shape[1]:
-        scatter_runs(block, matrix.reshape(matrix.size), start * matrix.shape[1], matrix.shape[1])
-        return
-    for lane in range(stop - start):
-        for column in range(block.shape[0]):
-            matrix[start + lane, column] = block[column, lane]
+def scatter(block, matrix, start, stop, past_caches=False):
+    """matrix[start + lane] = block[:, lane] for the rows start … stop; see `scatter_runs`."""
+    n = matrix.shape[1]
+    scatter_runs(block, n, matrix.reshape(matrix.size), start * n, n, stop - start, past_caches)
 
 
 @njit(**INNER)
-def scatter_runs(block, array, first, stride):
-    """array[first + lane · stride + i] = block[i, lane]."""
-    size, lanes = block.shape
-    whole = size // lanes * lanes
-    for i in range(0, whole, lanes):
-        scatter_tile(block, i, array, first + i, stride)
-    for lane in range(lanes):
-        for i in range(whole, size):
+def scatter_runs(block, size, array, first, stride, count, past_caches):
+    """array[first + lane · stride + i] = block[i, lane] for i < size and the lanes < count.
+
+    Past the caches only where `is_in_lines` and `first` is at a whole line of a row.
+    """
+    lanes = block.shape[1]
+    for i in range(0, size - lanes + 1, lanes):
+        if past_caches:
+            stream_tile(block, i, array, first + i, stride, count)
+        else:
+            scatter_tile(block, i, array, first + i, stride, count)
+    if size % lanes and size > lanes:
+        scatter_tile(block, size - lanes, array, first + size - lanes, stride, count)
+    for lane in range(count if size < lanes else 0):
+        for i in range(size):
             array[first + lane * stride + i] = block[i, lane]
+
+
+@njit(**INNER)
+def is_in_lines(matrix):
+    """Whether each row begins at a line of memory, and the whole is too large for caches to keep."""
+    row = matrix.shape[1] * matrix.itemsize
+    return row % REGISTER_BYTES == 0 and matrix.ctypes.data % REGISTER_BYTES == 0 and matrix.nbytes >= UNCACHED

@@ -1,7 +1,7 @@
 """The recurrences of a chain, L_jj = a_j and L_{j+1,j} = b_j, on blocks or 1-D arrays.
 
 Backward, for a draw and the variances:   y_j = (ε_j − b_j y_{j+1}) / a_j,   v_j = (1 + b_j² v_{j+1}) / a_j².
-Forward, for their adjoints:   ε̄_j = (z̄_j − b_{j−1} ε̄_{j−1}) / a_j,   g_j = ½ k̄ + (b_{j−1} / a_{j−1})² g_{j−1}.
+Forward, for their adjoints:   ε̄_j = (z̄_j − b_{j−1} ε̄_{j−1}) / a_j,   g_j = k̄ + (b_{j−1} / a_{j−1})² g_{j−1}.
 Forward, for the factor:   d_j = P_jj − b_{j−1}²,   a_j = √d_j,   b_j = P_{j+1,j} / a_j.
 """
 
@@ -9,39 +9,54 @@ from __future__ import annotations
 
 from numba import njit
 
-from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels import INNER
+from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, flushed, load, not_positive, square_root, store
 
-VECTOR_DIGEST = "3be825edddd084f9"
+TILES_DIGEST = "ba9664a2836b0ddf"
 
 
 @njit(**INNER)
-def solve_backward(L, rhs, y, y_j):
-    """y of Lᵀ y = rhs at nodes y.shape[0] − 1 … 0, each coupled to the next, from that of the node after them."""
-    for j in range(y.shape[0] - 1, -1, -1):
-        y_j = (load(rhs, j) - load(L, 2 * j + 1) * y_j) / load(L, 2 * j)
+def solve_backward(L, y, end, y_j, coming):
+    """y of Lᵀ y = rhs in place of rhs at nodes end − 1 … 0, each coupled to the next, from that of node `end`.
+
+    `coming` are the sources of the next L and rhs, see `tiles.announce`.
+    """
+    for j in range(end - 1, -1, -1):
+        announce(L, coming[0], 2 * j)
+        announce(L, coming[0], 2 * j + 1)
+        announce(y, coming[1], j)
+        y_j = (load(y, j) - load(L, 2 * j + 1) * y_j) / load(L, 2 * j)
         store(y, j, y_j)
     return y_j
 
 
 @njit(**INNER)
-def solve_forward(L, rhs, y, carried):
-    """y of L y = rhs at nodes 0 … y.shape[0] − 1, each coupled to the next; `carried` is b_{j−1} y_{j−1}."""
-    for j in range(y.shape[0]):
-        y_j = (load(rhs, j) - carried) / load(L, 2 * j)
+def solve_forward(L, y, end, carried, coming):
+    """y of L y = rhs in place of rhs at nodes 0 … end − 1, each coupled to the next; `carried` is b_{j−1} y_{j−1}."""
+    for j in range(end):
+        announce(L, coming[0], 2 * j)
+        announce(L, coming[0], 2 * j + 1)
+        announce(y, coming[1], j)
+        y_j = (load(y, j) - carried) / load(L, 2 * j)
         store(y, j, y_j)
         carried = load(L, 2 * j + 1) * y_j
     return carried
 
 
 @njit(**INNER)
-def backward(L, eps, y, v, y_j, v_j):
-    """Nodes y.shape[0] − 1 … 0, each coupled to the next, from the values of the node after them; returns the last."""
+def backward(L, y, v, end, y_j, v_j, coming):
+    """y in place of ε, and v, at nodes end − 1 … 0, each coupled to the next, from those of node `end`.
+
+    Returns those of node 0. `coming` are the sources of the next L and ε.
+    """
     one = constant(L, 1.0)
-    for j in range(y.shape[0] - 1, -1, -1):
-        a, b = load(L, 2 * j), load(L, 2 * j + 1)
-        y_j = (load(eps, j) - b * y_j) / a
-        inverse = one / a
+    for j in range(end - 1, -1, -1):
+        announce(L, coming[0], 2 * j)
+        announce(L, coming[0], 2 * j + 1)
+        announce(y, coming[1], j)
+        inverse, b = one / load(L, 2 * j), load(L, 2 * j + 1)  # one division a node: it takes longer than all else
+        y_j = (load(y, j) - b * y_j) * inverse
         ratio = b * inverse
         v_j = inverse * inverse + (ratio * ratio) * v_j
         store(y, j, y_j)
@@ -49,56 +64,26 @@ def backward(L, eps, y, v, y_j, v_j):
     return y_j, v_j
 
 
-@njit(**KERNEL)
-def backward_from_end(L, eps, y, v):
-    """The whole chain."""
-    last = y.shape[0] - 1
-    a = load(L, 2 * last)
-    inverse = constant(L, 1.0) / a
-    y_j, v_j = load(eps, last) / a, inverse * inverse
-    store(y, last, y_j)
-    store(v, last, v_j)
-    backward(L, eps[:last], y[:last], v[:last], y_j, v_j)
-
-
 @njit(**INNER)
-def forward(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g):
-    """Nodes 0 … eps_bar.shape[0] − 1, each coupled to the next, whose y and v are there too.
+def forward(L, y, v, e, k_bar, end, carried, g, coming):
+    """ε̄ in place of z̄ = e, and L̄ in place of L, at nodes 0 … end − 1, each coupled to the next.
 
-    L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}; returns it and g for the node after the last.
+    y and v are there. L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}; returns
+    it and g for node `end`. `coming` is the source of the next z̄.
     """
-    one, two, half = constant(L, 1.0), constant(L, 2.0), constant(L, 0.5) * k_bar
-    for j in range(eps_bar.shape[0]):
-        a, b = load(L, 2 * j), load(L, 2 * j + 1)
-        e = (load(z_bar, j) - carried) / a
-        inverse = one / a
+    one = constant(L, 1.0)
+    for j in range(end):
+        announce(e, coming, j)
+        inverse, b = one / load(L, 2 * j), load(L, 2 * j + 1)
+        e_j = (load(e, j) - carried) * inverse
         ratio = b * inverse
-        store(eps_bar, j, e)
-        store(L_bar, 2 * j, k_bar * inverse - load(y, j) * e - (two * g) * (load(v, j) * inverse))
-        store(L_bar, 2 * j + 1, (two * g) * ((ratio * inverse) * load(v, j + 1)) - load(y, j + 1) * e)
-        carried = b * e
-        g = half + (ratio * ratio) * g
+        pull = ratio * g
+        store(e, j, e_j)
+        store(L, 2 * j, inverse * (k_bar - g * load(v, j)) - load(y, j) * e_j)
+        store(L, 2 * j + 1, (pull * inverse) * load(v, j + 1) - load(y, j + 1) * e_j)
+        carried = b * e_j
+        g = k_bar + ratio * pull
     return carried, g
-
-
-@njit(**KERNEL)
-def forward_from_start(L, y, v, z_bar, k_bar, eps_bar, L_bar):
-    """The whole chain."""
-    last = y.shape[0] - 1
-    half = constant(L, 0.5) * k_bar
-    carried, g = forward(L, y, v, z_bar, k_bar, eps_bar[:last], L_bar, constant(L, 0.0), half)
-    _forward_end(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g)
-
-
-@njit(**INNER)
-def _forward_end(L, y, v, z_bar, k_bar, eps_bar, L_bar, carried, g):
-    """The last node, which is coupled to none."""
-    last = y.shape[0] - 1
-    inverse = constant(L, 1.0) / load(L, 2 * last)
-    e = (load(z_bar, last) - carried) / load(L, 2 * last)
-    store(eps_bar, last, e)
-    diagonal = k_bar * inverse - load(y, last) * e
-    store(L_bar, 2 * last, diagonal - (constant(L, 2.0) * g) * (load(v, last) * inverse))
 
 
 @njit(**INNER)

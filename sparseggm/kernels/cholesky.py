@@ -16,8 +16,8 @@ from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatte
 from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-CHAIN_DIGEST = "96e08ccd4ed3b355"
-BLOCKS_DIGEST = "ba336af172cfdc4f"
+CHAIN_DIGEST = "6ce6b28f082028ea"
+BLOCKS_DIGEST = "5bfbbae433fdb5fe"
 
 
 @njit(**KERNEL)

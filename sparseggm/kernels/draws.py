@@ -14,11 +14,11 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
-from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, new_block, scatter
+from sparseggm.kernels.blocks import after, bad_lanes, gather, gather_rows, is_in_lines, new_block, scatter
+from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, double, lanes_of, load, not_finite, put, store
 
-BLOCKS_DIGEST = "ba336af172cfdc4f"
-VECTOR_DIGEST = "3be825edddd084f9"
+BLOCKS_DIGEST = "5bfbbae433fdb5fe"
 
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""
@@ -32,7 +32,7 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
     rows of factor and loc that make a Gaussian, whose peak is in `peak` (m, 1).
     """
     n, nnz, lanes, count, bad = nodes.shape[0], rows.shape[0], lanes_of(noise), owner.shape[0], 0
-    blocks = (last - first + lanes - 1) // lanes
+    blocks, past_caches = (last - first + lanes - 1) // lanes, is_in_lines(z)
     phases = min(blocks, count // math.gcd(count, lanes))
     kept = max(1, min(phases, KEPT_ROWS // (nnz + n)))
     L, mean, peaks = new_block(kept * nnz, z), new_block(kept * n, z), np.empty(kept * lanes)
@@ -44,26 +44,28 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
             gather_rows(factor, owner[chosen], L[k * nnz : (k + 1) * nnz])
             gather_rows(loc, loc_owner[chosen], mean[k * n : (k + 1) * n])
             peaks[k * lanes : (k + 1) * lanes] = peak[chosen, 0]
-        bad += bad_lanes(L[: (end - begin) * nnz])
+        bad += bad_lanes(L, 0, (end - begin) * nnz)
         for turn in range(first + begin * lanes, last, phases * lanes):
             stop = min(turn + (end - begin) * lanes, last)
             for k in range((stop - turn + lanes - 1) // lanes):
                 start = turn + k * lanes
                 gather(noise, start, min(start + lanes, last), y)
                 own_L, own_mean = L[k * nnz : (k + 1) * nnz], mean[k * n : (k + 1) * n]
-                bad += _draw(indptr, rows, nodes, own_L, own_mean, y, out, square[k * lanes :])
-                scatter(out, z, start, min(start + lanes, last))
+                coming = after(noise, start, lanes)
+                bad += _draw(indptr, rows, nodes, own_L, own_mean, y, out, square[k * lanes :], coming)
+                scatter(out, z, start, min(start + lanes, last), past_caches)
             _finish(peaks, square, log_prob[turn:stop])
     return bad
 
 
 @njit(**INNER)
-def _draw(indptr, rows, nodes, L, mean, y, out, square):
+def _draw(indptr, rows, nodes, L, mean, y, out, square, coming):
     """out = mean + L⁻ᵀ y, square = ‖y‖² of the y that was, which is overwritten; the number of tainted lanes."""
     zero = constant(y, 0.0)
     taint, total = zero, double(zero)
     for j in range(nodes.shape[0] - 1, -1, -1):
         node, begin = nodes[j], indptr[j]
+        announce(y, coming, j)
         y_j = load(y, node)
         total = total + double(y_j) * double(y_j)
         for p in range(begin + 1, indptr[j + 1]):  # L_jj y_j = ε_j − Σ_{i>j} L_ij y_i

@@ -20,8 +20,8 @@ from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "96e08ccd4ed3b355"
-BLOCKS_DIGEST = "ba336af172cfdc4f"
+CHAIN_DIGEST = "6ce6b28f082028ea"
+BLOCKS_DIGEST = "5bfbbae433fdb5fe"
 
 (
     GRAM_JVP,
@@ -82,11 +82,11 @@ def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
     """
     if verb == GRAM_JVP:
         _gram_jvp(indptr, rows, wide, a, b, out)
-        return bad_lanes(out)
+        return bad_lanes(out, 0, out.shape[0])
     if verb == GRAM_VJP:
         _gram_vjp(indptr, rows, wide, a, b, out)
-        return bad_lanes(out)
-    bad = bad_pivots(indptr, a)
+        return bad_lanes(out, 0, out.shape[0])
+    bad = bad_pivots(indptr, a, indptr.shape[0] - 1)
     if is_chain and verb == MARGINAL_VARIANCES:
         variances(a, out)
     elif is_chain and verb == MARGINAL_VARIANCES_VJP:
@@ -108,7 +108,7 @@ def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
         elif verb > MARGINAL_VARIANCES:
             _spread(verb, wide[0], b, G)
             invert_adjoint(indptr, rows, wide, a, sigma, G, out)
-    return bad + bad_lanes(out)
+    return bad + bad_lanes(out, 0, out.shape[0])
 
 
 @njit(**INNER)

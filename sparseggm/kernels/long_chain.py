@@ -28,7 +28,14 @@ from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather_runs, new_block, scatter_runs
-from sparseggm.kernels.chain import backward, factorise_nodes, forward, solve_backward, solve_forward
+from sparseggm.kernels.chain import backward, factorise_nodes, solve_backward, solve_forward
+from sparseggm.kernels.chunks import (
+    add_mean,
+    backward_blocks,
+    backward_chunk,
+    forward_blocks,
+    forward_chunk,
+)
 from sparseggm.kernels.seams import (
     WARM_UP,
     bad_chain_pivots,
@@ -41,16 +48,20 @@ from sparseggm.kernels.seams import (
     reach_of,
     replace,
 )
-from sparseggm.kernels.step import energies
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-BLOCKS_DIGEST = "ba336af172cfdc4f"
-CHAIN_DIGEST = "96e08ccd4ed3b355"
-SEAMS_DIGEST = "86bfc2b7caa5829d"
-STEP_DIGEST = "0e507065466515ad"
-
+SEAMS_DIGEST = "96bfb6a63ae79f3b"
 CHUNK = 256
-"""Nodes of each part whose blocks are in cache at a time."""
+"""Nodes of each part whose numbers are in cache at a time."""
+
+CHUNKS_DIGEST = "0070b9ef263c3a22"
+
+
+@njit(**INNER)
+def _place(L, at, stride, size, ahead):
+    """`where` of `chunks`: `size` nodes from `at` on of each part."""
+    entries = min(2 * size, L.shape[0] - 2 * at)
+    return at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead
 
 
 # ---------------------------------------------------------------------- backward
@@ -64,15 +75,15 @@ def backward_strips(task, L, carry, sums, first, last):
     """
     lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
-    blocks = _backward_blocks(L)
+    blocks = backward_blocks(L, CHUNK)
     for strip in range(first, last):
         start = strip * lanes * part
         y_j, v_j = _guess_backward(task, L, start + part, part, blocks)
         keep(carry[strip], chunks, y_j, v_j)
         for c in range(chunks - 1, -1, -1):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            gather_runs(L, 2 * at, 2 * part, blocks[0][: 2 * size], -2 * CHUNK)
-            y_j, v_j, worse = _backward_chunk(task, blocks, at, part, size, y_j, v_j, sums[strip][c * lanes :])
+            where = _place(L, at, part, size, -CHUNK)
+            y_j, v_j, worse = backward_chunk(task, L, where, blocks, y_j, v_j, sums[strip][c * lanes :])
             keep(carry[strip], c, y_j, v_j)
             bad += worse
     return bad
@@ -82,11 +93,10 @@ def backward_strips(task, L, carry, sums, first, last):
 def mend_backward(suspect, task, L, carry, sums, rest):
     """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
-    part, blocks, kept = part_length(L, carry), _backward_blocks(L), new_block(2, L)
+    part, blocks, kept = part_length(L, carry), backward_blocks(L, CHUNK), new_block(2, L)
     zero, sum_again = constant(kept, 0.0), np.empty(rest.shape[0])
     start = carry.shape[0] * lanes * part
-    gather_nodes(L, start, 0, blocks[0][: 2 * (n - start)])
-    y_j, v_j, bad = _backward_chunk(task, blocks, start, 0, n - start, zero, zero, rest)
+    y_j, v_j, bad = backward_chunk(task, L, _place(L, start, 0, n - start, 0), blocks, zero, zero, rest)
     keep(kept, 0, y_j, v_j)
     for p in range(carry.shape[0] * lanes - 1, -1, -1):
         states, lane = carry[p // lanes], p % lanes
@@ -95,8 +105,8 @@ def mend_backward(suspect, task, L, carry, sums, rest):
             replace(states, chunks, lane, kept)
         for c in range(chunks - 1 if again else -1, -1, -1):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            gather_runs(L, 2 * at, 0, blocks[0][: 2 * size], 0)
-            y_j, v_j, worse = _backward_chunk(task, blocks, at, 0, size, load(kept, 0), load(kept, 1), sum_again)
+            where = _place(L, at, 0, size, 0)
+            y_j, v_j, worse = backward_chunk(task, L, where, blocks, load(kept, 0), load(kept, 1), sum_again)
             keep(kept, 0, y_j, v_j)
             bad += worse
             if rest.shape[0]:
@@ -104,60 +114,28 @@ def mend_backward(suspect, task, L, carry, sums, rest):
             if replace(states, c, lane, kept):
                 break
         fetch(states, 0, lane, kept)
-        bad += bad_lanes(kept)
+        bad += bad_lanes(kept, 0, 2)
     if suspect:  # in a part that was done again?
         bad += bad_chain_pivots(task[0], L) + bad_numbers(task[4]) + bad_numbers(task[5])
     return bad
 
 
 @njit(**INNER)
-def _backward_blocks(L):
-    """Memory for a chunk: L, ε, y, v, loc, and logarithms."""
-    memory = new_block(6 * CHUNK, L)
-    eps, y = memory[2 * CHUNK : 3 * CHUNK], memory[3 * CHUNK : 4 * CHUNK]
-    v, loc, logs = memory[4 * CHUNK : 5 * CHUNK], memory[5 * CHUNK :], np.empty(CHUNK * lanes_of(L))
-    eps[:] = 0.0
-    return memory[: 2 * CHUNK], eps, y, v, loc, logs
-
-
-@njit(**INNER)
-def _backward_chunk(task, blocks, at, stride, size, y_j, v_j, sums):
-    """Nodes at + size − 1 … at of each lane, whose L is in its block: y and v of the last, and a status."""
-    positive, indptr, eps, loc, z, v = task
-    L_chunk, eps_chunk, y_chunk, v_chunk, mean, logs = blocks
-    y_chunk, v_chunk, bad = y_chunk[:size], v_chunk[:size], bad_chain_pivots(positive, L_chunk[: 2 * size])
-    if eps.shape[0]:
-        gather_runs(eps, at, stride, eps_chunk[:size], -CHUNK)
-    if positive:
-        y_j, v_j = backward(L_chunk, eps_chunk, y_chunk, v_chunk, y_j, v_j)
-    else:
-        y_j = solve_backward(L_chunk, eps_chunk, y_chunk, y_j)
-    if loc.shape[0]:
-        gather_runs(loc, at, stride, mean[:size], -CHUNK)
-        energies(indptr, L_chunk, mean, y_chunk, v_chunk, logs, sums)
-        bad += bad_lanes(y_chunk)
-    if z.shape[0]:
-        scatter_runs(y_chunk, z, at, stride)
-    if v.shape[0]:
-        scatter_runs(v_chunk, v, at, stride)
-    return y_j, v_j, bad
-
-
-@njit(**INNER)
 def _guess_backward(task, L, seam, stride, blocks):
     """y and v at node `seam` of each lane."""
     positive, eps = task[0], task[2]
-    L_chunk, eps_chunk, y_chunk, v_chunk = blocks[:4]
+    L_chunk, y_chunk, v_chunk, _, _ = blocks
     y_j, v_j = constant(L_chunk, 0.0), constant(L_chunk, 0.0)
     reach = reach_of(L, seam, stride, True, L_chunk)
     for offset in range((reach - 1) // CHUNK * CHUNK, -1, -CHUNK):
         size = min(CHUNK, reach - offset)
+        coming = (L, 2 * (seam + offset - CHUNK), 2 * stride), (eps, seam + offset - CHUNK, stride)
         gather_nodes(L, seam + offset, stride, L_chunk[: 2 * size])
-        gather_entries(eps, seam + offset, stride, eps_chunk[:size])
+        gather_entries(eps, seam + offset, stride, y_chunk[:size])
         if positive:
-            y_j, v_j = backward(L_chunk, eps_chunk, y_chunk[:size], v_chunk[:size], y_j, v_j)
+            y_j, v_j = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
         else:
-            y_j = solve_backward(L_chunk, eps_chunk, y_chunk[:size], y_j)
+            y_j = solve_backward(L_chunk, y_chunk, size, y_j, coming)
     return y_j, v_j
 
 
@@ -166,24 +144,25 @@ def _guess_backward(task, L, seam, stride, blocks):
 
 @njit(**KERNEL)
 def forward_strips(task, L, entering, carry, first, last):
-    """One pass over ε, loc, z̄, k̄, loc̄, L̄, ε̄ = task: ε̄ = L⁻¹ z̄ and, if L̄ is wanted, the other cotangents of a step.
+    """One pass over task[1:] = ε, z̄, k̄, L̄, ε̄, _, loc, loc̄: ε̄ = L⁻¹ z̄; if L̄ is wanted, all cotangents of a step.
 
     y and v are computed again from `entering`, what `backward_strips` carried. Nonzero status: something may be wrong.
     """
     lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
-    blocks = _forward_blocks(L)
+    blocks = forward_blocks(L, CHUNK)
     for strip in range(first, last):
         start = strip * lanes * part
         carried, g = _guess_forward(task, L, start, part, blocks)
         keep(carry[strip], 0, carried, g)
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            gather_runs(L, 2 * at, 2 * part, blocks[0][: 2 * size], 2 * CHUNK)
-            after = entering[strip][2 * c + 2 : 2 * c + 4]
-            carried, g, worse = _forward_chunk(task, blocks, at, part, size, after, carried, g)
+            where = _place(L, at, part, size, CHUNK)
+            carried, g, worse = _forward_chunk(task, L, where, blocks, entering[strip], 2 * c + 2, carried, g)
             keep(carry[strip], c + 1, carried, g)
             bad += worse
+            for lane in range(lanes):
+                bad += _add_mean(task, at + lane * part, size)
     return bad
 
 
@@ -192,81 +171,65 @@ def mend_forward(suspect, task, L, entering, carry):
     """The seams, then the left-over nodes. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
-    blocks, kept, after = _forward_blocks(L), new_block(2, L), new_block(2, L)
+    blocks, kept, after = forward_blocks(L, CHUNK), new_block(2, L), new_block(2, L)
     for p in range(carry.shape[0] * lanes):
         states, lane = carry[p // lanes], p % lanes
         for c in range(chunks if p and differ(states, 0, lane, kept) else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            gather_runs(L, 2 * at, 0, blocks[0][: 2 * size], 0)
+            where = _place(L, at, 0, size, 0)
             fetch(entering[p // lanes], c + 1, lane, after)
-            carried, g, worse = _forward_chunk(task, blocks, at, 0, size, after, load(kept, 0), load(kept, 1))
+            carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
             keep(kept, 0, carried, g)
             bad += worse
             if replace(states, c + 1, lane, kept):
                 break
         fetch(states, chunks, lane, kept)
-        bad += bad_lanes(kept)
+        bad += bad_lanes(kept, 0, 2)
     start = carry.shape[0] * lanes * part
     after[:] = 0.0
-    gather_nodes(L, start, 0, blocks[0][: 2 * (n - start)])
-    carried, g, worse = _forward_chunk(task, blocks, start, 0, n - start, after, load(kept, 0), load(kept, 1))
+    where = _place(L, start, 0, n - start, 0)
+    carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
     if suspect:
-        bad += bad_chain_pivots(False, L) + bad_numbers(task[4]) + bad_numbers(task[5]) + bad_numbers(task[6])
-    return bad + worse + bad_lanes(blocks[6][: n - start])
+        bad += bad_chain_pivots(False, L) + bad_numbers(task[4]) + bad_numbers(task[5]) + bad_numbers(task[8])
+    return bad + worse + bad_lanes(blocks[3], 0, n - start) + _add_mean(task, start, n - start)
 
 
 @njit(**INNER)
-def _forward_blocks(L):
-    """Memory for a chunk: L, L̄, ε, y, v, z̄, ε̄, loc; y and v have a row for the node after it."""
-    memory = new_block(10 * CHUNK + 2, L)
-    y, v = memory[5 * CHUNK : 6 * CHUNK + 1], memory[6 * CHUNK + 1 : 7 * CHUNK + 2]
-    z_bar, eps_bar = memory[7 * CHUNK + 2 : 8 * CHUNK + 2], memory[8 * CHUNK + 2 : 9 * CHUNK + 2]
-    factors = memory[: 2 * CHUNK], memory[2 * CHUNK : 4 * CHUNK]
-    return factors[0], factors[1], memory[4 * CHUNK : 5 * CHUNK], y, v, z_bar, eps_bar, memory[9 * CHUNK + 2 :]
+def _forward_chunk(task, L, where, blocks, entering, row, carried, g):
+    """A chunk, whose y and v are computed again from those of the node after it, at `row` of `entering`."""
+    _, y, v, _ = blocks
+    if task[4].shape[0]:
+        store(y, where[5], load(entering, row))
+        store(v, where[5], load(entering, row + 1))
+    return forward_chunk(task[:7], L, where, blocks, carried, g)
 
 
 @njit(**INNER)
-def _forward_chunk(task, blocks, at, stride, size, after, carried, g):
-    """Nodes at … at + size − 1 of each lane, whose L is in its block: what enters the next, and a status."""
-    eps, loc, z_bar, k_bar, loc_bar, L_bar, eps_bar = task
-    L_chunk, L_bar_chunk, eps_chunk, y, v, z_chunk, e_chunk, mean = blocks
-    gather_runs(z_bar, at, stride, z_chunk[:size], CHUNK)
-    if L_bar.shape[0]:
-        gather_runs(eps, at, stride, eps_chunk[:size], CHUNK)
-        gather_runs(loc, at, stride, mean[:size], CHUNK)
-        store(y, size, load(after, 0))
-        store(v, size, load(after, 1))
-        backward(L_chunk, eps_chunk, y[:size], v[:size], load(after, 0), load(after, 1))
-        carried, g = forward(L_chunk, y, v, z_chunk, k_bar, e_chunk[:size], L_bar_chunk, carried, g)
-        for j in range(size):
-            store(mean, j, load(z_chunk, j) + k_bar * load(mean, j))
-        scatter_runs(L_bar_chunk[: min(2 * size, L_bar.shape[0] - 2 * at)], L_bar, 2 * at, 2 * stride)
-        scatter_runs(mean[:size], loc_bar, at, stride)
-        bad = bad_lanes(L_bar_chunk[: 2 * size]) + bad_lanes(mean[:size])
-    else:
-        carried = solve_forward(L_chunk, z_chunk, e_chunk[:size], carried)
-        bad = bad_chain_pivots(False, L_chunk[: 2 * size])
-    if eps_bar.shape[0]:
-        scatter_runs(e_chunk[:size], eps_bar, at, stride)
-    return carried, g, bad
+def _add_mean(task, at, size):
+    """loc̄ of some nodes, if it is wanted."""
+    z_bar, k_bar, loc, loc_bar = task[2], task[3], task[7], task[8]
+    if not loc_bar.shape[0]:
+        return 0
+    return add_mean(z_bar[at : at + size], k_bar[0, 0], loc[at : at + size], loc_bar[at : at + size])
 
 
 @njit(**INNER)
 def _guess_forward(task, L, seam, stride, blocks):
     """What enters node `seam` of each lane: b ε̄ of the node before it, and g."""
-    z_bar, k_bar, adjoint = task[2], task[3], task[5].shape[0] > 0
-    L_chunk, z_chunk, e_chunk = blocks[0], blocks[5], blocks[6]
-    one, half = constant(L_chunk, 1.0), constant(L_chunk, 0.5) * k_bar
-    carried, g = constant(L_chunk, 0.0), half
+    z_bar, k_bar, adjoint = task[2], task[3], task[4].shape[0] > 0
+    L_chunk, e_chunk = blocks[0], blocks[3]
+    one, start = constant(L_chunk, 1.0), load(k_bar, 0)
+    carried, g = constant(L_chunk, 0.0), start
     reach = reach_of(L, seam, stride, False, L_chunk)
     for offset in range(reach, 0, -CHUNK):
         size = min(CHUNK, offset)
+        coming = (L, 2 * (seam - offset + CHUNK), 2 * stride), (z_bar, seam - offset + CHUNK, stride)
         gather_nodes(L, seam - offset, stride, L_chunk[: 2 * size])
-        gather_entries(z_bar, seam - offset, stride, z_chunk[:size])
-        carried = solve_forward(L_chunk, z_chunk, e_chunk[:size], carried)
+        gather_entries(z_bar, seam - offset, stride, e_chunk[:size])
+        carried = solve_forward(L_chunk, e_chunk, size, carried, coming)
         for j in range(size if adjoint else 0):
             ratio = load(L_chunk, 2 * j + 1) * (one / load(L_chunk, 2 * j))
-            g = half + (ratio * ratio) * g
+            g = start + (ratio * ratio) * g
     return carried, g
 
 
@@ -286,11 +249,11 @@ def factorise_strips(P, L, carry, first, last):
         store(carry[strip], 0, d)
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            gather_runs(P, 2 * at, 2 * part, P_chunk[: 2 * size + 1], 2 * CHUNK)
+            gather_runs(P, 2 * at, 2 * part, lanes, P_chunk, 2 * size + 1)
             d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d)
             if failed >= 0:
                 return 1
-            scatter_runs(L_chunk[: 2 * size], L, 2 * at, 2 * part)
+            scatter_runs(L_chunk, 2 * size, L, 2 * at, 2 * part, lanes, False)
             store(carry[strip], c + 1, d)
     return 0
 
@@ -308,11 +271,11 @@ def mend_factorise(P, L, carry):
         again = p > 0 and not abs(pivots[0] - kept[0, 0]) <= tolerance * abs(kept[0, 0])
         for c in range(chunks if again else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            gather_runs(P, 2 * at, 0, P_chunk[: 2 * size + 1], 0)
+            gather_runs(P, 2 * at, 0, lanes, P_chunk, 2 * size + 1)
             d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0))
             if failed >= 0:
                 return 1
-            scatter_runs(L_chunk[: 2 * size], L, 2 * at, 0)
+            scatter_runs(L_chunk, 2 * size, L, 2 * at, 0, lanes, False)
             store(kept, 0, d)
             if pivots[c + 1] == kept[0, 0]:
                 break
@@ -322,7 +285,7 @@ def mend_factorise(P, L, carry):
     size = n - start
     gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])
     d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0))
-    scatter_runs(L_chunk[: 2 * size - 1], L, 2 * start, 0)
+    scatter_runs(L_chunk, 2 * size - 1, L, 2 * start, 0, lanes, False)
     return failed >= 0
 
 

@@ -21,13 +21,14 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
-from sparseggm.kernels.blocks import bad_lanes, gather, gather_rows, is_few, new_block, scatter
+from sparseggm.kernels.blocks import after, bad_lanes, gather, gather_rows, is_few, is_in_lines, new_block, scatter
 from sparseggm.kernels.chain import solve_backward, solve_forward
 from sparseggm.kernels.logarithm import logarithms
+from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "ba336af172cfdc4f"
-CHAIN_DIGEST = "96e08ccd4ed3b355"
+BLOCKS_DIGEST = "5bfbbae433fdb5fe"
+CHAIN_DIGEST = "6ce6b28f082028ea"
 LOGARITHM_DIGEST = "1b98628df3fd63ea"
 
 _TINY_PIVOT, _HUGE_PIVOT = 2.0**-127, 2.0**127
@@ -41,89 +42,100 @@ def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, la
 
     Where owners repeat after `period` rows, many draws of each of many matrices, a block of matrices is gathered once.
     """
-    lanes, bad = lanes_of(x), 0
+    lanes, bad, solves = lanes_of(x), 0, verb <= SOLVE_T
     if is_few(first, last, lanes):
         for r in range(first, last):
-            bad += _apply(verb, is_chain, indptr, rows, matrix[owner[r]], x[r], y[r])
+            if solves:
+                y[r] = x[r]
+            coming = after(matrix, owner[r], 1), after(x, r, 1)
+            bad += _apply(verb, is_chain, indptr, rows, matrix[owner[r]], x[r], y[r], coming)
         return bad
     A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
     stride = period if period % lanes == 0 and first % lanes == 0 else last - first
+    past_caches = is_in_lines(y)
     for own in range(first, min(first + stride, last), lanes):
         shared = (owner[own : min(own + lanes, last)] == owner[own]).all()
         if not shared:
             gather_rows(matrix, owner[own : min(own + lanes, last)], A)
         for start in range(own, last, stride):
-            stop = min(start + lanes, last)
-            gather(x, start, stop, b)
+            stop, next_start = min(start + lanes, last), start + stride if start + stride < last else own + lanes
+            coming = after(matrix, owner[own], lanes), after(x, next_start - lanes, lanes)
+            gather(x, start, stop, out if solves else b)
             if shared:
-                bad += _apply(verb, is_chain, indptr, rows, matrix[owner[start]], b, out)
+                bad += _apply(verb, is_chain, indptr, rows, matrix[owner[start]], b, out, coming)
             else:
-                bad += _apply(verb, is_chain, indptr, rows, A, b, out)
-            scatter(out, y, start, stop)
+                bad += _apply(verb, is_chain, indptr, rows, A, b, out, coming)
+            scatter(out, y, start, stop, past_caches)
     return bad
 
 
 @njit(**INNER)
-def _apply(verb, is_chain, indptr, rows, A, b, y):
+def _apply(verb, is_chain, indptr, rows, A, b, y, coming):
+    """y = verb(A, b); where the verb solves, in place of b = y. `coming` are the next A and b, see `tiles.announce`."""
     if is_chain and verb <= SOLVE_T:
-        return _solve_chain(verb, A, b, y)
+        return _solve_chain(verb, A, y, coming)
     if verb == SOLVE:
-        return solve(indptr, rows, A, b, y)
+        return solve(indptr, rows, A, y, coming)
     if verb == SOLVE_T:
-        return solve_t(indptr, rows, A, b, y)
+        return solve_t(indptr, rows, A, y, coming)
     if verb == MATMUL:
-        _matmul(indptr, rows, A, b, y)
+        _matmul(indptr, rows, A, b, y, coming)
     elif verb == MATMUL_T:
-        _matmul_t(indptr, rows, A, b, y)
+        _matmul_t(indptr, rows, A, b, y, coming)
     else:
-        _symmetric_matmul(indptr, rows, A, b, y)
-    return bad_lanes(y)
+        _symmetric_matmul(indptr, rows, A, b, y, coming)
+    return bad_lanes(y, 0, y.shape[0])
 
 
 @njit(**INNER)
-def _solve_chain(verb, L, b, y):
+def _solve_chain(verb, L, y, coming):
     """`_apply` without index work. NaN or infinity once met stays; an infinite pivot hides, and is looked for."""
-    last, bad = y.shape[0] - 1, 0
+    last, zero = y.shape[0] - 1, constant(y, 0.0)
     if verb == SOLVE:
-        carried = solve_forward(L, b, y[:last], constant(y, 0.0))
-        end = (load(b, last) - carried) / load(L, 2 * last)
+        carried = solve_forward(L, y, last, zero, coming)
+        end = (load(y, last) - carried) / load(L, 2 * last)
         store(y, last, end)
     else:
-        end = load(b, last) / load(L, 2 * last)
+        end = load(y, last) / load(L, 2 * last)
         store(y, last, end)
-        end = solve_backward(L, b, y[:last], end)
+        end = solve_backward(L, y, last, end, coming)
+    taint = zero * end
     for j in range(last + 1):
-        bad += not_finite(load(L, 2 * j))
-    return bad + not_finite(end)
+        taint = taint + zero * load(L, 2 * j)
+    return not_finite(taint)
 
 
 @njit(**INNER)
-def solve(indptr, rows, L, b, y):
-    """y = L⁻¹ b: forward substitution, one column of L at a time; the number of tainted lanes."""
+def solve(indptr, rows, L, y, coming):
+    """y = L⁻¹ b in place of b: forward substitution, one column of L at a time; the number of tainted lanes."""
     zero = constant(y, 0.0)
     taint = zero
     for j in range(y.shape[0]):
-        store(y, j, load(b, j))
-    for j in range(y.shape[0]):
         begin, end = indptr[j], indptr[j + 1]
+        announce(y, coming[1], j)
+        announce(L, coming[0], begin)
         pivot = load(L, begin)
         y_j = load(y, j) / pivot
         store(y, j, y_j)
         taint = taint + zero * pivot + zero * y_j  # an infinite pivot leaves a finite y
         for p in range(begin + 1, end):  # y_i −= L_ij y_j
+            announce(L, coming[0], p)
             store(y, rows[p], load(y, rows[p]) - load(L, p) * y_j)
     return not_finite(taint)
 
 
 @njit(**INNER)
-def solve_t(indptr, rows, L, b, y):
-    """y = L⁻ᵀ b: backward substitution, one column of L at a time; the number of tainted lanes. y may be b."""
+def solve_t(indptr, rows, L, y, coming):
+    """y = L⁻ᵀ b in place of b: backward substitution, one column of L at a time; the number of tainted lanes."""
     zero = constant(y, 0.0)
     taint = zero
     for j in range(y.shape[0] - 1, -1, -1):
         begin, end = indptr[j], indptr[j + 1]
-        y_j = load(b, j)
+        announce(y, coming[1], j)
+        announce(L, coming[0], begin)
+        y_j = load(y, j)
         for p in range(begin + 1, end):  # L_jj y_j = b_j − Σ_{i>j} L_ij y_i
+            announce(L, coming[0], p)
             y_j = y_j - load(L, p) * load(y, rows[p])
         pivot = load(L, begin)
         y_j = y_j / pivot
@@ -133,36 +145,43 @@ def solve_t(indptr, rows, L, b, y):
 
 
 @njit(**INNER)
-def _matmul(indptr, rows, L, b, y):
+def _matmul(indptr, rows, L, b, y, coming):
     """y = L b."""
     for j in range(y.shape[0]):
         store(y, j, constant(y, 0.0))
     for j in range(y.shape[0]):
         b_j = load(b, j)
+        announce(b, coming[1], j)
         for p in range(indptr[j], indptr[j + 1]):  # y_i += L_ij b_j
+            announce(L, coming[0], p)
             store(y, rows[p], load(y, rows[p]) + load(L, p) * b_j)
 
 
 @njit(**INNER)
-def _matmul_t(indptr, rows, L, b, y):
+def _matmul_t(indptr, rows, L, b, y, coming):
     """y = Lᵀ b."""
     for j in range(y.shape[0]):
         y_j = constant(y, 0.0)
+        announce(b, coming[1], j)
         for p in range(indptr[j], indptr[j + 1]):  # y_j = Σ_{i≥j} L_ij b_i
+            announce(L, coming[0], p)
             y_j = y_j + load(L, p) * load(b, rows[p])
         store(y, j, y_j)
 
 
 @njit(**INNER)
-def _symmetric_matmul(indptr, rows, P, b, y):
+def _symmetric_matmul(indptr, rows, P, b, y, coming):
     """y = P b from the lower triangle of P."""
     for j in range(y.shape[0]):
         store(y, j, constant(y, 0.0))
     for j in range(y.shape[0]):
         begin, end = indptr[j], indptr[j + 1]
         b_j = load(b, j)
+        announce(b, coming[1], j)
+        announce(P, coming[0], begin)
         y_j = load(P, begin) * b_j
         for p in range(begin + 1, end):  # P_ij stands for two entries
+            announce(P, coming[0], p)
             i = rows[p]
             store(y, i, load(y, i) + load(P, p) * b_j)
             y_j = y_j + load(P, p) * load(b, i)

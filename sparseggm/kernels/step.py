@@ -17,18 +17,16 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
-from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, new_block, scatter
-from sparseggm.kernels.chain import backward_from_end, forward_from_start
+from sparseggm.kernels.blocks import after, bad_lanes, bad_pivots, gather, is_in_lines, new_block, scatter
+from sparseggm.kernels.chunks import add_mean, backward_blocks, backward_chunk, forward_blocks, forward_chunk
+from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.inverse import invert, invert_adjoint
-from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.products import solve, solve_t
-from sparseggm.kernels.vector import constant, double, lanes_of, load, not_positive, put, store
+from sparseggm.kernels.vector import constant, lanes_of, load, store
 
-CHAIN_DIGEST = "96e08ccd4ed3b355"
-INVERSE_DIGEST = "2aa2202b6c6f5d5b"
-PRODUCTS_DIGEST = "ace6502613d61ccb"
-BLOCKS_DIGEST = "ba336af172cfdc4f"
-LOGARITHM_DIGEST = "1b98628df3fd63ea"
+CHUNKS_DIGEST = "0070b9ef263c3a22"
+INVERSE_DIGEST = "a8a20fe151558743"
+PRODUCTS_DIGEST = "6b0242c13726affc"
 
 
 # ---------------------------------------------------------------------- forward
@@ -37,63 +35,55 @@ LOGARITHM_DIGEST = "1b98628df3fd63ea"
 @njit(**KERNEL)
 def sample_and_kl(is_chain, indptr, rows, fill, loc, factor, noise, z, kl, first, last):
     """z and kl, both overwritten. Nonzero status: something is not finite, or a pivot not positive."""
+    if is_chain:
+        return _sample_chains(indptr, loc, factor, noise, z, kl, first, last)
     n, lanes, bad = loc.shape[1], lanes_of(loc), 0
-    L, mean, eps = new_block(rows.shape[0], loc), new_block(n, loc), new_block(n, loc)
-    y, variances = new_block(n, loc), new_block(n, loc)
-    sigma = new_block(0 if is_chain else fill[1].shape[0], loc)
-    logs, sums = np.empty(n * lanes), np.empty(lanes)
+    L, mean, y = new_block(rows.shape[0], loc), new_block(n, loc), new_block(n, loc)
+    variances, sigma = new_block(n, loc), new_block(fill[1].shape[0], loc)
+    sums, scratch = np.empty(lanes), new_scratch(loc)
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(factor, start, stop, L)
         gather(loc, start, stop, mean)
-        gather(noise, start, stop, eps)
-        bad += bad_pivots(indptr, L)
-        if is_chain:
-            backward_from_end(L, eps, y, variances)
-        else:
-            bad += solve_t(indptr, rows, L, eps, y)
-            invert(True, indptr, rows, fill, L, sigma)
-            for j in range(n):
-                store(variances, j, load(sigma, fill[0][j]))
-        energies(indptr, L, mean, y, variances, logs, sums)
+        gather(noise, start, stop, y)
+        coming = after(factor, start, lanes), after(noise, start, lanes)
+        bad += bad_pivots(indptr, L, n) + solve_t(indptr, rows, L, y, coming)
+        invert(True, indptr, rows, fill, L, sigma)
+        for j in range(n):
+            store(variances, j, load(sigma, fill[0][j]))
+        energies(indptr, L, mean, y, variances, n, scratch, sums, after(loc, start, lanes))
         for lane in range(stop - start):
             kl[start + lane] = 0.5 * (sums[lane] - n)
-        bad += bad_lanes(y) + bad_lanes(kl[start:stop])
+        bad += bad_lanes(y, 0, n) + bad_lanes(kl, start, stop)
         scatter(y, z, start, stop)
     return bad
 
 
 @njit(**INNER)
-def energies(indptr, L, mean, y, variances, logs, sums):
-    """sums[lane] = Σ v + loc² + 2 log L_jj over the rows of y, in float64; and loc + y in place of y.
+def _sample_chains(indptr, loc, factor, noise, z, kl, first, last):
+    (count, n), lanes, bad = loc.shape, lanes_of(loc), 0
+    eps, mean, L, draws = (
+        noise.reshape(count * n),
+        loc.reshape(count * n),
+        factor.reshape(factor.size),
+        z.reshape(z.size),
+    )
+    task, blocks = (True, indptr, eps, mean, draws, draws[:0], is_in_lines(z)), backward_blocks(loc, n)
+    zero, sums = constant(blocks[0], 0.0), np.empty(lanes)
+    for start in range(first, last, lanes):
+        _, _, worse = backward_chunk(task, L, _place(start, last, n, lanes), blocks, zero, zero, sums)
+        stop = min(start + lanes, last)
+        for lane in range(stop - start):
+            kl[start + lane] = 0.5 * (sums[lane] - n)
+        bad += worse + bad_lanes(kl, start, stop)
+    return bad
 
-    Eight pivots multiply to a normal float64 number, in float32 as the variances are finite, so that none is below
-    2⁻⁶⁴, in float64 if all lie between 2⁻¹²⁷ and 2¹²⁷: an eighth of the logarithms do.
-    """
-    lanes, group, outside = lanes_of(y), 8, 0
-    if y.itemsize == 8:
-        low, high = constant(y, 2.0**-127), constant(y, 2.0**127)
-        for j in range(y.shape[0]):
-            pivot = load(L, indptr[j])
-            outside += not_positive(pivot - low) + not_positive(high - pivot)
-        group = 1 if outside else 8
-    total = double(constant(y, 0.0))
-    product = double(constant(y, 1.0))
-    used = 0
-    for j in range(y.shape[0]):
-        m = load(mean, j)
-        total = total + (double(load(variances, j)) + double(m) * double(m))
-        store(y, j, m + load(y, j))
-        product = product * double(load(L, indptr[j]))
-        if (j + 1) % group == 0 or j + 1 == y.shape[0]:
-            put(logs, used, product)
-            product = double(constant(y, 1.0))
-            used += lanes
-    put(sums, 0, total)
-    logarithms(logs[:used])
-    for start in range(0, used, lanes):
-        for lane in range(lanes):
-            sums[lane] += 2.0 * logs[start + lane]
+
+@njit(**INNER)
+def _place(start, last, n, lanes):
+    """`where` of `chunks`: whole chains, the rows from `start` on."""
+    nnz = 2 * n - 1
+    return start * n, n, start * nnz, nnz, min(last - start, lanes), n, nnz, lanes * n
 
 
 # ---------------------------------------------------------------------- backward
@@ -104,36 +94,55 @@ def sample_and_kl_vjp(
     is_chain, indptr, rows, fill, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
 ):
     """The cotangents of loc, factor and noise, all overwritten; an empty `noise_bar` is left alone. Status likewise."""
+    if is_chain:
+        return _chains_vjp(indptr, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last)
     n, lanes, bad = loc.shape[1], lanes_of(loc), 0
     L, L_bar = new_block(rows.shape[0], loc), new_block(rows.shape[0], loc)
-    mean, eps, out = new_block(n, loc), new_block(n, loc), new_block(n, loc)
     y, eps_bar, k_bar = new_block(n, loc), new_block(n, loc), new_block(1, loc)
-    size = n if is_chain else fill[1].shape[0]
-    memory = new_block(size if is_chain else 2 * size, loc)
-    sigma, G = memory[:size], memory[size:]
+    memory = new_block(2 * fill[1].shape[0], loc)
+    sigma, G = memory[: fill[1].shape[0]], memory[fill[1].shape[0] :]
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(factor, start, stop, L)
-        gather(loc, start, stop, mean)
-        gather(noise, start, stop, eps)
-        gather(z_bar, start, stop, out)
+        gather(noise, start, stop, y)
+        gather(z_bar, start, stop, eps_bar)
         gather(kl_bar, start, stop, k_bar)
-        bad += bad_pivots(indptr, L)
-        if is_chain:
-            backward_from_end(L, eps, y, sigma)
-            forward_from_start(L, y, sigma, out, load(k_bar, 0), eps_bar, L_bar)
-        else:
-            bad += solve_t(indptr, rows, L, eps, y)
-            bad += solve(indptr, rows, L, out, eps_bar)
-            invert(True, indptr, rows, fill, L, sigma)
-            _adjoint(indptr, rows, fill, L, y, eps_bar, load(k_bar, 0), sigma, G, L_bar)
-        for j in range(n):
-            store(mean, j, load(out, j) + load(k_bar, 0) * load(mean, j))
-        bad += bad_lanes(L_bar) + bad_lanes(mean) + bad_lanes(eps_bar)
-        scatter(mean, loc_bar, start, stop)
+        for r in range(start, stop):
+            bad += add_mean(z_bar[r], kl_bar[r, 0], loc[r], loc_bar[r])
+        following = after(factor, start, lanes)
+        bad += bad_pivots(indptr, L, n)
+        bad += solve_t(indptr, rows, L, y, (following, after(noise, start, lanes)))
+        bad += solve(indptr, rows, L, eps_bar, (following, after(z_bar, start, lanes)))
+        invert(True, indptr, rows, fill, L, sigma)
+        _adjoint(indptr, rows, fill, L, y, eps_bar, load(k_bar, 0), sigma, G, L_bar)
+        bad += bad_lanes(L_bar, 0, rows.shape[0])
         scatter(L_bar, factor_bar, start, stop)
         if noise_bar.shape[0]:
             scatter(eps_bar, noise_bar, start, stop)
+    return bad
+
+
+@njit(**INNER)
+def _chains_vjp(indptr, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last):
+    n, lanes, bad = noise.shape[1], lanes_of(noise), 0
+    blocks, k_bar = forward_blocks(noise, n), new_block(1, noise)
+    _, y, v, _ = blocks
+    L, L_bar, e_bar = (
+        factor.reshape(factor.size),
+        factor_bar.reshape(factor_bar.size),
+        noise_bar.reshape(noise_bar.size),
+    )
+    task = (indptr, noise.reshape(noise.size), z_bar.reshape(z_bar.size), k_bar, L_bar, e_bar, is_in_lines(factor_bar))
+    zero = constant(k_bar, 0.0)
+    store(y, n, zero)
+    store(v, n, zero)
+    for start in range(first, last, lanes):
+        stop = min(start + lanes, last)
+        gather(kl_bar, start, stop, k_bar)
+        _, _, worse = forward_chunk(task, L, _place(start, last, n, lanes), blocks, zero, load(k_bar, 0))
+        bad += worse
+        for r in range(start, stop):
+            bad += add_mean(z_bar[r], kl_bar[r, 0], loc[r], loc_bar[r])
     return bad
 
 

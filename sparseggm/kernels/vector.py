@@ -57,6 +57,21 @@ def flushed(value, threshold):
     return np.where(abs(value) < threshold, value.dtype.type(0), value)[()]
 
 
+def smaller(value, other):
+    """The lesser of each lane; where either is NaN, the second."""
+    return np.where(value < other, value, other)[()]
+
+
+def exponent(value):
+    """k of each lane 2ᵏ m, 1 ≤ m < 2, as a number; lanes are normal positive float64 numbers."""
+    return np.frexp(value)[1] - 1.0
+
+
+def mantissa(value):
+    """m of each lane 2ᵏ m, 1 ≤ m < 2; lanes as for `exponent`."""
+    return 2.0 * np.frexp(value)[0]
+
+
 def not_positive(value):
     """The number of lanes outside (0, ∞); NaN is outside."""
     return int(np.count_nonzero(~((value > 0) & (value < np.inf))))
@@ -77,24 +92,6 @@ def put(array, offset, value):
     array[offset : offset + value.size] = value
 
 
-def gather_tile(array, first, stride, block, at):
-    """block[at + i, lane] = array[first + lane · stride + i] for i < lanes, in the dtype of the block."""
-    block[at : at + block.shape[1]] = array[_tile(first, stride, block.shape[1])]
-
-
-def scatter_tile(block, at, array, first, stride):
-    """array[first + lane · stride + i] = block[at + i, lane] for i < lanes, in the dtype of the array."""
-    array[_tile(first, stride, block.shape[1])] = block[at : at + block.shape[1]]
-
-
-def prefetch(array, i):
-    """Say that element i of a 1-D array will be read soon; i may lie outside."""
-
-
-def _tile(first, stride, lanes):
-    return first + np.arange(lanes)[:, None] + stride * np.arange(lanes)
-
-
 # ---------------------------------------------------------------------- the type of a vector
 
 
@@ -107,7 +104,7 @@ class Lanes(types.Type):
         super().__init__(f"Lanes({dtype}, {self.count})")
 
 
-def _vector(dtype, count):
+def vector_of(dtype, count):
     """The LLVM type of `count` numbers."""
     return ir.VectorType(ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType(), count)
 
@@ -115,7 +112,7 @@ def _vector(dtype, count):
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, _vector(kind.dtype, kind.count))
+        super().__init__(manager, kind, vector_of(kind.dtype, kind.count))
 
 
 def _value_type(array):
@@ -168,22 +165,22 @@ for _function, _instruction in (
 # ---------------------------------------------------------------------- memory
 
 
-def _pointer(context, builder, kind, array, index, vector=None):
+def pointer_to(context, builder, kind, array, index, vector=None):
     """To element `index` of a C-contiguous array's memory; as a pointer to a vector where one is asked for."""
     pointer = builder.gep(context.make_array(kind)(context, builder, array).data, [index])
     return pointer if vector is None else builder.bitcast(pointer, vector.as_pointer())
 
 
-def _row_pointer(context, builder, kind, array, i):
+def pointer_to_row(context, builder, kind, array, i):
     """To row i of a block, or element i of a 1-D array."""
     value = _value_type(kind)
     if not isinstance(value, Lanes):
-        return _pointer(context, builder, kind, array, i)
+        return pointer_to(context, builder, kind, array, i)
     index = builder.mul(i, ir.Constant(i.type, value.count))
-    return _pointer(context, builder, kind, array, index, context.get_value_type(value))
+    return pointer_to(context, builder, kind, array, index, context.get_value_type(value))
 
 
-def _aligned(instruction, kind):
+def aligned(instruction, kind):
     """The alignment that is known: of an element."""
     instruction.align = kind.dtype.bitwidth // 8
     return instruction
@@ -193,7 +190,7 @@ def _aligned(instruction, kind):
 def _load(context, block, i):
     def codegen(context, builder, signature, arguments):
         kind = signature.args[0]
-        return _aligned(builder.load(_row_pointer(context, builder, kind, *arguments)), kind)
+        return aligned(builder.load(pointer_to_row(context, builder, kind, *arguments)), kind)
 
     return _value_type(block)(block, types.intp), codegen
 
@@ -203,7 +200,7 @@ def _store(context, block, i, value):
     def codegen(context, builder, signature, arguments):
         kind = signature.args[0]
         array, row, stored = arguments
-        _aligned(builder.store(stored, _row_pointer(context, builder, kind, array, row)), kind)
+        aligned(builder.store(stored, pointer_to_row(context, builder, kind, array, row)), kind)
         return context.get_dummy_value()
 
     return types.void(block, types.intp, _value_type(block)), codegen
@@ -217,25 +214,6 @@ def _constant(context, block, number):
         return scalar if kind.ndim == 1 else _splat(builder, context.get_value_type(_value_type(kind)), scalar)
 
     return _value_type(block)(block, types.float64), codegen
-
-
-@intrinsic
-def _prefetch(context, array, i):
-    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    how = [ir.Constant(number, constant) for constant in (0, 2, 1)]  # to read; into the second cache; data
-
-    def codegen(context, builder, signature, arguments):
-        pointer = builder.bitcast(_pointer(context, builder, signature.args[0], *arguments), byte)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8"), [pointer, *how])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), codegen
-
-
-@overload(prefetch)
-def _overload_prefetch(array, i):
-    return lambda array, i: _prefetch(array, i)
 
 
 @overload(load)
@@ -287,13 +265,29 @@ def _count(builder, condition):
     return builder.ctpop(builder.zext(bits, word))
 
 
+def _emit_exponent(builder, value):
+    bits = builder.lshr(_bits_of(builder, value), _filled_bits(value, 52))
+    biased = builder.or_(bits, _filled_bits(value, 0x4330000000000000))  # 2⁵² + the exponent's bits
+    return builder.fsub(builder.bitcast(biased, value.type), _filled_like(value, 2.0**52 + 1023.0))
+
+
+def _emit_mantissa(builder, value):
+    fraction = builder.and_(_bits_of(builder, value), _filled_bits(value, 0x000FFFFFFFFFFFFF))
+    return builder.bitcast(builder.or_(fraction, _filled_bits(value, 0x3FF0000000000000)), value.type)
+
+
+def _bits_of(builder, value):
+    """The bits of a vector of float64 numbers."""
+    return builder.bitcast(value, ir.VectorType(ir.IntType(64), value.type.count))
+
+
+def _filled_bits(value, bits):
+    """The same 64 bits for every lane of an LLVM value."""
+    return ir.Constant(ir.VectorType(ir.IntType(64), value.type.count), [bits] * value.type.count)
+
+
 def _emit_square_root(builder, value):
     return _llvm(builder, "sqrt", value)
-
-
-def _emit_flushed(builder, value, threshold):
-    small = builder.fcmp_ordered("<", _llvm(builder, "fabs", value), threshold)
-    return builder.select(small, _filled_like(value, 0.0), value)
 
 
 def _emit_not_positive(builder, value):
@@ -323,6 +317,8 @@ def _overload_of_one(function, emit, result=None):
 
 
 _overload_of_one(square_root, _emit_square_root)
+_overload_of_one(exponent, _emit_exponent)
+_overload_of_one(mantissa, _emit_mantissa)
 _overload_of_one(not_positive, _emit_not_positive, types.int64)
 _overload_of_one(not_finite, _emit_not_finite, types.int64)
 
@@ -343,6 +339,19 @@ def _overload_flushed(value, threshold):
 
 
 @intrinsic
+def _smaller(context, value, other):
+    def codegen(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
+
+    return value(value, value), codegen
+
+
+@overload(smaller)
+def _overload_smaller(value, other):
+    return lambda value, other: _smaller(value, other)
+
+
+@intrinsic
 def _double(context, value):
     result = Lanes(types.float64, value.count)
 
@@ -358,7 +367,7 @@ def _put(context, array, offset, value):
     def codegen(context, builder, signature, arguments):
         kind = signature.args[0]
         memory, first, stored = arguments
-        _aligned(builder.store(stored, _pointer(context, builder, kind, memory, first, stored.type)), kind)
+        aligned(builder.store(stored, pointer_to(context, builder, kind, memory, first, stored.type)), kind)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -372,78 +381,3 @@ def _overload_double(value):
 @overload(put)
 def _overload_put(array, offset, value):
     return lambda array, offset, value: _put(array, offset, value)
-
-
-# ---------------------------------------------------------------------- transposition
-
-
-def _transposed(builder, rows):
-    """The transpose of a square of registers: log₂ lanes rounds, each swaps off-diagonal blocks [Eklundh 1972]."""
-    lanes, half = len(rows), len(rows) // 2
-    index = ir.VectorType(ir.IntType(32), lanes)
-    while half:
-        upper = ir.Constant(index, [k if not k & half else lanes + k - half for k in range(lanes)])
-        lower = ir.Constant(index, [k + half if not k & half else lanes + k for k in range(lanes)])
-        for i in range(lanes):
-            if not i & half:
-                a, b = rows[i], rows[i + half]
-                rows[i], rows[i + half] = builder.shuffle_vector(a, b, upper), builder.shuffle_vector(a, b, lower)
-        half //= 2
-    return rows
-
-
-def _tile_pointers(context, builder, kind, array, first, stride, vector):
-    """To `count` runs of a 1-D array, `stride` apart."""
-    offsets = (builder.mul(stride, ir.Constant(stride.type, lane)) for lane in range(vector.count))
-    return [_pointer(context, builder, kind, array, builder.add(first, offset), vector) for offset in offsets]
-
-
-def _block_pointers(context, builder, kind, block, at, vector):
-    """To `count` successive rows of a block."""
-    rows = (builder.add(at, ir.Constant(at.type, lane)) for lane in range(vector.count))
-    return [_row_pointer(context, builder, kind, block, row) for row in rows]
-
-
-@intrinsic
-def _gather_tile(context, array, first, stride, block, at):
-    def codegen(context, builder, signature, arguments):
-        source, target = signature.args[0], signature.args[3]
-        a, i, j, b, position = arguments
-        read = _vector(source.dtype, Lanes(target.dtype).count)
-        pointers = _tile_pointers(context, builder, source, a, i, j, read)
-        rows = [_aligned(builder.load(pointer), source) for pointer in pointers]
-        write = _vector(target.dtype, read.count)
-        rows = _transposed(builder, [row if read == write else builder.fpext(row, write) for row in rows])
-        targets = _block_pointers(context, builder, target, b, position, write)
-        for value, pointer in zip(rows, targets, strict=True):
-            _aligned(builder.store(value, pointer), target)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp, block, types.intp), codegen
-
-
-@intrinsic
-def _scatter_tile(context, block, at, array, first, stride):
-    def codegen(context, builder, signature, arguments):
-        source, target = signature.args[0], signature.args[2]
-        b, position, a, i, j = arguments
-        read = _vector(source.dtype, Lanes(source.dtype).count)
-        pointers = _block_pointers(context, builder, source, b, position, read)
-        rows = _transposed(builder, [_aligned(builder.load(pointer), source) for pointer in pointers])
-        write = _vector(target.dtype, read.count)
-        targets = _tile_pointers(context, builder, target, a, i, j, write)
-        for value, pointer in zip(rows, targets, strict=True):
-            _aligned(builder.store(value if read == write else builder.fptrunc(value, write), pointer), target)
-        return context.get_dummy_value()
-
-    return types.void(block, types.intp, array, types.intp, types.intp), codegen
-
-
-@overload(gather_tile)
-def _overload_gather_tile(array, first, stride, block, at):
-    return lambda array, first, stride, block, at: _gather_tile(array, first, stride, block, at)
-
-
-@overload(scatter_tile)
-def _overload_scatter_tile(block, at, array, first, stride):
-    return lambda block, at, array, first, stride: _scatter_tile(block, at, array, first, stride)

@@ -1,0 +1,52 @@
+"""What a draw adds to KL(q ‖ N(0, I)), in float64: the energy Σ v + loc² + 2 log L_jj of each lane."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from sparseggm.kernels import INNER
+from sparseggm.kernels.logarithm import logarithms
+from sparseggm.kernels.tiles import announce
+from sparseggm.kernels.vector import constant, double, exponent, lanes_of, load, mantissa, put, store
+
+LOGARITHM_DIGEST = "1b98628df3fd63ea"
+TILES_DIGEST = "ba9664a2836b0ddf"
+
+_LN2 = math.log(2.0)
+
+
+@njit(**INNER)
+def new_scratch(like):
+    """Memory for `energies`."""
+    return np.empty(2 * lanes_of(like))
+
+
+@njit(**INNER)
+def energies(indptr, L, mean, y, variances, n, scratch, sums, coming):
+    """sums[lane] = Σ v + loc² + 2 log L_jj over the first n nodes, and loc + y in place of y.
+
+    A product of pivots is kept as 2ᵏ m, so that one logarithm is taken for all: of four float32 numbers at a time, the
+    product of which is normal in float64 as the variances are finite, or of each float64 number. `coming` is the
+    source of the next loc, see `tiles.announce`.
+    """
+    lanes, group = lanes_of(y), 4 if y.itemsize == 4 else 1
+    zero, one = double(constant(y, 0.0)), double(constant(y, 1.0))
+    total, product, k, m = zero, one, zero, one
+    for j in range(n):
+        announce(mean, coming, j)
+        loc = load(mean, j)
+        total = total + (double(load(variances, j)) + double(loc) * double(loc))
+        store(y, j, loc + load(y, j))
+        product = product * double(load(L, indptr[j]))
+        if (j + 1) % group == 0 or j + 1 == n:
+            k, m = k + exponent(product), m * mantissa(product)
+            k, m, product = k + exponent(m), mantissa(m), one
+    put(sums, 0, total)
+    put(scratch, 0, m)
+    put(scratch, lanes, k)
+    logarithms(scratch[:lanes])
+    for lane in range(lanes):
+        sums[lane] += 2.0 * (scratch[lane] + scratch[lanes + lane] * _LN2)
