@@ -20,6 +20,7 @@ from sparseggm.errors import (
 )
 from sparseggm.gaussian import GaussianGraphicalModel
 from sparseggm.graphs import Cycle, Graph, Grid, Star, Torus, Tree, from_networkx, from_scipy, union
+from sparseggm.memory import release_memory
 from sparseggm.pattern import Pattern
 from sparseggm.storage import load, save
 from sparseggm.threads import get_num_threads, set_num_threads
@@ -58,6 +59,7 @@ __all__ = [
     "linalg",
     "load",
     "parametrize",
+    "release_memory",
     "save",
     "set_num_threads",
     "spectral",

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import checks, threads
+from sparseggm import checks, memory, threads
 from sparseggm.errors import PatternError
 from sparseggm.kernels import cholesky as cholesky_kernels
 from sparseggm.kernels import inverse
@@ -133,7 +133,7 @@ def _run(
     arrays = {name: array for name, (_, array) in inputs.items()}
     checks.same_dtype(verb, **arrays)
     batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})
-    result = checks.new((*batch_shape, size), next(iter(arrays.values())).dtype)
+    result = memory.new((*batch_shape, size), next(iter(arrays.values())).dtype)
     rows = [checks.as_rows(array, batch_shape) for array in arrays.values()]
     batch = math.prod(batch_shape)
     kernel, *structure = call

@@ -10,11 +10,8 @@ import math
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
-from sparseggm.kernels.blocks import UNCACHED
-from sparseggm.kernels.vector import REGISTER_BYTES
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 Shape = tuple[int, ...]
@@ -92,16 +89,6 @@ def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
 
 
 # ---------------------------------------------------------------------- arrays as kernels take them
-
-
-def new(shape: Shape, dtype: npt.DTypeLike) -> FloatArray:
-    """Memory for a result; a large one begins at a line of memory, which lets kernels store past the caches."""
-    size, itemsize = math.prod(shape), np.dtype(dtype).itemsize
-    if size * itemsize < UNCACHED:
-        return np.empty(shape, dtype)
-    memory = np.empty(size + REGISTER_BYTES // itemsize, dtype)
-    skip = -memory.ctypes.data % REGISTER_BYTES // itemsize
-    return memory[skip : skip + size].reshape(shape)
 
 
 def frozen(array: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseggm import checks, linalg, long_chain, threads
+from sparseggm import checks, linalg, long_chain, memory, threads
 from sparseggm.kernels import draws
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
@@ -34,7 +34,7 @@ def draw_and_log_prob(
     own = checks.broadcast(verb, factor=factor.shape[:-1], loc=loc.shape[:-1], peak=peak.shape)
     full = checks.broadcast(verb, noise=noise.shape[:-1], gaussians=own)
     own = own if full[len(full) - len(own) :] == own else full
-    z, log_prob = checks.new((*full, n), noise.dtype), np.empty(full, noise.dtype)
+    z, log_prob = memory.new((*full, n), noise.dtype), np.empty(full, noise.dtype)
     if log_prob.size < threads.LANES // 4 or long_chain.is_long(pattern, log_prob.size):
         z[...], log_prob[...] = _by_verbs(pattern, order, loc, factor, peak, noise)
         return z, log_prob

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import checks, long_chain, threads
+from sparseggm import checks, long_chain, memory, threads
 from sparseggm.checks import Shape
 from sparseggm.errors import DTypeError, NotPositiveDefiniteError, ShapeError
 from sparseggm.kernels import cholesky as cholesky_kernels
@@ -111,7 +111,7 @@ def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | N
     if checks.broadcast("outer", batch_shape=target, terms=full) != full:
         raise ShapeError(f"outer: batch_shape {target} must broadcast to {full}, the batch of x and y.")
     members = checks.frozen(_terms(target, full))
-    values = np.empty((*target, pattern.nnz), x.dtype)
+    values = memory.new((*target, pattern.nnz), x.dtype)
     rows = (checks.as_rows(x, full), checks.as_rows(y, full), values.reshape(len(members), pattern.nnz))
     work = pattern.nnz * members.shape[1]
     if threads.run(products.outer, work, pattern.indptr, pattern.rows, members, *rows, batch=len(members)):
@@ -142,7 +142,7 @@ def _product(
     values, x = matrix[1], vector[1]
     checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
     full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
-    result = checks.new((*full, pattern.n), x.dtype) if out is None else out
+    result = memory.new((*full, pattern.n), x.dtype) if out is None else out
     if result.shape != (*full, pattern.n) or result.dtype != x.dtype or not result.flags.c_contiguous:
         raise ShapeError(
             f"{verb}: out must be C-contiguous {x.dtype} of shape {(*full, pattern.n)}, got {result.dtype} of shape "
@@ -215,7 +215,7 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
     count = math.prod(batch_shape)
-    factor = checks.new((*batch_shape, filled.nnz), precision.dtype)
+    factor = memory.new((*batch_shape, filled.nnz), precision.dtype)
     columns = np.empty(count, np.int64)
     rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, filled.nnz), columns)
     if long_chain.is_long(pattern, count) and not any(
@@ -253,7 +253,7 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """
     checks.check("gram", pattern, packed={"factor": factor})
     product, batch_shape = pattern.gram(), factor.shape[:-1]
-    values = checks.new((*batch_shape, product.nnz), factor.dtype)
+    values = memory.new((*batch_shape, product.nnz), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
     half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
     structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, wide(product), ALL)
@@ -344,7 +344,7 @@ def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
 def _inverse(verb: str, code: int, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:
     """Run `inverse.derive` for a verb that computes Σ on `fill`; (..., size)."""
     batch_shape = factor.shape[:-1]
-    result = checks.new((*batch_shape, size), factor.dtype)
+    result = memory.new((*batch_shape, size), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
     out = result.reshape(len(rows), size)
     if code == inverse.MARGINAL_VARIANCES and long_chain.is_long(pattern, len(rows)):

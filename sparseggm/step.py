@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import checks, linalg, long_chain, threads
+from sparseggm import checks, linalg, long_chain, memory, threads
 from sparseggm.errors import ShapeError
-from sparseggm.kernels import step
+from sparseggm.kernels import chain_step, step
 from sparseggm.pattern import FloatArray, Pattern
+
+_NUMBERS: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
 
 
 def sample_and_kl(
@@ -31,12 +33,14 @@ def sample_and_kl(
     Cost: one solve and the marginal variances, each byte moved once; scratch of 5 n + nnz(L) + nnz(F) for a block.
     """
     _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)
-    z, kl = checks.new(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
+    z, kl = memory.new(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
     rows = [checks.as_rows(array, loc.shape[:-1]) for array in (loc, factor, noise)]
     out, batch = (z.reshape(rows[0].shape), kl.reshape(len(rows[0]))), len(rows[0])
     if long_chain.is_long(pattern, batch):
         each = zip(*rows, out[0], out[1].reshape(batch, 1), strict=True)
         status = sum(long_chain.sample_and_kl(pattern, *row) for row in each)
+    elif pattern.is_chain:
+        status = sample_chains(pattern, _NUMBERS[loc.dtype], batch, *(array.ctypes.data for array in (*rows, *out)))
     else:
         status = threads.run(step.sample_and_kl, _work(pattern), *_structure(pattern), *rows, *out, batch=batch)
     if status:
@@ -64,19 +68,41 @@ def sample_and_kl_vjp(
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
     batch = len(rows[0])
-    loc_bar, factor_bar = checks.new(loc.shape, loc.dtype), checks.new(factor.shape, loc.dtype)
-    noise_bar = np.empty(noise.shape if noise_too else (0, pattern.n), loc.dtype)
+    loc_bar, factor_bar = memory.new(loc.shape, loc.dtype), memory.new(factor.shape, loc.dtype)
+    noise_bar = memory.new(noise.shape if noise_too else (0, pattern.n), loc.dtype)
     bars: tuple[FloatArray, ...] = (loc_bar, factor_bar, noise_bar)
     out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]
     if long_chain.is_long(pattern, batch):
         out[2] = out[2] if noise_too else np.empty((batch, 0), loc.dtype)
         status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in zip(*rows, *out, strict=True))
+    elif pattern.is_chain:
+        addresses = [array.ctypes.data for array in (*rows, *out)]
+        addresses[-1] = addresses[-1] if noise_too else 0
+        status = chains_vjp(pattern, _NUMBERS[loc.dtype], batch, *addresses)
     else:
         status = threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), *_structure(pattern), *rows, *out, batch=batch)
     if status:
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
         checks.explain("sample_and_kl_vjp", inputs)
     return loc_bar, factor_bar, noise_bar if noise_too else None
+
+
+def sample_chains(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
+    """`sample_and_kl` of chains at the addresses of loc, factor, noise, z and KL, in that order and contiguous.
+
+    Args:
+        number: any of the type of their numbers.
+    Returns:
+        Nonzero if `sample_and_kl` would raise.
+    """
+    arguments = number, pattern.n, batch, pattern.indptr, *addresses
+    return threads.run(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=batch)
+
+
+def chains_vjp(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
+    """`sample_and_kl_vjp` likewise: loc, factor, noise, z̄, k̄, and the results; 0 for a result that is not wanted."""
+    arguments = number, pattern.n, batch, pattern.indptr, *addresses
+    return threads.run(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=batch)
 
 
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
@@ -97,7 +123,7 @@ def _inputs(pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict
 
 def _structure(pattern: Pattern) -> tuple[Any, ...]:
     """The arguments of both kernels before the values."""
-    return pattern.is_chain, pattern.indptr, pattern.rows, linalg.wide(pattern.filled())
+    return pattern.indptr, pattern.rows, linalg.wide(pattern.filled())
 
 
 def _work(pattern: Pattern) -> int:

@@ -11,3 +11,6 @@ KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", 
 
 INNER: dict[str, Any] = KERNEL | {"no_cpython_wrapper": True}
 """Options of what only kernels call: without the code by which Python would, a tenth less to compile."""
+
+INLINED: dict[str, Any] = INNER | {"forceinline": True}
+"""Options of what moves a few numbers, and is called for each block: a call costs as much as the moving."""

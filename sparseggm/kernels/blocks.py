@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-from sparseggm.kernels import INNER
+from sparseggm.kernels import INLINED, INNER
 from sparseggm.kernels.tiles import gather_tile, scatter_tile, stream_tile
 from sparseggm.kernels.vector import (
     REGISTER_BYTES,
@@ -91,7 +91,7 @@ def gather(matrix, start, stop, block):
     gather_runs(matrix.reshape(matrix.size), start * n, n, min(stop - start, lanes), block, block.shape[0])
 
 
-@njit(**INNER)
+@njit(**INLINED)
 def gather_runs(array, first, stride, count, block, size):
     """block[i, lane] = array[first + row · stride + i] for i < size, row = min(lane, count − 1)."""
     lanes = block.shape[1]
@@ -133,7 +133,7 @@ def scatter(block, matrix, start, stop, past_caches=False):
     scatter_runs(block, n, matrix.reshape(matrix.size), start * n, n, stop - start, past_caches)
 
 
-@njit(**INNER)
+@njit(**INLINED)
 def scatter_runs(block, size, array, first, stride, count, past_caches):
     """array[first + lane · stride + i] = block[i, lane] for i < size and the lanes < count.
 

@@ -17,7 +17,7 @@ from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
 CHAIN_DIGEST = "6ce6b28f082028ea"
-BLOCKS_DIGEST = "5bfbbae433fdb5fe"
+BLOCKS_DIGEST = "f92c62550a636542"
 
 
 @njit(**KERNEL)

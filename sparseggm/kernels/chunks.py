@@ -16,12 +16,12 @@ from __future__ import annotations
 from numba import njit
 
 from sparseggm.kernels import INNER
-from sparseggm.kernels.blocks import bad_lanes, bad_numbers, bad_pivots, gather_runs, new_block, scatter_runs
+from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.chain import backward, forward, solve_backward, solve_forward
 from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.vector import constant, load, store
 
-BLOCKS_DIGEST = "5bfbbae433fdb5fe"
+BLOCKS_DIGEST = "f92c62550a636542"
 CHAIN_DIGEST = "6ce6b28f082028ea"
 ENERGY_DIGEST = "1305fa26ce743837"
 
@@ -116,11 +116,3 @@ def forward_chunk(task, L, where, blocks, carried, g):
     if eps_bar.shape[0]:
         scatter_runs(e, size, eps_bar, at, stride, count, False)
     return carried, g, bad
-
-
-@njit(**INNER)
-def add_mean(z_bar, k_bar, loc, loc_bar):
-    """loc̄ = z̄ + k̄ loc, of 1-D arrays; nonzero if a number is not finite."""
-    for i in range(loc.shape[0]):
-        loc_bar[i] = z_bar[i] + k_bar * loc[i]
-    return bad_numbers(loc_bar)

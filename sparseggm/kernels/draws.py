@@ -14,11 +14,11 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
-from sparseggm.kernels.blocks import after, bad_lanes, gather, gather_rows, is_in_lines, new_block, scatter
+from sparseggm.kernels.blocks import bad_lanes, gather_rows, gather_runs, is_in_lines, new_block, scatter_runs
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, double, lanes_of, load, not_finite, put, store
 
-BLOCKS_DIGEST = "5bfbbae433fdb5fe"
+BLOCKS_DIGEST = "f92c62550a636542"
 
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""
@@ -36,6 +36,7 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
     phases = min(blocks, count // math.gcd(count, lanes))
     kept = max(1, min(phases, KEPT_ROWS // (nnz + n)))
     L, mean, peaks = new_block(kept * nnz, z), new_block(kept * n, z), np.empty(kept * lanes)
+    eps, draws = noise.reshape(noise.size), z.reshape(z.size)
     y, out, square = new_block(n, z), new_block(n, z), np.empty(kept * lanes)
     for begin in range(0, phases, kept):
         end = min(begin + kept, phases)
@@ -49,18 +50,23 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
             stop = min(turn + (end - begin) * lanes, last)
             for k in range((stop - turn + lanes - 1) // lanes):
                 start = turn + k * lanes
-                gather(noise, start, min(start + lanes, last), y)
-                own_L, own_mean = L[k * nnz : (k + 1) * nnz], mean[k * n : (k + 1) * n]
-                coming = after(noise, start, lanes)
-                bad += _draw(indptr, rows, nodes, own_L, own_mean, y, out, square[k * lanes :], coming)
-                scatter(out, z, start, min(start + lanes, last), past_caches)
+                rest = min(lanes, last - start)
+                gather_runs(eps, start * n, n, rest, y, n)
+                coming = eps, (start + lanes) * n, n
+                total, worse = _draw(indptr, rows, nodes, L, k * nnz, mean, k * n, y, out, coming)
+                put(square, k * lanes, total)
+                scatter_runs(out, n, draws, start * n, n, rest, past_caches)
+                bad += worse
             _finish(peaks, square, log_prob[turn:stop])
     return bad
 
 
 @njit(**INNER)
-def _draw(indptr, rows, nodes, L, mean, y, out, square, coming):
-    """out = mean + L⁻ᵀ y, square = ‖y‖² of the y that was, which is overwritten; the number of tainted lanes."""
+def _draw(indptr, rows, nodes, L, at, mean, at_mean, y, out, coming):
+    """out = mean + L⁻ᵀ y, where L and the mean begin at rows `at` and `at_mean`; y is overwritten.
+
+    Returns ‖y‖² of the y that was, and the number of tainted lanes.
+    """
     zero = constant(y, 0.0)
     taint, total = zero, double(zero)
     for j in range(nodes.shape[0] - 1, -1, -1):
@@ -69,14 +75,13 @@ def _draw(indptr, rows, nodes, L, mean, y, out, square, coming):
         y_j = load(y, node)
         total = total + double(y_j) * double(y_j)
         for p in range(begin + 1, indptr[j + 1]):  # L_jj y_j = ε_j − Σ_{i>j} L_ij y_i
-            y_j = y_j - load(L, p) * load(y, rows[p])
-        y_j = y_j / load(L, begin)
+            y_j = y_j - load(L, at + p) * load(y, rows[p])
+        y_j = y_j / load(L, at + begin)
         store(y, node, y_j)
-        z_j = load(mean, node) + y_j
+        z_j = load(mean, at_mean + node) + y_j
         store(out, node, z_j)
         taint = taint + zero * z_j
-    put(square, 0, total)
-    return not_finite(taint)
+    return total, not_finite(taint)
 
 
 @njit(**INNER)

@@ -21,7 +21,7 @@ from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
 CHAIN_DIGEST = "6ce6b28f082028ea"
-BLOCKS_DIGEST = "5bfbbae433fdb5fe"
+BLOCKS_DIGEST = "f92c62550a636542"
 
 (
     GRAM_JVP,

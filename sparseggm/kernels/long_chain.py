@@ -30,7 +30,6 @@ from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.chain import backward, factorise_nodes, solve_backward, solve_forward
 from sparseggm.kernels.chunks import (
-    add_mean,
     backward_blocks,
     backward_chunk,
     forward_blocks,
@@ -54,7 +53,7 @@ SEAMS_DIGEST = "96bfb6a63ae79f3b"
 CHUNK = 256
 """Nodes of each part whose numbers are in cache at a time."""
 
-CHUNKS_DIGEST = "0070b9ef263c3a22"
+CHUNKS_DIGEST = "45233475fcb505bd"
 
 
 @njit(**INNER)
@@ -210,7 +209,9 @@ def _add_mean(task, at, size):
     z_bar, k_bar, loc, loc_bar = task[2], task[3], task[7], task[8]
     if not loc_bar.shape[0]:
         return 0
-    return add_mean(z_bar[at : at + size], k_bar[0, 0], loc[at : at + size], loc_bar[at : at + size])
+    for i in range(at, at + size):
+        loc_bar[i] = z_bar[i] + k_bar[0, 0] * loc[i]
+    return bad_numbers(loc_bar[at : at + size])
 
 
 @njit(**INNER)

@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm import adjoints, linalg, step
+from sparseggm import adjoints, linalg, long_chain, step
 from sparseggm.gaussian import kl_to_standard_normal
 from sparseggm.pattern import FloatArray, Pattern
 from sparseggm.torch import ops
 from sparseggm.torch.blocks import sum_to
 from sparseggm.torch.registration import are_plain, array, batch_of, differentiate, key_of, pattern_of, register
+
+_NUMBERS: dict[torch.dtype, Any] = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
+
+_FEW = 1 << 20
+"""Numbers of loc up to which addresses are worth it."""
 
 
 def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,10 +41,31 @@ def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) 
 
 
 def _run(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    pattern = pattern_of(key)
+    if _are_small_chains(pattern, loc, factor, noise):
+        z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
+        addresses = loc.data_ptr(), factor.data_ptr(), noise.data_ptr(), z.data_ptr(), kl.data_ptr()
+        if not step.sample_chains(pattern, _NUMBERS[loc.dtype], kl.numel(), *addresses):
+            return z, kl
     arrays = array(loc), array(factor), array(noise)
     compute = step.sample_and_kl if _have_one_shape(*arrays) else _by_verbs
-    z, kl = compute(pattern_of(key), *arrays)
-    return torch.from_numpy(z), torch.from_numpy(kl)
+    of_arrays = compute(pattern, *arrays)
+    return torch.from_numpy(of_arrays[0]), torch.from_numpy(of_arrays[1])
+
+
+def _are_small_chains(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) -> bool:
+    """Whether a step may go by addresses: contiguous memory of the sizes and of the one type that it takes.
+
+    A step of few numbers costs as much as the arrays of its arguments. What is amiss is for arrays to say.
+    """
+    shape, dtype, n = loc.shape, loc.dtype, pattern.n
+    if not pattern.is_chain or shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW or n >= long_chain.LONG:
+        return False
+    if dtype not in _NUMBERS or factor.dtype is not dtype or factor.shape != (*shape[:-1], pattern.nnz):
+        return False
+    if not (loc.is_contiguous() and factor.is_contiguous()):
+        return False
+    return all(vector.shape == shape and vector.dtype is dtype and vector.is_contiguous() for vector in vectors)
 
 
 def _have_one_shape(loc: FloatArray, factor: FloatArray, noise: FloatArray) -> bool:
@@ -97,9 +123,16 @@ def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> t
 def _bars(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    pattern = pattern_of(key)
+    if _are_small_chains(pattern, loc, factor, noise, z_bar) and kl_bar.is_contiguous():
+        bars = torch.empty_like(loc), torch.empty_like(factor), torch.empty_like(noise) if needs_noise else None
+        inputs, results = (loc, factor, noise, z_bar, kl_bar), bars if needs_noise else bars[:2]
+        addresses = [tensor.data_ptr() for tensor in (*inputs, *results)]
+        if not step.chains_vjp(pattern, _NUMBERS[loc.dtype], kl_bar.numel(), *addresses, *[0] * (not needs_noise)):
+            return bars
     arrays = array(loc), array(factor), array(noise)
     compute = step.sample_and_kl_vjp if _have_one_shape(*arrays) else _vjp_by_verbs
-    loc_bar, factor_bar, noise_bar = compute(pattern_of(key), *arrays, array(z_bar), array(kl_bar), needs_noise)
+    loc_bar, factor_bar, noise_bar = compute(pattern, *arrays, array(z_bar), array(kl_bar), needs_noise)
     given = None if noise_bar is None else torch.from_numpy(noise_bar)
     return torch.from_numpy(loc_bar), torch.from_numpy(factor_bar), given
 

@@ -22,6 +22,8 @@ from sparseggm.pattern import Pattern
 
 Shape = tuple[int, ...]
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 _library = torch.library.Library("sparseggm", "FRAGMENT")
 _used: dict[str, Pattern] = {}  # a graph holds the key of a pattern, so the pattern must outlive the graph
 
@@ -61,7 +63,7 @@ def are_readable(*tensors: Tensor) -> bool:
     """Whether values may decide what happens: not under torch.compile, `torch.func`, or on the meta device."""
     if torch.compiler.is_compiling() or are_transformed():
         return False
-    return all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
+    return all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in tensors)
 
 
 def are_plain(*tensors: Tensor) -> bool:

@@ -1,0 +1,82 @@
+"""The training step of chains: see `step`, whose other patterns have index work to do.
+
+At 16 nodes a batch of 128 takes the arithmetic four microseconds; so arguments are addresses, see `addresses`. Arrays
+have one row a batch element; `number` is any number of their type.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels.addresses import read_at, write_at
+from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather_runs, is_in_lines, new_block
+from sparseggm.kernels.chunks import backward_blocks, backward_chunk, forward_blocks, forward_chunk
+from sparseggm.kernels.vector import constant, lanes_of, load, store
+
+ADDRESSES_DIGEST = "cd89abe1d1e0421c"
+CHUNKS_DIGEST = "45233475fcb505bd"
+
+
+@njit(**KERNEL)
+def sample_and_kl(number, n, count, indptr, loc, factor, noise, z, kl, first, last):
+    """z and kl, both overwritten. Nonzero status: something is not finite, or a pivot not positive."""
+    mean, L, eps = (
+        read_at(loc, count * n, number),
+        read_at(factor, count * (2 * n - 1), number),
+        read_at(noise, count * n, number),
+    )
+    draws, divergence = write_at(z, count * n, number), write_at(kl, count, number)
+    blocks, lanes, bad = backward_blocks(L, n), lanes_of(L), 0
+    task = True, indptr, eps, mean, draws, draws[:0], is_in_lines(draws.reshape(count, n))
+    zero, sums = constant(blocks[0], 0.0), np.empty(lanes)
+    for start in range(first, last, lanes):
+        where = _place(start, last, n, lanes)
+        _, _, worse = backward_chunk(task, L, where, blocks, zero, zero, sums)
+        stop = min(start + lanes, last)
+        for lane in range(stop - start):
+            divergence[start + lane] = 0.5 * (sums[lane] - n)
+        bad += worse + bad_lanes(divergence, start, stop)
+    return bad
+
+
+@njit(**KERNEL)
+def sample_and_kl_vjp(
+    number, n, count, indptr, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
+):
+    """The cotangents of loc, factor and noise, all overwritten; but no noise_bar at the address 0. Status likewise."""
+    mean, L, eps = (
+        read_at(loc, count * n, number),
+        read_at(factor, count * (2 * n - 1), number),
+        read_at(noise, count * n, number),
+    )
+    out, bars, mean_bar = (
+        read_at(z_bar, count * n, number),
+        read_at(kl_bar, count, number),
+        write_at(loc_bar, count * n, number),
+    )
+    L_bar, e_bar = write_at(factor_bar, L.shape[0], number), write_at(noise_bar, count * n if noise_bar else 0, number)
+    blocks, k_bar, lanes, bad = forward_blocks(L, n), new_block(1, L), lanes_of(L), 0
+    _, y, v, _ = blocks
+    zero = constant(k_bar, 0.0)
+    task = indptr, eps, out, k_bar, L_bar, e_bar, False
+    store(y, n, zero)
+    store(v, n, zero)
+    for start in range(first, last, lanes):
+        where = _place(start, last, n, lanes)
+        gather_runs(bars, start, 1, where[4], k_bar, 1)
+        _, _, worse = forward_chunk(task, L, where, blocks, zero, load(k_bar, 0))
+        stop = min(start + lanes, last)
+        for r in range(start, stop):
+            for i in range(r * n, r * n + n):
+                mean_bar[i] = out[i] + bars[r] * mean[i]
+        bad += worse + bad_numbers(mean_bar[start * n : stop * n])
+    return bad
+
+
+@njit(**INNER)
+def _place(start, last, n, lanes):
+    """`where` of `chunks`: whole chains, the rows from `start` on."""
+    nnz = 2 * n - 1
+    return start * n, n, start * nnz, nnz, min(last - start, lanes), n, nnz, lanes * n
