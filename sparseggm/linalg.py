@@ -168,7 +168,7 @@ def _product(
 
 
 def _solve_long(code: int, pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
-    return (long_chain.solve if code == products.SOLVE else long_chain.solve_t)(pattern, L, b, y)
+    return long_chain.solve(L, b, y) if code == products.SOLVE else long_chain.solve_t(pattern, L, b, y)
 
 
 # ---------------------------------------------------------------------- factorisation

@@ -33,12 +33,11 @@ def cholesky(P: FloatArray, L: FloatArray) -> int:
     return status or int(kernels.mend_factorise(P, L, carry))
 
 
-def solve(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻¹ b; y may be b. Nonzero status: something is not finite."""
     absent, unwanted, carry = L[:0], y[:0], _carry(L, 2)
-    return _forward(
-        (pattern.indptr, absent, _apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted), L, carry, carry
-    )
+    task = absent, _apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted
+    return _forward(task, L, carry, carry)
 
 
 def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
@@ -53,16 +52,21 @@ def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
 
 def sample_and_kl(
     pattern: Pattern, loc: FloatArray, L: FloatArray, eps: FloatArray, z: FloatArray, kl: FloatArray
-) -> int:
-    """z = loc + L⁻ᵀ ε, and kl[0]. Nonzero status: something is not finite, or a pivot not positive."""
-    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], False), L, _carry(L, 2))
+) -> tuple[int, FloatArray]:
+    """z = loc + L⁻ᵀ ε, and kl[0]. Nonzero status: something is not finite, or a pivot not positive.
+
+    With it what `sample_and_kl_vjp` needs of the draw, y and v at the ends of chunks.
+    """
+    carry = _carry(L, 2)
+    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], False), L, carry)
     with np.errstate(over="ignore"):
         kl[0] = 0.5 * (energy - pattern.n)
-    return status + (not math.isfinite(kl[0]))
+    return status + (not math.isfinite(kl[0])), carry
 
 
 def sample_and_kl_vjp(
     pattern: Pattern,
+    entering: FloatArray | None,
     loc: FloatArray,
     L: FloatArray,
     eps: FloatArray,
@@ -72,10 +76,15 @@ def sample_and_kl_vjp(
     L_bar: FloatArray,
     eps_bar: FloatArray,
 ) -> int:
-    """The cotangents of loc, L and ε for those of z and kl[0]; an empty `eps_bar` is not wanted. Status likewise."""
-    entering = _carry(L, 2)
-    status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0], False), L, entering)
-    task = (pattern.indptr, eps, z_bar, _in_lanes(kl_bar[0], L), L_bar, eps_bar, False, loc, loc_bar)
+    """The cotangents of loc, L and ε for those of z and kl[0]; an empty `eps_bar` is not wanted. Status likewise.
+
+    `entering` is what `sample_and_kl` gave; None: it is computed again.
+    """
+    status = 0
+    if entering is None:
+        entering = _carry(L, 2)
+        status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0], False), L, entering)
+    task = (eps, z_bar, _in_lanes(kl_bar[0], L), L_bar, eps_bar, False, loc, loc_bar)
     return status + _forward(task, L, entering, _carry(L, 2))
 
 

@@ -19,13 +19,14 @@ _NUMBERS: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.
 
 
 def sample_and_kl(
-    pattern: Pattern, loc: FloatArray, factor: FloatArray, noise: FloatArray
+    pattern: Pattern, loc: FloatArray, factor: FloatArray, noise: FloatArray, kept: list[FloatArray] | None = None
 ) -> tuple[FloatArray, FloatArray]:
     """z = loc + L⁻ᵀ ε, and KL(N(loc, P⁻¹) ‖ N(0, I)) = ½ [tr Σ + |loc|² − n + log det P] in nats.
 
     Args:
         pattern: of L, whose numbering all arguments follow.
         loc, factor, noise: (..., n), (..., nnz) and (..., n), of one batch shape.
+        kept: where a long chain leaves what `sample_and_kl_vjp` would otherwise compute again: a sixty-fourth of L.
     Returns:
         z (..., n) and KL (...), the sums of which are formed in float64.
     Raises:
@@ -38,7 +39,10 @@ def sample_and_kl(
     out, batch = (z.reshape(rows[0].shape), kl.reshape(len(rows[0]))), len(rows[0])
     if long_chain.is_long(pattern, batch):
         each = zip(*rows, out[0], out[1].reshape(batch, 1), strict=True)
-        status = sum(long_chain.sample_and_kl(pattern, *row) for row in each)
+        statuses, carries = zip(*(long_chain.sample_and_kl(pattern, *row) for row in each), strict=True)
+        status = sum(statuses)
+        if kept is not None:
+            kept += carries
     elif pattern.is_chain:
         status = sample_chains(pattern, _NUMBERS[loc.dtype], batch, *(array.ctypes.data for array in (*rows, *out)))
     else:
@@ -56,11 +60,14 @@ def sample_and_kl_vjp(
     z_bar: FloatArray,
     kl_bar: FloatArray,
     noise_too: bool = True,
+    kept: list[FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
     """The cotangents of loc, factor and noise for those of z (..., n) and KL (...); the last None unless `noise_too`.
 
         ε̄ = L⁻¹ z̄,   loc̄ = z̄ + k̄ loc,   L̄ = −y ε̄ᵀ + k̄ (½ ∂tr Σ/∂L + diag(1/L_jj)),   y = L⁻ᵀ ε
 
+    Args:
+        kept: what `sample_and_kl` left there.
     Cost: y and Σ are computed again rather than stored: three times `sample_and_kl`.
     """
     column = kl_bar[..., None]
@@ -74,7 +81,8 @@ def sample_and_kl_vjp(
     out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]
     if long_chain.is_long(pattern, batch):
         out[2] = out[2] if noise_too else np.empty((batch, 0), loc.dtype)
-        status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in zip(*rows, *out, strict=True))
+        each = zip(kept or batch * [None], *rows, *out, strict=True)
+        status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in each)
     elif pattern.is_chain:
         addresses = [array.ctypes.data for array in (*rows, *out)]
         addresses[-1] = addresses[-1] if noise_too else 0
@@ -101,7 +109,7 @@ def sample_chains(pattern: Pattern, number: Any, batch: int, *addresses: int) ->
 
 def chains_vjp(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
     """`sample_and_kl_vjp` likewise: loc, factor, noise, z̄, k̄, and the results; 0 for a result that is not wanted."""
-    arguments = number, pattern.n, batch, pattern.indptr, *addresses
+    arguments = number, pattern.n, batch, *addresses
     return threads.run(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=batch)
 
 

@@ -108,7 +108,7 @@ def test_solves_satisfy_their_equations_to_rounding(strips, n, couplings, seed, 
     rhs, y = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
     long_chain.solve_t(Chain(n).factor_pattern, L, rhs, y)
     check("long chain: solve_t", "Chain", dtype, *residual_bound(L, y, rhs, transposed=True))
-    long_chain.solve(Chain(n).factor_pattern, L, rhs, y)
+    long_chain.solve(L, rhs, y)
     check("long chain: solve", "Chain", dtype, *residual_bound(L, y, rhs, transposed=False))
 
 
@@ -127,7 +127,11 @@ def test_variances_and_gradients_are_those_of_the_plain_recurrences(strips, n, c
     check("long chain: variances", "Chain", dtype, v.astype(WIDE) - plain_v, seams * 2 * u * plain_v.astype(WIDE))
 
     k_bar = np.full(1, 0.7, dtype)
-    long_chain.sample_and_kl_vjp(pattern, loc, L, eps, z_bar, k_bar, loc_bar, L_bar, e)
+    long_chain.sample_and_kl_vjp(pattern, None, loc, L, eps, z_bar, k_bar, loc_bar, L_bar, e)
+    _, kept = long_chain.sample_and_kl(pattern, loc, L, eps, np.empty_like(loc), np.empty(1, dtype))
+    kept_bar = np.empty_like(L)
+    long_chain.sample_and_kl_vjp(pattern, kept, loc, L, eps, z_bar, k_bar, loc_bar, kept_bar, e)
+    np.testing.assert_array_equal(kept_bar, L_bar)
     np.testing.assert_array_equal(loc_bar, z_bar + k_bar * loc)
     # y and e differ by what their recurrences make of 2u at a seam, which |·| of all terms bounds
     down = -abs(L.astype(np.float64))

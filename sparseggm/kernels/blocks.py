@@ -61,6 +61,16 @@ def bad_numbers(x):
 
 
 @njit(**INNER)
+def add_means(z_bar, k_bar, loc, loc_bar, first, last):
+    """loc̄ = z̄ + k̄ loc for the rows first … last, k̄ (rows, 1); nonzero if a number is not finite."""
+    n = loc.shape[1]
+    for r in range(first, last):
+        for i in range(n):
+            loc_bar[r, i] = z_bar[r, i] + k_bar[r, 0] * loc[r, i]
+    return bad_numbers(loc_bar.reshape(loc_bar.size)[first * n : last * n])
+
+
+@njit(**INNER)
 def bad_pivots(indptr, L, n):
     """The number of lanes with a diagonal entry, of the first n, that is not positive and finite."""
     zero, least = constant(L, 0.0), constant(L, 1.0)

@@ -11,7 +11,7 @@ from numba import njit
 
 from sparseggm.kernels import INNER
 from sparseggm.kernels.tiles import announce
-from sparseggm.kernels.vector import constant, flushed, load, not_positive, square_root, store
+from sparseggm.kernels.vector import constant, flushed, load, not_finite, not_positive, smaller, square_root, store
 
 TILES_DIGEST = "ba9664a2836b0ddf"
 
@@ -48,20 +48,24 @@ def solve_forward(L, y, end, carried, coming):
 def backward(L, y, v, end, y_j, v_j, coming):
     """y in place of ε, and v, at nodes end − 1 … 0, each coupled to the next, from those of node `end`.
 
-    Returns those of node 0. `coming` are the sources of the next L and ε.
+    Returns those of node 0, and the number of lanes with a pivot that is not positive and finite. `coming` are the
+    sources of the next L and ε.
     """
-    one = constant(L, 1.0)
+    one, zero = constant(L, 1.0), constant(L, 0.0)
+    least, taint = one, zero
     for j in range(end - 1, -1, -1):
         announce(L, coming[0], 2 * j)
         announce(L, coming[0], 2 * j + 1)
         announce(y, coming[1], j)
-        inverse, b = one / load(L, 2 * j), load(L, 2 * j + 1)  # one division a node: it takes longer than all else
+        a, b = load(L, 2 * j), load(L, 2 * j + 1)
+        least, taint = smaller(a, least), taint + zero * a
+        inverse = one / a  # one division a node: it takes longer than all else
         y_j = (load(y, j) - b * y_j) * inverse
         ratio = b * inverse
         v_j = inverse * inverse + (ratio * ratio) * v_j
         store(y, j, y_j)
         store(v, j, v_j)
-    return y_j, v_j
+    return y_j, v_j, not_positive(least + taint)
 
 
 @njit(**INNER)
@@ -69,9 +73,10 @@ def forward(L, y, v, e, k_bar, end, carried, g, coming):
     """ε̄ in place of z̄ = e, and L̄ in place of L, at nodes 0 … end − 1, each coupled to the next.
 
     y and v are there. L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}; returns
-    it and g for node `end`. `coming` is the source of the next z̄.
+    it and g for node `end`, and the number of lanes where L̄ is not finite. `coming` is the source of the next z̄.
     """
-    one = constant(L, 1.0)
+    one, zero = constant(L, 1.0), constant(L, 0.0)
+    taint = zero
     for j in range(end):
         announce(e, coming, j)
         inverse, b = one / load(L, 2 * j), load(L, 2 * j + 1)
@@ -79,11 +84,14 @@ def forward(L, y, v, e, k_bar, end, carried, g, coming):
         ratio = b * inverse
         pull = ratio * g
         store(e, j, e_j)
-        store(L, 2 * j, inverse * (k_bar - g * load(v, j)) - load(y, j) * e_j)
-        store(L, 2 * j + 1, (pull * inverse) * load(v, j + 1) - load(y, j + 1) * e_j)
+        a_bar = inverse * (k_bar - g * load(v, j)) - load(y, j) * e_j
+        b_bar = (pull * inverse) * load(v, j + 1) - load(y, j + 1) * e_j
+        taint = taint + (zero * a_bar + zero * b_bar)
+        store(L, 2 * j, a_bar)
+        store(L, 2 * j + 1, b_bar)
         carried = b * e_j
         g = k_bar + ratio * pull
-    return carried, g
+    return carried, g, not_finite(taint)
 
 
 @njit(**INNER)

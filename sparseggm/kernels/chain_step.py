@@ -11,12 +11,12 @@ from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.addresses import read_at, write_at
-from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather_runs, is_in_lines, new_block
+from sparseggm.kernels.blocks import add_means, bad_lanes, gather_runs, is_in_lines, new_block
 from sparseggm.kernels.chunks import backward_blocks, backward_chunk, forward_blocks, forward_chunk
 from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ADDRESSES_DIGEST = "cd89abe1d1e0421c"
-CHUNKS_DIGEST = "45233475fcb505bd"
+CHUNKS_DIGEST = "69794b64069f3aef"
 
 
 @njit(**KERNEL)
@@ -42,9 +42,7 @@ def sample_and_kl(number, n, count, indptr, loc, factor, noise, z, kl, first, la
 
 
 @njit(**KERNEL)
-def sample_and_kl_vjp(
-    number, n, count, indptr, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
-):
+def sample_and_kl_vjp(number, n, count, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last):
     """The cotangents of loc, factor and noise, all overwritten; but no noise_bar at the address 0. Status likewise."""
     mean, L, eps = (
         read_at(loc, count * n, number),
@@ -60,18 +58,15 @@ def sample_and_kl_vjp(
     blocks, k_bar, lanes, bad = forward_blocks(L, n), new_block(1, L), lanes_of(L), 0
     _, y, v, _ = blocks
     zero = constant(k_bar, 0.0)
-    task = indptr, eps, out, k_bar, L_bar, e_bar, False
+    task = eps, out, k_bar, L_bar, e_bar, False
+    rows = out.reshape(count, n), bars.reshape(count, 1), mean.reshape(count, n), mean_bar.reshape(count, n)
     store(y, n, zero)
     store(v, n, zero)
     for start in range(first, last, lanes):
         where = _place(start, last, n, lanes)
         gather_runs(bars, start, 1, where[4], k_bar, 1)
         _, _, worse = forward_chunk(task, L, where, blocks, zero, load(k_bar, 0))
-        stop = min(start + lanes, last)
-        for r in range(start, stop):
-            for i in range(r * n, r * n + n):
-                mean_bar[i] = out[i] + bars[r] * mean[i]
-        bad += worse + bad_numbers(mean_bar[start * n : stop * n])
+        bad += worse + add_means(*rows, start, min(start + lanes, last))
     return bad
 
 

@@ -16,8 +16,8 @@ from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatte
 from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-CHAIN_DIGEST = "6ce6b28f082028ea"
-BLOCKS_DIGEST = "f92c62550a636542"
+CHAIN_DIGEST = "cb81912fb78e8408"
+BLOCKS_DIGEST = "358ae1190cca70da"
 
 
 @njit(**KERNEL)

@@ -16,13 +16,13 @@ from __future__ import annotations
 from numba import njit
 
 from sparseggm.kernels import INNER
-from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather_runs, new_block, scatter_runs
+from sparseggm.kernels.blocks import bad_lanes, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.chain import backward, forward, solve_backward, solve_forward
 from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.vector import constant, load, store
 
-BLOCKS_DIGEST = "f92c62550a636542"
-CHAIN_DIGEST = "6ce6b28f082028ea"
+BLOCKS_DIGEST = "358ae1190cca70da"
+CHAIN_DIGEST = "cb81912fb78e8408"
 ENERGY_DIGEST = "1305fa26ce743837"
 
 
@@ -62,8 +62,7 @@ def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
     if eps.shape[0]:
         gather_runs(eps, at, stride, count, y_chunk, size)
     if positive:
-        bad = bad_pivots(indptr, L_chunk, size)
-        y_j, v_j = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
+        y_j, v_j, bad = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
     else:
         bad = bad_lanes(L_chunk, 0, 2 * size)
         y_j = solve_backward(L_chunk, y_chunk, size, y_j, coming)
@@ -91,13 +90,12 @@ def forward_blocks(L, nodes):
 
 @njit(**INNER)
 def forward_chunk(task, L, where, blocks, carried, g):
-    """ε̄ = L⁻¹ z̄, and L̄ if it is wanted, of task[1:] = ε, z̄, k̄, L̄, ε̄; y and v of the node after the chunk are in the
-    blocks, and task[0] is the pattern's indptr.
+    """ε̄ = L⁻¹ z̄, and L̄ if it is wanted, of task = ε, z̄, k̄, L̄, ε̄; y and v of the node after the chunk are in the blocks.
 
     y and v of the chunk are computed again. Returns what enters the next chunk, see `chain.forward`, and a status:
     nonzero if a value may be wrong.
     """
-    indptr, eps, z_bar, k_bar, L_bar, eps_bar, past_caches = task
+    eps, z_bar, k_bar, L_bar, eps_bar, past_caches = task
     L_chunk, y, v, e = blocks
     at, stride, at_L, stride_L, count, size, entries, ahead = where
     coming = (L, at_L + 2 * ahead, stride_L), (z_bar, at + ahead, stride)
@@ -105,10 +103,9 @@ def forward_chunk(task, L, where, blocks, carried, g):
     gather_runs(z_bar, at, stride, count, e, size)
     if L_bar.shape[0]:
         gather_runs(eps, at, stride, count, y, size)
-        bad = bad_pivots(indptr, L_chunk, size)
-        backward(L_chunk, y, v, size, load(y, size), load(v, size), (coming[0], (eps, at + ahead, stride)))
-        carried, g = forward(L_chunk, y, v, e, load(k_bar, 0), size, carried, g, coming[1])
-        bad += bad_lanes(L_chunk, 0, entries)
+        _, _, bad = backward(L_chunk, y, v, size, load(y, size), load(v, size), (coming[0], (eps, at + ahead, stride)))
+        carried, g, worse = forward(L_chunk, y, v, e, load(k_bar, 0), size, carried, g, coming[1])
+        bad += worse
         scatter_runs(L_chunk, entries, L_bar, at_L, stride_L, count, past_caches)
     else:
         bad = bad_lanes(L_chunk, 0, entries)

@@ -20,8 +20,8 @@ from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "6ce6b28f082028ea"
-BLOCKS_DIGEST = "f92c62550a636542"
+CHAIN_DIGEST = "cb81912fb78e8408"
+BLOCKS_DIGEST = "358ae1190cca70da"
 
 (
     GRAM_JVP,

@@ -27,7 +27,7 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
-from sparseggm.kernels.blocks import bad_lanes, bad_numbers, gather_runs, new_block, scatter_runs
+from sparseggm.kernels.blocks import add_means, bad_lanes, bad_numbers, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.chain import backward, factorise_nodes, solve_backward, solve_forward
 from sparseggm.kernels.chunks import (
     backward_blocks,
@@ -53,7 +53,7 @@ SEAMS_DIGEST = "96bfb6a63ae79f3b"
 CHUNK = 256
 """Nodes of each part whose numbers are in cache at a time."""
 
-CHUNKS_DIGEST = "45233475fcb505bd"
+CHUNKS_DIGEST = "69794b64069f3aef"
 
 
 @njit(**INNER)
@@ -132,7 +132,7 @@ def _guess_backward(task, L, seam, stride, blocks):
         gather_nodes(L, seam + offset, stride, L_chunk[: 2 * size])
         gather_entries(eps, seam + offset, stride, y_chunk[:size])
         if positive:
-            y_j, v_j = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
+            y_j, v_j, _ = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
         else:
             y_j = solve_backward(L_chunk, y_chunk, size, y_j, coming)
     return y_j, v_j
@@ -143,7 +143,7 @@ def _guess_backward(task, L, seam, stride, blocks):
 
 @njit(**KERNEL)
 def forward_strips(task, L, entering, carry, first, last):
-    """One pass over task[1:] = ε, z̄, k̄, L̄, ε̄, _, loc, loc̄: ε̄ = L⁻¹ z̄; if L̄ is wanted, all cotangents of a step.
+    """One pass over task = ε, z̄, k̄, L̄, ε̄, _, loc, loc̄: ε̄ = L⁻¹ z̄; if L̄ is wanted, all cotangents of a step.
 
     y and v are computed again from `entering`, what `backward_strips` carried. Nonzero status: something may be wrong.
     """
@@ -189,7 +189,7 @@ def mend_forward(suspect, task, L, entering, carry):
     where = _place(L, start, 0, n - start, 0)
     carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
     if suspect:
-        bad += bad_chain_pivots(False, L) + bad_numbers(task[4]) + bad_numbers(task[5]) + bad_numbers(task[8])
+        bad += bad_chain_pivots(False, L) + bad_numbers(task[3]) + bad_numbers(task[4]) + bad_numbers(task[7])
     return bad + worse + bad_lanes(blocks[3], 0, n - start) + _add_mean(task, start, n - start)
 
 
@@ -197,27 +197,26 @@ def mend_forward(suspect, task, L, entering, carry):
 def _forward_chunk(task, L, where, blocks, entering, row, carried, g):
     """A chunk, whose y and v are computed again from those of the node after it, at `row` of `entering`."""
     _, y, v, _ = blocks
-    if task[4].shape[0]:
+    if task[3].shape[0]:
         store(y, where[5], load(entering, row))
         store(v, where[5], load(entering, row + 1))
-    return forward_chunk(task[:7], L, where, blocks, carried, g)
+    return forward_chunk(task[:6], L, where, blocks, carried, g)
 
 
 @njit(**INNER)
 def _add_mean(task, at, size):
     """loc̄ of some nodes, if it is wanted."""
-    z_bar, k_bar, loc, loc_bar = task[2], task[3], task[7], task[8]
+    z_bar, k_bar, loc, loc_bar = task[1], task[2], task[6], task[7]
     if not loc_bar.shape[0]:
         return 0
-    for i in range(at, at + size):
-        loc_bar[i] = z_bar[i] + k_bar[0, 0] * loc[i]
-    return bad_numbers(loc_bar[at : at + size])
+    rows = z_bar[at : at + size], loc[at : at + size], loc_bar[at : at + size]
+    return add_means(rows[0].reshape(1, size), k_bar, rows[1].reshape(1, size), rows[2].reshape(1, size), 0, 1)
 
 
 @njit(**INNER)
 def _guess_forward(task, L, seam, stride, blocks):
     """What enters node `seam` of each lane: b ε̄ of the node before it, and g."""
-    z_bar, k_bar, adjoint = task[2], task[3], task[4].shape[0] > 0
+    z_bar, k_bar, adjoint = task[1], task[2], task[3].shape[0] > 0
     L_chunk, e_chunk = blocks[0], blocks[3]
     one, start = constant(L_chunk, 1.0), load(k_bar, 0)
     carried, g = constant(L_chunk, 0.0), start

@@ -16,15 +16,15 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
-from sparseggm.kernels.blocks import after, bad_lanes, bad_numbers, bad_pivots, gather, new_block, scatter
+from sparseggm.kernels.blocks import add_means, after, bad_lanes, bad_pivots, gather, new_block, scatter
 from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.inverse import invert, invert_adjoint
 from sparseggm.kernels.products import solve, solve_t
 from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ENERGY_DIGEST = "1305fa26ce743837"
-INVERSE_DIGEST = "b27711f318850da0"
-PRODUCTS_DIGEST = "50776040b23de24b"
+INVERSE_DIGEST = "8f91b079eecd576d"
+PRODUCTS_DIGEST = "ad10436599566e90"
 
 
 # ---------------------------------------------------------------------- forward
@@ -74,7 +74,7 @@ def sample_and_kl_vjp(
         gather(noise, start, stop, y)
         gather(z_bar, start, stop, eps_bar)
         gather(kl_bar, start, stop, k_bar)
-        bad += _add_means(z_bar, kl_bar, loc, loc_bar, start, stop)
+        bad += add_means(z_bar, kl_bar, loc, loc_bar, start, stop)
         following = after(factor, start, lanes)
         bad += bad_pivots(indptr, L, n)
         bad += solve_t(indptr, rows, L, y, (following, after(noise, start, lanes)))
@@ -86,16 +86,6 @@ def sample_and_kl_vjp(
         if noise_bar.shape[0]:
             scatter(eps_bar, noise_bar, start, stop)
     return bad
-
-
-@njit(**INNER)
-def _add_means(z_bar, kl_bar, loc, loc_bar, first, last):
-    """loc̄ = z̄ + k̄ loc for the rows first … last; nonzero if a number is not finite."""
-    n = loc.shape[1]
-    for r in range(first, last):
-        for i in range(n):
-            loc_bar[r, i] = z_bar[r, i] + kl_bar[r, 0] * loc[r, i]
-    return bad_numbers(loc_bar.reshape(loc_bar.size)[first * n : last * n])
 
 
 @njit(**INNER)

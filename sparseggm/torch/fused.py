@@ -40,7 +40,9 @@ def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) 
     return torch.ops.sparseggm.sample_and_kl(key, loc, factor, noise)  # type: ignore[no-any-return]
 
 
-def _run(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _run(
+    key: str, loc: Tensor, factor: Tensor, noise: Tensor, kept: list[FloatArray] | None = None
+) -> tuple[Tensor, Tensor]:
     pattern = pattern_of(key)
     if _are_small_chains(pattern, loc, factor, noise):
         z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
@@ -48,8 +50,7 @@ def _run(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, 
         if not step.sample_chains(pattern, _NUMBERS[loc.dtype], kl.numel(), *addresses):
             return z, kl
     arrays = array(loc), array(factor), array(noise)
-    compute = step.sample_and_kl if _have_one_shape(*arrays) else _by_verbs
-    of_arrays = compute(pattern, *arrays)
+    of_arrays = step.sample_and_kl(pattern, *arrays, kept) if _have_one_shape(*arrays) else _by_verbs(pattern, *arrays)
     return torch.from_numpy(of_arrays[0]), torch.from_numpy(of_arrays[1])
 
 
@@ -84,8 +85,13 @@ def _fake(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor,
     return loc.new_empty((*torch.broadcast_shapes(batch, noise.shape[:-1]), pattern_of(key).n)), loc.new_empty(batch)
 
 
-def _setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.key = inputs[0]
+def _setup(
+    ctx: Any,
+    inputs: tuple[str, Tensor, Tensor, Tensor],
+    output: tuple[Tensor, Tensor],
+    kept: list[FloatArray] | None = None,
+) -> None:
+    ctx.key, ctx.kept = inputs[0], kept
     ctx.save_for_backward(*inputs[1:])
 
 
@@ -96,7 +102,7 @@ def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[None, Tensor, Tensor
         return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
     inputs = ctx.key, loc, factor, noise, z_bar, kl_bar, ctx.needs_input_grad[-1]
     if are_plain(loc, z_bar, kl_bar):
-        return None, *_bars(*inputs)
+        return None, *_bars(*inputs, ctx.kept)
     loc_bar, factor_bar, noise_bar = torch.ops.sparseggm.sample_and_kl_vjp(*inputs)
     return None, loc_bar, factor_bar, noise_bar if ctx.needs_input_grad[-1] else None
 
@@ -106,8 +112,9 @@ class _EagerStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> Any:
-        output = _run(key, loc, factor, noise)
-        _setup(ctx, (key, loc, factor, noise), output)
+        kept: list[FloatArray] = []
+        output = _run(key, loc, factor, noise, kept)
+        _setup(ctx, (key, loc, factor, noise), output, kept)
         return output
 
     @staticmethod
@@ -121,7 +128,14 @@ def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> t
 
 
 def _bars(
-    key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
+    key: str,
+    loc: Tensor,
+    factor: Tensor,
+    noise: Tensor,
+    z_bar: Tensor,
+    kl_bar: Tensor,
+    needs_noise: bool,
+    kept: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     pattern = pattern_of(key)
     if _are_small_chains(pattern, loc, factor, noise, z_bar) and kl_bar.is_contiguous():
@@ -130,9 +144,11 @@ def _bars(
         addresses = [tensor.data_ptr() for tensor in (*inputs, *results)]
         if not step.chains_vjp(pattern, _NUMBERS[loc.dtype], kl_bar.numel(), *addresses, *[0] * (not needs_noise)):
             return bars
-    arrays = array(loc), array(factor), array(noise)
-    compute = step.sample_and_kl_vjp if _have_one_shape(*arrays) else _vjp_by_verbs
-    loc_bar, factor_bar, noise_bar = compute(pattern, *arrays, array(z_bar), array(kl_bar), needs_noise)
+    arrays = array(loc), array(factor), array(noise), array(z_bar), array(kl_bar)
+    if _have_one_shape(*arrays[:3]):
+        loc_bar, factor_bar, noise_bar = step.sample_and_kl_vjp(pattern, *arrays, needs_noise, kept)
+    else:
+        loc_bar, factor_bar, noise_bar = _vjp_by_verbs(pattern, *arrays, needs_noise)
     given = None if noise_bar is None else torch.from_numpy(noise_bar)
     return torch.from_numpy(loc_bar), torch.from_numpy(factor_bar), given
 
