@@ -43,10 +43,9 @@ def sample_and_kl(
         status = sum(statuses)
         if kept is not None:
             kept += carries
-    elif pattern.is_chain:
-        status = sample_chains(pattern, _NUMBERS[loc.dtype], batch, *(array.ctypes.data for array in (*rows, *out)))
     else:
-        status = threads.run(step.sample_and_kl, _work(pattern), *_structure(pattern), *rows, *out, batch=batch)
+        addresses = (array.ctypes.data for array in (*rows, *out))
+        status = sample_and_kl_at(pattern, _NUMBERS[loc.dtype], batch, *addresses)
     if status:
         checks.explain("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
     return z, kl
@@ -83,34 +82,38 @@ def sample_and_kl_vjp(
         out[2] = out[2] if noise_too else np.empty((batch, 0), loc.dtype)
         each = zip(kept or batch * [None], *rows, *out, strict=True)
         status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in each)
-    elif pattern.is_chain:
-        addresses = [array.ctypes.data for array in (*rows, *out)]
-        addresses[-1] = addresses[-1] if noise_too else 0
-        status = chains_vjp(pattern, _NUMBERS[loc.dtype], batch, *addresses)
     else:
-        status = threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), *_structure(pattern), *rows, *out, batch=batch)
+        addresses = [array.ctypes.data if array.size else 0 for array in (*rows, *out)]
+        status = sample_and_kl_vjp_at(pattern, _NUMBERS[loc.dtype], batch, *addresses)
     if status:
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
         checks.explain("sample_and_kl_vjp", inputs)
     return loc_bar, factor_bar, noise_bar if noise_too else None
 
 
-def sample_chains(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
-    """`sample_and_kl` of chains at the addresses of loc, factor, noise, z and KL, in that order and contiguous.
+def sample_and_kl_at(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
+    """`sample_and_kl` at the addresses of loc, factor, noise, z and KL, in that order, contiguous and each its own.
 
     Args:
         number: any of the type of their numbers.
+        batch: rows of each.
     Returns:
         Nonzero if `sample_and_kl` would raise.
     """
-    arguments = number, pattern.n, batch, pattern.indptr, *addresses
-    return threads.run(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=batch)
+    if pattern.is_chain:
+        arguments = number, batch, pattern.n, pattern.indptr, *addresses
+        return threads.run(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=batch)
+    structure = pattern.indptr, pattern.rows, linalg.wide(pattern.filled())
+    return threads.run(step.sample_and_kl, _work(pattern), number, batch, *structure, *addresses, batch=batch)
 
 
-def chains_vjp(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
-    """`sample_and_kl_vjp` likewise: loc, factor, noise, z̄, k̄, and the results; 0 for a result that is not wanted."""
-    arguments = number, pattern.n, batch, *addresses
-    return threads.run(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=batch)
+def sample_and_kl_vjp_at(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
+    """`sample_and_kl_vjp` likewise: loc, factor, noise, z̄, k̄, and the results; 0 for that of noise, if not wanted."""
+    if pattern.is_chain:
+        arguments = number, batch, pattern.n, *addresses
+        return threads.run(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=batch)
+    structure = pattern.indptr, pattern.rows, linalg.wide(pattern.filled())
+    return threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), number, batch, *structure, *addresses, batch=batch)
 
 
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
@@ -127,11 +130,6 @@ def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArra
 def _inputs(pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict[str, Any]:
     """The arguments as `checks.explain` takes them."""
     return {"factor": (pattern, factor), **{name: (None, vector) for name, vector in vectors.items()}}
-
-
-def _structure(pattern: Pattern) -> tuple[Any, ...]:
-    """The arguments of both kernels before the values."""
-    return pattern.indptr, pattern.rows, linalg.wide(pattern.filled())
 
 
 def _work(pattern: Pattern) -> int:

@@ -9,10 +9,28 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import populate_array
+
+from sparseggm.kernels import INNER
+
+# ---------------------------------------------------------------------- rows of a batch
+
+
+@njit(**INNER)
+def read_rows(address, rows, size, number):
+    """A read-only array (rows, size)."""
+    return read_at(address, rows * size, number).reshape(rows, size)
+
+
+@njit(**INNER)
+def write_rows(address, rows, size, number):
+    """An array (rows, size); without rows at the address 0, which says that it is not wanted."""
+    rows = rows if address else 0
+    return write_at(address, rows * size, number).reshape(rows, size)
+
 
 # ---------------------------------------------------------------------- meaning
 

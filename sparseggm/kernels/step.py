@@ -7,7 +7,9 @@ Per batch element, all in the pattern's numbering, v = diag Σ:
 
 A block of lanes stays in cache from the gather of its rows to the scatter of its results; separate verbs would read
 every byte three times. Nothing but z and kl is kept for the backward pass: y and Σ are computed again. Conventions are
-those of `products`; every array has one row a batch element. Chains are in `chain_step`.
+those of `products`; every array has one row a batch element. Arguments are the addresses of arrays, see `addresses`:
+of a step of few numbers arrays would cost as much as the arithmetic; `number` is any of their type. Chains are in
+`chain_step`.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels.addresses import read_rows, write_at, write_rows
 from sparseggm.kernels.blocks import add_means, after, bad_lanes, bad_pivots, gather, new_block, scatter
 from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.inverse import invert, invert_adjoint
 from sparseggm.kernels.products import solve, solve_t
 from sparseggm.kernels.vector import constant, lanes_of, load, store
 
+ADDRESSES_DIGEST = "be3246bf1edbe5e9"
 ENERGY_DIGEST = "1305fa26ce743837"
 INVERSE_DIGEST = "8f91b079eecd576d"
 PRODUCTS_DIGEST = "ad10436599566e90"
@@ -31,9 +35,12 @@ PRODUCTS_DIGEST = "ad10436599566e90"
 
 
 @njit(**KERNEL)
-def sample_and_kl(indptr, rows, fill, loc, factor, noise, z, kl, first, last):
+def sample_and_kl(number, count, indptr, rows, fill, loc_at, factor_at, noise_at, z_at, kl_at, first, last):
     """z and kl, both overwritten. Nonzero status: something is not finite, or a pivot not positive."""
-    n, lanes, bad = loc.shape[1], lanes_of(loc), 0
+    n = indptr.shape[0] - 1
+    loc, noise = read_rows(loc_at, count, n, number), read_rows(noise_at, count, n, number)
+    factor = read_rows(factor_at, count, rows.shape[0], number)
+    z, kl, lanes, bad = write_rows(z_at, count, n, number), write_at(kl_at, count, number), lanes_of(loc), 0
     L, mean, y = new_block(rows.shape[0], loc), new_block(n, loc), new_block(n, loc)
     variances, sigma = new_block(n, loc), new_block(fill[1].shape[0], loc)
     sums, scratch = np.empty(lanes), new_scratch(loc)
@@ -60,10 +67,29 @@ def sample_and_kl(indptr, rows, fill, loc, factor, noise, z, kl, first, last):
 
 @njit(**KERNEL)
 def sample_and_kl_vjp(
-    indptr, rows, fill, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last
+    number,
+    count,
+    indptr,
+    rows,
+    fill,
+    loc_at,
+    factor_at,
+    noise_at,
+    z_bar_at,
+    kl_bar_at,
+    loc_bar_at,
+    factor_bar_at,
+    noise_bar_at,
+    first,
+    last,
 ):
-    """The cotangents of loc, factor and noise, all overwritten; an empty `noise_bar` is left alone. Status likewise."""
-    n, lanes, bad = loc.shape[1], lanes_of(loc), 0
+    """The cotangents of loc, factor and noise, all overwritten; but none of noise at the address 0. Status likewise."""
+    n, nnz = indptr.shape[0] - 1, rows.shape[0]
+    loc, noise = read_rows(loc_at, count, n, number), read_rows(noise_at, count, n, number)
+    factor, z_bar = read_rows(factor_at, count, nnz, number), read_rows(z_bar_at, count, n, number)
+    kl_bar, loc_bar = read_rows(kl_bar_at, count, 1, number), write_rows(loc_bar_at, count, n, number)
+    factor_bar, noise_bar = write_rows(factor_bar_at, count, nnz, number), write_rows(noise_bar_at, count, n, number)
+    lanes, bad = lanes_of(loc), 0
     L, L_bar = new_block(rows.shape[0], loc), new_block(rows.shape[0], loc)
     y, eps_bar, k_bar = new_block(n, loc), new_block(n, loc), new_block(1, loc)
     memory = new_block(2 * fill[1].shape[0], loc)

@@ -44,29 +44,28 @@ def _run(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, kept: list[FloatArray] | None = None
 ) -> tuple[Tensor, Tensor]:
     pattern = pattern_of(key)
-    if _are_small_chains(pattern, loc, factor, noise):
+    if _are_few(pattern, loc, factor, noise):
+        loc, factor, noise = loc.contiguous(), factor.contiguous(), noise.contiguous()
         z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
         addresses = loc.data_ptr(), factor.data_ptr(), noise.data_ptr(), z.data_ptr(), kl.data_ptr()
-        if not step.sample_chains(pattern, _NUMBERS[loc.dtype], kl.numel(), *addresses):
+        if not step.sample_and_kl_at(pattern, _NUMBERS[loc.dtype], kl.numel(), *addresses):
             return z, kl
     arrays = array(loc), array(factor), array(noise)
     of_arrays = step.sample_and_kl(pattern, *arrays, kept) if _have_one_shape(*arrays) else _by_verbs(pattern, *arrays)
     return torch.from_numpy(of_arrays[0]), torch.from_numpy(of_arrays[1])
 
 
-def _are_small_chains(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) -> bool:
-    """Whether a step may go by addresses: contiguous memory of the sizes and of the one type that it takes.
+def _are_few(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) -> bool:
+    """Whether a step may go by addresses: few numbers, of the shapes and of the one type that it takes.
 
     A step of few numbers costs as much as the arrays of its arguments. What is amiss is for arrays to say.
     """
     shape, dtype, n = loc.shape, loc.dtype, pattern.n
-    if not pattern.is_chain or shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW or n >= long_chain.LONG:
+    if shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW or n >= long_chain.LONG:
         return False
     if dtype not in _NUMBERS or factor.dtype is not dtype or factor.shape != (*shape[:-1], pattern.nnz):
         return False
-    if not (loc.is_contiguous() and factor.is_contiguous()):
-        return False
-    return all(vector.shape == shape and vector.dtype is dtype and vector.is_contiguous() for vector in vectors)
+    return all(vector.shape == shape and vector.dtype is dtype for vector in vectors)
 
 
 def _have_one_shape(loc: FloatArray, factor: FloatArray, noise: FloatArray) -> bool:
@@ -138,11 +137,18 @@ def _bars(
     kept: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     pattern = pattern_of(key)
-    if _are_small_chains(pattern, loc, factor, noise, z_bar) and kl_bar.is_contiguous():
-        bars = torch.empty_like(loc), torch.empty_like(factor), torch.empty_like(noise) if needs_noise else None
-        inputs, results = (loc, factor, noise, z_bar, kl_bar), bars if needs_noise else bars[:2]
+    if _are_few(pattern, loc, factor, noise, z_bar):
+        inputs = [tensor.contiguous() for tensor in (loc, factor, noise, z_bar, kl_bar)]
+        bars = (
+            torch.empty_like(inputs[0]),
+            torch.empty_like(inputs[1]),
+            torch.empty_like(inputs[2]) if needs_noise else None,
+        )
+        results = bars if needs_noise else bars[:2]
         addresses = [tensor.data_ptr() for tensor in (*inputs, *results)]
-        if not step.chains_vjp(pattern, _NUMBERS[loc.dtype], kl_bar.numel(), *addresses, *[0] * (not needs_noise)):
+        if not step.sample_and_kl_vjp_at(
+            pattern, _NUMBERS[loc.dtype], kl_bar.numel(), *addresses, *[0] * (not needs_noise)
+        ):
             return bars
     arrays = array(loc), array(factor), array(noise), array(z_bar), array(kl_bar)
     if _have_one_shape(*arrays[:3]):
