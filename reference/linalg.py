@@ -89,6 +89,11 @@ def logdet(factor: Array) -> Array:
     return np.asarray(2 * np.log(diagonal(factor)).sum(axis=-1))
 
 
+def precision_logdet(precision: Array) -> Array:
+    """log det P of a dense symmetric P."""
+    return np.asarray(np.linalg.slogdet(precision)[1])
+
+
 # ---------------------------------------------------------------------- inverse
 
 

@@ -31,6 +31,8 @@ from sparseggm.pattern import FloatArray, IntArray, Pattern
 _SEGMENT = 1 << 16
 """Nodes whose logarithms one thread sums."""
 
+_NONE: FloatArray = np.empty(0)
+
 ALL = checks.frozen(np.empty(0, np.int32))
 """For `inverse.derive`: no choice among the entries of its result."""
 
@@ -191,7 +193,7 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
         chain 2u L_jj² more where parts meet.
     Reference: `reference.linalg.cholesky`.
     """
-    factor, columns = _factorise("cholesky", pattern, precision)
+    factor, columns, _ = _factorise("cholesky", pattern, precision)
     if (columns >= 0).any():
         checks.require_finite("cholesky", "precision", pattern, precision)
         filled = pattern.filled()
@@ -206,27 +208,33 @@ def attempt_cholesky(pattern: Pattern, precision: FloatArray) -> tuple[FloatArra
         (..., nnz of F) values, those of L where the factorisation succeeded; and booleans (...).
     Cost, Error: as `cholesky`.
     """
-    factor, columns = _factorise("attempt_cholesky", pattern, precision)
+    factor, columns, _ = _factorise("attempt_cholesky", pattern, precision)
     return factor, columns.reshape(precision.shape[:-1]) < 0
 
 
-def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[FloatArray, IntArray]:
-    """L (..., nnz of F), and for each matrix of the flattened batch the column of its failing pivot, or −1."""
+def _factorise(
+    verb: str, pattern: Pattern, precision: FloatArray, sums: FloatArray = _NONE
+) -> tuple[FloatArray, IntArray, int]:
+    """L (..., nnz of F), for each matrix of the flattened batch the column of its failing pivot, or −1, and a status.
+
+    Where there are `sums`, log det P goes there, and neither L nor columns are given.
+    """
     checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
     count = math.prod(batch_shape)
-    factor = memory.new((*batch_shape, filled.nnz), precision.dtype)
+    factor = memory.new((*batch_shape, 0 if sums.size else filled.nnz), precision.dtype)
     columns = np.empty(count, np.int64)
-    rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, filled.nnz), columns)
+    rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, factor.shape[-1]), columns)
     if long_chain.is_long(pattern, count) and not any(
         long_chain.cholesky(P, L) for P, L in zip(*rows[:2], strict=True)
     ):
         columns[:] = -1
-        return factor, columns
+        return factor, columns, 0
     by_rows = (*filled.row_structure, filled.column_groups)
     structure = (pattern.is_chain, filled.indptr, filled.rows, by_rows, pattern.positions_in_fill)
-    threads.run(cholesky_kernels.cholesky, squared_columns(filled), *structure, *rows, batch=count)
-    return factor, columns
+    work = squared_columns(filled)
+    status = threads.run(cholesky_kernels.cholesky, work, *structure, *rows, sums, batch=count)
+    return factor, columns, status
 
 
 def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any, batch_shape: Shape) -> NoReturn:
@@ -289,6 +297,29 @@ def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = N
     if threads.run(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
         checks.explain("logdet", {"factor": (pattern, factor)})
     return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(result_dtype)  # type: ignore[no-any-return]
+
+
+def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
+    """log det P given P itself, shape (...): `logdet` of `cholesky`, but L never leaves the cache.
+
+    For values alone: its gradient needs L, so torch has `logdet` of `cholesky`.
+
+    Args:
+        pattern: of P.
+        precision: (..., nnz) lower triangle of P.
+    Raises:
+        NotPositiveDefiniteError: as `cholesky`.
+    Cost: as `cholesky`, without the memory.
+    Error: |Δ| ≤ 2 γ_{n+3} + 4 u |log det (P + ΔP)| in float64, ΔP the backward error of `cholesky`; and u |log det P|
+        for the rounding to the dtype.
+    Reference: `reference.linalg.precision_logdet`.
+    """
+    checks.check("precision_logdet", pattern, packed={"precision": precision})
+    sums = np.empty(math.prod(precision.shape[:-1]))
+    few = sums.size < threads.LANES or long_chain.is_long(pattern, sums.size)
+    if few or _factorise("precision_logdet", pattern, precision, sums)[2]:
+        return logdet(pattern.filled(), cholesky(pattern, precision))
+    return sums.reshape(precision.shape[:-1]).astype(precision.dtype)
 
 
 # ---------------------------------------------------------------------- selected inverse

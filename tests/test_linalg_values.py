@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.linalg
-from sparseggm import Chain, Diagonal, DTypeError, Pattern, linalg
+from sparseggm import Chain, Diagonal, DTypeError, Grid, NotPositiveDefiniteError, Pattern, linalg, parametrize
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, smallest, unit_roundoff
@@ -138,6 +138,44 @@ def test_logdet_is_accurate_to_its_last_place(problem: Problem) -> None:
     L = problem.dense()
     bound = numerics.logdet_bound(L, problem.dtype)
     check("logdet", problem.family, problem.dtype, value - reference.linalg.logdet(L), bound)
+
+
+@given(problem=precision_problems(), copies=st.sampled_from([1, 3, 40]))
+def test_precision_logdet_is_the_sum_over_the_pivots_of_cholesky(problem: Problem, copies: int) -> None:
+    """Whose own error is another test's; the pivots are the same bits."""
+    values = np.tile(problem.values, (copies, *[1] * problem.values.ndim))
+    found = linalg.precision_logdet(problem.pattern, values)
+    pivots = linalg.cholesky(problem.pattern, values)[..., problem.pattern.filled().diagonal].astype(WIDE)
+    exact, n = 2 * np.log(pivots).sum(-1), problem.pattern.n
+    bound = 2 * numerics.gamma(n + 3, np.float64) + 4 * unit_roundoff(np.float64) * abs(exact)
+    if copies < 40:  # few rows go by the two verbs
+        bound = bound + numerics.gamma(n + 1, np.float64) * 2 * abs(np.log(pivots)).sum(-1)
+    bound = bound + unit_roundoff(problem.dtype) * (abs(exact) + bound)
+    assert found.dtype == problem.dtype
+    check("precision_logdet", problem.family, problem.dtype, found - exact, bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_precision_logdet_is_that_of_the_dense_matrix(dtype: str) -> None:
+    topology = Grid(5, 5)
+    P = parametrize.dominant(topology, np.random.default_rng(0).standard_normal((33, 65)).astype(dtype))
+    dense_P = topology.precision_pattern.to_dense(P, symmetric=True).astype(np.float64)
+    expected = reference.linalg.precision_logdet(dense_P)
+    found = linalg.precision_logdet(topology.precision_pattern, P)
+    np.testing.assert_allclose(found, expected, rtol=64 * unit_roundoff(dtype), atol=64 * unit_roundoff(dtype))
+
+
+@pytest.mark.parametrize("batch", [(), (40,)])
+def test_precision_logdet_of_an_indefinite_matrix_raises_as_cholesky_does(batch: tuple[int, ...]) -> None:
+    pattern = Grid(3, 3).precision_pattern
+    P = np.zeros((*batch, pattern.nnz))
+    P[..., pattern.diagonal] = 1.0
+    P[-1 if batch else ..., pattern.diagonal[4]] = -2.0
+    for verb in (linalg.precision_logdet, linalg.cholesky):
+        with pytest.raises(
+            NotPositiveDefiniteError, match=r"cholesky: not positive definite: pivot -2 at column 4 of 9"
+        ):
+            verb(pattern, P)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

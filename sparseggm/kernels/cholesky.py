@@ -14,28 +14,39 @@ from numba import njit
 from sparseggm.kernels import INNER, KERNEL
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import factorise
+from sparseggm.kernels.energy import log_determinants, new_scratch
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
 CHAIN_DIGEST = "cb81912fb78e8408"
+ENERGY_DIGEST = "93db3137d4e9b264"
 BLOCKS_DIGEST = "358ae1190cca70da"
 
 
 @njit(**KERNEL)
-def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, first, last):
+def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, sums, first, last):
     """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed.
 
-    columns[r] becomes the failing column of row r, or −1; factor[r] at its diagonal is then the pivot.
+    columns[r] becomes the failing column of row r, or −1; factor[r] at its diagonal is then the pivot. Where there are
+    `sums`, they become log det P, and L is not stored; a block that fails, or rows too few for one, are left then.
     An entry |L_ij| < √tiny √P_ii is set to zero: fill that decays so far would soon be subnormal, and slow.
     """
     lanes, status = lanes_of(precision), 0
     few = is_few(first, last, lanes)
     P, L = new_block(0 if few else precision.shape[1], precision), new_block(0 if few else rows.shape[0], precision)
+    scratch, of_block = new_scratch(P), np.empty(lanes)
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         singly = few
         if not few:
             gather(precision, start, stop, P)
             singly = _factorise(is_chain, indptr, rows, by_rows, places, P, L) >= 0  # which one?
+        if sums.shape[0]:
+            if singly:
+                return 1
+            log_determinants(indptr, L, indptr.shape[0] - 1, scratch, of_block)
+            sums[start:stop] = of_block[: stop - start]
+            continue
+        if not few:
             scatter(L, factor, start, stop)
         for r in range(start, stop):
             columns[r] = -1

@@ -23,7 +23,7 @@ from sparseggm.kernels.vector import constant, load, store
 
 BLOCKS_DIGEST = "358ae1190cca70da"
 CHAIN_DIGEST = "cb81912fb78e8408"
-ENERGY_DIGEST = "1305fa26ce743837"
+ENERGY_DIGEST = "93db3137d4e9b264"
 
 
 @njit(**INNER)
