@@ -17,7 +17,7 @@ from sparseggm.kernels.blocks import UNCACHED
 from sparseggm.kernels.vector import REGISTER_BYTES
 from sparseggm.pattern import FloatArray
 
-KEPT = 1 << 28
+KEPT = 1 << 29
 """Bytes that may lie idle."""
 
 _idle: list[npt.NDArray[np.uint8]] = []

@@ -91,7 +91,7 @@ def strips(request, monkeypatch) -> int:
 
 
 any_chain = given(
-    n=st.one_of(st.integers(60, 400), st.integers(14_000, 16_000)),  # one chunk a part, or several
+    n=st.one_of(st.integers(800, 3_000), st.integers(14_000, 16_000)),  # one chunk a part, or several
     couplings=st.sampled_from(COUPLINGS),
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(["float32", "float64"]),

@@ -18,7 +18,7 @@ from sparseggm.kernels.vector import (
 
 TILES_DIGEST = "ba9664a2836b0ddf"
 
-UNCACHED = 1 << 23
+UNCACHED = 1 << 22
 """Bytes of a result from which it is stored past the caches: they would not hold it until it is read."""
 
 
@@ -166,4 +166,10 @@ def scatter_runs(block, size, array, first, stride, count, past_caches):
 def is_in_lines(matrix):
     """Whether each row begins at a line of memory, and the whole is too large for caches to keep."""
     row = matrix.shape[1] * matrix.itemsize
-    return row % REGISTER_BYTES == 0 and matrix.ctypes.data % REGISTER_BYTES == 0 and matrix.nbytes >= UNCACHED
+    return row % REGISTER_BYTES == 0 and begins_a_line(matrix)
+
+
+@njit(**INNER)
+def begins_a_line(array):
+    """Whether an array begins at a line of memory, and is too large for caches to keep."""
+    return array.ctypes.data % REGISTER_BYTES == 0 and array.nbytes >= UNCACHED

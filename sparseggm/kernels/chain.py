@@ -128,7 +128,7 @@ def variances_adjoint(L, v, v_bar, L_bar):
 def factorise(P, L, negligible):
     """L with P = L Lᵀ, couplings below negligible √P_ii set to zero; the first column that fails, or −1."""
     last = (P.shape[0] - 1) // 2
-    d, failed = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0))
+    d, failed = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), (L.reshape(L.size), 0, 0))
     if failed >= 0:
         return failed
     if not_positive(d):
@@ -139,12 +139,15 @@ def factorise(P, L, negligible):
 
 
 @njit(**INNER)
-def factorise_nodes(P, L, negligible, d):
+def factorise_nodes(P, L, negligible, d, coming):
     """Nodes 0 … L.shape[0] / 2 − 1, each coupled to the next, from the pivot d of the first.
 
-    Returns the pivot of the node after them and −1, or a pivot that is not positive and its node.
+    Returns the pivot of the node after them and −1, or a pivot that is not positive and its node. `coming` is the
+    source of the next P.
     """
     for j in range(L.shape[0] // 2):
+        announce(P, coming, 2 * j)
+        announce(P, coming, 2 * j + 1)
         if not_positive(d):
             store(L, 2 * j, d)
             return d, j

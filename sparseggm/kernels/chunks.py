@@ -21,8 +21,8 @@ from sparseggm.kernels.chain import backward, forward, solve_backward, solve_for
 from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.vector import constant, load, store
 
-BLOCKS_DIGEST = "358ae1190cca70da"
-CHAIN_DIGEST = "cb81912fb78e8408"
+BLOCKS_DIGEST = "2f26d7699859eeaa"
+CHAIN_DIGEST = "b75191239cddf8f4"
 ENERGY_DIGEST = "93db3137d4e9b264"
 
 
@@ -71,7 +71,7 @@ def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
         energies(indptr, L_chunk, mean, y_chunk, v_chunk, size, scratch, sums, (loc, at + ahead, stride))
         bad += bad_lanes(y_chunk, 0, size)
     if z.shape[0]:
-        scatter_runs(y_chunk, size, z, at, stride, count, past_caches)
+        scatter_runs(y_chunk, size, z, at, stride, count, past_caches and stride > 0)
     if v.shape[0]:
         scatter_runs(v_chunk, size, v, at, stride, count, False)
     return y_j, v_j, bad
@@ -106,7 +106,7 @@ def forward_chunk(task, L, where, blocks, carried, g):
         _, _, bad = backward(L_chunk, y, v, size, load(y, size), load(v, size), (coming[0], (eps, at + ahead, stride)))
         carried, g, worse = forward(L_chunk, y, v, e, load(k_bar, 0), size, carried, g, coming[1])
         bad += worse
-        scatter_runs(L_chunk, entries, L_bar, at_L, stride_L, count, past_caches)
+        scatter_runs(L_chunk, entries, L_bar, at_L, stride_L, count, past_caches and stride > 0)
     else:
         bad = bad_lanes(L_chunk, 0, entries)
         carried = solve_forward(L_chunk, e, size, carried, coming)

@@ -27,7 +27,15 @@ import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER, KERNEL
-from sparseggm.kernels.blocks import add_means, bad_lanes, bad_numbers, gather_runs, new_block, scatter_runs
+from sparseggm.kernels.blocks import (
+    add_means,
+    bad_lanes,
+    bad_numbers,
+    begins_a_line,
+    gather_runs,
+    new_block,
+    scatter_runs,
+)
 from sparseggm.kernels.chain import backward, factorise_nodes, solve_backward, solve_forward
 from sparseggm.kernels.chunks import (
     backward_blocks,
@@ -49,11 +57,17 @@ from sparseggm.kernels.seams import (
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-SEAMS_DIGEST = "96bfb6a63ae79f3b"
+SEAMS_DIGEST = "516749513795cf33"
 CHUNK = 256
 """Nodes of each part whose numbers are in cache at a time."""
 
-CHUNKS_DIGEST = "68445239903a2c24"
+CHUNKS_DIGEST = "f882691e4b545908"
+
+
+@njit(**INNER)
+def _most_nodes(L, carry):
+    """Of a chunk or of what is left over after the last part."""
+    return max(CHUNK, (L.shape[0] + 1) // 2 - carry.shape[0] * lanes_of(L) * part_length(L, carry))
 
 
 @njit(**INNER)
@@ -92,7 +106,7 @@ def backward_strips(task, L, carry, sums, first, last):
 def mend_backward(suspect, task, L, carry, sums, rest):
     """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
-    part, blocks, kept = part_length(L, carry), backward_blocks(L, CHUNK), new_block(2, L)
+    part, blocks, kept = part_length(L, carry), backward_blocks(L, _most_nodes(L, carry)), new_block(2, L)
     zero, sum_again = constant(kept, 0.0), np.empty(rest.shape[0])
     start = carry.shape[0] * lanes * part
     y_j, v_j, bad = backward_chunk(task, L, _place(L, start, 0, n - start, 0), blocks, zero, zero, rest)
@@ -170,7 +184,7 @@ def mend_forward(suspect, task, L, entering, carry):
     """The seams, then the left-over nodes. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
-    blocks, kept, after = forward_blocks(L, CHUNK), new_block(2, L), new_block(2, L)
+    blocks, kept, after = forward_blocks(L, _most_nodes(L, carry)), new_block(2, L), new_block(2, L)
     for p in range(carry.shape[0] * lanes):
         states, lane = carry[p // lanes], p % lanes
         for c in range(chunks if p and differ(states, 0, lane, kept) else 0):
@@ -242,7 +256,7 @@ def factorise_strips(P, L, carry, first, last):
     lanes, chunks = lanes_of(P), carry.shape[1] - 1
     part, negligible = part_length(P, carry), math.sqrt(np.finfo(P.dtype).tiny)
     P_chunk, L_chunk = new_block(2 * CHUNK + 2, P), new_block(2 * CHUNK, P)
-    small = constant(P_chunk, negligible)
+    small, past_caches = constant(P_chunk, negligible), begins_a_line(L)
     for strip in range(first, last):
         start = strip * lanes * part
         d = _guess_pivot(P, start, part, P_chunk, L_chunk)
@@ -250,10 +264,11 @@ def factorise_strips(P, L, carry, first, last):
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
             gather_runs(P, 2 * at, 2 * part, lanes, P_chunk, 2 * size + 1)
-            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d)
+            coming = P, 2 * (at + CHUNK), 2 * part
+            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, coming)
             if failed >= 0:
                 return 1
-            scatter_runs(L_chunk, 2 * size, L, 2 * at, 2 * part, lanes, False)
+            scatter_runs(L_chunk, 2 * size, L, 2 * at, 2 * part, lanes, past_caches)
             store(carry[strip], c + 1, d)
     return 0
 
@@ -262,8 +277,8 @@ def factorise_strips(P, L, carry, first, last):
 def mend_factorise(P, L, carry):
     """The seams, then the left-over nodes. Nonzero status: a pivot fails."""
     n, lanes, chunks = (P.shape[0] + 1) // 2, lanes_of(P), carry.shape[1] - 1
-    part, tolerance = part_length(P, carry), np.finfo(P.dtype).eps
-    P_chunk, L_chunk = new_block(2 * CHUNK + 2, P), new_block(2 * CHUNK, P)
+    part, tolerance, most = part_length(P, carry), np.finfo(P.dtype).eps, _most_nodes(P, carry)
+    P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
     small = constant(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
     kept = new_block(1, P)
     for p in range(carry.shape[0] * lanes):
@@ -272,7 +287,7 @@ def mend_factorise(P, L, carry):
         for c in range(chunks if again else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
             gather_runs(P, 2 * at, 0, lanes, P_chunk, 2 * size + 1)
-            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0))
+            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), (P, 2 * (at + CHUNK), 0))
             if failed >= 0:
                 return 1
             scatter_runs(L_chunk, 2 * size, L, 2 * at, 0, lanes, False)
@@ -284,7 +299,7 @@ def mend_factorise(P, L, carry):
     start = carry.shape[0] * lanes * part
     size = n - start
     gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])
-    d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0))
+    d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), (P, 2 * start, 0))
     scatter_runs(L_chunk, 2 * size - 1, L, 2 * start, 0, lanes, False)
     return failed >= 0
 
@@ -304,7 +319,8 @@ def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
             size = min(CHUNK, offset)
             gather_nodes(P, seam - offset, stride, P_chunk[: 2 * size + 2])
             d = load(P_chunk, 0) if offset == reach else d
-            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d)
+            coming = P, 2 * (seam - offset + CHUNK), 2 * stride
+            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, coming)
             if failed >= 0:
                 return d
             for j in range(size):

@@ -14,8 +14,9 @@ WARM_UP = 64
 
 @njit(**INNER)
 def part_length(L, carry):
-    """Nodes of a part."""
-    return ((L.shape[0] + 1) // 2 - 1) // (carry.shape[0] * lanes_of(L))
+    """Nodes of a part: whole lines of memory, so that results can be stored past the caches."""
+    lanes = lanes_of(L)
+    return ((L.shape[0] + 1) // 2 - 1) // (carry.shape[0] * lanes * lanes) * lanes
 
 
 @njit(**INNER)

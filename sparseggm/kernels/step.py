@@ -27,8 +27,8 @@ from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ADDRESSES_DIGEST = "be3246bf1edbe5e9"
 ENERGY_DIGEST = "93db3137d4e9b264"
-INVERSE_DIGEST = "8f91b079eecd576d"
-PRODUCTS_DIGEST = "ad10436599566e90"
+INVERSE_DIGEST = "977fc12357840fda"
+PRODUCTS_DIGEST = "615b7c812f343e12"
 
 
 # ---------------------------------------------------------------------- forward
