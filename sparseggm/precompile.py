@@ -36,10 +36,16 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     linalg.selected_inverse(filled, linalg.cholesky(filled, linalg.gram(filled, closed)))
     adjoints.cholesky_jvp(filled, closed, closed)
     adjoints.marginal_variances_vjp(pattern, factor, x)
-    step.sample_and_kl(pattern, x, factor, x)
-    step.sample_and_kl_vjp(pattern, x, factor, x, x, x[:, 0])
+    _compile_step(pattern, dtype)
+    _compile_step(Chain(3).factor_pattern, dtype)
     draws.draw_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
     _compile_long_chain(dtype)
+
+
+def _compile_step(pattern: Pattern, dtype: npt.DTypeLike) -> None:
+    factor, x = _identity(pattern, _BATCH, dtype), np.ones((_BATCH, pattern.n), dtype)
+    step.sample_and_kl(pattern, x, factor, x)
+    step.sample_and_kl_vjp(pattern, x, factor, x, x, x[:, 0])
 
 
 def _compile_long_chain(dtype: npt.DTypeLike) -> None:

@@ -31,6 +31,7 @@ def sample_and_kl(
         z (..., n) and KL (...), the sums of which are formed in float64.
     Raises:
         ShapeError: batch shapes that differ, and the common errors of `linalg`.
+    Error: of y = z − loc as `linalg.solve_t`, with one rounding a node more on a chain; docs/errors-and-bounds.md.
     Cost: one solve and the marginal variances, each byte moved once; scratch of 5 n + nnz(L) + nnz(F) for a block.
     """
     _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)

@@ -16,13 +16,13 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 import sparseggm as sg
 from benchmarks.rows.dtypes import call_of
-from sparseggm import precompile
-from sparseggm.kernels import cholesky, draws, inverse, long_chain, products, symbolic
+from sparseggm import linalg, precompile, step
+from sparseggm.kernels import chain_step, cholesky, draws, inverse, long_chain, products, symbolic
 from sparseggm.kernels import step as step_kernels
 from tests.verbs import VERBS
 
 def loaded():
-    modules = (cholesky, draws, inverse, long_chain, products, step_kernels, symbolic)
+    modules = (chain_step, cholesky, draws, inverse, long_chain, products, step_kernels, symbolic)
     kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
     return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
 
@@ -33,6 +33,10 @@ for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), 
     for verb in VERBS.values() if topology.n < 100 else ():
         for batch in (1, 40):
             call_of(verb, topology, batch, np.dtype("DTYPE"))()
+    pattern = topology.factor_pattern
+    L, x = np.tile((pattern.rows == pattern.cols).astype("DTYPE"), (40, 1)), np.ones((40, topology.n), "DTYPE")
+    step.sample_and_kl(pattern, x, L, x), step.sample_and_kl_vjp(pattern, x, L, x, x, x[:, 0])
+    linalg.precision_logdet(pattern, L)
     g = sg.GaussianGraphicalModel(
         np.zeros((3, topology.n), "DTYPE"),
         factor=np.tile((topology.factor_pattern.rows == topology.factor_pattern.cols).astype("DTYPE"), (3, 1)),

@@ -13,4 +13,4 @@ INNER: dict[str, Any] = KERNEL | {"no_cpython_wrapper": True}
 """Options of what only kernels call: without the code by which Python would, a tenth less to compile."""
 
 INLINED: dict[str, Any] = INNER | {"forceinline": True}
-"""Options of what moves a few numbers, and is called for each block: a call costs as much as the moving."""
+"""Options of what is called for each block or column, where a call costs as much as what it does."""

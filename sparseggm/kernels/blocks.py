@@ -16,7 +16,7 @@ from sparseggm.kernels.vector import (
     smaller,
 )
 
-TILES_DIGEST = "ba9664a2836b0ddf"
+TILES_DIGEST = "f9d8456bdad5e1be"
 
 UNCACHED = 1 << 22
 """Bytes of a result from which it is stored past the caches: they would not hold it until it is read."""

@@ -13,7 +13,7 @@ from sparseggm.kernels import INNER
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, flushed, load, not_finite, not_positive, smaller, square_root, store
 
-TILES_DIGEST = "ba9664a2836b0ddf"
+TILES_DIGEST = "f9d8456bdad5e1be"
 
 
 @njit(**INNER)

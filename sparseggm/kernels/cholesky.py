@@ -11,15 +11,15 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels import INLINED, INNER, KERNEL
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.energy import log_determinants, new_scratch
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-CHAIN_DIGEST = "b75191239cddf8f4"
-ENERGY_DIGEST = "93db3137d4e9b264"
-BLOCKS_DIGEST = "2f26d7699859eeaa"
+CHAIN_DIGEST = "153e60bf3370fef7"
+ENERGY_DIGEST = "0834b7cbac372c05"
+BLOCKS_DIGEST = "b4d5034a826425cf"
 
 
 @njit(**KERNEL)
@@ -85,7 +85,7 @@ def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
     return -1
 
 
-@njit(**INNER)
+@njit(**INLINED)
 def _subtract_columns(indptr, rows, by_rows, k, slot, L):
     """P_ik −= Σ_j L_ij L_kj over the columns j < k, where P_ik stands at slot[i].
 

@@ -21,9 +21,9 @@ from sparseggm.kernels.chain import backward, forward, solve_backward, solve_for
 from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.vector import constant, load, store
 
-BLOCKS_DIGEST = "2f26d7699859eeaa"
-CHAIN_DIGEST = "b75191239cddf8f4"
-ENERGY_DIGEST = "93db3137d4e9b264"
+BLOCKS_DIGEST = "b4d5034a826425cf"
+CHAIN_DIGEST = "153e60bf3370fef7"
+ENERGY_DIGEST = "0834b7cbac372c05"
 
 
 @njit(**INNER)

@@ -13,7 +13,7 @@ from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, double, exponent, lanes_of, load, mantissa, put, store
 
 LOGARITHM_DIGEST = "1b98628df3fd63ea"
-TILES_DIGEST = "ba9664a2836b0ddf"
+TILES_DIGEST = "f9d8456bdad5e1be"
 
 _LN2 = math.log(2.0)
 

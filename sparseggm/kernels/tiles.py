@@ -34,7 +34,10 @@ def scatter_tile(block, at, array, first, stride, count):
 
 
 def stream_tile(block, at, array, first, stride, count):
-    """`scatter_tile` past the caches, of one dtype, to whole lines: element 0 of each row begins a line of memory."""
+    """`scatter_tile` past the caches, of one dtype, to whole lines: element 0 of each row begins a line of memory.
+
+    Another thread sees it once both have met at a lock, as all do at the end of a call.
+    """
     scatter_tile(block, at, array, first, stride, count)
 
 

@@ -47,8 +47,8 @@ def _run(
     if _are_few(pattern, loc, factor, noise):
         loc, factor, noise = loc.contiguous(), factor.contiguous(), noise.contiguous()
         z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
-        addresses = loc.data_ptr(), factor.data_ptr(), noise.data_ptr(), z.data_ptr(), kl.data_ptr()
-        if not step.sample_and_kl_at(pattern, _NUMBERS[loc.dtype], kl.numel(), *addresses):
+        addresses = [tensor.data_ptr() for tensor in (loc, factor, noise, z, kl)]
+        if 0 not in addresses and not step.sample_and_kl_at(pattern, _NUMBERS[loc.dtype], kl.numel(), *addresses):
             return z, kl
     arrays = array(loc), array(factor), array(noise)
     of_arrays = step.sample_and_kl(pattern, *arrays, kept) if _have_one_shape(*arrays) else _by_verbs(pattern, *arrays)
@@ -63,9 +63,11 @@ def _are_few(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) ->
     shape, dtype, n = loc.shape, loc.dtype, pattern.n
     if shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW or n >= long_chain.LONG:
         return False
-    if dtype not in _NUMBERS or factor.dtype is not dtype or factor.shape != (*shape[:-1], pattern.nnz):
+    if dtype not in _NUMBERS or factor.shape != (*shape[:-1], pattern.nnz):
         return False
-    return all(vector.shape == shape and vector.dtype is dtype for vector in vectors)
+    if not all(vector.shape == shape for vector in vectors):
+        return False
+    return not any(tensor.dtype is not dtype or tensor.is_neg() for tensor in (loc, factor, *vectors))
 
 
 def _have_one_shape(loc: FloatArray, factor: FloatArray, noise: FloatArray) -> bool:
@@ -137,7 +139,7 @@ def _bars(
     kept: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     pattern = pattern_of(key)
-    if _are_few(pattern, loc, factor, noise, z_bar):
+    if _are_few(pattern, loc, factor, noise, z_bar) and kl_bar.shape == loc.shape[:-1] and kl_bar.dtype is loc.dtype:
         inputs = [tensor.contiguous() for tensor in (loc, factor, noise, z_bar, kl_bar)]
         bars = (
             torch.empty_like(inputs[0]),
@@ -146,9 +148,9 @@ def _bars(
         )
         results = bars if needs_noise else bars[:2]
         addresses = [tensor.data_ptr() for tensor in (*inputs, *results)]
-        if not step.sample_and_kl_vjp_at(
-            pattern, _NUMBERS[loc.dtype], kl_bar.numel(), *addresses, *[0] * (not needs_noise)
-        ):
+        unwanted = [] if needs_noise else [0]
+        numbers = _NUMBERS[loc.dtype], kl_bar.numel()
+        if 0 not in addresses and not step.sample_and_kl_vjp_at(pattern, *numbers, *addresses, *unwanted):
             return bars
     arrays = array(loc), array(factor), array(noise), array(z_bar), array(kl_bar)
     if _have_one_shape(*arrays[:3]):

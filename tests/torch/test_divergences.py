@@ -11,6 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 import sparseggm as sg
 from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
+from sparseggm.torch.registration import key_of
 from tests.torch.gaussians import KINDS, Kind, dense, gaussian, in_numpy
 from tests.torch.problems import TOPOLOGIES, factor, vectors
 
@@ -237,3 +238,38 @@ def test_a_draw_with_its_log_density_takes_its_noise_from_the_generator():
         z, _ = q.rsample_and_log_prob((3,))
     torch.manual_seed(0)
     torch.testing.assert_close(z, q.rsample((3,)))
+
+
+def test_a_small_step_takes_views_and_expanded_cotangents_as_copies():
+    """It goes by the addresses of its tensors, which only contiguous ones may be asked for."""
+    outputs = torch.from_numpy(np.random.default_rng(4).standard_normal((9, 22)))
+    values = factor(sg.Chain(4).factor_pattern, 9, seed=2).detach()
+    shift = torch.from_numpy(np.random.default_rng(5).standard_normal((4, 9))).T  # not contiguous
+    results = []
+    for loc in (outputs[:, 5:9], outputs[:, 5:9].clone()):
+        loc, lower = loc.requires_grad_(), values.clone().requires_grad_()
+        q = GaussianGraphicalModel(loc, factor=lower, topology=sg.Chain(4))
+        z, kl = sample_and_kl(q, noise=shift if len(results) else shift.contiguous())
+        assert loc.is_contiguous() is bool(results)
+        results.append([z, kl, *torch.autograd.grad(z.sum() + kl.sum(), (loc, lower))])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("wrong", [(3,), (9, 1)])
+def test_cotangents_of_other_shapes_than_the_divergences_are_refused(wrong):
+    """The operator itself may be called with any."""
+    pattern = sg.Chain(4).factor_pattern
+    x, lower = torch.zeros(9, 4, dtype=torch.float64), factor(pattern, 9).detach()
+    key = key_of(pattern, "sample_and_kl", x, lower)
+    bar = torch.ones(wrong, dtype=torch.float64)
+    with pytest.raises((ValueError, RuntimeError)):
+        torch.ops.sparseggm.sample_and_kl_vjp(key, x, lower, x, x, bar, False)
+
+
+def test_noise_whose_sign_is_a_mere_flag_is_not_read_as_it_lies():
+    q = gaussian(sg.Chain(4))
+    noise = torch._neg_view(torch.ones_like(q.loc))
+    assert noise.is_neg()
+    with pytest.raises(RuntimeError, match="negative bit"):
+        sample_and_kl(q, noise=noise)
