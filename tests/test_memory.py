@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sparseggm as sg
-from sparseggm import linalg, memory
+from sparseggm import draws, linalg, memory, step
 from sparseggm.kernels.blocks import UNCACHED
 from sparseggm.kernels.vector import REGISTER_BYTES
 
@@ -105,3 +105,32 @@ def test_a_forked_child_does_not_wait_for_its_parents_lock() -> None:
         child.start()
         assert queue.get(timeout=30) == (COUNT,)
     child.join()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("topology", [sg.Chain(16), sg.ExtendedGrid(4, 4)], ids=str)
+def test_what_is_stored_past_the_caches_is_what_small_batches_give(topology, dtype) -> None:
+    """Rows of whole lines in a result of more than 4 MB, with lanes left over at its end."""
+    pattern, rng = topology.factor_pattern, np.random.default_rng(0)
+    batch = UNCACHED // (16 * np.dtype(dtype).itemsize) + 5
+    factor = (0.1 * rng.standard_normal((batch, pattern.nnz))).astype(dtype)
+    factor[:, pattern.diagonal] += 1
+    loc, noise = (rng.standard_normal((batch, 16)).astype(dtype) for _ in range(2))
+
+    def drawn(part: slice):
+        return draws.draw_and_log_prob(pattern, None, loc[part], factor[part], np.zeros(()), noise[part])[0]
+
+    calls = {
+        "solve_t": lambda part: linalg.solve_t(pattern, factor[part], noise[part]),
+        "matmul": lambda part: linalg.matmul(pattern, factor[part], noise[part]),
+        "step": lambda part: step.sample_and_kl(pattern, loc[part], factor[part], noise[part])[0],
+        "draws": lambda part: draws.draw_and_log_prob(pattern, None, loc[part], factor[part], peak[part], noise[part])[
+            0
+        ],
+    }
+    for name, call in calls.items():
+        whole = call(slice(None))
+        assert place_of(whole) % REGISTER_BYTES == 0
+        for first in (0, batch // 2, batch - 40):
+            part = slice(first, first + 40)
+            np.testing.assert_array_equal(whole[part], call(part), err_msg=name)
