@@ -124,9 +124,7 @@ def test_what_is_stored_past_the_caches_is_what_small_batches_give(topology, dty
         "solve_t": lambda part: linalg.solve_t(pattern, factor[part], noise[part]),
         "matmul": lambda part: linalg.matmul(pattern, factor[part], noise[part]),
         "step": lambda part: step.sample_and_kl(pattern, loc[part], factor[part], noise[part])[0],
-        "draws": lambda part: draws.draw_and_log_prob(pattern, None, loc[part], factor[part], peak[part], noise[part])[
-            0
-        ],
+        "draws": drawn,
     }
     for name, call in calls.items():
         whole = call(slice(None))
