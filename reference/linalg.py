@@ -94,6 +94,11 @@ def precision_logdet(precision: Array) -> Array:
     return np.asarray(np.linalg.slogdet(precision)[1])
 
 
+def precision_solve(precision: Array, rhs: Array) -> tuple[Array, Array]:
+    """P⁻¹ b and log det P of a dense symmetric P."""
+    return np.linalg.solve(precision, rhs[..., None])[..., 0], precision_logdet(precision)
+
+
 # ---------------------------------------------------------------------- inverse
 
 

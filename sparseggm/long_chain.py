@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparseggm import checks, threads
+from sparseggm.kernels import elimination
 from sparseggm.kernels import long_chain as kernels
 from sparseggm.kernels.blocks import UNCACHED
 from sparseggm.kernels.vector import REGISTER_BYTES
@@ -32,6 +33,20 @@ def cholesky(P: FloatArray, L: FloatArray) -> int:
     carry = _carry(P, 1)
     status = threads.run(kernels.factorise_strips, _work(P, carry), P, L, carry, batch=len(carry))
     return status or int(kernels.mend_factorise(P, L, carry))
+
+
+def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArray) -> tuple[int, float]:
+    """x = P⁻¹ b, unless b is empty, and log det P. Nonzero status: a pivot fails, or something is not finite."""
+    carry, lanes = _carry(P, 2), REGISTER_BYTES // P.itemsize
+    chunks, work = carry.shape[1] // 2 - 1, _work(P, carry)
+    sums, rest = np.empty((len(carry), chunks * lanes)), np.empty(lanes)
+    status = threads.run(elimination.eliminate_strips, work, pattern.indptr, P, b, carry, sums, batch=len(carry))
+    status = status or int(elimination.mend_elimination(pattern.indptr, P, b, carry, sums, rest))
+    if len(b) and not status:
+        found = np.empty((len(carry), chunks + 1, lanes), P.dtype)
+        threads.run(elimination.substitute_strips, work, P, b, x, carry, found, batch=len(carry))
+        status = int(elimination.mend_substitution(P, b, x, carry, found))
+    return status, 0.5 * float(sums.sum() + rest[0])
 
 
 def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:

@@ -53,6 +53,7 @@ def _compile_long_chain(dtype: npt.DTypeLike) -> None:
     factor, x = _identity(pattern, 1, dtype)[0], np.ones(pattern.n, dtype)
     linalg.solve(pattern, linalg.cholesky(pattern, factor), x)
     linalg.solve_t(pattern, factor, x)
+    linalg.precision_solve(pattern, factor, x)
     step.sample_and_kl_vjp(pattern, x, factor, x, x, np.ones((), dtype))
 
 

@@ -165,6 +165,29 @@ def test_precision_logdet_is_that_of_the_dense_matrix(dtype: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=64 * unit_roundoff(dtype), atol=64 * unit_roundoff(dtype))
 
 
+@given(problem=precision_problems())
+def test_precision_solve_is_what_its_verbs_give(problem: Problem) -> None:
+    """Of any pattern: their errors are other tests'."""
+    pattern, filled = problem.pattern, problem.pattern.filled()
+    rhs = np.random.default_rng(0).standard_normal(pattern.n).astype(problem.dtype)
+    x, logdet = linalg.precision_solve(pattern, problem.values, rhs)
+    L = linalg.cholesky(pattern, problem.values)
+    np.testing.assert_array_equal(x, linalg.solve_t(filled, L, linalg.solve(filled, L, rhs)))
+    np.testing.assert_array_equal(logdet, linalg.logdet(filled, L))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_precision_solve_is_that_of_the_dense_matrix(dtype: str) -> None:
+    topology = Grid(5, 5)
+    rng = np.random.default_rng(0)
+    P = parametrize.dominant(topology, rng.standard_normal((3, 65)).astype(dtype))
+    rhs = rng.standard_normal((2, 3, 25)).astype(dtype)
+    dense_P = topology.precision_pattern.to_dense(P, symmetric=True).astype(np.float64)
+    expected = reference.linalg.precision_solve(dense_P, rhs)
+    for found, wanted in zip(linalg.precision_solve(topology.precision_pattern, P, rhs), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=256 * unit_roundoff(dtype) * abs(wanted).max())
+
+
 @pytest.mark.parametrize("batch", [(), (40,)])
 def test_precision_logdet_of_an_indefinite_matrix_raises_as_cholesky_does(batch: tuple[int, ...]) -> None:
     pattern = Grid(3, 3).precision_pattern

@@ -151,8 +151,7 @@ def test_variances_and_gradients_are_those_of_the_plain_recurrences(strips, n, c
 def test_a_factor_gives_back_its_matrix(strips, n, couplings, seed, dtype) -> None:
     """[Higham 2002, Thm 10.3] for two entries a row, 2u of the pivots at seams, and what is set to zero."""
     pattern = Chain(n).factor_pattern
-    P = linalg.gram(pattern, factor_of(n, couplings, seed, "float64")).astype(dtype)
-    P[::2] *= 1 + 4 * np.finfo(dtype).eps  # rounding P may have cost as much
+    P = precision_of(n, couplings, seed, dtype)
     L = np.empty_like(P)
     assert long_chain.cholesky(P, L) == 0
     product = linalg.gram(pattern, abs(L).astype(np.float64))
@@ -164,6 +163,106 @@ def test_a_factor_gives_back_its_matrix(strips, n, couplings, seed, dtype) -> No
     flushed = 4 * np.sqrt(float(np.finfo(dtype).tiny)) * np.repeat(abs(P[::2]), 2)[:-1]
     bound = (numerics.gamma(3, dtype) + 2 * numerics.unit_roundoff(dtype)) * product + flushed
     check("long chain: cholesky", "Chain", dtype, residual, bound)
+
+
+def precision_of(n: int, couplings: str, seed: int, dtype: str) -> Array:
+    """P = L Lᵀ, rounded to the dtype, with what rounding may have cost on the diagonal."""
+    P = linalg.gram(Chain(n).factor_pattern, factor_of(n, couplings, seed, "float64")).astype(dtype)
+    P[::2] *= 1 + 4 * np.finfo(dtype).eps
+    return P
+
+
+def times_vector(P: Array, x: Array) -> Array:
+    """P x in long double."""
+    product = P[::2].astype(WIDE) * x
+    product[:-1] += P[1::2].astype(WIDE) * x[1:]
+    product[1:] += P[1::2].astype(WIDE) * x[:-1]
+    return product
+
+
+def log_det(P: Array) -> tuple[np.longdouble, np.longdouble]:
+    """Σ log D_jj and Σ |log D_jj| in long double, node after node."""
+    logs, pull = [], WIDE(0)
+    for diagonal, coupling in zip(P[::2].astype(WIDE), np.append(P[1::2], P.dtype.type(0)).astype(WIDE), strict=True):
+        logs.append(np.log(diagonal - pull))
+        pull = coupling * coupling / (diagonal - pull)
+    return np.sum(logs), np.abs(logs).sum()
+
+
+@pytest.mark.property
+@any_chain
+@with_strips
+def test_a_system_is_solved_for_a_matrix_within_rounding_of_the_given(strips, n, couplings, seed, dtype) -> None:
+    """(P + ΔP) x = b, |ΔP| ≤ γ_13 |P| entrywise, so |P x − b| ≤ γ_13 |P| |x|; whatever the condition of P."""
+    P, rng = precision_of(n, couplings, seed, dtype), np.random.default_rng(seed)
+    b, x = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
+    status, _ = long_chain.solve_precision(Chain(n).factor_pattern, P, b, x)
+    assert status == 0
+    bound = numerics.rounding(13, dtype) * times_vector(abs(P), abs(x)) + 4 * numerics.underflow(dtype)
+    check("long chain: precision_solve", "Chain", dtype, times_vector(P, x.astype(WIDE)) - b, bound)
+
+
+@pytest.mark.property
+@any_chain
+@with_strips
+def test_the_log_det_is_that_of_a_matrix_within_rounding_of_the_given(strips, n, couplings, seed, dtype) -> None:
+    """|ΔP| ≤ γ_13 |P| is at most a diagonal matrix D, by Gershgorin's theorem: log det moves by −log(1 − tr Σ D)."""
+    pattern, P = Chain(n).factor_pattern, precision_of(n, couplings, seed, dtype)
+    status, found = long_chain.solve_precision(pattern, P, P[:0], P[:0])
+    assert status == 0
+    variances = linalg.marginal_variances(pattern, linalg.cholesky(pattern, P.astype(np.float64)))
+    rows = times_vector(abs(P), np.ones(n))
+    moved = numerics.rounding(13, dtype) * (variances * rows).sum()
+    exact, size = log_det(P)
+    if moved < 0.5:
+        bound = -np.log1p(-moved) + 2 * numerics.gamma(n + 3, np.float64) + numerics.gamma(n + 1, np.float64) * size
+        check("long chain: precision_logdet", "Chain", dtype, found - exact, bound)
+
+
+@each_dtype
+@pytest.mark.parametrize("couplings", COUPLINGS)
+def test_a_system_given_by_its_precision_agrees_with_that_of_its_factor(couplings, dtype) -> None:
+    n = long_chain.LONG + 11
+    pattern, P = Chain(n).precision_pattern, precision_of(n, couplings, 3, dtype)
+    b = np.random.default_rng(0).standard_normal((2, n)).astype(dtype)
+    x, logdet = linalg.precision_solve(pattern, P, b)
+    assert x.shape == (2, n) and logdet.shape == () and x.dtype == logdet.dtype == P.dtype
+    np.testing.assert_array_equal(linalg.precision_solve(pattern, np.stack([P, P]), b[0])[0][1], x[0])
+    np.testing.assert_array_equal(linalg.precision_logdet(pattern, P), logdet)
+    bound = numerics.rounding(13, dtype) * times_vector(abs(P), abs(x[1])) + 4 * numerics.underflow(dtype)
+    check("long chain: precision_solve", "Chain", dtype, times_vector(P, x[1].astype(WIDE)) - b[1], bound)
+    if couplings in ("weak", "none"):
+        L = linalg.cholesky(pattern, P)
+        np.testing.assert_allclose(logdet, linalg.logdet(pattern, L), rtol=64 * numerics.unit_roundoff(dtype))
+        by_factor = linalg.solve_t(pattern, L, linalg.solve(pattern, L, b))
+        np.testing.assert_allclose(
+            x, by_factor, rtol=0, atol=256 * numerics.unit_roundoff(dtype) * abs(by_factor).max()
+        )
+
+
+def test_pivots_that_are_not_normal_are_left_to_the_factor() -> None:
+    """1/D_jj would be infinite; the roots in L are not."""
+    n = long_chain.LONG
+    pattern, P = Chain(n).precision_pattern, np.zeros(2 * n - 1)
+    P[::2] = 1e-310
+    x, logdet = linalg.precision_solve(pattern, P, np.full(n, 1e-310))
+    np.testing.assert_allclose(x, 1.0, rtol=1e-12)
+    np.testing.assert_allclose(logdet, n * np.log(P[0]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("place", [0, 5_001, 2 * long_chain.LONG - 2])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_system_with_a_number_that_is_not_finite_says_which(place, bad) -> None:
+    n = long_chain.LONG
+    pattern, b = Chain(n).precision_pattern, np.ones(n)
+    P = precision_of(n, "weak", 0, "float64")
+    P[place] = bad
+    for call in (lambda: linalg.precision_solve(pattern, P, b), lambda: linalg.precision_logdet(pattern, P)):
+        with pytest.raises(NonFiniteError, match=rf"precision must be finite, got {bad}"):
+            call()
+    P, b[place // 2] = precision_of(n, "weak", 0, "float64"), bad
+    with pytest.raises(NonFiniteError, match=rf"rhs must be finite, got {bad}"):
+        linalg.precision_solve(pattern, P, b)
 
 
 @each_dtype
@@ -248,20 +347,24 @@ def test_a_pivot_that_fails_is_named(node) -> None:
     pattern = Chain(n).precision_pattern
     P = linalg.gram(pattern, factor_of(n, "weak", 0, "float64"))
     P[2 * node] = -3.0
-    with pytest.raises(NotPositiveDefiniteError, match=f"at column {node} of {n}"):
-        linalg.cholesky(pattern, P)
+    calls = lambda: linalg.cholesky(pattern, P), lambda: linalg.precision_solve(pattern, P, np.ones(n))
+    for call in (*calls, lambda: linalg.precision_logdet(pattern, P)):
+        with pytest.raises(NotPositiveDefiniteError, match=f"at column {node} of {n}"):
+            call()
 
 
 def test_threads_share_strips_and_change_nothing() -> None:
     """Two strips, on one thread and on two: the number of parts depends on the chain alone."""
     n = 2 * 2**17
     pattern, L = Chain(n).factor_pattern, factor_of(n, "weak", 0, "float32")
+    P = linalg.gram(pattern, L)
     rhs, before = np.random.default_rng(0).standard_normal(n).astype("float32"), threads.get_num_threads()
     results = []
     try:
         for count in (1, 2):
             threads.set_num_threads(count)
-            results.append([linalg.solve_t(pattern, L, rhs), linalg.solve(pattern, L, rhs), linalg.logdet(pattern, L)])
+            products = [linalg.solve_t(pattern, L, rhs), linalg.solve(pattern, L, rhs), linalg.logdet(pattern, L)]
+            results.append([*products, *linalg.precision_solve(pattern, P, rhs)])
     finally:
         threads.set_num_threads(before)
     for one, two in zip(*results, strict=True):

@@ -30,9 +30,8 @@ def solve(setting: Setting, n: int) -> Result:
     rhs = np.random.default_rng(1).standard_normal(topology.n)
 
     def call() -> Any:
-        factor = linalg.cholesky(pattern, precision)
-        x = linalg.solve_t(pattern, factor, linalg.solve(pattern, factor, rhs))
-        return linalg.logdet(pattern, factor), x
+        x, logdet = linalg.precision_solve(pattern, precision, rhs)
+        return logdet, x
 
     peers = {"LAPACK pttrf + pttrs": Peer(lambda: lapack.tridiagonal_solve(diagonal, couplings, rhs), 3.0)}
     work = f"log det P + P⁻¹ b, {topology} given P, one matrix, float64"

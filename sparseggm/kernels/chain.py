@@ -3,10 +3,12 @@
 Backward, for a draw and the variances:   y_j = (ε_j − b_j y_{j+1}) / a_j,   v_j = (1 + b_j² v_{j+1}) / a_j².
 Forward, for their adjoints:   ε̄_j = (z̄_j − b_{j−1} ε̄_{j−1}) / a_j,   g_j = k̄ + (b_{j−1} / a_{j−1})² g_{j−1}.
 Forward, for the factor:   d_j = P_jj − b_{j−1}²,   a_j = √d_j,   b_j = P_{j+1,j} / a_j.
+Forward, for P = L D Lᵀ, l_j = L_{j+1,j}:   d_j = P_jj − l_{j−1} P_{j,j−1},   l_j = P_{j+1,j} / d_j,   y_j = b_j − l_{j−1} y_{j−1}.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from sparseggm.kernels import INNER
@@ -157,3 +159,36 @@ def factorise_nodes(P, L, negligible, d, coming):
         store(L, 2 * j + 1, b)
         d = next_d - b * b
     return d, -1
+
+
+@njit(**INNER)
+def eliminate(P, w, end, pull, carried, coming):
+    """D and L of P = L D Lᵀ in place of P, w = D⁻¹ L⁻¹ b in place of b, at nodes 0 … end − 1, each coupled to the next.
+
+    What enters a node: `pull` = l_{j−1} P_{j,j−1}, `carried` = l_{j−1} y_{j−1}. Returns both for node `end`, and the
+    number of lanes with a pivot that is not positive, normal and finite. `coming` are the sources of the next P and b.
+    """
+    one, zero = constant(P, 1.0), constant(P, 0.0)
+    least, taint = one, zero
+    for j in range(end):
+        announce(P, coming[0], 2 * j)
+        announce(P, coming[0], 2 * j + 1)
+        announce(w, coming[1], j)
+        d, coupling, y_j = load(P, 2 * j) - pull, load(P, 2 * j + 1), load(w, j) - carried
+        least, taint = smaller(d, least), taint + zero * d
+        inverse = one / d
+        ratio = coupling * inverse
+        store(P, 2 * j, d)
+        store(P, 2 * j + 1, ratio)
+        store(w, j, y_j * inverse)
+        pull, carried = ratio * coupling, ratio * y_j
+    return pull, carried, not_positive(least + taint - constant(P, np.finfo(P.dtype).tiny))
+
+
+@njit(**INNER)
+def substitute(L, w, end, x_j):
+    """x of Lᵀ x = w in place of w at nodes end − 1 … 0 from that of node `end`, L as `eliminate` leaves it."""
+    for j in range(end - 1, -1, -1):
+        x_j = load(w, j) - load(L, 2 * j + 1) * x_j
+        store(w, j, x_j)
+    return x_j

@@ -52,21 +52,21 @@ from sparseggm.kernels.seams import (
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-CHUNKS_DIGEST = "cc364119d2ee3f29"
-SEAMS_DIGEST = "516749513795cf33"
+CHUNKS_DIGEST = "c1f1feebc21b0ccb"
+SEAMS_DIGEST = "172fe7fd82de0df8"
 
 CHUNK = 256
 """Nodes of each part whose numbers are in cache at a time."""
 
 
 @njit(**INNER)
-def _most_nodes(L, carry):
+def most_nodes(L, carry):
     """Of a chunk or of what is left over after the last part."""
     return max(CHUNK, (L.shape[0] + 1) // 2 - carry.shape[0] * lanes_of(L) * part_length(L, carry))
 
 
 @njit(**INNER)
-def _place(L, at, stride, size, ahead):
+def place(L, at, stride, size, ahead):
     """`where` of `chunks`: `size` nodes from `at` on of each part."""
     entries = min(2 * size, L.shape[0] - 2 * at)
     return at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead
@@ -90,7 +90,7 @@ def backward_strips(task, L, carry, sums, first, last):
         keep(carry[strip], chunks, y_j, v_j)
         for c in range(chunks - 1, -1, -1):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = _place(L, at, part, size, -CHUNK)
+            where = place(L, at, part, size, -CHUNK)
             y_j, v_j, worse = backward_chunk(task, L, where, blocks, y_j, v_j, sums[strip][c * lanes :])
             keep(carry[strip], c, y_j, v_j)
             bad += worse
@@ -101,10 +101,10 @@ def backward_strips(task, L, carry, sums, first, last):
 def mend_backward(suspect, task, L, carry, sums, rest):
     """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
-    part, blocks, kept = part_length(L, carry), backward_blocks(L, _most_nodes(L, carry)), new_block(2, L)
+    part, blocks, kept = part_length(L, carry), backward_blocks(L, most_nodes(L, carry)), new_block(2, L)
     zero, sum_again = constant(kept, 0.0), np.empty(rest.shape[0])
     start = carry.shape[0] * lanes * part
-    y_j, v_j, bad = backward_chunk(task, L, _place(L, start, 0, n - start, 0), blocks, zero, zero, rest)
+    y_j, v_j, bad = backward_chunk(task, L, place(L, start, 0, n - start, 0), blocks, zero, zero, rest)
     keep(kept, 0, y_j, v_j)
     for p in range(carry.shape[0] * lanes - 1, -1, -1):
         states, lane = carry[p // lanes], p % lanes
@@ -113,7 +113,7 @@ def mend_backward(suspect, task, L, carry, sums, rest):
             replace(states, chunks, lane, kept)
         for c in range(chunks - 1 if again else -1, -1, -1):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = _place(L, at, 0, size, 0)
+            where = place(L, at, 0, size, 0)
             y_j, v_j, worse = backward_chunk(task, L, where, blocks, load(kept, 0), load(kept, 1), sum_again)
             keep(kept, 0, y_j, v_j)
             bad += worse
@@ -165,7 +165,7 @@ def forward_strips(task, L, entering, carry, first, last):
         keep(carry[strip], 0, carried, g)
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = _place(L, at, part, size, CHUNK)
+            where = place(L, at, part, size, CHUNK)
             carried, g, worse = _forward_chunk(task, L, where, blocks, entering[strip], 2 * c + 2, carried, g)
             keep(carry[strip], c + 1, carried, g)
             bad += worse
@@ -179,12 +179,12 @@ def mend_forward(suspect, task, L, entering, carry):
     """The seams, then the left-over nodes. Nonzero status: something is wrong."""
     n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
-    blocks, kept, after = forward_blocks(L, _most_nodes(L, carry)), new_block(2, L), new_block(2, L)
+    blocks, kept, after = forward_blocks(L, most_nodes(L, carry)), new_block(2, L), new_block(2, L)
     for p in range(carry.shape[0] * lanes):
         states, lane = carry[p // lanes], p % lanes
         for c in range(chunks if p and differ(states, 0, lane, kept) else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = _place(L, at, 0, size, 0)
+            where = place(L, at, 0, size, 0)
             fetch(entering[p // lanes], c + 1, lane, after)
             carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
             keep(kept, 0, carried, g)
@@ -195,7 +195,7 @@ def mend_forward(suspect, task, L, entering, carry):
         bad += bad_lanes(kept, 0, 2)
     start = carry.shape[0] * lanes * part
     after[:] = 0.0
-    where = _place(L, start, 0, n - start, 0)
+    where = place(L, start, 0, n - start, 0)
     carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
     if suspect:
         bad += bad_chain_pivots(False, L) + bad_numbers(task[3]) + bad_numbers(task[4]) + bad_numbers(task[7])
@@ -272,7 +272,7 @@ def factorise_strips(P, L, carry, first, last):
 def mend_factorise(P, L, carry):
     """The seams, then the left-over nodes. Nonzero status: a pivot fails."""
     n, lanes, chunks = (P.shape[0] + 1) // 2, lanes_of(P), carry.shape[1] - 1
-    part, tolerance, most = part_length(P, carry), np.finfo(P.dtype).eps, _most_nodes(P, carry)
+    part, tolerance, most = part_length(P, carry), np.finfo(P.dtype).eps, most_nodes(P, carry)
     P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
     small = constant(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
     kept = new_block(1, P)

@@ -28,25 +28,27 @@ def keep(states, c, first, second):
 @njit(**INNER)
 def fetch(states, c, lane, kept):
     """What one part kept, for all lanes."""
-    for i in range(2):
-        kept[i] = states[2 * c + i, lane]
+    rows = kept.shape[0]
+    for i in range(rows):
+        kept[i] = states[rows * c + i, lane]
 
 
 @njit(**INNER)
 def differ(states, c, lane, kept):
     """Whether what a part began with differs by more than 2u, relatively, from what its neighbour arrived at."""
-    tolerance = np.finfo(kept.dtype).eps
-    first, second = states[2 * c, lane], states[2 * c + 1, lane]
-    equal = abs(first - kept[0, 0]) <= tolerance * abs(kept[0, 0])
-    return not (equal and abs(second - kept[1, 0]) <= tolerance * abs(kept[1, 0]))
+    tolerance, rows, near = np.finfo(kept.dtype).eps, kept.shape[0], True
+    for i in range(rows):
+        near &= abs(states[rows * c + i, lane] - kept[i, 0]) <= tolerance * abs(kept[i, 0])
+    return not near
 
 
 @njit(**INNER)
 def replace(states, c, lane, kept):
     """What a part kept before, by what it has now; whether they are equal."""
-    equal = states[2 * c, lane] == kept[0, 0] and states[2 * c + 1, lane] == kept[1, 0]
-    for i in range(2):
-        states[2 * c + i, lane] = kept[i, 0]
+    rows, equal = kept.shape[0], True
+    for i in range(rows):
+        equal &= states[rows * c + i, lane] == kept[i, 0]
+        states[rows * c + i, lane] = kept[i, 0]
     return equal
 
 
