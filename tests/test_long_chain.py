@@ -226,7 +226,8 @@ def test_a_system_given_by_its_precision_agrees_with_that_of_its_factor(coupling
     pattern, P = Chain(n).precision_pattern, precision_of(n, couplings, 3, dtype)
     b = np.random.default_rng(0).standard_normal((2, n)).astype(dtype)
     x, logdet = linalg.precision_solve(pattern, P, b)
-    assert x.shape == (2, n) and logdet.shape == () and x.dtype == logdet.dtype == P.dtype
+    assert (x.shape, logdet.shape) == ((2, n), ())
+    assert x.dtype == logdet.dtype == P.dtype
     np.testing.assert_array_equal(linalg.precision_solve(pattern, np.stack([P, P]), b[0])[0][1], x[0])
     np.testing.assert_array_equal(linalg.precision_logdet(pattern, P), logdet)
     bound = numerics.rounding(13, dtype) * times_vector(abs(P), abs(x[1])) + 4 * numerics.underflow(dtype)

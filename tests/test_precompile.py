@@ -36,7 +36,8 @@ for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), 
     pattern = topology.factor_pattern
     L, x = np.tile((pattern.rows == pattern.cols).astype("DTYPE"), (40, 1)), np.ones((40, topology.n), "DTYPE")
     step.sample_and_kl(pattern, x, L, x), step.sample_and_kl_vjp(pattern, x, L, x, x, x[:, 0])
-    linalg.precision_logdet(pattern, L), linalg.precision_logdet(pattern, L[0]), linalg.precision_solve(pattern, L[0], x[0])
+    linalg.precision_logdet(pattern, L), linalg.precision_logdet(pattern, L[0])
+    linalg.precision_solve(pattern, L[0], x[0])
     g = sg.GaussianGraphicalModel(
         np.zeros((3, topology.n), "DTYPE"),
         factor=np.tile((topology.factor_pattern.rows == topology.factor_pattern.cols).astype("DTYPE"), (3, 1)),

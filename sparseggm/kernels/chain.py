@@ -3,7 +3,7 @@
 Backward, for a draw and the variances:   y_j = (ε_j − b_j y_{j+1}) / a_j,   v_j = (1 + b_j² v_{j+1}) / a_j².
 Forward, for their adjoints:   ε̄_j = (z̄_j − b_{j−1} ε̄_{j−1}) / a_j,   g_j = k̄ + (b_{j−1} / a_{j−1})² g_{j−1}.
 Forward, for the factor:   d_j = P_jj − b_{j−1}²,   a_j = √d_j,   b_j = P_{j+1,j} / a_j.
-Forward, for P = L D Lᵀ, l_j = L_{j+1,j}:   d_j = P_jj − l_{j−1} P_{j,j−1},   l_j = P_{j+1,j} / d_j,   y_j = b_j − l_{j−1} y_{j−1}.
+Forward, for P = L D Lᵀ:   d_j = P_jj − l_{j−1} P_{j,j−1},   l_j = P_{j+1,j} / d_j,   y_j = rhs_j − l_{j−1} y_{j−1}.
 """
 
 from __future__ import annotations

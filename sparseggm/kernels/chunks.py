@@ -22,7 +22,7 @@ from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.vector import constant, load, store
 
 BLOCKS_DIGEST = "b4d5034a826425cf"
-CHAIN_DIGEST = "9244011ff294a8c7"
+CHAIN_DIGEST = "2573625bf87de18c"
 ENERGY_DIGEST = "0834b7cbac372c05"
 
 

@@ -2,11 +2,11 @@
 
 P = L D Lᵀ with a unit diagonal in L takes one division a node, and no root. Parts, strips, guesses and seams are those
 of `long_chain`. The first pass goes forward and keeps only what enters each chunk; the second goes backward, computes
-D, L and D⁻¹ L⁻¹ b of a chunk again, and the solution from them: what is read twice, 3 numbers a node, is less than
-what would be written and read.
+D, L and D⁻¹ L⁻¹ b of a chunk again, and the solution from them: to read three numbers a node twice is less than to
+write L and y, and to read them.
 
-carry[strip] holds what enters chunk c, `pull` and `carried` of `eliminate`, in rows 2c and 2c + 1, and found[strip, c] the
-solution at the first node of chunk c; in row `chunks` stands what leaves the last chunk, and what enters it from behind.
+carry[strip] holds what enters chunk c, `pull` and `carried` of `eliminate`, in rows 2c and 2c + 1; found[strip, c] is
+the solution at the first node of chunk c. For c = `chunks`, they are of the node after the part.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sparseggm.kernels.seams import (
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-LONG_CHAIN_DIGEST = "5edc457c9ca829fc"
+LONG_CHAIN_DIGEST = "a90e0cf0b0987906"
 
 
 @njit(**KERNEL)
@@ -59,7 +59,7 @@ def eliminate_strips(indptr, P, b, carry, sums, first, last):
 
 @njit(**KERNEL)
 def mend_elimination(indptr, P, b, carry, sums, rest):
-    """The seams, then the left-over nodes, whose sum is rest[0]. Nonzero status: as above, or something is not finite."""
+    """The seams, then the left-over nodes, whose sum is rest[0]. Nonzero status: also where something is not finite."""
     n, lanes, chunks = (P.shape[0] + 1) // 2, lanes_of(P), carry.shape[1] // 2 - 1
     part, bad = part_length(P, carry), 0
     blocks, scratch, kept = _blocks(P, most_nodes(P, carry)), new_scratch(P), new_block(2, P)

@@ -20,7 +20,7 @@ from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "9244011ff294a8c7"
+CHAIN_DIGEST = "2573625bf87de18c"
 BLOCKS_DIGEST = "b4d5034a826425cf"
 
 (

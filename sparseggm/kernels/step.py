@@ -27,8 +27,8 @@ from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ADDRESSES_DIGEST = "be3246bf1edbe5e9"
 ENERGY_DIGEST = "0834b7cbac372c05"
-INVERSE_DIGEST = "79a6f5c263bc1b24"
-PRODUCTS_DIGEST = "d64a5c14375ecb27"
+INVERSE_DIGEST = "2433c221576fc337"
+PRODUCTS_DIGEST = "91b4f9a8cbe8c882"
 
 
 # ---------------------------------------------------------------------- forward
