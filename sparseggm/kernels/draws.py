@@ -23,6 +23,9 @@ BLOCKS_DIGEST = "b4d5034a826425cf"
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""
 
+AHEAD = 128
+"""Nodes from which noise is announced: a block of few nodes is done before memory answers."""
+
 
 @njit(**KERNEL)
 def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, noise, z, log_prob, first, last):
@@ -52,7 +55,7 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
                 start = turn + k * lanes
                 rest = min(lanes, last - start)
                 gather_runs(eps, start * n, n, rest, y, n)
-                coming = eps, (start + lanes) * n, n
+                coming = eps, (start + max(1, AHEAD // n) * lanes) * n, n
                 total, worse = _draw(indptr, rows, nodes, L, k * nnz, mean, k * n, y, out, coming)
                 put(square, k * lanes, total)
                 scatter_runs(out, n, draws, start * n, n, rest, past_caches)
