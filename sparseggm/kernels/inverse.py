@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import njit
 
-from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels import INLINED, INNER, KERNEL
 from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
@@ -253,7 +253,7 @@ def _next(rows, q, stop, row):
     return q if rows[q] == row else np.uint64(_find(rows, np.int64(q), stop, row))
 
 
-@njit(**INNER)
+@njit(**INLINED)
 def _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
     """In W_j, −= L_ij W_ik at k > i and −= L_kj W_ik at i, where i is the row at s of L_j and at u of W_j.
 
@@ -274,7 +274,7 @@ def _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
     store(W, u, W_ij)
 
 
-@njit(**INNER)
+@njit(**INLINED)
 def _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
     """`_add_column` at s, u and then at s + 1, u + 1, with one load and one store of W_kj for both; to the last bit."""
     first, second = fill_rows[u], fill_rows[u + 1]
