@@ -302,8 +302,6 @@ def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = N
 def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
     """log det P given P itself, shape (...): `logdet` of `cholesky`, but L never leaves the cache.
 
-    For values alone: its gradient needs L, so torch has `logdet` of `cholesky`.
-
     Args:
         pattern: of P.
         precision: (..., nnz) lower triangle of P.
@@ -327,8 +325,6 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
 
 def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) -> tuple[FloatArray, FloatArray]:
     """x = P⁻¹ b and log det P given P itself: a posterior mean and its evidence, without the factor.
-
-    For values alone, as `precision_logdet`.
 
     Args:
         pattern: of P.

@@ -23,6 +23,7 @@ from sparseggm.torch.embedding import diagonal, extend, on_diagonal, restrict
 from sparseggm.torch.second_moments import (
     marginal_variances,
     marginal_variances_vjp,
+    precision_logdet,
     selected_inverse,
     selected_inverse_vjp,
     trace_inverse,
@@ -44,6 +45,7 @@ __all__ = [
     "matmul_t",
     "on_diagonal",
     "outer",
+    "precision_logdet",
     "restrict",
     "selected_inverse",
     "selected_inverse_vjp",

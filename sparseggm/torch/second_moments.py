@@ -1,4 +1,4 @@
-"""Second moments as torch operators: Σ on a pattern, diag Σ, tr Σ, with autograd to every order.
+"""Second moments as torch operators: Σ on a pattern, diag Σ, tr Σ, and log det P, whose gradient Σ is.
 
 First derivatives are kernels of their own, which compute Σ again rather than store it; those of first derivatives are
 written in the closed verbs of `algebra`. Bars are cotangents; the derivations are in docs/math.md.
@@ -8,14 +8,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sparseggm import adjoints, linalg
 from sparseggm.pattern import Pattern
-from sparseggm.torch.algebra import cholesky_jvp, cholesky_vjp, gram_jvp, gram_vjp, save_factor
+from sparseggm.torch.algebra import (
+    cholesky,
+    cholesky_jvp,
+    cholesky_vjp,
+    diagonal_halved,
+    gram_jvp,
+    gram_vjp,
+    save_factor,
+)
 from sparseggm.torch.embedding import diagonal, extend, on_diagonal, restrict
-from sparseggm.torch.registration import array, batch_of, key_of, pattern_of, register, register_pair, summed_to
+from sparseggm.torch.registration import (
+    are_plain,
+    array,
+    batch_of,
+    key_of,
+    pattern_of,
+    register,
+    register_pair,
+    summed_to,
+)
 
 
 def selected_inverse(pattern: Pattern, factor: Tensor, on: Pattern | None = None) -> Tensor:
@@ -50,6 +68,12 @@ def marginal_variances_vjp(pattern: Pattern, factor: Tensor, variances_bar: Tens
 def trace_inverse(pattern: Pattern, factor: Tensor) -> Tensor:
     """tr Σ, summed in float64; see `linalg.trace_inverse`."""
     return marginal_variances(pattern, factor).sum(-1, dtype=torch.float64).to(factor.dtype)
+
+
+def precision_logdet(pattern: Pattern, precision: Tensor) -> Tensor:
+    """log det P given P; see `linalg.precision_logdet`. Its backward factorises again rather than store L."""
+    key = key_of(pattern, "precision_logdet", precision)
+    return torch.ops.sparseggm.precision_logdet(key, precision)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- rules
@@ -149,4 +173,25 @@ register(
     lambda key, on, factor, sigma_bar: factor.new_empty((*batch_of(factor, sigma_bar), pattern_of(key).nnz)),
     _save_with_keys,
     _inverse_vjp_vjp,
+)
+
+
+# d log det P = tr(Σ dP): of a stored off-diagonal entry, which stands for two, 2 Σ_ij
+def _precision_logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
+    pattern, (precision, _) = pattern_of(ctx.key), ctx.saved_tensors
+    filled = pattern.filled()
+    if not torch.is_grad_enabled() and are_plain(precision, bar):
+        sigma = linalg.selected_inverse(filled, linalg.cholesky(pattern, array(precision)))
+        counts = np.where(pattern.rows == pattern.cols, 1.0, 2.0).astype(sigma.dtype)
+        return None, torch.from_numpy(sigma.take(pattern.positions_in_fill, axis=-1) * (array(bar)[..., None] * counts))
+    on_graph = restrict(pattern, filled, selected_inverse(filled, cholesky(pattern, precision)))
+    return None, 2.0 * bar[..., None] * diagonal_halved(pattern, on_graph)
+
+
+register(
+    "precision_logdet(str key, Tensor precision) -> Tensor",
+    lambda key, precision: torch.from_numpy(np.asarray(linalg.precision_logdet(pattern_of(key), array(precision)))),
+    lambda key, precision: precision.new_empty(precision.shape[:-1]),
+    save_factor,
+    _precision_logdet_rule,
 )

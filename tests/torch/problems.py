@@ -84,6 +84,7 @@ def calls(topology: sg.Topology) -> dict[str, Call]:
         "cholesky_jvp": call("cholesky_jvp", closed, factor(closed, 2), values(closed, 2, seed=1)),
         "cholesky_vjp": call("cholesky_vjp", closed, factor(closed, 2), values(closed, 2, seed=1)),
         "logdet": call("logdet", on, lower),
+        "precision_logdet": call("precision_logdet", gram, precision),
         "marginal_variances": call("marginal_variances", on, lower),
         "marginal_variances_vjp": call("marginal_variances_vjp", on, lower, y),
         "trace_inverse": call("trace_inverse", on, lower),
