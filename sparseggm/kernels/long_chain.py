@@ -272,13 +272,13 @@ def factorise_strips(P, L, carry, first, last):
 def mend_factorise(P, L, carry):
     """The seams, then the left-over nodes. Nonzero status: a pivot fails."""
     n, lanes, chunks = (P.shape[0] + 1) // 2, lanes_of(P), carry.shape[1] - 1
-    part, tolerance, most = part_length(P, carry), np.finfo(P.dtype).eps, most_nodes(P, carry)
+    part, most = part_length(P, carry), most_nodes(P, carry)
     P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
     small = constant(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
     kept = new_block(1, P)
     for p in range(carry.shape[0] * lanes):
-        pivots = carry[p // lanes, :, p % lanes]
-        again = p > 0 and not abs(pivots[0] - kept[0, 0]) <= tolerance * abs(kept[0, 0])
+        pivots, lane = carry[p // lanes], p % lanes
+        again = p > 0 and differ(pivots, 0, lane, kept)
         for c in range(chunks if again else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
             gather_runs(P, 2 * at, 0, lanes, P_chunk, 2 * size + 1)
@@ -287,10 +287,9 @@ def mend_factorise(P, L, carry):
                 return 1
             scatter_runs(L_chunk, 2 * size, L, 2 * at, 0, lanes, False)
             store(kept, 0, d)
-            if pivots[c + 1] == kept[0, 0]:
+            if replace(pivots, c + 1, lane, kept):
                 break
-            pivots[c + 1] = kept[0, 0]
-        kept[:] = pivots[chunks]
+        fetch(pivots, chunks, lane, kept)
     start = carry.shape[0] * lanes * part
     size = n - start
     gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])

@@ -27,7 +27,7 @@ from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ADDRESSES_DIGEST = "be3246bf1edbe5e9"
 ENERGY_DIGEST = "0834b7cbac372c05"
-INVERSE_DIGEST = "2433c221576fc337"
+INVERSE_DIGEST = "4497940b4d5792ba"
 PRODUCTS_DIGEST = "91b4f9a8cbe8c882"
 
 
