@@ -344,7 +344,7 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
     checks.check("precision_solve", pattern, packed={"precision": precision}, rhs=rhs)
     full = checks.broadcast("precision_solve", precision=precision.shape[:-1], rhs=rhs.shape[:-1])
     count = math.prod(full)
-    if long_chain.is_long(pattern, count):
+    if count and long_chain.is_long(pattern, count):
         x, sums = memory.new((*full, pattern.n), rhs.dtype), np.empty(math.prod(precision.shape[:-1]))
         if _solve_long_precision(pattern, precision, rhs, sums, x):
             return x, sums.reshape(precision.shape[:-1]).astype(rhs.dtype)

@@ -241,6 +241,15 @@ def test_a_system_given_by_its_precision_agrees_with_that_of_its_factor(coupling
         )
 
 
+def test_no_right_hand_sides_have_no_solutions_but_a_log_det() -> None:
+    n = long_chain.LONG
+    pattern, P = Chain(n).precision_pattern, precision_of(n, "weak", 0, "float64")
+    x, logdet = linalg.precision_solve(pattern, P, np.empty((0, n)))
+    assert x.shape == (0, n)
+    np.testing.assert_allclose(logdet, linalg.precision_logdet(pattern, P), rtol=1e-13)
+    assert linalg.precision_logdet(pattern, np.empty((0, pattern.nnz))).shape == (0,)
+
+
 def test_pivots_that_are_not_normal_are_left_to_the_factor() -> None:
     """1/D_jj would be infinite; the roots in L are not."""
     n = long_chain.LONG
