@@ -334,8 +334,9 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
         (..., n) solutions, and log det P on the batch axes of `precision`.
     Raises:
         NotPositiveDefiniteError: as `cholesky`.
-    Cost: `cholesky`, `solve`, `solve_t` and `logdet`; of one long chain two passes over P and b, two divisions
-        and n/256 logarithms, and no memory but that of x.
+    Cost: `cholesky`, `solve`, `solve_t` and `logdet`; of one long chain two passes over P and b, two divisions a node
+        and n/256 logarithms, and no memory but that of x. A long chain with a pivot beyond the normal numbers goes by
+        its factor.
     Error: (P + ΔP) x = b with |ΔP| ≤ γ_{3r+1} |L| |Lᵀ|, r the longest row of L [Higham 2002, Thm 10.4], and what
         `cholesky` sets to zero. Of one long chain |ΔP| ≤ γ_13 |P| entrywise, as in [Higham 2002, Thm 9.14], a smallest
         subnormal a product more; log det P that of such a matrix within 2 γ_{n+3} + γ_{n+1} Σ |log D_jj|.
