@@ -308,14 +308,15 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
     Raises:
         NotPositiveDefiniteError: as `cholesky`.
     Cost: as `cholesky`, without the memory.
-    Error: |Δ| ≤ 2 γ_{n+3} + 4 u |log det (P + ΔP)| in float64, ΔP the backward error of `cholesky`; and u |log det P|
-        for the rounding to the dtype.
+    Error: |Δ| ≤ 2 γ_{n+3} + 4 u |log det (P + ΔP)| in float64, ΔP the backward error of `cholesky`; of one long chain
+        as `precision_solve`; and u |log det P| for the rounding to the dtype.
     Reference: `reference.linalg.precision_logdet`.
     """
     checks.check("precision_logdet", pattern, packed={"precision": precision})
     sums = np.empty(math.prod(precision.shape[:-1]))
     if long_chain.is_long(pattern, sums.size):
-        done = _solve_long_precision(pattern, precision, precision[..., :0], sums)
+        nothing = precision[..., :0]
+        done = _solve_long_precision(pattern, precision, nothing, nothing, sums)
     else:
         done = sums.size >= threads.LANES and not _factorise("precision_logdet", pattern, precision, sums)[2]
     if not done:
@@ -347,7 +348,7 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
     count = math.prod(full)
     if count and long_chain.is_long(pattern, count):
         x, sums = memory.new((*full, pattern.n), rhs.dtype), np.empty(math.prod(precision.shape[:-1]))
-        if _solve_long_precision(pattern, precision, rhs, sums, x):
+        if _solve_long_precision(pattern, precision, rhs, x, sums):
             return x, sums.reshape(precision.shape[:-1]).astype(rhs.dtype)
     filled, factor = pattern.filled(), cholesky(pattern, precision)
     x = solve(filled, factor, rhs)
@@ -355,12 +356,11 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
 
 
 def _solve_long_precision(
-    pattern: Pattern, precision: FloatArray, rhs: FloatArray, logdets: FloatArray, x: FloatArray = _NONE
+    pattern: Pattern, precision: FloatArray, rhs: FloatArray, x: FloatArray, logdets: FloatArray
 ) -> bool:
-    """Long chains one by one; an empty `rhs` is zero, and its solution not wanted. False: see what `cholesky` says."""
-    full = x.shape[:-1] if x.size else precision.shape[:-1]
-    rows = checks.as_rows(precision, precision.shape[:-1])
-    right = checks.as_rows(rhs, full)
+    """Long chains one by one; x and `rhs` without entries are not wanted. False: see what `cholesky` says."""
+    full = x.shape[:-1]
+    rows, right = checks.as_rows(precision, precision.shape[:-1]), checks.as_rows(rhs, full)
     solutions = x.reshape(len(right), rhs.shape[-1])
     for k, owner in enumerate(checks.owners(precision.shape[:-1], full)):
         status, logdets[owner] = long_chain.solve_precision(pattern, rows[owner], right[k], solutions[k])

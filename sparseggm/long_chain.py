@@ -10,7 +10,8 @@ import numpy as np
 from sparseggm import checks, threads
 from sparseggm.kernels import elimination
 from sparseggm.kernels import long_chain as kernels
-from sparseggm.kernels.blocks import UNCACHED
+from sparseggm.kernels.blocks import begins_a_line
+from sparseggm.kernels.seams import CHUNK
 from sparseggm.kernels.vector import REGISTER_BYTES
 from sparseggm.pattern import FloatArray, Pattern
 
@@ -58,7 +59,7 @@ def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
 
 def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
-    return _backward((False, pattern.indptr, _apart(b, y), L[:0], y, y[:0], _begins_a_line(y)), L, _carry(L, 2))[0]
+    return _backward((False, pattern.indptr, _apart(b, y), L[:0], y, y[:0], begins_a_line(y)), L, _carry(L, 2))[0]
 
 
 def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
@@ -74,7 +75,7 @@ def sample_and_kl(
     With it what `sample_and_kl_vjp` needs of the draw, y and v at the ends of chunks.
     """
     carry = _carry(L, 2)
-    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], _begins_a_line(z)), L, carry)
+    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
     with np.errstate(over="ignore"):
         kl[0] = 0.5 * (energy - pattern.n)
     return status + (not math.isfinite(kl[0])), carry
@@ -100,7 +101,7 @@ def sample_and_kl_vjp(
     if entering is None:
         entering = _carry(L, 2)
         status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0], False), L, entering)
-    task = (eps, z_bar, _in_lanes(kl_bar[0], L), L_bar, eps_bar, _begins_a_line(L_bar), loc, loc_bar)
+    task = (eps, z_bar, _in_lanes(kl_bar[0], L), L_bar, eps_bar, begins_a_line(L_bar), loc, loc_bar)
     return status + _forward(task, L, entering, _carry(L, 2))
 
 
@@ -124,11 +125,6 @@ def _in_lanes(number: float, L: FloatArray) -> FloatArray:
     return np.full((1, REGISTER_BYTES // L.itemsize), number, L.dtype)
 
 
-def _begins_a_line(result: FloatArray) -> bool:
-    """Whether parts of a result, which are whole lines, may be stored past the caches."""
-    return result.ctypes.data % REGISTER_BYTES == 0 and result.nbytes >= UNCACHED
-
-
 def _work(L: FloatArray, carry: FloatArray) -> int:
     """Multiply-adds a strip, as `threads` weighs them."""
     return 5 * len(L) // len(carry)
@@ -139,7 +135,7 @@ def _carry(L: FloatArray, rows: int) -> FloatArray:
     n, lanes = (len(L) + 1) // 2, REGISTER_BYTES // L.itemsize
     strips = max(1, min(n // _STRIP, _MOST))
     part = (n - 1) // (strips * lanes * lanes) * lanes
-    return np.empty((strips, rows * (-(-part // kernels.CHUNK) + 1), lanes), L.dtype)
+    return np.empty((strips, rows * (-(-part // CHUNK) + 1), lanes), L.dtype)
 
 
 def _apart(b: FloatArray, y: FloatArray) -> FloatArray:

@@ -17,12 +17,12 @@ from numba.core.dispatcher import Dispatcher
 import sparseggm as sg
 from benchmarks.rows.dtypes import call_of
 from sparseggm import linalg, precompile, step
-from sparseggm.kernels import chain_step, cholesky, draws, inverse, long_chain, products, symbolic
+from sparseggm.kernels import chain_step, cholesky, draws, elimination, inverse, long_chain, products, symbolic
 from sparseggm.kernels import step as step_kernels
 from tests.verbs import VERBS
 
 def loaded():
-    modules = (chain_step, cholesky, draws, inverse, long_chain, products, step_kernels, symbolic)
+    modules = (chain_step, cholesky, draws, elimination, inverse, long_chain, products, step_kernels, symbolic)
     kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
     return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
 

@@ -1,8 +1,10 @@
 """Rows of a batch in and out of blocks of lanes: see `vector`."""
 
+from typing import Any
+
 import numpy as np
 from numba import njit
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
 from sparseggm.kernels import INLINED, INNER
 from sparseggm.kernels.tiles import gather_tile, scatter_tile, stream_tile
@@ -169,7 +171,7 @@ def is_in_lines(matrix):
     return row % REGISTER_BYTES == 0 and begins_a_line(matrix)
 
 
-@njit(**INNER)
-def begins_a_line(array):
+@register_jitable
+def begins_a_line(array: Any) -> Any:
     """Whether an array begins at a line of memory, and is too large for caches to keep."""
     return array.ctypes.data % REGISTER_BYTES == 0 and array.nbytes >= UNCACHED

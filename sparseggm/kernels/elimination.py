@@ -19,20 +19,24 @@ from sparseggm.kernels.blocks import bad_lanes, begins_a_line, gather_runs, new_
 from sparseggm.kernels.chain import eliminate, substitute
 from sparseggm.kernels.chunks import gather_factor
 from sparseggm.kernels.energy import log_determinants, new_scratch
-from sparseggm.kernels.long_chain import CHUNK, most_nodes, place
 from sparseggm.kernels.seams import (
+    CHUNK,
     WARM_UP,
     differ,
     fetch,
     gather_entries,
     gather_nodes,
     keep,
+    left_over,
+    most_nodes,
     part_length,
+    place,
     replace,
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-LONG_CHAIN_DIGEST = "a41492a8a0670719"
+CHUNKS_DIGEST = "4506e4ca6f65abdc"
+SEAMS_DIGEST = "e0a73e5b1f1bb8b9"
 
 
 @njit(**KERNEL)
@@ -60,7 +64,7 @@ def eliminate_strips(indptr, P, b, carry, sums, first, last):
 @njit(**KERNEL)
 def mend_elimination(indptr, P, b, carry, sums, rest):
     """The seams, then the left-over nodes, whose sum is rest[0]. Nonzero status: also where something is not finite."""
-    n, lanes, chunks = (P.shape[0] + 1) // 2, lanes_of(P), carry.shape[1] // 2 - 1
+    lanes, chunks = lanes_of(P), carry.shape[1] // 2 - 1
     part, bad = part_length(P, carry), 0
     blocks, scratch, kept = _blocks(P, most_nodes(P, carry)), new_scratch(P), new_block(2, P)
     for p in range(carry.shape[0] * lanes):
@@ -79,9 +83,9 @@ def mend_elimination(indptr, P, b, carry, sums, rest):
                 break
         fetch(states, chunks, lane, kept)
         bad += bad_lanes(kept, 0, 2)
-    where = _left_over(P, carry)
+    where = left_over(P, carry)
     pull, carried, worse = _eliminate_chunk(P, b, where, blocks, load(kept, 0), load(kept, 1))
-    log_determinants(indptr, blocks[0], n - where[0], scratch, rest)
+    log_determinants(indptr, blocks[0], where[5], scratch, rest)
     return bad + worse
 
 
@@ -111,7 +115,7 @@ def mend_substitution(P, b, x, carry, found):
     """The left-over nodes, then the seams. Nonzero status: something is not finite."""
     lanes, chunks, part, bad = lanes_of(P), found.shape[1] - 1, part_length(P, carry), 0
     blocks, entering, kept = _blocks(P, most_nodes(P, carry)), new_block(2, P), new_block(1, P)
-    where = _left_over(P, carry)
+    where = left_over(P, carry)
     fetch(carry[carry.shape[0] - 1], chunks, lanes - 1, entering)
     _eliminate_chunk(P, b, where, blocks, load(entering, 0), load(entering, 1))
     store(kept, 0, substitute(blocks[0], blocks[1], where[5], constant(kept, 0.0)))
@@ -138,13 +142,6 @@ def _blocks(P, nodes):
     memory = new_block(3 * nodes, P)
     memory[2 * nodes :] = 0.0
     return memory[: 2 * nodes], memory[2 * nodes :]
-
-
-@njit(**INNER)
-def _left_over(P, carry):
-    """`place` of the nodes after the last part."""
-    start = carry.shape[0] * lanes_of(P) * part_length(P, carry)
-    return place(P, start, 0, (P.shape[0] + 1) // 2 - start, 0)
 
 
 @njit(**INNER)

@@ -39,6 +39,7 @@ from sparseggm.kernels.blocks import (
 from sparseggm.kernels.chain import backward, factorise_nodes, solve_backward, solve_forward
 from sparseggm.kernels.chunks import backward_blocks, backward_chunk, forward_blocks, forward_chunk
 from sparseggm.kernels.seams import (
+    CHUNK,
     WARM_UP,
     bad_chain_pivots,
     differ,
@@ -46,31 +47,17 @@ from sparseggm.kernels.seams import (
     gather_entries,
     gather_nodes,
     keep,
+    left_over,
+    most_nodes,
     part_length,
+    place,
     reach_of,
     replace,
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-CHUNKS_DIGEST = "08d6d2f74eabd781"
-SEAMS_DIGEST = "172fe7fd82de0df8"
-
-CHUNK = 256
-"""Nodes of each part whose numbers are in cache at a time."""
-
-
-@njit(**INNER)
-def most_nodes(L, carry):
-    """Of a chunk or of what is left over after the last part."""
-    return max(CHUNK, (L.shape[0] + 1) // 2 - carry.shape[0] * lanes_of(L) * part_length(L, carry))
-
-
-@njit(**INNER)
-def place(L, at, stride, size, ahead):
-    """`where` of `chunks`: `size` nodes from `at` on of each part."""
-    entries = min(2 * size, L.shape[0] - 2 * at)
-    return at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead
-
+CHUNKS_DIGEST = "4506e4ca6f65abdc"
+SEAMS_DIGEST = "e0a73e5b1f1bb8b9"
 
 # ---------------------------------------------------------------------- backward
 
@@ -100,11 +87,10 @@ def backward_strips(task, L, carry, sums, first, last):
 @njit(**KERNEL)
 def mend_backward(suspect, task, L, carry, sums, rest):
     """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
-    n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
+    lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, blocks, kept = part_length(L, carry), backward_blocks(L, most_nodes(L, carry)), new_block(2, L)
     zero, sum_again = constant(kept, 0.0), np.empty(rest.shape[0])
-    start = carry.shape[0] * lanes * part
-    y_j, v_j, bad = backward_chunk(task, L, place(L, start, 0, n - start, 0), blocks, zero, zero, rest)
+    y_j, v_j, bad = backward_chunk(task, L, left_over(L, carry), blocks, zero, zero, rest)
     keep(kept, 0, y_j, v_j)
     for p in range(carry.shape[0] * lanes - 1, -1, -1):
         states, lane = carry[p // lanes], p % lanes
@@ -177,7 +163,7 @@ def forward_strips(task, L, entering, carry, first, last):
 @njit(**KERNEL)
 def mend_forward(suspect, task, L, entering, carry):
     """The seams, then the left-over nodes. Nonzero status: something is wrong."""
-    n, lanes, chunks = (L.shape[0] + 1) // 2, lanes_of(L), carry.shape[1] // 2 - 1
+    lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
     blocks, kept, after = forward_blocks(L, most_nodes(L, carry)), new_block(2, L), new_block(2, L)
     for p in range(carry.shape[0] * lanes):
@@ -193,13 +179,13 @@ def mend_forward(suspect, task, L, entering, carry):
                 break
         fetch(states, chunks, lane, kept)
         bad += bad_lanes(kept, 0, 2)
-    start = carry.shape[0] * lanes * part
     after[:] = 0.0
-    where = place(L, start, 0, n - start, 0)
+    where = left_over(L, carry)
+    start, size = where[0], where[5]
     carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
     if suspect:
         bad += bad_chain_pivots(False, L) + bad_numbers(task[3]) + bad_numbers(task[4]) + bad_numbers(task[7])
-    return bad + worse + bad_lanes(blocks[3], 0, n - start) + _add_mean(task, start, n - start)
+    return bad + worse + bad_lanes(blocks[3], 0, size) + _add_mean(task, start, size)
 
 
 @njit(**INNER)
@@ -271,7 +257,7 @@ def factorise_strips(P, L, carry, first, last):
 @njit(**KERNEL)
 def mend_factorise(P, L, carry):
     """The seams, then the left-over nodes. Nonzero status: a pivot fails."""
-    n, lanes, chunks = (P.shape[0] + 1) // 2, lanes_of(P), carry.shape[1] - 1
+    lanes, chunks = lanes_of(P), carry.shape[1] - 1
     part, most = part_length(P, carry), most_nodes(P, carry)
     P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
     small = constant(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
@@ -290,8 +276,8 @@ def mend_factorise(P, L, carry):
             if replace(pivots, c + 1, lane, kept):
                 break
         fetch(pivots, chunks, lane, kept)
-    start = carry.shape[0] * lanes * part
-    size = n - start
+    where = left_over(P, carry)
+    start, size = where[0], where[5]
     gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])
     d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), (P, 2 * start, 0))
     scatter_runs(L_chunk, 2 * size - 1, L, 2 * start, 0, lanes, False)

@@ -27,7 +27,7 @@ from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "b4d5034a826425cf"
+BLOCKS_DIGEST = "d2c85d02e7828a0b"
 CHAIN_DIGEST = "2573625bf87de18c"
 LOGARITHM_DIGEST = "1b98628df3fd63ea"
 

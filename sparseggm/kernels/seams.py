@@ -8,6 +8,9 @@ from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, not_p
 
 VECTOR_DIGEST = "52d1493db7927905"
 
+CHUNK = 256
+"""Nodes of each part whose numbers are in cache at a time."""
+
 WARM_UP = 64
 """Nodes that a guess looks outward at a time."""
 
@@ -17,6 +20,26 @@ def part_length(L, carry):
     """Nodes of a part: whole lines of memory, so that results can be stored past the caches."""
     lanes = lanes_of(L)
     return ((L.shape[0] + 1) // 2 - 1) // (carry.shape[0] * lanes * lanes) * lanes
+
+
+@njit(**INNER)
+def most_nodes(L, carry):
+    """Of a chunk or of what is left over after the last part."""
+    return max(CHUNK, left_over(L, carry)[5])
+
+
+@njit(**INNER)
+def place(L, at, stride, size, ahead):
+    """`where` of `chunks`: `size` nodes from `at` on of each part."""
+    entries = min(2 * size, L.shape[0] - 2 * at)
+    return at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead
+
+
+@njit(**INNER)
+def left_over(L, carry):
+    """`place` of the nodes after the last part, the same in every lane."""
+    start = carry.shape[0] * lanes_of(L) * part_length(L, carry)
+    return place(L, start, 0, (L.shape[0] + 1) // 2 - start, 0)
 
 
 @njit(**INNER)

@@ -27,8 +27,8 @@ from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ADDRESSES_DIGEST = "be3246bf1edbe5e9"
 ENERGY_DIGEST = "0834b7cbac372c05"
-INVERSE_DIGEST = "4497940b4d5792ba"
-PRODUCTS_DIGEST = "91b4f9a8cbe8c882"
+INVERSE_DIGEST = "10cdd65ad3386863"
+PRODUCTS_DIGEST = "260f187ede17d2be"
 
 
 # ---------------------------------------------------------------------- forward
