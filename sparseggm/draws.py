@@ -35,7 +35,7 @@ def draw_and_log_prob(
     full = checks.broadcast(verb, noise=noise.shape[:-1], gaussians=own)
     own = own if full[len(full) - len(own) :] == own else full
     z, log_prob = memory.new((*full, n), noise.dtype), np.empty(full, noise.dtype)
-    if log_prob.size < threads.LANES // 4 or long_chain.is_long(pattern, log_prob.size):
+    if long_chain.is_long(pattern, log_prob.size):
         z[...], log_prob[...] = _by_verbs(pattern, order, loc, factor, peak, noise)
         return z, log_prob
     nodes = np.arange(n) if order is None else order
@@ -63,7 +63,7 @@ def draw_and_log_prob(
 def _by_verbs(
     pattern: Pattern, order: IntArray | None, loc: FloatArray, factor: FloatArray, peak: FloatArray, noise: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The same for few rows, which have no lanes to share, or have them in parts of a long chain."""
+    """The same for long chains, whose own parts go in lanes."""
     for name, vector in (("loc", loc), ("noise", noise)):
         checks.require_finite("draw_and_log_prob", name, None, vector)  # by the caller's node
     x = linalg.solve_t(pattern, factor, noise if order is None else noise.take(order, axis=-1))

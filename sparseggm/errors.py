@@ -26,16 +26,16 @@ class NonFiniteError(ValueError):
 
 
 class NonPositiveError(ValueError):
-    """The diagonal of a factor, which must be positive, is not."""
+    """A number that must be positive, as the diagonal of a factor, is not."""
 
 
 class NotPositiveDefiniteError(np.linalg.LinAlgError):
-    """A Cholesky pivot was not positive.
+    """A Cholesky pivot was not positive, or no larger than its own rounding error.
 
     Attributes:
         batch_index: of the first failing matrix; () without batch axes.
         column: of the failing pivot, in the numbering of the pattern (elimination order).
-        pivot: its value; NaN or ≤ 0.
+        pivot: its value; NaN or ≤ 0, or positive where P is singular to working precision.
     """
 
     def __init__(self, message: str, *, batch_index: tuple[int, ...], column: int, pivot: float) -> None:

@@ -168,10 +168,11 @@ def named_by_node(
 ) -> NotPositiveDefiniteError:
     """The same failure in the caller's words: node, place on a grid, and what Gershgorin's theorem says of it."""
     node = int(topology.order[failure.column])
+    found = "singular to working precision" if failure.pivot > 0 else "not positive definite"
     with np.errstate(over="ignore"):
         slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
     return NotPositiveDefiniteError(
-        f"GaussianGraphicalModel.from_precision: not positive definite: pivot {failure.pivot:.3g} at "
+        f"GaussianGraphicalModel.from_precision: {found}: pivot {failure.pivot:.3g} at "
         f"{topology.describe(node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "
         "Raise the diagonal, or use parametrize.dominant, which guarantees P ≻ 0.",
         batch_index=failure.batch_index,

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseggm.errors import PatternError, ShapeError
-from sparseggm.namespace import Array, namespace, segment_sum, take
+from sparseggm import checks
+from sparseggm.errors import NonPositiveError, PatternError, ShapeError
+from sparseggm.namespace import Array, known_to_fail, namespace, segment_sum, take
 from sparseggm.pattern import Pattern
 
 
@@ -23,6 +24,9 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
         pattern: of P.
         precision: (..., nnz) values of P.
         weights: (..., n) positive x; None: all one. D⁻¹ gives D M D the slack D_ii² slack_i(M).
+    Raises:
+        NonPositiveError: a weight is not positive and finite. Where the values of a tensor cannot be read, as under
+            torch.compile, the radius is infinite there instead, which proves nothing.
     Cost: O(nnz). Error: a radius of k terms has relative error ≤ γ_k, γ_{k+2} with weights.
     Reference: `reference.linalg.discs`.
     """
@@ -34,8 +38,8 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
         raise ShapeError(
             f"gershgorin: precision must end in {pattern.nnz}, the nnz of the pattern, got {tuple(precision.shape)}."
         )
-    if weights is not None and weights.shape[-1:] != (pattern.n,):
-        raise ShapeError(f"gershgorin: weights must end in {pattern.n}, the nodes, got {tuple(weights.shape)}.")
+    if weights is not None:
+        _require_valid_weights(pattern, weights)
     off_diagonal = np.flatnonzero(pattern.rows != pattern.cols)
     magnitudes = namespace(precision).abs(take(precision, off_diagonal))
     i, j = pattern.rows[off_diagonal], pattern.cols[off_diagonal]
@@ -44,7 +48,22 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
     else:
         terms = [magnitudes * take(weights, j), magnitudes * take(weights, i)]
     radii = segment_sum(namespace(precision).concatenate(terms, -1), np.concatenate([i, j]), pattern.n)
-    return take(precision, pattern.diagonal), radii if weights is None else radii / weights
+    if weights is not None:
+        xp = namespace(radii)
+        radii = xp.where(weights > 0, radii / weights, xp.full_like(radii, np.inf))
+    return take(precision, pattern.diagonal), radii
+
+
+def _require_valid_weights(pattern: Pattern, weights: Array) -> None:
+    if weights.shape[-1:] != (pattern.n,):
+        raise ShapeError(f"gershgorin: weights must end in {pattern.n}, the nodes, got {tuple(weights.shape)}.")
+    valid = (weights > 0) & (weights < np.inf)
+    if known_to_fail(valid):
+        *batch_index, column = (int(axis) for axis in np.argwhere(~np.asarray(valid))[0])
+        raise NonPositiveError(
+            f"gershgorin: weights must be positive and finite, got {float(weights[(*batch_index, column)]):.3g} at "
+            f"column {column} of {pattern.n}{checks.in_batch(tuple(batch_index))}."
+        )
 
 
 def slack(pattern: Pattern, precision: Array, weights: Array | None = None) -> Array:

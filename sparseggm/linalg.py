@@ -26,6 +26,7 @@ from sparseggm.checks import Shape
 from sparseggm.errors import DTypeError, NotPositiveDefiniteError, ShapeError
 from sparseggm.kernels import cholesky as cholesky_kernels
 from sparseggm.kernels import inverse, products
+from sparseggm.kernels.chain import SMALL_PIVOT
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 _SEGMENT = 1 << 16
@@ -185,16 +186,17 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
     Returns:
         (..., nnz of F) values of L on F = `pattern.filled()`.
     Raises:
-        NotPositiveDefiniteError: a pivot is not positive, or elimination overflowed; it carries batch index,
-            column and pivot.
+        NotPositiveDefiniteError: a pivot is not positive, or elimination overflowed, or rounding alone could have made
+            the pivot: L_kk² ≤ min(∛u P_kk, γ_{r+1} |w|ᵀ |L| |L|ᵀ |w|), w = L_kk L⁻ᵀ e_k, which a singular P does not
+            pass by luck. It carries batch index, column and pivot.
     Cost: Σ_j |F_j|² flops, memory nnz(F); left-looking [Davis 2006, §4.8].
     Error: L Lᵀ = P + ΔP with |ΔP| ≤ γ_{r+1} |L| |Lᵀ| + 2 r √tiny √(P_ii P_jj), r the longest row of F: the first term
         is [Higham 2002, Thm 10.3], the second that of entries below √tiny √P_ii, which are set to zero. Of one long
         chain 2u L_jj² more where parts meet.
     Reference: `reference.linalg.cholesky`.
     """
-    factor, columns, _ = _factorise("cholesky", pattern, precision)
-    if (columns >= 0).any():
+    factor, columns, status = _factorise("cholesky", pattern, precision)
+    if status:
         checks.require_finite("cholesky", "precision", pattern, precision)
         filled = pattern.filled()
         _raise_not_positive_definite(filled, factor.reshape(-1, filled.nnz), columns, precision.shape[:-1])
@@ -217,7 +219,8 @@ def _factorise(
 ) -> tuple[FloatArray, IntArray, int]:
     """L (..., nnz of F), for each matrix of the flattened batch the column of its failing pivot, or −1, and a status.
 
-    Where there are `sums`, log det P goes there, and neither L nor columns are given.
+    Where there are `sums`, log det P goes there, and neither L nor columns are given; a nonzero status then says that
+    a matrix may have failed, or that they are too few.
     """
     checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
@@ -225,15 +228,20 @@ def _factorise(
     factor = memory.new((*batch_shape, 0 if sums.size else filled.nnz), precision.dtype)
     columns = np.empty(count, np.int64)
     rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, factor.shape[-1]), columns)
-    if long_chain.is_long(pattern, count) and not any(
-        long_chain.cholesky(P, L) for P, L in zip(*rows[:2], strict=True)
-    ):
-        columns[:] = -1
-        return factor, columns, 0
     by_rows = (*filled.row_structure, filled.column_groups)
-    structure = (pattern.is_chain, filled.indptr, filled.rows, by_rows, pattern.positions_in_fill)
-    work = squared_columns(filled)
-    status = threads.run(cholesky_kernels.cholesky, work, *structure, *rows, sums, batch=count)
+    status = 1
+    if long_chain.is_long(pattern, count):
+        statuses = [long_chain.cholesky(P, L) for P, L in zip(*rows[:2], strict=True)]
+        columns[:] = [SMALL_PIVOT if status else -1 for status in statuses]
+        status = 1 if 1 in statuses else max(statuses, default=0)
+    if status == 1:  # in strips a failure has no column
+        structure = (pattern.is_chain, filled.indptr, filled.rows, by_rows, pattern.positions_in_fill)
+        work = squared_columns(filled)
+        status = threads.run(cholesky_kernels.cholesky, work, *structure, *rows, sums, batch=count)
+    if status and not sums.size:
+        judged = filled.indptr, filled.rows, by_rows, *rows[1:]
+        threads.run(cholesky_kernels.singular_columns, 2 * filled.nnz, *judged, batch=count)
+        status = int((columns >= 0).any())
     return factor, columns, status
 
 
@@ -243,9 +251,9 @@ def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any
     column = int(columns[row])
     batch_index = tuple(int(axis) for axis in np.unravel_index(row, batch_shape)) if batch_shape else ()
     pivot = float(rows[row, filled.indptr[column]])
+    failure = "not positive definite" if not pivot > 0 else "singular to working precision"
     raise NotPositiveDefiniteError(
-        f"cholesky: not positive definite: pivot {pivot:.3g} at column {column} of {filled.n}"
-        f"{checks.in_batch(batch_index)}.",
+        f"cholesky: {failure}: pivot {pivot:.3g} at column {column} of {filled.n}{checks.in_batch(batch_index)}.",
         batch_index=batch_index,
         column=column,
         pivot=pivot,
@@ -320,7 +328,11 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
     else:
         done = sums.size >= threads.LANES and not _factorise("precision_logdet", pattern, precision, sums)[2]
     if not done:
-        return logdet(pattern.filled(), cholesky(pattern, precision))
+        filled, factor = pattern.filled(), cholesky(pattern, precision)
+        rows = checks.as_rows(factor, precision.shape[:-1])
+        threads.run(
+            cholesky_kernels.log_determinants_of_factors, 20 * filled.n, filled.indptr, rows, sums, batch=sums.size
+        )
     return sums.reshape(precision.shape[:-1]).astype(precision.dtype)
 
 

@@ -30,14 +30,14 @@ def is_long(pattern: Pattern, batch: int) -> bool:
 
 
 def cholesky(P: FloatArray, L: FloatArray) -> int:
-    """Overwrite L with the factor of P. Nonzero status: a pivot fails, but not which."""
+    """Overwrite L with the factor of P. Status 1: a pivot fails, but not which; 2: a pivot is small."""
     carry = _carry(P, 1)
     status = threads.run(kernels.factorise_strips, _work(P, carry), P, L, carry, batch=len(carry))
-    return status or int(kernels.mend_factorise(P, L, carry))
+    return status if status == 1 else int(kernels.mend_factorise(P, L, carry)) or status
 
 
 def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArray) -> tuple[int, float]:
-    """x = P⁻¹ b, unless b is empty, and log det P. Nonzero status: a pivot fails, or something is not finite."""
+    """x = P⁻¹ b, unless b is empty, and log det P. Nonzero status: a pivot fails or is small, or all is not finite."""
     carry, lanes = _carry(P, 2), REGISTER_BYTES // P.itemsize
     chunks, work = carry.shape[1] // 2 - 1, _work(P, carry)
     sums, rest = np.empty((len(carry), chunks * lanes)), np.empty(lanes)

@@ -29,6 +29,17 @@ def mask(array: Array, condition: Any) -> Array:
     return condition if _is_numpy(array) else namespace(array).as_tensor(condition, device=array.device)
 
 
+def known_to_fail(condition: Array) -> bool:
+    """Whether booleans are known not to hold everywhere; under a transform or a trace those of a tensor are unknown."""
+    if not _is_numpy(condition):
+        torch = namespace(condition)
+        if torch.compiler.is_compiling() or type(condition) is not torch.Tensor or condition.device.type == "meta":
+            return False
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return False
+    return not condition.all()
+
+
 def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
     """(..., count): the sum of the terms (..., m) of each segment, `segments` (m,) naming theirs."""
     if _is_numpy(terms):

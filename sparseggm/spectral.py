@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from sparseggm import checks, gershgorin, linalg
-from sparseggm.errors import DTypeError, NonFiniteError, ShapeError
-from sparseggm.namespace import Array, in_float64, namespace, take
+from sparseggm.errors import DTypeError, NonFiniteError, PatternError, ShapeError
+from sparseggm.namespace import Array, in_float64, known_to_fail, namespace, take
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 DENSE_NODES = 64
@@ -47,6 +47,7 @@ def largest_eigenvalue(pattern: Pattern, values: Array) -> Array:
         eigenvector; of a multiple eigenvalue a subgradient. Beyond `DENSE_NODES` nodes only once.
     Raises:
         NonFiniteError: NaN or infinity in `values`.
+        PatternError: a diagonal entry is not zero, where values can be read.
     Cost: up to `DENSE_NODES` nodes O(n³); beyond, 3 to 10 factorisations and 10 to 30 solves on `pattern.filled()`.
     Error: up to `DENSE_NODES` nodes n² u ‖R‖ [Golub & Van Loan 2013, §8.3]; beyond, ROOM in the worst case, and
         r² / gap for the residual r = 1e-12 ρ where the next eigenvalue is further off than √(1e-12) ρ.
@@ -56,6 +57,18 @@ def largest_eigenvalue(pattern: Pattern, values: Array) -> Array:
             f"largest_eigenvalue: values must end in {pattern.nnz}, the nnz of the pattern, got {tuple(values.shape)}."
         )
     return rules(values, pattern)
+
+
+def require_zero_diagonal(function: str, pattern: Pattern, values: Array) -> None:
+    """The bracket begins at zero: with a diagonal all eigenvalues could be below."""
+    diagonal = take(values, pattern.diagonal)
+    is_zero = diagonal == 0
+    if known_to_fail(is_zero):
+        *batch_index, column = (int(axis) for axis in np.argwhere(~np.asarray(is_zero))[0])
+        raise PatternError(
+            f"{function}: values must be zero on the diagonal, got {float(diagonal[(*batch_index, column)]):.3g} at "
+            f"column {column} of {pattern.n}{checks.in_batch(tuple(batch_index))}."
+        )
 
 
 @singledispatch
@@ -71,6 +84,7 @@ def rules(values: Any, pattern: Pattern) -> Any:
 def _of_array(values: FloatArray, pattern: Pattern) -> FloatArray:
     checks.check("largest_eigenvalue", pattern, packed={"values": values})
     checks.require_finite("largest_eigenvalue", "values", pattern, values)
+    require_zero_diagonal("largest_eigenvalue", pattern, values)
     if pattern.n <= DENSE_NODES:
         return np.asarray(by_dense_matrix(pattern, values))
     return leading_eigenpair(pattern, values)[0]
@@ -105,6 +119,7 @@ def leading_eigenpair(pattern: Pattern, values: FloatArray) -> tuple[FloatArray,
     """
     checks.check("leading_eigenpair", pattern, packed={"values": values})
     checks.require_finite("leading_eigenpair", "values", pattern, values)
+    require_zero_diagonal("leading_eigenpair", pattern, values)
     batch_shape = values.shape[:-1]
     rows = values.reshape(math.prod(batch_shape), pattern.nnz).astype(np.float64)
     size = gershgorin.bounds(pattern, rows)[1]  # ≥ λ_max; of order one from here on

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 
 import reference.linalg
-from sparseggm import Chain, Pattern, ShapeError, gershgorin
+from sparseggm import Chain, NonPositiveError, Pattern, ShapeError, gershgorin
 from tests import numerics
 from tests.ledger import check
 from tests.strategies import PRECISIONS, Problem, precision_problems
@@ -70,6 +71,27 @@ def test_weights_x_give_the_discs_of_the_similar_matrix_with_entries_p_ij_x_j_ov
         problem.dtype
     )
     check("gershgorin.discs, weights", problem.family, problem.dtype, radii - exact_radii, bound)
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.0, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["discs", "slack", "bounds", "condition_bound"])
+@pytest.mark.parametrize("convert", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_weights_that_are_not_positive_prove_nothing(convert, name, bad: float) -> None:
+    """[[1, 2], [2, 1]] is indefinite, and weights (1, −1) would give it the slack 3."""
+    precision, weights = convert([1.0, 2.0, 1.0]), convert([[1.0, 1.0], [1.0, bad]])
+    message = (
+        rf"^gershgorin: weights must be positive and finite, got {bad:.3g} at column 1 of 2, batch element \(1,\)\.$"
+    )
+    with pytest.raises(NonPositiveError, match=message):
+        getattr(gershgorin, name)(Chain(2).precision_pattern, precision, weights)
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.0, torch.nan])
+def test_where_weights_cannot_be_read_bad_ones_prove_nothing(bad: float) -> None:
+    pattern, precision = Chain(2).precision_pattern, torch.tensor([3.0, 1.0, 3.0])
+    slacks = torch.func.vmap(lambda x: gershgorin.slack(pattern, precision, x))(torch.tensor([[1.0, 1.0], [1.0, bad]]))
+    assert slacks[0].tolist() == [2.0, 2.0]
+    assert not slacks[1, 1] > 0
 
 
 @given(problem=precision_problems(kinds=PRECISIONS))

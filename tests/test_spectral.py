@@ -6,10 +6,24 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sparseggm import Chain, DTypeError, Grid, NonFiniteError, Pattern, ShapeError, Star, Torus, linalg, spectral
+import sparseggm.torch  # noqa: F401  adds the rule for tensors
+from sparseggm import (
+    Chain,
+    DTypeError,
+    Grid,
+    NonFiniteError,
+    Pattern,
+    PatternError,
+    ShapeError,
+    Star,
+    Torus,
+    linalg,
+    spectral,
+)
 from tests import numerics
 from tests.strategies import named_patterns
 
@@ -107,6 +121,12 @@ def test_what_it_refuses() -> None:
         NonFiniteError, match=r"^largest_eigenvalue: values must be finite, got inf at entry \(1, 0\)\.$"
     ):
         spectral.largest_eigenvalue(pattern, np.array([0, np.inf, 0, 0, 0]))
+    for n, convert in ((3, np.asarray), (100, np.asarray), (3, torch.tensor), (100, torch.tensor)):
+        values = np.full((2, 2 * n - 1), 0.1)
+        values[..., ::2] = 0.0
+        values[1, 2] = -1.0
+        with pytest.raises(PatternError, match=r"zero on the diagonal, got -1 at column 1 of .*, batch element \(1,\)"):
+            spectral.largest_eigenvalue(Chain(n).precision_pattern, convert(values))
     with pytest.raises(NonFiniteError, match=r"^leading_eigenpair: the values are finite but their sums overflow"):
         spectral.leading_eigenpair(pattern, np.array([0, 1.5e308, 0, 1.5e308, 0]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import threading
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 
 from sparseggm import Chain, ExtendedGrid, Grid, NonFiniteError, get_num_threads, linalg, set_num_threads, threads
+from sparseggm.draws import draw_and_log_prob
 from tests import stress_threads
+from tests.numerics import Array
+from tests.strategies import precision_values
 from tests.verbs import VERBS, Verb, arguments
 
 TOPOLOGIES = {"Chain": Chain(60), "ExtendedGrid": ExtendedGrid(5, 6), "Grid": Grid(5, 6)}
@@ -105,6 +109,29 @@ def test_changing_the_number_of_threads_during_calls_is_harmless() -> None:
             set_num_threads(count)
         for call in calls:
             np.testing.assert_array_equal(call.result(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("topology", [Grid(5, 5), Chain(40)], ids=str)
+def test_bits_depend_neither_on_threads_nor_on_the_batch_around(topology, dtype: str) -> None:
+    """Of verbs that go another way where rows are few: a thread's part of one row is few, that of sixteen is not."""
+    rng, count = np.random.default_rng(0), 40
+    precision = precision_values(rng, topology.precision_pattern, (count,), "dominant", dtype)
+    pattern = topology.precision_pattern.filled()
+    factor = linalg.cholesky(topology.precision_pattern, precision)
+    loc, noise = rng.standard_normal((2, count, topology.n)).astype(dtype)
+    peak = linalg.logdet(pattern, factor, dtype="float64")
+
+    def results(rows: slice) -> tuple[Array, ...]:
+        log_det = linalg.precision_logdet(topology.precision_pattern, precision[rows])
+        return log_det, *draw_and_log_prob(pattern, None, loc[rows], factor[rows], peak[rows], noise[rows])
+
+    set_num_threads(1)
+    expected = results(slice(None))
+    for threads_used, size in itertools.product((1, 7, 16), (1, 2, 3, 4, 15, 16, 17, 40)):
+        set_num_threads(threads_used)
+        for some, all_rows in zip(results(slice(0, size)), expected, strict=True):
+            np.testing.assert_array_equal(some, all_rows[:size])
 
 
 def _child(verb_name: str, name: str, connection: Any) -> None:

@@ -17,6 +17,15 @@ from sparseggm.kernels.vector import constant, flushed, load, not_finite, not_po
 
 TILES_DIGEST = "f9d8456bdad5e1be"
 
+SMALL_PIVOT = -2
+"""Of a factorisation that succeeded: some pivot d_k ≤ ∛u P_kk has lost a third of its digits, or more."""
+
+
+@njit(**INNER)
+def small_share(like):
+    """∛u, so that a pivot is small, and suspected of being made by rounding, from ∛u P_kk on."""
+    return (0.5 * np.finfo(like.dtype).eps) ** (1.0 / 3.0)
+
 
 @njit(**INNER)
 def solve_backward(L, y, end, y_j, coming):
@@ -128,37 +137,44 @@ def variances_adjoint(L, v, v_bar, L_bar):
 
 @njit(**INNER)
 def factorise(P, L, negligible):
-    """L with P = L Lᵀ, couplings below negligible √P_ii set to zero; the first column that fails, or −1."""
+    """L with P = L Lᵀ, couplings below negligible √P_ii set to zero.
+
+    Returns the first column that fails, `SMALL_PIVOT`, or −1.
+    """
     last = (P.shape[0] - 1) // 2
-    d, failed = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), (L.reshape(L.size), 0, 0))
+    coming = L.reshape(L.size), 0, 0
+    d, failed, least = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), constant(L, 1.0), coming)
     if failed >= 0:
         return failed
     if not_positive(d):
         store(L, 2 * last, d)
         return last
     store(L, 2 * last, square_root(d))
-    return -1
+    return SMALL_PIVOT if not_positive(least) else -1
 
 
 @njit(**INNER)
-def factorise_nodes(P, L, negligible, d, coming):
+def factorise_nodes(P, L, negligible, d, least, coming):
     """Nodes 0 … L.shape[0] / 2 − 1, each coupled to the next, from the pivot d of the first.
 
-    Returns the pivot of the node after them and −1, or a pivot that is not positive and its node. `coming` is the
-    source of the next P.
+    Returns the pivot of the node after them and −1, or a pivot that is not positive and its node; and the least of
+    `least` and d_{j+1} − ∛u P_{j+1,j+1}, which is positive where no pivot is small. `coming` is the source of the
+    next P.
     """
+    small = constant(P, small_share(P))
     for j in range(L.shape[0] // 2):
         announce(P, coming, 2 * j)
         announce(P, coming, 2 * j + 1)
         if not_positive(d):
             store(L, 2 * j, d)
-            return d, j
+            return d, j, least
         a, next_d = square_root(d), load(P, 2 * j + 2)
         b = flushed(load(P, 2 * j + 1) / a, negligible * square_root(next_d))
         store(L, 2 * j, a)
         store(L, 2 * j + 1, b)
         d = next_d - b * b
-    return d, -1
+        least = smaller(d - small * next_d, least)
+    return d, -1, least
 
 
 @njit(**INNER)
@@ -166,16 +182,19 @@ def eliminate(P, w, end, pull, carried, coming):
     """D and L of P = L D Lᵀ in place of P, w = D⁻¹ L⁻¹ b in place of b, at nodes 0 … end − 1, each coupled to the next.
 
     What enters a node: `pull` = l_{j−1} P_{j,j−1}, `carried` = l_{j−1} y_{j−1}. Returns both for node `end`, and the
-    number of lanes with a pivot that is not positive, normal and finite. `coming` are the sources of the next P and b.
+    number of lanes with a pivot that is not finite, or not above ∛u P_jj by a normal number. `coming` are the sources
+    of the next P and b.
     """
+    small = constant(P, small_share(P))
     one, zero = constant(P, 1.0), constant(P, 0.0)
     least, taint = one, zero
     for j in range(end):
         announce(P, coming[0], 2 * j)
         announce(P, coming[0], 2 * j + 1)
         announce(w, coming[1], j)
-        d, coupling, y_j = load(P, 2 * j) - pull, load(P, 2 * j + 1), load(w, j) - carried
-        least, taint = smaller(d, least), taint + zero * d
+        P_jj, coupling, y_j = load(P, 2 * j), load(P, 2 * j + 1), load(w, j) - carried
+        d = P_jj - pull
+        least, taint = smaller(d - small * P_jj, least), taint + zero * d
         inverse = one / d
         ratio = coupling * inverse
         store(P, 2 * j, d)

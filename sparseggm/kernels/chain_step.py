@@ -15,7 +15,7 @@ from sparseggm.kernels.chunks import backward_blocks, backward_chunk, forward_bl
 from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ADDRESSES_DIGEST = "be3246bf1edbe5e9"
-CHUNKS_DIGEST = "4506e4ca6f65abdc"
+CHUNKS_DIGEST = "c9cbf7857053d12a"
 
 
 @njit(**KERNEL)

@@ -13,21 +13,32 @@ from numba import njit
 
 from sparseggm.kernels import INLINED, INNER, KERNEL
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
-from sparseggm.kernels.chain import factorise
+from sparseggm.kernels.chain import SMALL_PIVOT, factorise, small_share
 from sparseggm.kernels.energy import log_determinants, new_scratch
-from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
+from sparseggm.kernels.vector import (
+    constant,
+    flushed,
+    lanes_of,
+    load,
+    not_finite,
+    not_positive,
+    smaller,
+    square_root,
+    store,
+)
 
-CHAIN_DIGEST = "2573625bf87de18c"
+CHAIN_DIGEST = "aa8bb2f6ba96b8f5"
 ENERGY_DIGEST = "0834b7cbac372c05"
 BLOCKS_DIGEST = "d2c85d02e7828a0b"
 
 
 @njit(**KERNEL)
 def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, sums, first, last):
-    """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed.
+    """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed, or may have.
 
-    columns[r] becomes the failing column of row r, or −1; factor[r] at its diagonal is then the pivot. Where there are
-    `sums`, they become log det P, and L is not stored; a block that fails, or rows too few for one, are left then.
+    columns[r] becomes the failing column of row r, where factor[r] then has the pivot on its diagonal; `SMALL_PIVOT`,
+    which `singular_columns` judges; or −1. Where there are `sums`, they become log det P, and L is not stored;
+    a block that fails or has a small pivot, or rows too few for one, are left then.
     An entry |L_ij| < √tiny √P_ii is set to zero: fill that decays so far would soon be subnormal, and slow.
     """
     lanes, status = lanes_of(precision), 0
@@ -36,12 +47,12 @@ def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns
     scratch, of_block = new_scratch(P), np.empty(lanes)
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
-        singly = few
+        failed = 0
         if not few:
             gather(precision, start, stop, P)
-            singly = _factorise(is_chain, indptr, rows, by_rows, places, P, L) >= 0  # which one?
+            failed = _factorise(is_chain, indptr, rows, by_rows, places, P, L)
         if sums.shape[0]:
-            if singly:
+            if failed != -1:
                 return 1
             log_determinants(indptr, L, indptr.shape[0] - 1, scratch, of_block)
             sums[start:stop] = of_block[: stop - start]
@@ -49,17 +60,86 @@ def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns
         if not few:
             scatter(L, factor, start, stop)
         for r in range(start, stop):
-            columns[r] = -1
-            if singly:
+            if failed >= 0:  # which one?
                 columns[r] = _factorise(is_chain, indptr, rows, by_rows, places, precision[r], factor[r])
-                status |= columns[r] >= 0
+            else:
+                columns[r] = failed
+            status |= columns[r] != -1
     return status
+
+
+@njit(**KERNEL)
+def singular_columns(indptr, rows, by_rows, factor, columns, first, last):
+    """Of each row whose `columns` says `SMALL_PIVOT`, the first column whose pivot rounding could have made, or −1.
+
+    The pivot is left on the diagonal of such a column. The computed L is exact for P + ΔP, |ΔP| ≤ γ_{r+1} |L| |L|ᵀ, r
+    the longest row of L [Higham 2002, Thm 10.3]. So the pivot is L_kk² = wᵀ (P + ΔP) w for w = L_kk L⁻ᵀ e_k, and its
+    rounding error wᵀ ΔP w is at most γ_{r+1} L_kk² f_k², f_k the 2-norm of row k of |L⁻¹| |L|, which does not change
+    when P is scaled. The triangle inequality bounds f_k by the f_j of row k; only where that bound does not suffice is
+    f_k computed.
+    """
+    row_indptr, row_cols, row_positions, _ = by_rows
+    n, unit, longest = indptr.shape[0] - 1, 0.5 * np.finfo(factor.dtype).eps, 1
+    for k in range(n):
+        longest = max(longest, row_indptr[k + 1] - row_indptr[k] + 1)
+    gamma, small = (longest + 1) * unit / (1.0 - (longest + 1) * unit), small_share(factor)
+    f, scratch = np.empty(n), np.empty(n)
+    for r in range(first, last):
+        L = factor[r]
+        for k in range(n if columns[r] == SMALL_PIVOT else 0):
+            L_kk, square, pull = np.float64(L[indptr[k]]), np.float64(L[indptr[k]]) ** 2, 0.0
+            for t in range(row_indptr[k], row_indptr[k + 1]):
+                L_kj = abs(np.float64(L[row_positions[t]]))
+                square += L_kj * L_kj
+                pull += L_kj * f[row_cols[t]]
+            f[k] = (math.sqrt(square) + pull) / L_kk
+            if L_kk * L_kk <= small * square and not gamma * f[k] * f[k] < 1.0:
+                f[k] = _row_condition(indptr, rows, L, k, scratch)
+                if gamma * f[k] * f[k] >= 1.0:
+                    columns[r], L[indptr[k]] = k, L_kk * L_kk
+                    break
+        columns[r] = max(columns[r], -1)
+    return 0
+
+
+@njit(**INNER)
+def _row_condition(indptr, rows, L, k, v):
+    """The 2-norm of row k of |L⁻¹| |L|, which is |L|ᵀ |v| for v = L⁻ᵀ e_k."""
+    v[k] = 1.0 / np.float64(L[indptr[k]])
+    total = 1.0
+    for j in range(k - 1, -1, -1):
+        pull, size = 0.0, 0.0
+        for p in range(indptr[j] + 1, indptr[j + 1]):
+            if rows[p] <= k:
+                pull += L[p] * v[rows[p]]
+                size += abs(L[p] * v[rows[p]])
+        v[j] = -pull / L[indptr[j]]
+        total += (size + abs(pull)) ** 2
+    return math.sqrt(total)
+
+
+@njit(**KERNEL)
+def log_determinants_of_factors(indptr, factor, sums, first, last):
+    """sums[r] = log det L Lᵀ by the operations, in their order, with which `cholesky` fills its `sums`."""
+    n, lanes = indptr.shape[0] - 1, lanes_of(factor)
+    diagonal, of_block = new_block(n, factor), np.empty(lanes)
+    scratch, own = new_scratch(diagonal), np.arange(n + 1).astype(indptr.dtype)
+    for start in range(first, last, lanes):
+        for lane in range(lanes):
+            r = min(start + lane, last - 1)
+            for j in range(n):
+                diagonal[j, lane] = factor[r, indptr[j]]
+        log_determinants(own, diagonal, n, scratch, of_block)
+        stop = min(start + lanes, last)
+        sums[start:stop] = of_block[: stop - start]
+    return 0
 
 
 @njit(**INNER)
 def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
-    """Overwrite L; the first column in which a pivot is not positive, where it stops, or −1."""
-    n = indptr.shape[0] - 1
+    """Overwrite L; the first column in which a pivot is not positive, where it stops; `SMALL_PIVOT`, or −1."""
+    n, least = indptr.shape[0] - 1, constant(L, 1.0)
+    small = constant(L, small_share(L))
     negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
     if is_chain:
         return factorise(P, L, negligible)
@@ -74,15 +154,17 @@ def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
         begin, end = indptr[k], indptr[k + 1]
         for q in range(begin, end):
             slot[rows[q]] = q
+        P_kk = load(L, begin)
         _subtract_columns(indptr, rows, by_rows, k, slot, L)
         pivot = load(L, begin)
         if not_positive(pivot):
             return k
+        least = smaller(pivot - small * P_kk, least)
         pivot = square_root(pivot)
         store(L, begin, pivot)
         for q in range(begin + 1, end):
             store(L, q, flushed(load(L, q) / pivot, load(threshold, rows[q])))
-    return -1
+    return SMALL_PIVOT if not_positive(least) else -1
 
 
 @njit(**INLINED)

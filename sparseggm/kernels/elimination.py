@@ -35,7 +35,7 @@ from sparseggm.kernels.seams import (
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-CHUNKS_DIGEST = "4506e4ca6f65abdc"
+CHUNKS_DIGEST = "c9cbf7857053d12a"
 SEAMS_DIGEST = "e0a73e5b1f1bb8b9"
 
 
@@ -43,7 +43,7 @@ SEAMS_DIGEST = "e0a73e5b1f1bb8b9"
 def eliminate_strips(indptr, P, b, carry, sums, first, last):
     """Forward along strips: `carry`, and sums[strip], twice log det P of each chunk and lane. b empty: zero.
 
-    Nonzero status: a pivot is not positive, or not normal.
+    Nonzero status: a pivot is small, see `chain.eliminate`, or not positive.
     """
     lanes, chunks = lanes_of(P), carry.shape[1] // 2 - 1
     part, bad = part_length(P, carry), 0

@@ -20,7 +20,7 @@ from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "2573625bf87de18c"
+CHAIN_DIGEST = "aa8bb2f6ba96b8f5"
 BLOCKS_DIGEST = "d2c85d02e7828a0b"
 
 (

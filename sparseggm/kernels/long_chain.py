@@ -56,7 +56,7 @@ from sparseggm.kernels.seams import (
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-CHUNKS_DIGEST = "4506e4ca6f65abdc"
+CHUNKS_DIGEST = "c9cbf7857053d12a"
 SEAMS_DIGEST = "e0a73e5b1f1bb8b9"
 
 # ---------------------------------------------------------------------- backward
@@ -233,42 +233,47 @@ def _guess_forward(task, L, seam, stride, blocks):
 
 @njit(**KERNEL)
 def factorise_strips(P, L, carry, first, last):
-    """L with P = L Lᵀ; carry[strip, c] are the pivots of the first nodes of chunk c. Nonzero status: a pivot fails."""
-    lanes, chunks = lanes_of(P), carry.shape[1] - 1
+    """L with P = L Lᵀ; carry[strip, c] are the pivots of the first nodes of chunk c.
+
+    Status 1: a pivot fails; 2: a pivot is small, see `chain.factorise_nodes`.
+    """
+    lanes, chunks, small_pivots = lanes_of(P), carry.shape[1] - 1, 0
     part, negligible = part_length(P, carry), math.sqrt(np.finfo(P.dtype).tiny)
     P_chunk, L_chunk = new_block(2 * CHUNK + 2, P), new_block(2 * CHUNK, P)
     small, past_caches = constant(P_chunk, negligible), begins_a_line(L)
     for strip in range(first, last):
         start = strip * lanes * part
-        d = _guess_pivot(P, start, part, P_chunk, L_chunk)
+        d, least = _guess_pivot(P, start, part, P_chunk, L_chunk), constant(P_chunk, 1.0)
         store(carry[strip], 0, d)
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
             gather_runs(P, 2 * at, 2 * part, lanes, P_chunk, 2 * size + 1)
             coming = P, 2 * (at + CHUNK), 2 * part
-            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, coming)
+            d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, least, coming)
             if failed >= 0:
                 return 1
             scatter_runs(L_chunk, 2 * size, L, 2 * at, 2 * part, lanes, past_caches)
             store(carry[strip], c + 1, d)
-    return 0
+        small_pivots += not_positive(least)
+    return 2 if small_pivots else 0
 
 
 @njit(**KERNEL)
 def mend_factorise(P, L, carry):
-    """The seams, then the left-over nodes. Nonzero status: a pivot fails."""
+    """The seams, then the left-over nodes. Status as `factorise_strips`."""
     lanes, chunks = lanes_of(P), carry.shape[1] - 1
     part, most = part_length(P, carry), most_nodes(P, carry)
     P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
     small = constant(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
-    kept = new_block(1, P)
+    kept, least = new_block(1, P), constant(P_chunk, 1.0)
     for p in range(carry.shape[0] * lanes):
         pivots, lane = carry[p // lanes], p % lanes
         again = p > 0 and differ(pivots, 0, lane, kept)
         for c in range(chunks if again else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
             gather_runs(P, 2 * at, 0, lanes, P_chunk, 2 * size + 1)
-            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), (P, 2 * (at + CHUNK), 0))
+            coming = P, 2 * (at + CHUNK), 0
+            d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), least, coming)
             if failed >= 0:
                 return 1
             scatter_runs(L_chunk, 2 * size, L, 2 * at, 0, lanes, False)
@@ -279,9 +284,12 @@ def mend_factorise(P, L, carry):
     where = left_over(P, carry)
     start, size = where[0], where[5]
     gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])
-    d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), (P, 2 * start, 0))
+    # The node that `gather_nodes` puts after the last is 1 and uncoupled: its pivot is not small.
+    d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), least, (P, 2 * start, 0))
     scatter_runs(L_chunk, 2 * size - 1, L, 2 * start, 0, lanes, False)
-    return failed >= 0
+    if failed >= 0:
+        return 1
+    return 2 if not_positive(least) else 0
 
 
 @njit(**INNER)
@@ -300,7 +308,7 @@ def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
             gather_nodes(P, seam - offset, stride, P_chunk[: 2 * size + 2])
             d = load(P_chunk, 0) if offset == reach else d
             coming = P, 2 * (seam - offset + CHUNK), 2 * stride
-            d, failed = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, coming)
+            d, failed, _ = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, d, coming)
             if failed >= 0:
                 return d
             for j in range(size):

@@ -27,8 +27,8 @@ from sparseggm.kernels.vector import constant, lanes_of, load, store
 
 ADDRESSES_DIGEST = "be3246bf1edbe5e9"
 ENERGY_DIGEST = "0834b7cbac372c05"
-INVERSE_DIGEST = "10cdd65ad3386863"
-PRODUCTS_DIGEST = "260f187ede17d2be"
+INVERSE_DIGEST = "c4b17b29c3cbce77"
+PRODUCTS_DIGEST = "53e1b24ba61219d6"
 
 
 # ---------------------------------------------------------------------- forward

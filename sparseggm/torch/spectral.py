@@ -20,6 +20,7 @@ def largest_eigenvalue(pattern: Pattern, values: Tensor) -> Tensor:
 
 @spectral.rules.register(Tensor)
 def _of_tensor(values: Tensor, pattern: Pattern) -> Tensor:
+    spectral.require_zero_diagonal("largest_eigenvalue", pattern, values)
     if pattern.n <= spectral.DENSE_NODES:
         return spectral.by_dense_matrix(pattern, values)  # type: ignore[no-any-return]
     key = key_of(pattern, "largest_eigenvalue", values)
