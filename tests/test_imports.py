@@ -30,6 +30,8 @@ LAYERS = (
     "threads",
     "memory",
     "checks",
+    "randomness",
+    "promotion",
     "long_chain",
     "linalg",
     "spectral",
