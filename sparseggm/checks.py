@@ -7,9 +7,12 @@ what: NaN in, a diagonal that is not positive, or a result beyond the dtype.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
 from sparseggm.pattern import FloatArray, IntArray, Pattern
@@ -18,6 +21,7 @@ Shape = tuple[int, ...]
 
 REMEDY = "Rescale, or use float64."
 
+_HONOURED = (np.memmap, np.matrix, np.ma.MaskedArray)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _identity = np.arange(1024)
 
@@ -33,6 +37,7 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
         for name, array in (arrays or {}).items():
             if not isinstance(array, np.ndarray):
                 raise DTypeError(f"{verb}: {name} must be a NumPy array, got {type(array).__name__}.")
+            plain(verb, name, array)
             if array.dtype not in _DTYPES:
                 raise DTypeError(
                     f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
@@ -45,6 +50,27 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
             dtypes.add(array.dtype)
     if len(dtypes) > 1:
         same_dtype(verb, **(packed or {}), **vectors)
+
+
+def plain(function: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers, on the same memory, as an array of NumPy's own class.
+
+    Raises:
+        DTypeError: a subclass whose meaning that would lose: masked entries, units, labels.
+    """
+    if type(array) is np.ndarray:
+        return array
+    if np.ma.is_masked(array):
+        raise DTypeError(
+            f"{function}: {name} must have a value in every place, got a masked array with masked entries. "
+            "Choose the rows without, or write .filled(np.nan) where NaN is allowed."
+        )
+    if not isinstance(array, _HONOURED):
+        raise DTypeError(
+            f"{function}: {name} must be a plain NumPy array, got {type(array).__name__}, whose meaning would be lost. "
+            "Convert it with numpy.asarray."
+        )
+    return np.asarray(array)
 
 
 def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
@@ -100,6 +126,7 @@ def frozen(array: Any) -> Any:
 
 def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
     """(batch, k), C-contiguous and read-only; a copy only where needed to broadcast or to make contiguous."""
+    array = np.asarray(array)  # a matrix or a memory map, see `plain`, would keep its class
     if array.shape[:-1] != batch_shape:
         array = np.broadcast_to(array, (*batch_shape, array.shape[-1]))
     if array.ndim != 2 or not array.flags.c_contiguous:
@@ -120,6 +147,18 @@ def owners(batch_shape: Shape, full: Shape) -> IntArray:
 
 
 # ---------------------------------------------------------------------- after a failure
+
+
+@contextmanager
+def speaking_as(function: str, *inner: str) -> Iterator[None]:
+    """Errors of the functions `inner`, which begin with their names, as those of the function that the user called."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        verb, _, rest = str(error).partition(": ")
+        if verb in inner:
+            error.args = (f"{function}: {rest}",)
+        raise
 
 
 def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], divides: bool = True) -> NoReturn:

@@ -29,6 +29,8 @@ LAYERS = (
     "threads",
     "memory",
     "checks",
+    "randomness",
+    "promotion",
     "gershgorin",
     "long_chain",
     "linalg",
