@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
+from sparseggm.errors import in_batch as in_batch  # the verbs say checks.in_batch
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 Shape = tuple[int, ...]
@@ -84,7 +85,7 @@ def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
     require_pattern(verb, on, "on")
     if not on.is_closed:
         raise PatternError(f"{verb}: `on` must be closed under elimination, {on!r} is not. Use on.filled().")
-    pattern.positions_in(on)  # raises where it lacks an entry
+    pattern.positions_in(on, verb)  # raises where it lacks an entry
     return on
 
 
@@ -172,8 +173,3 @@ def require_positive_diagonal(verb: str, pattern: Pattern, factor: FloatArray) -
             f"{verb}: the diagonal of factor must be positive, got {value:.3g} at column {column} of {pattern.n}"
             f"{in_batch(tuple(batch_index))}."
         )
-
-
-def in_batch(batch_index: Shape) -> str:
-    """The end of a message: which batch element, or nothing without batch axes."""
-    return f", batch element {batch_index}" if batch_index else ""

@@ -277,7 +277,10 @@ def from_scipy(matrix: Any, order: Iterable[int] | None = None) -> Graph:
     one_sided = np.setxor1d(below, above)
     if one_sided.size:
         low, high = divmod(int(one_sided[0]), n)
-        raise PatternError(f"from_scipy: entries ({high}, {low}) and ({low}, {high}) must both be stored, or neither.")
+        raise PatternError(
+            f"from_scipy: entries ({high}, {low}) and ({low}, {high}) must both be stored, or neither. "
+            "abs(matrix) + abs(matrix.T) stores both."
+        )
     return Graph(n, np.stack([below % n, below // n], axis=-1), order)
 
 

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm.errors import PatternError, ShapeError
+from sparseggm.exchange import lower_entries, symmetric_entries
 from sparseggm.kernels import symbolic
 
 FloatArray = npt.NDArray[Any]  # float32 or float64; `linalg` checks which
@@ -126,9 +127,12 @@ class Pattern:
         lower = scipy.sparse.coo_array(matrix)
         if lower.shape[0] != lower.shape[1]:
             raise ShapeError(f"Pattern.from_scipy: the matrix must be square, got shape {lower.shape}.")
-        if (lower.coords[0] < lower.coords[1]).any():
+        above = lower.coords[0] < lower.coords[1]
+        if above.any():
+            i, j = (int(axis[np.argmax(above)]) for axis in lower.coords)
             raise PatternError(
-                "Pattern.from_scipy: entries above the diagonal. Pass scipy.sparse.tril(matrix) for the triangle."
+                f"Pattern.from_scipy: the matrix must be lower triangular, got an entry at ({i}, {j}), above the "
+                "diagonal. Pass scipy.sparse.tril(matrix)."
             )
         pattern = Pattern.from_edges(lower.shape[0], np.stack(lower.coords, axis=-1))
         return pattern, pattern.values_of(matrix)
@@ -286,18 +290,18 @@ class Pattern:
         gather = np.argsort(codes)
         return _from_codes(self.n, codes[gather]), gather
 
-    def positions_in(self, other: Pattern) -> IntArray:
-        """(nnz,) where each entry stands in `other`.
+    def positions_in(self, other: Pattern, function: str = "Pattern.positions_in") -> IntArray:
+        """(nnz,) where each entry stands in `other`; `function` is who asks, for the message.
 
         Raises:
             PatternError: `other` lacks an entry.
         """
         if other.n != self.n:
-            raise PatternError(f"Pattern.positions_in: both patterns must have the same n, got {self.n} and {other.n}.")
+            raise PatternError(f"{function}: both patterns must have the same n, got {self.n} and {other.n}.")
         positions = other.positions_of(self.rows, self.cols)
         if (positions < 0).any():
             p = int(np.argmin(positions))
-            raise PatternError(f"Pattern.positions_in: entry ({self.rows[p]}, {self.cols[p]}) is not in {other!r}.")
+            raise PatternError(f"{function}: entry ({self.rows[p]}, {self.cols[p]}) is not in {other!r}.")
         return positions
 
     def positions_of(self, rows: IntArray | IndexArray, cols: IntArray | IndexArray) -> IntArray:
@@ -345,54 +349,16 @@ class Pattern:
     def values_of(self, matrix: Any, symmetric: bool = False) -> FloatArray:
         """Packed values (..., nnz) of a dense (..., n, n) or scipy.sparse matrix: inverse of `to_dense`, `to_scipy`.
 
+        With symmetric=True both triangles are read: see `exchange.symmetric_entries` for what counts as symmetric.
+
         Raises:
             PatternError: a nonzero (or NaN) off the pattern; with symmetric=False any above the diagonal, with
                 symmetric=True a mirrored pair that differs.
         """
-        if scipy.sparse.issparse(matrix):
-            return self._values_of_sparse(scipy.sparse.coo_array(matrix), symmetric)
         if matrix.shape[-2:] != (self.n, self.n):
             raise ShapeError(f"Pattern.values_of: the matrix must be (..., {self.n}, {self.n}), got {matrix.shape}.")
-        values = matrix[..., self.rows, self.cols]
-        mirrored = self.to_dense(values, symmetric)
-        same = (matrix == mirrored) | (np.isnan(matrix) & np.isnan(mirrored))
-        misfit = ~same.reshape(-1, self.n, self.n).all(axis=0)
-        if misfit.any():
-            i, j = np.argwhere(misfit)[0]
-            raise PatternError(self._misfit(i, j, symmetric))
-        return np.ascontiguousarray(values)
-
-    def _values_of_sparse(self, matrix: Any, symmetric: bool) -> FloatArray:
-        if matrix.shape != (self.n, self.n):
-            raise ShapeError(f"Pattern.values_of: the matrix must be ({self.n}, {self.n}), got {matrix.shape}.")
-        csc = matrix.tocsc()  # sums duplicates
-        coo = csc.tocoo()
-        i, j = (axis.astype(np.int64) for axis in coo.coords)
-        positions = self.positions_of(np.maximum(i, j), np.minimum(i, j))
-        on_pattern = positions >= 0
-        misfit = ~on_pattern & (coo.data != 0)
-        values = np.zeros(self.nnz, coo.data.dtype)
-        lower = on_pattern & (i >= j)
-        values[positions[lower]] = coo.data[lower]
-        if symmetric:
-            mirrored = np.zeros_like(values)
-            mirrored[self.diagonal] = values[self.diagonal]
-            upper = on_pattern & (i < j)
-            mirrored[positions[upper]] = coo.data[upper]
-            unequal = ~((values == mirrored) | (np.isnan(values) & np.isnan(mirrored)))
-            if unequal.any():
-                p = int(np.argmax(unequal))
-                raise PatternError(self._misfit(self.rows[p], self.cols[p], symmetric))
-        else:
-            misfit |= (i < j) & (coo.data != 0)
-        if misfit.any():
-            p = int(np.argmax(misfit))
-            raise PatternError(self._misfit(i[p], j[p], symmetric))
-        return values
-
-    def _misfit(self, i: int, j: int, symmetric: bool) -> str:
-        need = "equal its mirror image and be zero off" if symmetric else "be lower triangular and zero off"
-        return f"Pattern.values_of: the matrix must {need} {self!r}; entry ({i}, {j}) is not."
+        entries = symmetric_entries if symmetric else lower_entries
+        return entries("Pattern.values_of", self, matrix, self.rows.astype(np.int64), self.cols.astype(np.int64))
 
     def _check_values(self, function: str, values: FloatArray) -> None:
         if values.ndim == 0 or values.shape[-1] != self.nnz:

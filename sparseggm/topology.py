@@ -23,6 +23,7 @@ import scipy.sparse
 from sparseggm import drawing
 from sparseggm.edges import canonical_edges, frozen, lattice_edges, require_positive
 from sparseggm.errors import DTypeError, PatternError, ShapeError
+from sparseggm.exchange import symmetric_entries
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class Topology(ABC):
             precision: dense (..., n, n), scipy.sparse, or the pair (diagonal (..., n), couplings (..., m)) with one
                 coupling for each row of `edges`.
         Raises:
-            PatternError: an entry off the graph, or mirrored entries that differ.
+            PatternError: an entry off the graph, or mirrored entries that differ by more than rounding, of which the
+                packed value is the mean: see `exchange.symmetric_entries`.
             ShapeError: sizes that do not fit.
             DTypeError: not an array.
         """
@@ -128,10 +130,9 @@ class Topology(ABC):
             return self._pack_pair(*pair)
         if precision.shape[-2:] != (self.n, self.n):
             raise ShapeError(f"{self}.pack: the precision must be (..., {self.n}, {self.n}), got {precision.shape}.")
-        order = self.order
-        if scipy.sparse.issparse(precision):
-            return self.precision_pattern.values_of(precision.tocsc()[:, order].tocsr()[order, :], symmetric=True)
-        return self.precision_pattern.values_of(precision[..., order[:, None], order], symmetric=True)
+        pattern = self.precision_pattern
+        rows, cols = self.order[pattern.rows], self.order[pattern.cols]
+        return symmetric_entries(f"{self}.pack", self, precision, rows, cols)
 
     def _pack_pair(self, diagonal: FloatArray, couplings: FloatArray) -> FloatArray:
         m = len(self.edges)

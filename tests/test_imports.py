@@ -17,6 +17,7 @@ REFERENCE = sorted((ROOT / "reference").rglob("*.py"))
 
 LAYERS = (
     "errors",
+    "exchange",
     "kernels",
     "pattern",
     "colouring",
