@@ -13,7 +13,8 @@ has, in general, a Cholesky factor outside its factor pattern. See docs/architec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import scipy.sparse
 
 from sparseggm import drawing
-from sparseggm.edges import canonical_edges, frozen, lattice_edges, require_positive
+from sparseggm.edges import Order, canonical_edges, checked_order, frozen, lattice_edges, require_positive
 from sparseggm.errors import DTypeError, PatternError, ShapeError
 from sparseggm.exchange import symmetric_entries
 from sparseggm.pattern import FloatArray, IntArray, Pattern
@@ -207,14 +208,54 @@ class Diagonal(Topology):
         return drawing.rows(self.n)
 
 
-@dataclass(frozen=True)
-class Chain(Topology):
-    """Node i is joined to i + 1. No fill: P and L share the pattern. Every verb is O(n)."""
+@dataclass(frozen=True, init=False, repr=False)
+class Ordered(Topology):
+    """A topology that takes an order of elimination in place of its own: `order[k]` is the node to eliminate k-th."""
+
+    given_order: Order
+
+    @cached_property
+    def order(self) -> IntArray:
+        return frozen(self._own_order() if self.given_order is None else np.array(self.given_order, np.int64))
+
+    def _own_order(self) -> IntArray:
+        """(n,) the order where none was given: as numbered."""
+        return np.arange(self.n, dtype=np.int64)
+
+    def _take_order(self, order: Iterable[int] | None) -> None:
+        object.__setattr__(self, "given_order", checked_order(type(self).__name__, self.n, order))
+
+    def _take(self, order: Iterable[int] | None, **sizes: int) -> None:
+        """What `__init__` does on a frozen dataclass whose other fields are sizes."""
+        require_positive(type(self).__name__, **sizes)
+        for name, size in sizes.items():
+            object.__setattr__(self, name, int(size))
+        self._take_order(order)
+
+    def __repr__(self) -> str:
+        sizes = [f"{each.name}={getattr(self, each.name)}" for each in fields(self) if each.name != "given_order"]
+        return f"{type(self).__name__}({', '.join(sizes)}{self._order_in_words})"
+
+    @property
+    def _order_in_words(self) -> str:
+        """The end of a `repr`, where thousands of numbers would bury a message."""
+        return "" if self.given_order is None else ", order=…"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Chain(Ordered):
+    """Node i is joined to i + 1. No fill: P and L share the pattern. Every verb is O(n).
+
+    Args:
+        n: number of nodes.
+        order: `order[k]` is the node to eliminate k-th, instead of as numbered. Backwards, `range(n)[::-1]`, and
+            wherever an end of what is left goes first, there is no fill either; an order from the middle has some.
+    """
 
     n: int
 
-    def __post_init__(self) -> None:
-        require_positive("Chain", n=self.n)
+    def __init__(self, n: int, *, order: Iterable[int] | None = None) -> None:
+        self._take(order, n=n)
 
     @cached_property
     def edges(self) -> IntArray:
@@ -225,18 +266,19 @@ class Chain(Topology):
         return drawing.rows(self.n, snake=True)
 
 
-@dataclass(frozen=True)
-class Band(Topology):
+@dataclass(frozen=True, init=False, repr=False)
+class Band(Ordered):
     """Node i is joined to the `bandwidth` = w nodes before it and after it. No fill: P and L share the pattern.
 
-    Solves, log det and sampling are O(n w); factor, tr Σ and gradients through it O(n w²).
+    Solves, log det and sampling are O(n w); factor, tr Σ and gradients through it O(n w²). An `order` is as that of
+    `Chain`: backwards has no fill.
     """
 
     n: int
     bandwidth: int
 
-    def __post_init__(self) -> None:
-        require_positive("Band", n=self.n, bandwidth=self.bandwidth)
+    def __init__(self, n: int, bandwidth: int, *, order: Iterable[int] | None = None) -> None:
+        self._take(order, n=n, bandwidth=bandwidth)
 
     @cached_property
     def edges(self) -> IntArray:
@@ -249,19 +291,20 @@ class Band(Topology):
         return drawing.slanted(self.n, min(self.bandwidth, self.n))
 
 
-@dataclass(frozen=True)
-class BlockChain(Topology):
+@dataclass(frozen=True, init=False, repr=False)
+class BlockChain(Ordered):
     """`blocks` groups of `size` nodes; a group is joined inside and to the next. Node = block · size + position.
 
     L is block-lower-bidiagonal with dense blocks: no fill, P and L share the pattern. With b = `size`: solves,
-    log det and sampling are O(n b); tr Σ and gradients through it O(n b²).
+    log det and sampling are O(n b); tr Σ and gradients through it O(n b²). An `order` is as that of `Chain`: blocks
+    backwards have no fill, whatever the order inside each.
     """
 
     blocks: int
     size: int
 
-    def __post_init__(self) -> None:
-        require_positive("BlockChain", blocks=self.blocks, size=self.size)
+    def __init__(self, blocks: int, size: int, *, order: Iterable[int] | None = None) -> None:
+        self._take(order, blocks=blocks, size=size)
 
     @property
     def n(self) -> int:  # type: ignore[override]
