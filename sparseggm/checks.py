@@ -10,6 +10,7 @@ import math
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
 from sparseggm.errors import in_batch as in_batch  # the verbs say checks.in_batch
@@ -19,6 +20,7 @@ Shape = tuple[int, ...]
 
 REMEDY = "Rescale, or use float64."
 
+_HONOURED = (np.memmap, np.matrix, np.ma.MaskedArray)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _identity = np.arange(1024)
 
@@ -34,6 +36,7 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
         for name, array in (arrays or {}).items():
             if not isinstance(array, np.ndarray):
                 raise DTypeError(f"{verb}: {name} must be a NumPy array, got {type(array).__name__}.")
+            plain(verb, name, array)
             if array.dtype not in _DTYPES:
                 raise DTypeError(
                     f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
@@ -46,6 +49,27 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
             dtypes.add(array.dtype)
     if len(dtypes) > 1:
         same_dtype(verb, **(packed or {}), **vectors)
+
+
+def plain(function: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers, on the same memory, as an array of NumPy's own class.
+
+    Raises:
+        DTypeError: a subclass whose meaning that would lose: masked entries, units, whatever another library keeps there.
+    """
+    if type(array) is np.ndarray:
+        return array
+    if np.ma.is_masked(array):
+        raise DTypeError(
+            f"{function}: {name} must have a value in every place, got a masked array with masked entries. "
+            "Choose the rows without, or write .filled(np.nan) where NaN is allowed."
+        )
+    if not isinstance(array, _HONOURED):
+        raise DTypeError(
+            f"{function}: {name} must be a plain NumPy array, got {type(array).__name__}, whose meaning would be lost. "
+            "Convert it with numpy.asarray."
+        )
+    return np.asarray(array)
 
 
 def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
@@ -101,6 +125,7 @@ def frozen(array: Any) -> Any:
 
 def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
     """(batch, k), C-contiguous and read-only; a copy only where needed to broadcast or to make contiguous."""
+    array = np.asarray(array)  # a matrix or a memory map, see `plain`, would keep its class
     if array.shape[:-1] != batch_shape:
         array = np.broadcast_to(array, (*batch_shape, array.shape[-1]))
     if array.ndim != 2 or not array.flags.c_contiguous:

@@ -1,0 +1,68 @@
+"""Subclasses of arrays: honoured where they are arrays of the same numbers, refused where their meaning would be lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparseggm import Chain, DTypeError, Grid
+from tests.numerics import Array
+from tests.verbs import PAIRS, VERBS, arguments
+
+
+class WithUnit(np.ndarray):
+    """What a library of units, or of labels, would make of an array."""
+
+
+def masked(array: Array) -> Array:
+    mask = np.zeros(array.shape, bool)
+    mask[..., -1] = True
+    return np.ma.array(array, mask=mask)
+
+
+def on_disk(array: Array, folder: Path) -> Array:
+    path = folder / f"{len(list(folder.iterdir()))}.bin"
+    array.tofile(path)
+    return np.memmap(path, array.dtype, "r", shape=array.shape)
+
+
+def honoured(folder: Path) -> dict[str, Any]:
+    """Ways to hand over an array of two axes in another class."""
+    return {
+        "memmap": lambda array: on_disk(array, folder),
+        "matrix": np.matrix,
+        "masked array in which nothing is": np.ma.asarray,
+    }
+
+
+REFUSED = {
+    "masked": (masked, "must have a value in every place, got a masked array with masked entries"),
+    "unit": (lambda array: array.view(WithUnit), "must be a plain NumPy array, got WithUnit, whose meaning would be"),
+}
+
+each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
+
+
+@each_verb
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_a_verb_takes_a_matrix_or_a_memory_map_as_the_array_it_is(verb, tmp_path: Path) -> None:
+    pattern = Grid(2, 3).precision_pattern.filled()
+    plain = arguments(verb, pattern, 0, (3,))
+    for name, form in honoured(tmp_path).items():
+        result = verb(pattern, {key: form(array) for key, array in plain.items()})
+        assert type(result) is np.ndarray, name
+        np.testing.assert_array_equal(result, verb(pattern, plain), err_msg=name)
+
+
+@pytest.mark.parametrize(("verb", "operand"), PAIRS, ids=[f"{verb.name}-{operand}" for verb, operand in PAIRS])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_verb_refuses_what_would_lose_its_meaning(verb, operand: str, kind: str) -> None:
+    form, message = REFUSED[kind]
+    pattern = Chain(4).factor_pattern
+    given = arguments(verb, pattern, 0, (3,))
+    given[operand] = form(given[operand])
+    with pytest.raises(DTypeError, match=f"^{verb.name}: {operand} {message}"):
+        verb(pattern, given)
