@@ -7,6 +7,8 @@ what: NaN in, a diagonal that is not positive, or a result beyond the dtype.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -55,7 +57,7 @@ def plain(function: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]
     """The same numbers, on the same memory, as an array of NumPy's own class.
 
     Raises:
-        DTypeError: a subclass whose meaning that would lose: masked entries, units, whatever another library keeps there.
+        DTypeError: a subclass whose meaning that would lose: masked entries, units, labels.
     """
     if type(array) is np.ndarray:
         return array
@@ -146,6 +148,18 @@ def owners(batch_shape: Shape, full: Shape) -> IntArray:
 
 
 # ---------------------------------------------------------------------- after a failure
+
+
+@contextmanager
+def speaking_as(function: str, *inner: str) -> Iterator[None]:
+    """Errors of the functions `inner`, which begin with their names, as those of the function that the user called."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        verb, _, rest = str(error).partition(": ")
+        if verb in inner:
+            error.args = (f"{function}: {rest}",)
+        raise
 
 
 def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], divides: bool = True) -> NoReturn:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm import checks
-from sparseggm.errors import NotPositiveDefiniteError, PatternError
+from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.graphs import Graph
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 from sparseggm.topology import Topology
@@ -26,12 +26,18 @@ MARGINAL_LIMIT = 10_000_000
 
 
 def distinct_nodes(function: str, topology: Topology, nodes: npt.ArrayLike) -> IntArray:
-    """(k,) node numbers, each once."""
-    chosen = np.asarray(nodes)
+    """(k,) node numbers, each once, from such a list or from a mask (n,) of booleans."""
+    chosen = checks.plain(function, "nodes", nodes) if isinstance(nodes, np.ndarray) else np.asarray(nodes)
+    if chosen.dtype == bool:
+        if chosen.shape != (topology.n,):
+            raise PatternError(f"{function}: a mask of nodes must be ({topology.n},), got shape {chosen.shape}.")
+        return np.flatnonzero(chosen)
     if not chosen.size:
         return np.empty(0, np.int64)
     if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
-        raise PatternError(f"{function}: nodes must be a list of integers, got {chosen.dtype} of shape {chosen.shape}.")
+        raise PatternError(
+            f"{function}: nodes must be a list of integers or a mask, got {chosen.dtype} of shape {chosen.shape}."
+        )
     if chosen.min() < 0 or chosen.max() >= topology.n:
         raise PatternError(f"{function}: nodes must be in 0 … {topology.n - 1}, got {chosen.min()} … {chosen.max()}.")
     if len(np.unique(chosen)) < len(chosen):
@@ -44,6 +50,36 @@ def at_nodes(topology: Topology, nodes: IntArray, values: FloatArray) -> FloatAr
     out = np.zeros((*values.shape[:-1], topology.n), values.dtype)
     out[..., nodes] = values
     return out
+
+
+def observations(
+    function: str, nodes: IntArray, values: FloatArray, variance: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Values and weights 1/variance, both (..., k) for the k nodes; a missing value is zero, with weight zero.
+
+    Raises:
+        ShapeError: the two do not broadcast to (..., k).
+        NonPositiveError: a variance that is not positive, or whose inverse is beyond the dtype.
+    """
+    try:
+        shape = np.broadcast_shapes(values.shape, variance.shape, nodes.shape)
+    except ValueError:
+        shape = ()
+    if shape[-1:] != nodes.shape:
+        raise ShapeError(
+            f"{function}: values and variance must broadcast to (..., {len(nodes)}), one for each node, got shapes "
+            f"{values.shape} and {variance.shape}."
+        )
+    with np.errstate(over="ignore", divide="ignore"):
+        weight = np.asarray(1.0 / variance)
+    bad = ~((variance > 0.0) & np.isfinite(weight))
+    if bad.any():
+        raise NonPositiveError(
+            f"{function}: variance must be positive, and 1/variance in the range of {variance.dtype}, got "
+            f"{variance[bad][0]}. Use condition for exact values."
+        )
+    values, weight = np.broadcast_to(values, shape), np.broadcast_to(weight, shape)
+    return np.where(np.isnan(values) & (weight == 0.0), np.zeros_like(values), values), weight
 
 
 def induced(topology: Topology, kept: IntArray) -> tuple[Graph, IntArray]:

@@ -6,6 +6,7 @@ packed values; turns a failing column into the caller's node. What is asked of a
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from typing import Any, Self, cast
 
@@ -17,6 +18,7 @@ from sparseggm.checks import Shape
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError
 from sparseggm.graphs import graph_of
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
+from sparseggm.promotion import constant, promoted
 from sparseggm.topology import Topology, require_topology
 
 
@@ -31,46 +33,54 @@ class FactoredGaussian:
     is_on_topology: bool
     """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
 
-    def __init__(self, loc: FloatArray, *, factor: FloatArray, topology: Topology) -> None:
-        require_topology(type(self).__name__, topology)
-        self._set(loc, factor, topology, topology.factor_pattern)
+    def __init__(self, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology) -> None:
+        function = type(self).__name__
+        require_topology(function, topology)
+        loc, factor = promoted(function, loc=loc, factor=factor)
+        self._set(function, constant(loc), constant(factor), topology, topology.factor_pattern)
         self.is_on_topology = topology.is_factor_free
 
     @classmethod
-    def from_precision(cls, loc: FloatArray, *, precision: FloatArray, topology: Topology) -> Self:
+    def from_precision(cls, loc: npt.ArrayLike, *, precision: npt.ArrayLike, topology: Topology) -> Self:
         """The Gaussians with precision P: (..., nnz) values on `topology.precision_pattern`, see `topology.pack`.
 
         Raises:
             NotPositiveDefiniteError: names batch index, node and pivot, and P's Gershgorin slack there.
         Cost: one `linalg.cholesky`.
         """
-        require_topology(f"{cls.__name__}.from_precision", topology)
-        pattern = topology.precision_pattern
-        try:
-            factor = linalg.cholesky(pattern, precision)
-        except NotPositiveDefiniteError as failure:
-            raise named_by_node(failure, topology, precision) from None
-        return cls.on_pattern(loc, factor=factor, topology=topology, pattern=pattern.filled())
+        function = f"{cls.__name__}.from_precision"
+        require_topology(function, topology)
+        loc, precision = promoted(function, loc=loc, precision=precision)
+        factor = _factorised(function, topology, precision, loc=loc)
+        return cls._made(function, constant(loc), factor, topology, topology.precision_pattern.filled())
 
     @classmethod
-    def on_pattern(cls, loc: FloatArray, *, factor: FloatArray, topology: Topology, pattern: Pattern) -> Self:
+    def on_pattern(cls, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology, pattern: Pattern) -> Self:
         """The Gaussians with factor L, of a P on the graph, on a pattern whose Gram pattern holds that of the graph."""
-        require_topology(f"{cls.__name__}.on_pattern", topology)
-        checks.require_pattern(f"{cls.__name__}.on_pattern", pattern)
+        function = f"{cls.__name__}.on_pattern"
+        require_topology(function, topology)
+        checks.require_pattern(function, pattern)
         topology.precision_pattern.positions_in(pattern.gram())  # raises where it lacks an entry
+        loc, factor = promoted(function, loc=loc, factor=factor)
+        return cls._made(function, constant(loc), constant(factor), topology, pattern)
+
+    @classmethod
+    def _made(cls, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> Self:
+        """From arrays of one dtype that no caller can write into, P on the topology."""
         self = cls.__new__(cls)
-        self._set(loc, factor, topology, pattern)
+        self._set(function, loc, factor, topology, pattern)
+        self.is_on_topology = True
         return self
 
-    def _set(self, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> None:
-        verb = type(self).__name__
-        checks.check(verb, pattern, packed={"factor": factor}, loc=loc)
-        self.batch_shape: Shape = checks.broadcast(verb, loc=loc.shape[:-1], factor=factor.shape[:-1])
-        checks.require_finite(verb, "loc", None, loc)
-        checks.require_finite(verb, "factor", pattern, factor)
-        checks.require_positive_diagonal(verb, pattern, factor)
-        self.loc, self.factor, self.topology, self.factor_pattern = loc, factor, topology, pattern
-        self.is_on_topology = True
+    def _set(self, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> None:
+        checks.check(function, pattern, packed={"factor": factor}, loc=loc)
+        self.batch_shape: Shape = checks.broadcast(function, loc=loc.shape[:-1], factor=factor.shape[:-1])
+        checks.require_finite(function, "loc", None, loc)
+        checks.require_finite(function, "factor", pattern, factor)
+        checks.require_positive_diagonal(function, pattern, factor)
+        loc.flags.writeable = factor.flags.writeable = False
+        self.loc, self.factor = loc, factor
+        self.topology, self.factor_pattern = topology, pattern
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.topology}, batch_shape={self.batch_shape}, dtype={self.dtype})"
@@ -92,30 +102,53 @@ class FactoredGaussian:
 
     # ------------------------------------------------------------------ maps
 
-    def whiten(self, d: FloatArray) -> FloatArray:
+    def whiten(self, d: npt.ArrayLike) -> FloatArray:
         """Lᵀ d for a centred vector d (..., n): white if d has covariance Σ. As in SciPy, no mean is subtracted.
 
         Cost: 2 nnz(L) flops a vector.
         """
-        return self._in_elimination_order(linalg.matmul_t, d)
+        g, (d,) = self._beside("whiten", d=d)
+        return g._in_elimination_order("whiten", linalg.matmul_t, d=d)
 
-    def colorize(self, eps: FloatArray) -> FloatArray:
+    def colorize(self, eps: npt.ArrayLike) -> FloatArray:
         """L⁻ᵀ ε for white noise ε (..., n): covariance Σ. The inverse of `whiten`; no mean is added.
 
         Cost: 2 nnz(L) flops a vector.
         """
-        return self._in_elimination_order(linalg.solve_t, eps)
+        g, (eps,) = self._beside("colorize", eps=eps)
+        return g._in_elimination_order("colorize", linalg.solve_t, eps=eps)
 
-    def _in_elimination_order(self, verb: Any, x: FloatArray) -> FloatArray:
-        fits = isinstance(x, np.ndarray) and x.shape[-1:] == (self.n,)
-        if self.topology.is_naturally_ordered or not fits:  # a misfit is for the verb to name
-            return cast(FloatArray, verb(self.factor_pattern, self.factor, x))
+    def _in_elimination_order(self, function: str, verb: Any, **vector: Any) -> FloatArray:
+        """`verb` of L and one vector in the caller's numbering, whose name is the caller's word for it."""
+        [(name, x)] = vector.items()
+        checks.check(function, self.factor_pattern, **vector)
+        checks.broadcast(function, gaussian=self.factor.shape[:-1], **{name: x.shape[:-1]})
+        natural = self.topology.is_naturally_ordered
         try:
-            y = verb(self.factor_pattern, self.factor, x.take(self.topology.order, axis=-1))
+            y = verb(self.factor_pattern, self.factor, x if natural else x.take(self.topology.order, axis=-1))
+        except NonFiniteError:  # named by the caller's node, not the elimination's
+            checks.explain(function, {name: (None, x)})
+        return cast(FloatArray, y if natural else y.take(self.topology.inverse_order, axis=-1))
+
+    def _of_factor(self, function: str, verb: Any, **options: Any) -> FloatArray:
+        """`verb` of L alone, which is known to be good: only its result can overflow."""
+        try:
+            return cast(FloatArray, verb(self.factor_pattern, self.factor, **options))
         except NonFiniteError:
-            checks.require_finite(verb.__name__, "the vector", None, x)  # by the caller's node, not the elimination's
-            raise
-        return cast(FloatArray, y.take(self.topology.inverse_order, axis=-1))
+            checks.explain(function, {"factor": (self.factor_pattern, self.factor)})
+
+    def _beside(self, function: str, **values: Any) -> tuple[Self, list[FloatArray]]:
+        """This Gaussian and the values, all in the wider of their dtypes: see `promotion`."""
+        arrays = promoted(function, self.dtype, **values)
+        return self._in_dtype(arrays[0].dtype), arrays
+
+    def _in_dtype(self, dtype: np.dtype[Any]) -> Self:
+        """The same numbers in a dtype at least as wide."""
+        if dtype == self.dtype:
+            return self
+        wider = copy(self)
+        wider.loc, wider.factor = self.loc.astype(dtype), self.factor.astype(dtype)
+        return wider
 
     # ------------------------------------------------------------------ parameters
 
@@ -123,28 +156,63 @@ class FactoredGaussian:
     def precision(self) -> FloatArray:
         """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
         on, product = self.graph.precision_pattern, self.factor_pattern.gram()
-        return linalg.gram(self.factor_pattern, self.factor).take(on.positions_in(product), axis=-1)
+        return self._of_factor("precision", linalg.gram).take(on.positions_in(product), axis=-1)
 
     @property
     def information(self) -> FloatArray:
         """h = P loc, (..., n): with P, the natural parameters."""
-        return self._in_elimination_order(linalg.matmul, self.whiten(self.loc))
+        return self._times_precision("information", loc=self.loc)
+
+    def _times_precision(self, function: str, **vector: Any) -> FloatArray:
+        """P x = L Lᵀ x."""
+        white = self._in_elimination_order(function, linalg.matmul_t, **vector)
+        return self._in_elimination_order(function, linalg.matmul, **dict.fromkeys(vector, white))
 
     @classmethod
-    def from_information(cls, information: FloatArray, *, precision: FloatArray, topology: Topology) -> Self:
+    def from_information(cls, information: npt.ArrayLike, *, precision: npt.ArrayLike, topology: Topology) -> Self:
         """The Gaussians with density ∝ exp(hᵀ z − ½ zᵀ P z): mean P⁻¹ h. Arguments and errors as `from_precision`."""
-        centred = cls.from_precision(information, precision=precision, topology=topology)
-        return centred.moved_to(centred.colorize(centred._in_elimination_order(linalg.solve, information)))
+        function = f"{cls.__name__}.from_information"
+        require_topology(function, topology)
+        information, precision = promoted(function, information=information, precision=precision)
+        return cls._from_information(function, information, precision, topology)
 
-    def moved_to(self, loc: FloatArray) -> Self:
+    @classmethod
+    def _from_information(
+        cls, function: str, information: FloatArray, precision: FloatArray, topology: Topology, loc: Any = 0.0
+    ) -> Self:
+        """Mean loc + P⁻¹ h."""
+        factor = _factorised(function, topology, precision, information=information)
+        pattern = topology.precision_pattern.filled()
+        centred = cls._made(function, np.zeros(topology.n, factor.dtype), factor, topology, pattern)
+        half = centred._in_elimination_order(function, linalg.solve, information=information)
+        move = centred._in_elimination_order(function, linalg.solve_t, information=half)
+        return cls._made(function, loc + move, factor, topology, pattern)
+
+    def moved_to(self, loc: npt.ArrayLike) -> Self:
         """The same precision about another mean; the factor is shared."""
-        moved = self.on_pattern(loc, factor=self.factor, topology=self.topology, pattern=self.factor_pattern)
+        g, (loc,) = self._beside("moved_to", loc=loc)
+        moved = self._made("moved_to", constant(loc), g.factor, self.topology, self.factor_pattern)
         moved.is_on_topology = self.is_on_topology
         return moved
 
 
+def _factorised(function: str, topology: Topology, precision: FloatArray, **vector: Any) -> FloatArray:
+    """L of P, after the checks of P and of the vector that comes with it."""
+    pattern = topology.precision_pattern
+    checks.check(function, pattern, packed={"precision": precision}, **vector)
+    checks.broadcast(function, **{name: array.shape[:-1] for name, array in {**vector, "precision": precision}.items()})
+    for name, array in vector.items():
+        checks.require_finite(function, name, None, array)
+    try:
+        return linalg.cholesky(pattern, precision)
+    except NonFiniteError:
+        checks.explain(function, {"precision": (pattern, precision)})
+    except NotPositiveDefiniteError as failure:
+        raise named_by_node(failure, topology, precision, function) from None
+
+
 def covariance_positions(
-    topology: Topology, pattern: Pattern, pairs: npt.ArrayLike
+    topology: Topology, pattern: Pattern, pairs: npt.ArrayLike, function: str = "covariance_on"
 ) -> tuple[Pattern, IntArray, IntArray]:
     """F, where the selected inverse of an L on `pattern` must be formed, and the place on F of nodes and of pairs.
 
@@ -153,10 +221,10 @@ def covariance_positions(
     Returns:
         (pattern of L ∪ pairs).filled(), packed positions (n,) of Σ_ii and (m,) of Σ_ij.
     """
-    pairs = as_pairs("covariance_on", pairs)
+    pairs = as_pairs(function, pairs)
     n = topology.n
     if pairs.size and (pairs.min() < 0 or pairs.max() >= n):
-        raise PatternError(f"covariance_on: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
+        raise PatternError(f"{function}: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
     ends = topology.inverse_order[pairs]
     fill = pattern.union(Pattern.from_edges(n, ends)).filled()
     nodes = fill.diagonal[topology.inverse_order].astype(np.int64)
@@ -164,14 +232,17 @@ def covariance_positions(
 
 
 def named_by_node(
-    failure: NotPositiveDefiniteError, topology: Topology, precision: FloatArray
+    failure: NotPositiveDefiniteError,
+    topology: Topology,
+    precision: FloatArray,
+    function: str = "GaussianGraphicalModel.from_precision",
 ) -> NotPositiveDefiniteError:
     """The same failure in the caller's words: node, place on a grid, and what Gershgorin's theorem says of it."""
     node = int(topology.order[failure.column])
     with np.errstate(over="ignore"):
         slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
     return NotPositiveDefiniteError(
-        f"GaussianGraphicalModel.from_precision: not positive definite: pivot {failure.pivot:.3g} at "
+        f"{function}: not positive definite: pivot {failure.pivot:.3g} at "
         f"{topology.describe(node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "
         "Raise the diagonal, or use parametrize.dominant, which guarantees P ≻ 0.",
         batch_index=failure.batch_index,

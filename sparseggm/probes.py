@@ -20,18 +20,6 @@ CHUNK_VALUES = 1 << 22
 """Numbers in one array of probes: 32 MiB in float64."""
 
 
-def generator(verb: str, rng: Any) -> np.random.Generator:
-    """The generator itself; for None a fresh, unseeded one."""
-    if rng is None:
-        return np.random.default_rng()
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            f"{verb}: rng must be a numpy.random.Generator or None, got {type(rng).__name__}. "
-            "Use numpy.random.default_rng(seed)."
-        )
-    return rng
-
-
 def parts(count: int, values_each: int) -> Iterator[slice]:
     """Slices of range(count), each as long as `CHUNK_VALUES` allows."""
     chunk = max(1, CHUNK_VALUES // max(1, values_each))

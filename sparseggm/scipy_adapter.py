@@ -5,6 +5,7 @@ SciPy lets a subclass fill private hooks; those are the ones of SciPy 1.12 to 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy.stats
 from sparseggm import linalg
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian import GaussianGraphicalModel
+from sparseggm.pattern import FloatArray
 
 
 class SparsePrecisionCovariance(scipy.stats.Covariance):  # type: ignore[misc]  # SciPy is untyped
@@ -34,13 +36,23 @@ class SparsePrecisionCovariance(scipy.stats.Covariance):  # type: ignore[misc]  
         self._allow_singular = False
 
     def _whiten(self, x: Any) -> Any:
-        return self._gaussian.whiten(np.asarray(x, self._gaussian.dtype))
+        return _by_row(self._gaussian.whiten, x)
 
     def _colorize(self, x: Any) -> Any:
-        return self._gaussian.colorize(np.asarray(x, self._gaussian.dtype))
+        return _by_row(self._gaussian.colorize, x)
 
     @property
     def _covariance(self) -> Any:
         """Dense: SciPy asks for it only when the caller does."""
         root = self._gaussian.colorize(np.eye(self._gaussian.n, dtype=self._gaussian.dtype))
         return root.T @ root
+
+
+def _by_row(linear: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
+    """The map of each row; NaN throughout for one with a NaN, as by SciPy's own matrices."""
+    missing = np.asarray(np.isnan(x).any(axis=-1))
+    if not missing.any():
+        return linear(x)
+    mapped = linear(np.where(missing[..., None], 0.0, x))
+    mapped[missing] = np.nan
+    return mapped

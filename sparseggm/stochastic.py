@@ -27,6 +27,7 @@ from sparseggm import checks, linalg, probes, xtrace
 from sparseggm.errors import NonFiniteError, PatternError
 from sparseggm.namespace import segment_sum
 from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.randomness import Seed, generator
 
 
 class Estimate(NamedTuple):
@@ -43,16 +44,14 @@ class Estimate(NamedTuple):
 # ---------------------------------------------------------------------- traces
 
 
-def estimate_trace_by_hutchinson(
-    pattern: Pattern, factor: FloatArray, num_probes: int, rng: np.random.Generator | None = None
-) -> Estimate:
+def estimate_trace_by_hutchinson(pattern: Pattern, factor: FloatArray, num_probes: int, rng: Seed = None) -> Estimate:
     """tr Σ as the mean of zᵀΣz = ‖L⁻¹z‖² over vectors z of random signs, shape (...).
 
     Args:
         pattern: of L.
         factor: (..., nnz) values of L, diagonal positive.
         num_probes: N, at least 2.
-        rng: source of the signs.
+        rng: source of the signs, a generator or a seed.
     Cost: N solves.
     Variance: 2 (‖Σ‖_F² − Σ_i Σ_ii²) / N; the standard error is that of N independent draws.
     Source: [Hutchinson 1990; Girard 1989].
@@ -72,7 +71,7 @@ def estimate_trace_by_probing(
     factor: FloatArray,
     colours: IntArray,
     replicates: int = 2,
-    rng: np.random.Generator | None = None,
+    rng: Seed = None,
 ) -> Estimate:
     """tr Σ as Σ_c ‖L⁻¹z_c‖², z_c random signs on the nodes of colour c and zero elsewhere, shape (...).
 
@@ -107,7 +106,7 @@ def estimate_trace_by_hutchpp(
     factor: FloatArray,
     rank: int,
     num_probes: int,
-    rng: np.random.Generator | None = None,
+    rng: Seed = None,
 ) -> Estimate:
     """tr Σ = tr(QᵀΣQ) + tr(ΠΣΠ), Π = I − QQᵀ: the first exactly, the second by Hutchinson's method, shape (...).
 
@@ -144,9 +143,7 @@ def estimate_trace_by_hutchpp(
     return _mean(verb, head + np.moveaxis(rest, -1, 0), factor.dtype)
 
 
-def estimate_trace_by_xtrace(
-    pattern: Pattern, factor: FloatArray, num_probes: int, rng: np.random.Generator | None = None
-) -> Estimate:
+def estimate_trace_by_xtrace(pattern: Pattern, factor: FloatArray, num_probes: int, rng: Seed = None) -> Estimate:
     """tr Σ as Hutch++ with every probe used twice: m estimates, each with one probe and the basis of all others.
 
     With Q_i an orthonormal basis of Σ Ω without its column ω_i, and Π_i = I − Q_i Q_iᵀ,
@@ -192,7 +189,7 @@ def estimate_trace_product(
     factor: FloatArray,
     other: Pattern,
     num_probes: int,
-    rng: np.random.Generator | None = None,
+    rng: Seed = None,
     *,
     other_factor: FloatArray | None = None,
     other_precision: FloatArray | None = None,
@@ -207,7 +204,7 @@ def estimate_trace_product(
         pattern, factor: of L_q, as `estimate_trace_by_hutchinson`.
         other: pattern of p's values.
         num_probes: N, at least 2.
-        rng: source of the signs.
+        rng: source of the signs, a generator or a seed.
         other_factor, other_precision: (..., nnz of `other`), exactly one: L_p, or P_p. Batch axes broadcast.
         gather: (n,) node of q for each node of p, where the two patterns number them differently: z_p = z[..., gather].
     Cost: N solves, and N products with L_pᵀ or P_p.
@@ -239,7 +236,7 @@ def estimate_trace_product(
 
 
 def estimate_variances_by_rao_blackwell(
-    pattern: Pattern, factor: FloatArray, num_samples: int, rng: np.random.Generator | None = None
+    pattern: Pattern, factor: FloatArray, num_samples: int, rng: Seed = None
 ) -> Estimate:
     """diag Σ, (..., n), from the conditional variances and draws z = L⁻ᵀ ε, ε ~ N(0, I), of the rest:
 
@@ -251,7 +248,7 @@ def estimate_variances_by_rao_blackwell(
     Args:
         pattern, factor: as `estimate_trace_by_hutchinson`.
         num_samples: N, at least 1.
-        rng: source of ε.
+        rng: source of ε, a generator or a seed.
     Cost: N solves and N products with L.
     Variance: 2 (Σ_ii − 1 / P_ii)² / N, where the mean of z_i² has 2 Σ_ii² / N. x_i is normal with mean zero, so the
         standard error needs no fourth moments: √(2 / (N + 2)) times the second term, its square unbiased. Errors of
@@ -276,7 +273,7 @@ def estimate_variances_by_probing(
     factor: FloatArray,
     colours: IntArray,
     replicates: int = 2,
-    rng: np.random.Generator | None = None,
+    rng: Seed = None,
 ) -> Estimate:
     """diag Σ, (..., n), as Σ_c z_c ⊙ Σ z_c, z_c random signs on the nodes of colour c and zero elsewhere.
 
@@ -309,17 +306,19 @@ def estimate_variances_by_probing(
 
 
 def _checked(
-    verb: str, pattern: Pattern, factor: FloatArray, rng: Any, **counts: tuple[int, int]
+    verb: str, pattern: Pattern, factor: FloatArray, rng: Seed, **counts: tuple[int, int]
 ) -> np.random.Generator:
     """The generator, once the factor is known to be good, and each count at least the least."""
     checks.check(verb, pattern, packed={"factor": factor})
     checks.require_finite(verb, "factor", pattern, factor)
     checks.require_positive_diagonal(verb, pattern, factor)
     for name, (count, least) in counts.items():
+        if not isinstance(count, int | np.integer):
+            raise TypeError(f"{verb}: {name} must be an integer, got {count!r}.")
         if count < least:
             why = ", for a standard error" if least == 2 else ""
             raise ValueError(f"{verb}: {name} must be at least {least}{why}, got {count}.")
-    return probes.generator(verb, rng)
+    return generator(verb, rng)
 
 
 def _mean(verb: str, draws: FloatArray, dtype: Any) -> Estimate:

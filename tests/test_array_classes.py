@@ -1,4 +1,4 @@
-"""Subclasses of arrays: honoured where they are arrays of the same numbers, refused where their meaning would be lost."""
+"""Subclasses of arrays: honoured where nothing of them is lost by it, else refused by name."""
 
 from __future__ import annotations
 

@@ -233,7 +233,12 @@ def test_units_do_not_matter() -> None:
             r"fit: samples must be \(\.\.\., N, 4\) with N ≥ 1, got shape \(0, 4\)",
         ),
         (np.zeros((5, 3)), Chain(4), ShapeError, r"fit: samples must end in 4"),
-        (np.zeros((5, 4), int), Chain(4), DTypeError, r"fit: samples must be float32 or float64"),
+        (
+            np.zeros((5, 4), complex),
+            Chain(4),
+            DTypeError,
+            r"fit: samples must hold real numbers in at most float64, got",
+        ),
         (np.full((5, 4), np.nan), Chain(4), NonFiniteError, r"fit: samples must be finite, got nan"),
         (
             np.ones((5, 4)),

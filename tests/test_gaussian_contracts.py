@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from sparseggm import (
     Chain,
     Diagonal,
-    DTypeError,
     ExtendedGrid,
     GaussianGraphicalModel,
     Grid,
@@ -113,8 +112,6 @@ def test_results_own_their_memory_and_inputs_stay() -> None:
             ShapeError,
             "batch axes must broadcast, got (2,) of loc",
         ),
-        ({"loc": np.zeros(4, np.float32)}, DTypeError, "all arguments must have one dtype"),
-        ({"factor": np.ones(9, int)}, DTypeError, "factor must be float32 or float64 in native byte order"),
         ({"loc": np.array([0.0, np.nan, 0, 0])}, NonFiniteError, "loc must be finite, got nan at"),
         ({"factor": np.full(9, np.inf)}, NonFiniteError, "factor must be finite, got inf at"),
         ({"factor": -np.ones(9)}, NonPositiveError, "the diagonal of factor must be positive, got -1 at"),
@@ -141,14 +138,11 @@ def test_a_precision_that_is_not_positive_definite_is_named_by_the_callers_node(
     assert place in str(failure)
 
 
-def test_kl_divergence_refuses_another_size_or_dtype() -> None:
+def test_kl_divergence_refuses_another_size() -> None:
     a = GaussianGraphicalModel(np.zeros(4), factor=np.ones(4), topology=Diagonal(4))
     b = GaussianGraphicalModel(np.zeros(3), factor=np.ones(5), topology=Chain(3))
     with pytest.raises(ShapeError, match=r"^kl_divergence: needs two Gaussians of 4 nodes, got one of 3\.$"):
         a.kl_divergence(b)
-    single = GaussianGraphicalModel(np.zeros(4, np.float32), factor=np.ones(4, np.float32), topology=Diagonal(4))
-    with pytest.raises(DTypeError, match=r"^kl_divergence: all arguments must have one dtype"):
-        a.kl_divergence(single)
 
 
 @pytest.mark.parametrize("method", ["log_prob", "whiten", "colorize"])
@@ -173,12 +167,14 @@ def test_one_factor_serves_many_means() -> None:
     assert linalg.logdet(topology.factor_pattern, factor).shape == ()
 
 
-@pytest.mark.parametrize("name", ["whiten", "colorize"])
-def test_a_vector_that_is_not_finite_is_named_by_the_callers_node(name: str) -> None:
+@pytest.mark.parametrize(("name", "word"), [("whiten", "d"), ("colorize", "eps"), ("log_prob", "x")])
+def test_a_vector_that_is_not_finite_is_named_by_the_callers_node(name: str, word: str) -> None:
     topology = Grid(3, 3)
     g = GaussianGraphicalModel(np.zeros(9), factor=np.ones(topology.factor_pattern.nnz), topology=topology)
     x = np.zeros((2, 9))
     x[1, 2] = np.nan
     assert topology.inverse_order[2] != 2
-    with pytest.raises(NonFiniteError, match=r"the vector must be finite, got nan at column 2, batch element \(1,\)"):
+    with pytest.raises(
+        NonFiniteError, match=rf"^{name}: {word} must be finite, got nan at column 2, batch element \(1,\)"
+    ):
         getattr(g, name)(x)

@@ -31,6 +31,8 @@ LAYERS = (
     "threads",
     "memory",
     "checks",
+    "randomness",
+    "promotion",
     "long_chain",
     "linalg",
     "spectral",

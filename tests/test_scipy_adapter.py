@@ -73,6 +73,21 @@ def test_draws_of_scipy_are_those_of_the_gaussian() -> None:
     np.testing.assert_array_equal(draws, g.loc + g.colorize(noise))
 
 
+@pytest.mark.parametrize("topology", [Grid(3, 3), Diagonal(2)], ids=str)
+def test_a_row_with_nan_has_no_density_and_the_others_have_theirs(topology: Topology) -> None:
+    """Missing rows in a data set are NaN by SciPy's own covariances, too."""
+    g = gaussian(topology)
+    x = g.sample((2, 3), 0)
+    x[0, 1, -1] = np.nan
+    sparse = scipy.stats.multivariate_normal(g.loc, SparsePrecisionCovariance(g)).logpdf(x)
+    dense = scipy.stats.multivariate_normal(g.loc, covariance_of(g).astype(FLOAT64)).logpdf(x)
+    np.testing.assert_array_equal(np.isnan(sparse), np.isnan(dense))
+    complete = ~np.isnan(sparse)
+    np.testing.assert_array_equal(np.argwhere(~complete), [[0, 1]])
+    np.testing.assert_allclose(sparse[complete], g.log_prob(x[complete]), rtol=1e-13)
+    assert np.isnan(SparsePrecisionCovariance(g).colorize(x[0, 1])).all()
+
+
 def test_the_log_determinant_keeps_float64_digits_of_a_float32_factor() -> None:
     """Through an entropy rounded to float32 it would be off by up to 1e5 · 1.4 · 2⁻²⁴ = 8e-3."""
     n = 100_000

@@ -13,7 +13,6 @@ from sparseggm import (
     Chain,
     DTypeError,
     GaussianGraphicalModel,
-    Grid,
     Pattern,
     PatternError,
     ShapeError,
@@ -62,18 +61,6 @@ def test_a_pattern_where_a_topology_is_asked_for_is_named() -> None:
         make.on_pattern(loc, factor=np.ones(7), topology=Chain(4), pattern=Chain(4))
     with pytest.raises(TypeError, match=r"^kl_divergence: needs a GaussianGraphicalModel, got Chain\.$"):
         make(loc, factor=np.ones(7), topology=Chain(4)).kl_divergence(Chain(4))
-
-
-@pytest.mark.parametrize("topology", [Chain(4), Grid(2, 2)], ids=str)
-def test_lists_where_a_gaussian_asks_for_arrays_are_named(topology) -> None:
-    values = np.eye(4)[topology.precision_pattern.rows, topology.precision_pattern.cols]
-    g = GaussianGraphicalModel.from_precision(np.zeros(4), precision=values, topology=topology)
-    for function in (g.log_prob, g.whiten, g.colorize, g.moved_to):
-        with pytest.raises(DTypeError, match=r"must be a NumPy array, got list\.$"):
-            function([0.0] * 4)
-    with pytest.raises(DTypeError, match=r"precision must be a NumPy array, got list\.$"):
-        GaussianGraphicalModel.from_precision(np.zeros(4), precision=values.tolist(), topology=topology)
-    assert g.sample(np.int64(3)).shape == (3, 4)
 
 
 def test_pack_refuses_one_triangle_and_mirrored_entries_that_differ() -> None:

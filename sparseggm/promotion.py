@@ -1,0 +1,79 @@
+"""Values as the callers of a Gaussian give them, made arrays of one dtype by one rule for all of its methods.
+
+    a number, a list, a tuple; integers, booleans    take the dtype of the others, float64 if there are none
+    arrays, data frames, whatever has `__array__`    meet in the wider of float32 and float64; halves count as float32
+
+So no digit of a floating-point array is lost. The verbs of `linalg` stay strict: they take arrays of one dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseggm import checks
+from sparseggm.errors import DTypeError
+from sparseggm.pattern import FloatArray
+
+_NATIVE = (np.dtype(np.float64), np.dtype(np.float32))
+_WIDENED = {"float16": np.float32, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
+
+
+def promoted(function: str, *dtypes: np.dtype[Any], **values: Any) -> list[FloatArray]:
+    """The values as arrays in the widest dtype of theirs and of `dtypes`; those that are in it already as they are.
+
+    Raises:
+        DTypeError: one that is no array of real numbers in at most float64.
+    """
+    arrays, own = zip(*(as_numbers(function, name, value) for name, value in values.items()), strict=True)
+    dtype = widest(*dtypes, *own)
+    return [array if array.dtype is dtype else _converted(array, dtype) for array in arrays]
+
+
+def widest(*dtypes: np.dtype[Any] | None) -> np.dtype[Any]:
+    """float32 or float64; the latter if none of them asks for one."""
+    asked = [dtype for dtype in dtypes if dtype is not None]
+    return np.result_type(*asked) if asked else np.dtype(np.float64)
+
+
+def as_numbers(function: str, name: str, value: Any) -> tuple[npt.NDArray[Any], np.dtype[Any] | None]:
+    """The value as an array, and the dtype that it asks for: None where the others decide."""
+    if type(value) is np.ndarray and value.dtype in _NATIVE:
+        return value, value.dtype
+    for part in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(part, np.ndarray):
+            checks.plain(function, name, part)  # of a list, NumPy would drop the masks in silence
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, tensors that need a gradient
+        kind = type(value).__name__
+        raise DTypeError(f"{function}: {name} must be an array of real numbers, got {kind}: {error}.") from error
+    if array.dtype.kind in "iub":
+        return array, None
+    dtype = _WIDENED.get(array.dtype.name)
+    if dtype is None:
+        raise DTypeError(
+            f"{function}: {name} must hold real numbers in at most float64, got {array.dtype}. Convert it with astype."
+        )
+    is_array = hasattr(value, "__array__") and not isinstance(value, np.generic)
+    return array, np.dtype(dtype) if is_array else None
+
+
+def _converted(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
+    with np.errstate(over="ignore"):  # infinity is for the checks of values to find
+        return array.astype(dtype, copy=False)
+
+
+def constant(array: FloatArray) -> FloatArray:
+    """The array, if nobody can write into its memory through NumPy; else a read-only copy, broadcast axes left so."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and not owner.flags.writeable:
+        owner = owner.base
+    if not isinstance(owner, np.ndarray):
+        return array
+    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)
+    copy = array[once].copy()
+    copy.flags.writeable = False
+    return copy if copy.shape == array.shape else np.broadcast_to(copy, array.shape)

@@ -1,0 +1,23 @@
+"""Where random numbers come from: every function that takes `rng` takes the same things [Scientific Python SPEC 7]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Seed = int | np.integer | np.random.SeedSequence | np.random.Generator | None
+"""A generator, whose state moves on; a seed, whose numbers repeat; None: a fresh, unseeded generator."""
+
+
+def generator(function: str, rng: Seed) -> np.random.Generator:
+    """`numpy.random.default_rng(rng)`.
+
+    Raises:
+        TypeError, ValueError: no seed, or a negative one.
+    """
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{function}: rng must be a numpy.random.Generator, a nonnegative integer, a SeedSequence or None, "
+            f"got {rng!r}."
+        ) from None
