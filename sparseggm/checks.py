@@ -12,17 +12,16 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
 from sparseggm.errors import in_batch as in_batch  # the verbs say checks.in_batch
 from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.promotion import plain as plain
 
 Shape = tuple[int, ...]
 
 REMEDY = "Rescale, or use float64."
 
-_HONOURED = (np.memmap, np.matrix, np.ma.MaskedArray)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _identity = np.arange(1024)
 
@@ -36,8 +35,6 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
     dtypes = set()
     for arrays, size, meaning in ((packed, pattern.nnz, "the nnz"), (vectors, pattern.n, "the size")):
         for name, array in (arrays or {}).items():
-            if not isinstance(array, np.ndarray):
-                raise DTypeError(f"{verb}: {name} must be a NumPy array, got {type(array).__name__}.")
             plain(verb, name, array)
             if array.dtype not in _DTYPES:
                 raise DTypeError(
@@ -51,27 +48,6 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
             dtypes.add(array.dtype)
     if len(dtypes) > 1:
         same_dtype(verb, **(packed or {}), **vectors)
-
-
-def plain(function: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same numbers, on the same memory, as an array of NumPy's own class.
-
-    Raises:
-        DTypeError: a subclass whose meaning that would lose: masked entries, units, labels.
-    """
-    if type(array) is np.ndarray:
-        return array
-    if np.ma.is_masked(array):
-        raise DTypeError(
-            f"{function}: {name} must have a value in every place, got a masked array with masked entries. "
-            "Choose the rows without, or write .filled(np.nan) where NaN is allowed."
-        )
-    if not isinstance(array, _HONOURED):
-        raise DTypeError(
-            f"{function}: {name} must be a plain NumPy array, got {type(array).__name__}, whose meaning would be lost. "
-            "Convert it with numpy.asarray."
-        )
-    return np.asarray(array)
 
 
 def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:

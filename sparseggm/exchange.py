@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from sparseggm.errors import PatternError, in_batch
+from sparseggm.errors import DTypeError, PatternError, ShapeError, in_batch
+from sparseggm.promotion import plain
 
 Entries = npt.NDArray[Any]
 Places = npt.NDArray[np.int64]
@@ -19,6 +20,21 @@ Index = tuple[int, ...]
 
 ROUNDINGS = 8
 """Units u by which mirror images may differ, see `symmetric_entries`."""
+
+
+def square_coordinates(function: str, matrix: Any) -> tuple[int, Places, Places]:
+    """(n, rows, cols) of the stored entries of a square scipy.sparse matrix, or of the nonzeros of an array.
+
+    Raises:
+        DTypeError, ShapeError: something else.
+    """
+    if not scipy.sparse.issparse(matrix) and not isinstance(matrix, np.ndarray):
+        raise DTypeError(f"{function}: the matrix must be of scipy.sparse, got {type(matrix).__name__}.")
+    coo = scipy.sparse.coo_array(matrix if scipy.sparse.issparse(matrix) else plain(function, "the matrix", matrix))
+    if coo.ndim != 2 or coo.shape[0] != coo.shape[1]:
+        raise ShapeError(f"{function}: the matrix must be square, got shape {matrix.shape}.")
+    rows, cols = (axis.astype(np.int64) for axis in coo.coords)
+    return coo.shape[0], rows, cols
 
 
 def lower_entries(function: str, structure: object, matrix: Any, rows: Places, cols: Places) -> Entries:
@@ -48,7 +64,7 @@ def symmetric_entries(function: str, structure: object, matrix: Any, rows: Place
     2 (k + 1) u √(A_ii A_jj), by Cauchy and Schwarz; sums of such products likewise. So a difference of at most
     8 u √(A_ii A_jj) is taken for rounding: terms are few, and their errors partly cancel. So is one of at most 8 u of
     the larger of the two, which serves matrices with zeros on the diagonal. The mean is then the entry. Mirror images
-    that differ by more are refused, and so is one triangle alone; integers must be equal.
+    that differ by more are refused, and so is one triangle alone. Integers must be equal.
 
     Raises:
         PatternError: a nonzero (or NaN) at none of the places, or mirror images that differ.

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from sparseggm import drawing, orders
 from sparseggm.edges import canonical_edges, frozen, integers, lattice_edges, require_at_least, require_positive
 from sparseggm.errors import PatternError
+from sparseggm.exchange import square_coordinates
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 from sparseggm.topology import Ordered, Topology, lattice_place
 
@@ -257,10 +257,7 @@ def from_scipy(matrix: Any, order: Iterable[int] | None = None) -> Graph:
     Raises:
         PatternError: an entry is stored on one side of the diagonal only.
     """
-    if matrix.shape[0] != matrix.shape[1]:
-        raise PatternError(f"from_scipy: the matrix must be square, got shape {matrix.shape}.")
-    i, j = (axis.astype(np.int64) for axis in scipy.sparse.coo_array(matrix).coords)
-    n = matrix.shape[0]
+    n, i, j = square_coordinates("from_scipy", matrix)
     below, above = np.unique((j * n + i)[i > j]), np.unique((i * n + j)[i < j])
     one_sided = np.setxor1d(below, above)
     if one_sided.size:

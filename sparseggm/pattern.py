@@ -29,8 +29,9 @@ import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.exchange import lower_entries, symmetric_entries
+from sparseggm.exchange import lower_entries, square_coordinates, symmetric_entries
 from sparseggm.kernels import symbolic
+from sparseggm.promotion import plain
 
 FloatArray = npt.NDArray[Any]  # float32 or float64; `linalg` checks which
 IntArray = npt.NDArray[np.int64]
@@ -124,17 +125,15 @@ class Pattern:
 
         The diagonal is always part of the pattern; stored zeros are kept. Entries above the diagonal raise.
         """
-        lower = scipy.sparse.coo_array(matrix)
-        if lower.shape[0] != lower.shape[1]:
-            raise ShapeError(f"Pattern.from_scipy: the matrix must be square, got shape {lower.shape}.")
-        above = lower.coords[0] < lower.coords[1]
+        n, rows, cols = square_coordinates("Pattern.from_scipy", matrix)
+        above = rows < cols
         if above.any():
-            i, j = (int(axis[np.argmax(above)]) for axis in lower.coords)
+            i, j = rows[above][0], cols[above][0]
             raise PatternError(
-                f"Pattern.from_scipy: the matrix must be lower triangular, got an entry at ({i}, {j}), above the "
-                "diagonal. Pass scipy.sparse.tril(matrix)."
+                f"Pattern.from_scipy: the matrix must be lower triangular, got an entry at ({i}, {j}). "
+                "Pass scipy.sparse.tril(matrix)."
             )
-        pattern = Pattern.from_edges(lower.shape[0], np.stack(lower.coords, axis=-1))
+        pattern = Pattern.from_edges(n, np.stack([rows, cols], axis=-1))
         return pattern, pattern.values_of(matrix)
 
     @staticmethod
@@ -143,6 +142,7 @@ class Pattern:
 
         The unused last entries of each row are ignored.
         """
+        ab = plain("Pattern.from_banded", "ab", ab)
         if ab.ndim < 2 or ab.shape[-2] > ab.shape[-1]:
             raise ShapeError(f"Pattern.from_banded: ab must be (..., bandwidth + 1 ≤ n, n), got shape {ab.shape}.")
         width, n = ab.shape[-2:]
@@ -319,6 +319,7 @@ class Pattern:
 
     def to_scipy(self, values: FloatArray, symmetric: bool = False) -> Any:
         """One matrix as scipy.sparse.csc_array; the triangular one shares memory with `values` (nnz,)."""
+        values = plain("Pattern.to_scipy", "values", values)
         if values.shape != (self.nnz,):
             raise ShapeError(f"Pattern.to_scipy: values must be ({self.nnz},), one matrix, got shape {values.shape}.")
         lower = scipy.sparse.csc_array((values, self.rows, self.indptr), shape=(self.n, self.n))
@@ -326,7 +327,7 @@ class Pattern:
 
     def to_dense(self, values: FloatArray, symmetric: bool = False, force: bool = False) -> FloatArray:
         """(..., n, n): the lower triangle, or both. Above 20,000 nodes asks for force=True."""
-        self._check_values("Pattern.to_dense", values)
+        values = self._checked_values("Pattern.to_dense", values)
         if self.n > DENSE_LIMIT and not force:
             gigabytes = values.itemsize * self.n**2 / 1e9
             raise ShapeError(
@@ -341,7 +342,7 @@ class Pattern:
 
     def to_banded(self, values: FloatArray) -> FloatArray:
         """LAPACK's lower band (..., bandwidth + 1, n), unused entries zero: see `from_banded`."""
-        self._check_values("Pattern.to_banded", values)
+        values = self._checked_values("Pattern.to_banded", values)
         ab = np.zeros((*values.shape[:-1], self.bandwidth + 1, self.n), values.dtype)
         ab[..., self.rows - self.cols, self.cols] = values
         return ab
@@ -355,14 +356,18 @@ class Pattern:
             PatternError: a nonzero (or NaN) off the pattern; with symmetric=False any above the diagonal, with
                 symmetric=True a mirrored pair that differs.
         """
+        if not scipy.sparse.issparse(matrix):
+            matrix = plain("Pattern.values_of", "the matrix", matrix)
         if matrix.shape[-2:] != (self.n, self.n):
             raise ShapeError(f"Pattern.values_of: the matrix must be (..., {self.n}, {self.n}), got {matrix.shape}.")
         entries = symmetric_entries if symmetric else lower_entries
         return entries("Pattern.values_of", self, matrix, self.rows.astype(np.int64), self.cols.astype(np.int64))
 
-    def _check_values(self, function: str, values: FloatArray) -> None:
+    def _checked_values(self, function: str, values: FloatArray) -> FloatArray:
+        values = plain(function, "values", values)
         if values.ndim == 0 or values.shape[-1] != self.nnz:
             raise ShapeError(f"{function}: values must end in {self.nnz}, the nnz of the pattern, got {values.shape}.")
+        return values
 
 
 def as_pairs(function: str, edges: npt.ArrayLike) -> IntArray:

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm import drawing
@@ -26,6 +27,7 @@ from sparseggm.edges import Order, canonical_edges, checked_order, frozen, latti
 from sparseggm.errors import DTypeError, PatternError, ShapeError
 from sparseggm.exchange import symmetric_entries
 from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.promotion import as_numbers, promoted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,46 +115,53 @@ class Topology(ABC):
 
         Args:
             precision: dense (..., n, n), scipy.sparse, or the pair (diagonal (..., n), couplings (..., m)) with one
-                coupling for each row of `edges`.
+                coupling for each row of `edges`; float32 or float64 as in `promotion`.
         Raises:
             PatternError: an entry off the graph, or mirrored entries that differ by more than rounding, of which the
                 packed value is the mean: see `exchange.symmetric_entries`.
             ShapeError: sizes that do not fit.
-            DTypeError: not an array.
+            DTypeError: not real numbers.
         """
-        pair = precision if isinstance(precision, tuple) else ()
-        arrays = all(isinstance(part, np.ndarray) for part in pair or (precision,))
-        if (pair and len(pair) != 2) or not (arrays or scipy.sparse.issparse(precision)):
-            raise DTypeError(
-                f"{self}.pack: needs a NumPy array, a scipy.sparse matrix or a pair of arrays (diagonal, couplings), "
-                f"got {type(precision).__name__}."
-            )
-        if pair:
-            return self._pack_pair(*pair)
-        if precision.shape[-2:] != (self.n, self.n):
-            raise ShapeError(f"{self}.pack: the precision must be (..., {self.n}, {self.n}), got {precision.shape}.")
+        function = f"{self}.pack"
+        if isinstance(precision, tuple):
+            return self._pack_pair(function, precision)
+        if scipy.sparse.issparse(precision):
+            csr = scipy.sparse.csr_array(precision)
+            [data] = promoted(function, precision=csr.data)
+            matrix = scipy.sparse.csr_array((data, csr.indices, csr.indptr), csr.shape)
+        else:
+            [matrix] = promoted(function, precision=precision)
+        if matrix.shape[-2:] != (self.n, self.n):
+            raise ShapeError(f"{function}: the precision must be (..., {self.n}, {self.n}), got {matrix.shape}.")
         pattern = self.precision_pattern
-        rows, cols = self.order[pattern.rows], self.order[pattern.cols]
-        return symmetric_entries(f"{self}.pack", self, precision, rows, cols)
+        return symmetric_entries(function, self, matrix, self.order[pattern.rows], self.order[pattern.cols])
 
-    def _pack_pair(self, diagonal: FloatArray, couplings: FloatArray) -> FloatArray:
+    def _pack_pair(self, function: str, pair: tuple[Any, ...]) -> FloatArray:
+        if len(pair) != 2:
+            raise DTypeError(f"{function}: a tuple must be a pair (diagonal, couplings), got {len(pair)} values.")
+        diagonal, couplings = promoted(function, diagonal=pair[0], couplings=pair[1])
         m = len(self.edges)
         if diagonal.shape[-1:] != (self.n,) or couplings.shape != (*diagonal.shape[:-1], m):
             raise ShapeError(
-                f"{self}.pack: needs a diagonal (..., {self.n}) and couplings (..., {m}), one for each row of edges, "
+                f"{function}: needs a diagonal (..., {self.n}) and couplings (..., {m}), one for each row of edges, "
                 f"got {diagonal.shape} and {couplings.shape}."
             )
+        return self.arranged(diagonal, couplings)
+
+    def arranged(self, diagonal: FloatArray, couplings: FloatArray) -> FloatArray:
+        """(..., nnz) anything kept by node (..., n) and by edge (..., m), in the order of packed values."""
         values = np.empty((*diagonal.shape[:-1], self.precision_pattern.nnz), np.result_type(diagonal, couplings))
         values[..., self.node_positions] = diagonal
         values[..., self.edge_positions] = couplings
         return values
 
-    def unpack(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def unpack(self, values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The pair (diagonal (..., n), couplings (..., m)) of packed values: the inverse of `pack`."""
-        nnz = self.precision_pattern.nnz
-        if values.shape[-1:] != (nnz,):
-            raise ShapeError(f"{self}.unpack: values must end in {nnz}, the nnz of P, got shape {values.shape}.")
-        return values.take(self.node_positions, axis=-1), values.take(self.edge_positions, axis=-1)
+        function, nnz = f"{self}.unpack", self.precision_pattern.nnz
+        array, _ = as_numbers(function, "values", values)
+        if array.shape[-1:] != (nnz,):
+            raise ShapeError(f"{function}: values must end in {nnz}, the nnz of P, got shape {array.shape}.")
+        return array.take(self.node_positions, axis=-1), array.take(self.edge_positions, axis=-1)
 
     # ------------------------------------------------------------------ pictures
 

@@ -157,16 +157,6 @@ def test_what_counts_as_rounding_is_relative_to_entries_where_the_diagonal_is_ze
                 Chain(3).pack(FORMS[form](matrix))
 
 
-@pytest.mark.parametrize("dtype", ["int64", "int8", "bool"])
-def test_integers_must_agree_exactly(dtype: str) -> None:
-    matrix = np.diag([100, 100, 100]).astype(dtype)
-    matrix[0, 1] = matrix[1, 0] = 1
-    assert Chain(3).pack(matrix).dtype == dtype
-    matrix[1, 0] = 0
-    with pytest.raises(PatternError, match="must be symmetric"):
-        Chain(3).pack(matrix)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_equal_to_themselves_alone(value: float) -> None:
     matrix = np.diag([value, 1.0, value])

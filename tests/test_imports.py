@@ -17,6 +17,7 @@ REFERENCE = sorted((ROOT / "reference").rglob("*.py"))
 
 LAYERS = (
     "errors",
+    "promotion",
     "exchange",
     "kernels",
     "pattern",
@@ -32,7 +33,6 @@ LAYERS = (
     "memory",
     "checks",
     "randomness",
-    "promotion",
     "long_chain",
     "linalg",
     "spectral",
