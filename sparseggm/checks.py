@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
+from sparseggm.errors import in_batch as in_batch  # the verbs say checks.in_batch
 from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.promotion import plain as plain
 
 Shape = tuple[int, ...]
 
 REMEDY = "Rescale, or use float64."
 
-_HONOURED = (np.memmap, np.matrix, np.ma.MaskedArray)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _identity = np.arange(1024)
 
@@ -35,8 +35,6 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
     dtypes = set()
     for arrays, size, meaning in ((packed, pattern.nnz, "the nnz"), (vectors, pattern.n, "the size")):
         for name, array in (arrays or {}).items():
-            if not isinstance(array, np.ndarray):
-                raise DTypeError(f"{verb}: {name} must be a NumPy array, got {type(array).__name__}.")
             plain(verb, name, array)
             if array.dtype not in _DTYPES:
                 raise DTypeError(
@@ -50,27 +48,6 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
             dtypes.add(array.dtype)
     if len(dtypes) > 1:
         same_dtype(verb, **(packed or {}), **vectors)
-
-
-def plain(function: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same numbers, on the same memory, as an array of NumPy's own class.
-
-    Raises:
-        DTypeError: a subclass whose meaning that would lose: masked entries, units, labels.
-    """
-    if type(array) is np.ndarray:
-        return array
-    if np.ma.is_masked(array):
-        raise DTypeError(
-            f"{function}: {name} must have a value in every place, got a masked array with masked entries. "
-            "Choose the rows without, or write .filled(np.nan) where NaN is allowed."
-        )
-    if not isinstance(array, _HONOURED):
-        raise DTypeError(
-            f"{function}: {name} must be a plain NumPy array, got {type(array).__name__}, whose meaning would be lost. "
-            "Convert it with numpy.asarray."
-        )
-    return np.asarray(array)
 
 
 def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
@@ -110,7 +87,7 @@ def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
     require_pattern(verb, on, "on")
     if not on.is_closed:
         raise PatternError(f"{verb}: `on` must be closed under elimination, {on!r} is not. Use on.filled().")
-    pattern.positions_in(on)  # raises where it lacks an entry
+    pattern.positions_in(on, verb)  # raises where it lacks an entry
     return on
 
 
@@ -211,8 +188,3 @@ def require_positive_diagonal(verb: str, pattern: Pattern, factor: FloatArray) -
             f"{verb}: the diagonal of factor must be positive, got {value:.3g} at column {column} of {pattern.n}"
             f"{in_batch(tuple(batch_index))}."
         )
-
-
-def in_batch(batch_index: Shape) -> str:
-    """The end of a message: which batch element, or nothing without batch axes."""
-    return f", batch element {batch_index}" if batch_index else ""

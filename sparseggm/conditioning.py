@@ -89,7 +89,7 @@ def induced(topology: Topology, kept: IntArray) -> tuple[Graph, IntArray]:
     ends = number[topology.edges]
     inside = np.flatnonzero((ends >= 0).all(axis=1))
     graph = Graph(len(kept), ends[inside])  # renumbering ascending nodes keeps i > j and the canonical order
-    return graph, graph.pack((topology.node_positions[kept], topology.edge_positions[inside]))
+    return graph, graph.arranged(topology.node_positions[kept], topology.edge_positions[inside])
 
 
 def with_more_on_diagonal(topology: Topology, precision: FloatArray, more: FloatArray) -> FloatArray:

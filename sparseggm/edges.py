@@ -1,14 +1,19 @@
-"""Edges of a graph as an array of pairs of nodes, in one canonical form; and the sizes of a topology, checked."""
+"""Edges of a graph as an array of pairs of nodes, in one canonical form; sizes and order of a topology, checked."""
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from sparseggm.errors import PatternError
 from sparseggm.pattern import IntArray, as_pairs
+
+Order = tuple[int, ...] | None
+"""`order[k]` is the node to eliminate k-th; None where a topology finds its own."""
 
 
 def canonical_edges(n: int, edges: Any) -> IntArray:
@@ -54,6 +59,22 @@ def require_at_least(least: int, name: str, **sizes: int) -> None:
             raise PatternError(f"{name}: {what} must be an integer, got {size!r}.")
         if size < least:
             raise PatternError(f"{name}: {what} must be at least {least}, got {size}.")
+
+
+def checked_order(name: str, n: int, order: Iterable[int] | None) -> Order:
+    """The order as Python integers. Raises unless it is a permutation of the nodes."""
+    given = None if order is None else integers(f"{name}: order", order)
+    if given is not None and sorted(given) != list(range(n)):
+        raise PatternError(f"{name}: order must be a permutation of 0 … {n - 1}.")
+    return given
+
+
+def integers(what: str, numbers: Iterable[Any]) -> tuple[int, ...]:
+    """Any iterable of integers, NumPy's among them."""
+    try:
+        return tuple(operator.index(number) for number in numbers)
+    except TypeError:
+        raise PatternError(f"{what} must be integers, got {numbers!r}.") from None
 
 
 def frozen(array: IntArray) -> IntArray:

@@ -43,3 +43,8 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
         self.batch_index = batch_index
         self.column = column
         self.pivot = pivot
+
+
+def in_batch(batch_index: tuple[int, ...]) -> str:
+    """The end of a message: which batch element, or nothing without batch axes."""
+    return f", batch element {batch_index}" if batch_index else ""

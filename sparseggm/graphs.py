@@ -6,7 +6,6 @@ Their factor has fill, or at least an order to choose: see `sparseggm.orders`. A
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,23 +13,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from sparseggm import drawing, orders
-from sparseggm.edges import canonical_edges, frozen, lattice_edges, require_at_least, require_positive
+from sparseggm.edges import canonical_edges, frozen, integers, lattice_edges, require_at_least, require_positive
 from sparseggm.errors import PatternError
+from sparseggm.exchange import square_coordinates
 from sparseggm.pattern import FloatArray, IntArray, Pattern
-from sparseggm.topology import Topology, lattice_place
-
-Order = tuple[int, ...] | None
+from sparseggm.topology import Ordered, Topology, lattice_place
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class _Lattice(Topology):
+class _Lattice(Ordered):
     """What `Grid` and `Torus` share."""
 
     shape: tuple[int, ...]
-    given_order: Order
 
     _periodic: ClassVar[bool]
     _least_side: ClassVar[int]
@@ -41,11 +37,10 @@ class _Lattice(Topology):
             raise PatternError(f"{name}: needs at least one side, as in {name}(28, 28).")
         require_at_least(self._least_side, name, **{f"side {axis}": side for axis, side in enumerate(shape)})
         object.__setattr__(self, "shape", tuple(int(side) for side in shape))
-        object.__setattr__(self, "given_order", _checked_order(name, math.prod(shape), order))
+        self._take_order(order)
 
     def __repr__(self) -> str:
-        sides = ", ".join(map(str, self.shape))
-        return f"{type(self).__name__}({sides}{'' if self.given_order is None else ', order=…'})"
+        return f"{type(self).__name__}({', '.join(map(str, self.shape))}{self._order_in_words})"
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -54,11 +49,8 @@ class _Lattice(Topology):
     def describe(self, node: int) -> str:
         return lattice_place(self, node, self.shape[1]) if len(self.shape) == 2 else super().describe(node)
 
-    @cached_property
-    def order(self) -> IntArray:
-        if self.given_order is not None:
-            return frozen(np.array(self.given_order, dtype=np.int64))
-        return frozen(orders.lattice_order(self.shape, self.edges, self._periodic))
+    def _own_order(self) -> IntArray:
+        return orders.lattice_order(self.shape, self.edges, self._periodic)
 
     def node_places(self) -> FloatArray:
         if len(self.shape) == 1:
@@ -110,7 +102,7 @@ class Tree(Topology):
     parents: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        parents = _integers("Tree: parents", self.parents)
+        parents = integers("Tree: parents", self.parents)
         object.__setattr__(self, "parents", parents)
         require_positive("Tree", n=len(parents))
         for node, parent in enumerate(parents):
@@ -195,7 +187,7 @@ class Cycle(Topology):
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
-class Graph(Topology):
+class Graph(Ordered):
     """Any graph. Costs are those of its factor: `factor_pattern.nnz`, and Σ c_j² over its columns.
 
     Eliminated without fill if the graph is chordal (maximum cardinality search), else by minimum degree.
@@ -208,16 +200,15 @@ class Graph(Topology):
 
     n: int
     _edges: IntArray
-    given_order: Order
 
     def __init__(self, n: int, edges: npt.ArrayLike, order: Iterable[int] | None = None) -> None:
         require_positive("Graph", n=n)
         object.__setattr__(self, "n", int(n))
         object.__setattr__(self, "_edges", canonical_edges(n, edges))
-        object.__setattr__(self, "given_order", _checked_order("Graph", n, order))
+        self._take_order(order)
 
     def __repr__(self) -> str:
-        return f"Graph(n={self.n}, {len(self.edges)} edges{'' if self.given_order is None else ', order=…'})"
+        return f"Graph(n={self.n}, {len(self.edges)} edges{self._order_in_words})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Graph, (self.n, self._edges, self.given_order)  # so that the edges of a copy are read-only too
@@ -235,14 +226,11 @@ class Graph(Topology):
         return self._edges
 
     @cached_property
-    def _structure(self) -> tuple[int, bytes, Order]:
+    def _structure(self) -> tuple[Any, ...]:
         return self.n, self.edges.tobytes(), self.given_order
 
-    @cached_property
-    def order(self) -> IntArray:
-        if self.given_order is not None:
-            return frozen(np.array(self.given_order, dtype=np.int64))
-        return frozen(orders.chordal_or_minimum_degree(self.n, self.edges))
+    def _own_order(self) -> IntArray:
+        return orders.chordal_or_minimum_degree(self.n, self.edges)
 
 
 # ---------------------------------------------------------------------- graphs from elsewhere
@@ -269,15 +257,15 @@ def from_scipy(matrix: Any, order: Iterable[int] | None = None) -> Graph:
     Raises:
         PatternError: an entry is stored on one side of the diagonal only.
     """
-    if matrix.shape[0] != matrix.shape[1]:
-        raise PatternError(f"from_scipy: the matrix must be square, got shape {matrix.shape}.")
-    i, j = (axis.astype(np.int64) for axis in scipy.sparse.coo_array(matrix).coords)
-    n = matrix.shape[0]
+    n, i, j = square_coordinates("from_scipy", matrix)
     below, above = np.unique((j * n + i)[i > j]), np.unique((i * n + j)[i < j])
     one_sided = np.setxor1d(below, above)
     if one_sided.size:
         low, high = divmod(int(one_sided[0]), n)
-        raise PatternError(f"from_scipy: entries ({high}, {low}) and ({low}, {high}) must both be stored, or neither.")
+        raise PatternError(
+            f"from_scipy: entries ({high}, {low}) and ({low}, {high}) must both be stored, or neither. "
+            "abs(matrix) + abs(matrix.T) stores both."
+        )
     return Graph(n, np.stack([below % n, below // n], axis=-1), order)
 
 
@@ -294,17 +282,3 @@ def from_networkx(graph: Any, order: Iterable[int] | None = None) -> Graph:
         (min(number[a], number[b]), max(number[a], number[b])) for a, b in graph.edges()
     }  # a multigraph has repeats
     return Graph(len(number), sorted(pairs), order)
-
-
-def _checked_order(name: str, n: int, order: Iterable[int] | None) -> Order:
-    given = None if order is None else _integers(f"{name}: order", order)
-    if given is not None and sorted(given) != list(range(n)):
-        raise PatternError(f"{name}: order must be a permutation of 0 … {n - 1}.")
-    return given
-
-
-def _integers(what: str, numbers: Iterable[Any]) -> tuple[int, ...]:
-    try:
-        return tuple(operator.index(number) for number in numbers)
-    except TypeError:
-        raise PatternError(f"{what} must be integers, got {numbers!r}.") from None

@@ -29,7 +29,9 @@ import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm.errors import PatternError, ShapeError
+from sparseggm.exchange import lower_entries, square_coordinates, symmetric_entries
 from sparseggm.kernels import symbolic
+from sparseggm.promotion import plain
 
 FloatArray = npt.NDArray[Any]  # float32 or float64; `linalg` checks which
 IntArray = npt.NDArray[np.int64]
@@ -123,14 +125,15 @@ class Pattern:
 
         The diagonal is always part of the pattern; stored zeros are kept. Entries above the diagonal raise.
         """
-        lower = scipy.sparse.coo_array(matrix)
-        if lower.shape[0] != lower.shape[1]:
-            raise ShapeError(f"Pattern.from_scipy: the matrix must be square, got shape {lower.shape}.")
-        if (lower.coords[0] < lower.coords[1]).any():
+        n, rows, cols = square_coordinates("Pattern.from_scipy", matrix)
+        above = rows < cols
+        if above.any():
+            i, j = rows[above][0], cols[above][0]
             raise PatternError(
-                "Pattern.from_scipy: entries above the diagonal. Pass scipy.sparse.tril(matrix) for the triangle."
+                f"Pattern.from_scipy: the matrix must be lower triangular, got an entry at ({i}, {j}). "
+                "Pass scipy.sparse.tril(matrix)."
             )
-        pattern = Pattern.from_edges(lower.shape[0], np.stack(lower.coords, axis=-1))
+        pattern = Pattern.from_edges(n, np.stack([rows, cols], axis=-1))
         return pattern, pattern.values_of(matrix)
 
     @staticmethod
@@ -139,6 +142,7 @@ class Pattern:
 
         The unused last entries of each row are ignored.
         """
+        ab = plain("Pattern.from_banded", "ab", ab)
         if ab.ndim < 2 or ab.shape[-2] > ab.shape[-1]:
             raise ShapeError(f"Pattern.from_banded: ab must be (..., bandwidth + 1 ≤ n, n), got shape {ab.shape}.")
         width, n = ab.shape[-2:]
@@ -286,18 +290,18 @@ class Pattern:
         gather = np.argsort(codes)
         return _from_codes(self.n, codes[gather]), gather
 
-    def positions_in(self, other: Pattern) -> IntArray:
-        """(nnz,) where each entry stands in `other`.
+    def positions_in(self, other: Pattern, function: str = "Pattern.positions_in") -> IntArray:
+        """(nnz,) where each entry stands in `other`; `function` is who asks, for the message.
 
         Raises:
             PatternError: `other` lacks an entry.
         """
         if other.n != self.n:
-            raise PatternError(f"Pattern.positions_in: both patterns must have the same n, got {self.n} and {other.n}.")
+            raise PatternError(f"{function}: both patterns must have the same n, got {self.n} and {other.n}.")
         positions = other.positions_of(self.rows, self.cols)
         if (positions < 0).any():
             p = int(np.argmin(positions))
-            raise PatternError(f"Pattern.positions_in: entry ({self.rows[p]}, {self.cols[p]}) is not in {other!r}.")
+            raise PatternError(f"{function}: entry ({self.rows[p]}, {self.cols[p]}) is not in {other!r}.")
         return positions
 
     def positions_of(self, rows: IntArray | IndexArray, cols: IntArray | IndexArray) -> IntArray:
@@ -315,6 +319,7 @@ class Pattern:
 
     def to_scipy(self, values: FloatArray, symmetric: bool = False) -> Any:
         """One matrix as scipy.sparse.csc_array; the triangular one shares memory with `values` (nnz,)."""
+        values = plain("Pattern.to_scipy", "values", values)
         if values.shape != (self.nnz,):
             raise ShapeError(f"Pattern.to_scipy: values must be ({self.nnz},), one matrix, got shape {values.shape}.")
         lower = scipy.sparse.csc_array((values, self.rows, self.indptr), shape=(self.n, self.n))
@@ -322,7 +327,7 @@ class Pattern:
 
     def to_dense(self, values: FloatArray, symmetric: bool = False, force: bool = False) -> FloatArray:
         """(..., n, n): the lower triangle, or both. Above 20,000 nodes asks for force=True."""
-        self._check_values("Pattern.to_dense", values)
+        values = self._checked_values("Pattern.to_dense", values)
         if self.n > DENSE_LIMIT and not force:
             gigabytes = values.itemsize * self.n**2 / 1e9
             raise ShapeError(
@@ -337,7 +342,7 @@ class Pattern:
 
     def to_banded(self, values: FloatArray) -> FloatArray:
         """LAPACK's lower band (..., bandwidth + 1, n), unused entries zero: see `from_banded`."""
-        self._check_values("Pattern.to_banded", values)
+        values = self._checked_values("Pattern.to_banded", values)
         ab = np.zeros((*values.shape[:-1], self.bandwidth + 1, self.n), values.dtype)
         ab[..., self.rows - self.cols, self.cols] = values
         return ab
@@ -345,58 +350,24 @@ class Pattern:
     def values_of(self, matrix: Any, symmetric: bool = False) -> FloatArray:
         """Packed values (..., nnz) of a dense (..., n, n) or scipy.sparse matrix: inverse of `to_dense`, `to_scipy`.
 
+        With symmetric=True both triangles are read: see `exchange.symmetric_entries` for what counts as symmetric.
+
         Raises:
             PatternError: a nonzero (or NaN) off the pattern; with symmetric=False any above the diagonal, with
                 symmetric=True a mirrored pair that differs.
         """
-        if scipy.sparse.issparse(matrix):
-            return self._values_of_sparse(scipy.sparse.coo_array(matrix), symmetric)
+        if not scipy.sparse.issparse(matrix):
+            matrix = plain("Pattern.values_of", "the matrix", matrix)
         if matrix.shape[-2:] != (self.n, self.n):
             raise ShapeError(f"Pattern.values_of: the matrix must be (..., {self.n}, {self.n}), got {matrix.shape}.")
-        values = matrix[..., self.rows, self.cols]
-        mirrored = self.to_dense(values, symmetric)
-        same = (matrix == mirrored) | (np.isnan(matrix) & np.isnan(mirrored))
-        misfit = ~same.reshape(-1, self.n, self.n).all(axis=0)
-        if misfit.any():
-            i, j = np.argwhere(misfit)[0]
-            raise PatternError(self._misfit(i, j, symmetric))
-        return np.ascontiguousarray(values)
+        entries = symmetric_entries if symmetric else lower_entries
+        return entries("Pattern.values_of", self, matrix, self.rows.astype(np.int64), self.cols.astype(np.int64))
 
-    def _values_of_sparse(self, matrix: Any, symmetric: bool) -> FloatArray:
-        if matrix.shape != (self.n, self.n):
-            raise ShapeError(f"Pattern.values_of: the matrix must be ({self.n}, {self.n}), got {matrix.shape}.")
-        csc = matrix.tocsc()  # sums duplicates
-        coo = csc.tocoo()
-        i, j = (axis.astype(np.int64) for axis in coo.coords)
-        positions = self.positions_of(np.maximum(i, j), np.minimum(i, j))
-        on_pattern = positions >= 0
-        misfit = ~on_pattern & (coo.data != 0)
-        values = np.zeros(self.nnz, coo.data.dtype)
-        lower = on_pattern & (i >= j)
-        values[positions[lower]] = coo.data[lower]
-        if symmetric:
-            mirrored = np.zeros_like(values)
-            mirrored[self.diagonal] = values[self.diagonal]
-            upper = on_pattern & (i < j)
-            mirrored[positions[upper]] = coo.data[upper]
-            unequal = ~((values == mirrored) | (np.isnan(values) & np.isnan(mirrored)))
-            if unequal.any():
-                p = int(np.argmax(unequal))
-                raise PatternError(self._misfit(self.rows[p], self.cols[p], symmetric))
-        else:
-            misfit |= (i < j) & (coo.data != 0)
-        if misfit.any():
-            p = int(np.argmax(misfit))
-            raise PatternError(self._misfit(i[p], j[p], symmetric))
-        return values
-
-    def _misfit(self, i: int, j: int, symmetric: bool) -> str:
-        need = "equal its mirror image and be zero off" if symmetric else "be lower triangular and zero off"
-        return f"Pattern.values_of: the matrix must {need} {self!r}; entry ({i}, {j}) is not."
-
-    def _check_values(self, function: str, values: FloatArray) -> None:
+    def _checked_values(self, function: str, values: FloatArray) -> FloatArray:
+        values = plain(function, "values", values)
         if values.ndim == 0 or values.shape[-1] != self.nnz:
             raise ShapeError(f"{function}: values must end in {self.nnz}, the nnz of the pattern, got {values.shape}.")
+        return values
 
 
 def as_pairs(function: str, edges: npt.ArrayLike) -> IntArray:

@@ -3,7 +3,8 @@
     a number, a list, a tuple; integers, booleans    take the dtype of the others, float64 if there are none
     arrays, data frames, whatever has `__array__`    meet in the wider of float32 and float64; halves count as float32
 
-So no digit of a floating-point array is lost. The verbs of `linalg` stay strict: they take arrays of one dtype.
+So no digit of a floating-point array is lost. The verbs of `linalg` stay strict: they take arrays of one dtype, by
+`plain`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import checks
 from sparseggm.errors import DTypeError
-from sparseggm.pattern import FloatArray
 
+FloatArray = npt.NDArray[Any]
+
+_HONOURED = (np.memmap, np.matrix, np.ma.MaskedArray)
 _NATIVE = (np.dtype(np.float64), np.dtype(np.float32))
 _WIDENED = {"float16": np.float32, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
+
+
+def plain(function: str, name: str, array: Any) -> npt.NDArray[Any]:
+    """The same numbers, on the same memory, as an array of NumPy's own class.
+
+    Raises:
+        DTypeError: no array, or a subclass whose meaning that would lose: masked entries, units, labels.
+    """
+    if type(array) is np.ndarray:
+        return array
+    if not isinstance(array, np.ndarray):
+        raise DTypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}.")
+    if np.ma.is_masked(array):
+        raise DTypeError(
+            f"{function}: {name} must have a value in every place, got a masked array with masked entries. "
+            "Choose the rows without, or write .filled(np.nan) where NaN is allowed."
+        )
+    if not isinstance(array, _HONOURED):
+        raise DTypeError(
+            f"{function}: {name} must be a plain NumPy array, got {type(array).__name__}, whose meaning would be lost. "
+            "Convert it with numpy.asarray."
+        )
+    return np.asarray(array)
 
 
 def promoted(function: str, *dtypes: np.dtype[Any], **values: Any) -> list[FloatArray]:
@@ -44,7 +69,7 @@ def as_numbers(function: str, name: str, value: Any) -> tuple[npt.NDArray[Any], 
         return value, value.dtype
     for part in value if isinstance(value, list | tuple) else (value,):
         if isinstance(part, np.ndarray):
-            checks.plain(function, name, part)  # of a list, NumPy would drop the masks in silence
+            plain(function, name, part)  # of a list, NumPy would drop the masks in silence
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, tensors that need a gradient

@@ -20,7 +20,7 @@ from sparseggm.errors import PatternError
 from sparseggm.gaussian import GaussianGraphicalModel
 from sparseggm.graphs import Graph, Grid, Torus
 from sparseggm.pattern import Pattern
-from sparseggm.topology import Topology
+from sparseggm.topology import Ordered, Topology
 
 FORMAT = 1
 
@@ -115,9 +115,10 @@ def _describe(of: Topology) -> tuple[str, dict[str, Any]]:
         raise PatternError(f"save: {of} is not one of {', '.join(TOPOLOGIES)}. Save it as Graph(n, edges).")
     if isinstance(of, Graph):
         return kind, {"n": of.n, "ordered": of.given_order is not None}
-    if isinstance(of, Grid | Torus):
-        return kind, {"shape": of.shape, "ordered": of.given_order is not None}
-    return kind, {each.name: getattr(of, each.name) for each in fields(of)}  # type: ignore[arg-type]
+    facts = {each.name: getattr(of, each.name) for each in fields(of)}  # type: ignore[arg-type]
+    if isinstance(of, Ordered):
+        facts["ordered"] = facts.pop("given_order") is not None
+    return kind, facts
 
 
 def _build(kind: str, arguments: dict[str, Any], arrays: dict[str, Any]) -> Topology:
@@ -127,4 +128,4 @@ def _build(kind: str, arguments: dict[str, Any], arrays: dict[str, Any]) -> Topo
         return Graph(rest["n"], arrays["edges"], **order)
     if make in (Grid, Torus):
         return make(*rest["shape"], **order)  # type: ignore[no-any-return]
-    return make(**rest)  # type: ignore[no-any-return]
+    return make(**rest, **order)  # type: ignore[no-any-return]

@@ -13,17 +13,21 @@ has, in general, a Cholesky factor outside its factor pattern. See docs/architec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm import drawing
-from sparseggm.edges import canonical_edges, frozen, lattice_edges, require_positive
+from sparseggm.edges import Order, canonical_edges, checked_order, frozen, lattice_edges, require_positive
 from sparseggm.errors import DTypeError, PatternError, ShapeError
+from sparseggm.exchange import symmetric_entries
 from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.promotion import as_numbers, promoted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,46 +115,53 @@ class Topology(ABC):
 
         Args:
             precision: dense (..., n, n), scipy.sparse, or the pair (diagonal (..., n), couplings (..., m)) with one
-                coupling for each row of `edges`.
+                coupling for each row of `edges`; float32 or float64 as in `promotion`.
         Raises:
-            PatternError: an entry off the graph, or mirrored entries that differ.
+            PatternError: an entry off the graph, or mirrored entries that differ by more than rounding, of which the
+                packed value is the mean: see `exchange.symmetric_entries`.
             ShapeError: sizes that do not fit.
-            DTypeError: not an array.
+            DTypeError: not real numbers.
         """
-        pair = precision if isinstance(precision, tuple) else ()
-        arrays = all(isinstance(part, np.ndarray) for part in pair or (precision,))
-        if (pair and len(pair) != 2) or not (arrays or scipy.sparse.issparse(precision)):
-            raise DTypeError(
-                f"{self}.pack: needs a NumPy array, a scipy.sparse matrix or a pair of arrays (diagonal, couplings), "
-                f"got {type(precision).__name__}."
-            )
-        if pair:
-            return self._pack_pair(*pair)
-        if precision.shape[-2:] != (self.n, self.n):
-            raise ShapeError(f"{self}.pack: the precision must be (..., {self.n}, {self.n}), got {precision.shape}.")
-        order = self.order
+        function = f"{self}.pack"
+        if isinstance(precision, tuple):
+            return self._pack_pair(function, precision)
         if scipy.sparse.issparse(precision):
-            return self.precision_pattern.values_of(precision.tocsc()[:, order].tocsr()[order, :], symmetric=True)
-        return self.precision_pattern.values_of(precision[..., order[:, None], order], symmetric=True)
+            csr = scipy.sparse.csr_array(precision)
+            [data] = promoted(function, precision=csr.data)
+            matrix = scipy.sparse.csr_array((data, csr.indices, csr.indptr), csr.shape)
+        else:
+            [matrix] = promoted(function, precision=precision)
+        if matrix.shape[-2:] != (self.n, self.n):
+            raise ShapeError(f"{function}: the precision must be (..., {self.n}, {self.n}), got {matrix.shape}.")
+        pattern = self.precision_pattern
+        return symmetric_entries(function, self, matrix, self.order[pattern.rows], self.order[pattern.cols])
 
-    def _pack_pair(self, diagonal: FloatArray, couplings: FloatArray) -> FloatArray:
+    def _pack_pair(self, function: str, pair: tuple[Any, ...]) -> FloatArray:
+        if len(pair) != 2:
+            raise DTypeError(f"{function}: a tuple must be a pair (diagonal, couplings), got {len(pair)} values.")
+        diagonal, couplings = promoted(function, diagonal=pair[0], couplings=pair[1])
         m = len(self.edges)
         if diagonal.shape[-1:] != (self.n,) or couplings.shape != (*diagonal.shape[:-1], m):
             raise ShapeError(
-                f"{self}.pack: needs a diagonal (..., {self.n}) and couplings (..., {m}), one for each row of edges, "
+                f"{function}: needs a diagonal (..., {self.n}) and couplings (..., {m}), one for each row of edges, "
                 f"got {diagonal.shape} and {couplings.shape}."
             )
+        return self.arranged(diagonal, couplings)
+
+    def arranged(self, diagonal: FloatArray, couplings: FloatArray) -> FloatArray:
+        """(..., nnz) anything kept by node (..., n) and by edge (..., m), in the order of packed values."""
         values = np.empty((*diagonal.shape[:-1], self.precision_pattern.nnz), np.result_type(diagonal, couplings))
         values[..., self.node_positions] = diagonal
         values[..., self.edge_positions] = couplings
         return values
 
-    def unpack(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def unpack(self, values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The pair (diagonal (..., n), couplings (..., m)) of packed values: the inverse of `pack`."""
-        nnz = self.precision_pattern.nnz
-        if values.shape[-1:] != (nnz,):
-            raise ShapeError(f"{self}.unpack: values must end in {nnz}, the nnz of P, got shape {values.shape}.")
-        return values.take(self.node_positions, axis=-1), values.take(self.edge_positions, axis=-1)
+        function, nnz = f"{self}.unpack", self.precision_pattern.nnz
+        array, _ = as_numbers(function, "values", values)
+        if array.shape[-1:] != (nnz,):
+            raise ShapeError(f"{function}: values must end in {nnz}, the nnz of P, got shape {array.shape}.")
+        return array.take(self.node_positions, axis=-1), array.take(self.edge_positions, axis=-1)
 
     # ------------------------------------------------------------------ pictures
 
@@ -206,14 +217,54 @@ class Diagonal(Topology):
         return drawing.rows(self.n)
 
 
-@dataclass(frozen=True)
-class Chain(Topology):
-    """Node i is joined to i + 1. No fill: P and L share the pattern. Every verb is O(n)."""
+@dataclass(frozen=True, init=False, repr=False)
+class Ordered(Topology):
+    """A topology that takes an order of elimination in place of its own: `order[k]` is the node to eliminate k-th."""
+
+    given_order: Order
+
+    @cached_property
+    def order(self) -> IntArray:
+        return frozen(self._own_order() if self.given_order is None else np.array(self.given_order, np.int64))
+
+    def _own_order(self) -> IntArray:
+        """(n,) the order where none was given: as numbered."""
+        return np.arange(self.n, dtype=np.int64)
+
+    def _take_order(self, order: Iterable[int] | None) -> None:
+        object.__setattr__(self, "given_order", checked_order(type(self).__name__, self.n, order))
+
+    def _take(self, order: Iterable[int] | None, **sizes: int) -> None:
+        """What `__init__` does on a frozen dataclass whose other fields are sizes."""
+        require_positive(type(self).__name__, **sizes)
+        for name, size in sizes.items():
+            object.__setattr__(self, name, int(size))
+        self._take_order(order)
+
+    def __repr__(self) -> str:
+        sizes = [f"{each.name}={getattr(self, each.name)}" for each in fields(self) if each.name != "given_order"]
+        return f"{type(self).__name__}({', '.join(sizes)}{self._order_in_words})"
+
+    @property
+    def _order_in_words(self) -> str:
+        """The end of a `repr`, where thousands of numbers would bury a message."""
+        return "" if self.given_order is None else ", order=…"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Chain(Ordered):
+    """Node i is joined to i + 1. No fill: P and L share the pattern. Every verb is O(n).
+
+    Args:
+        n: number of nodes.
+        order: `order[k]` is the node to eliminate k-th, instead of as numbered. Backwards, `range(n)[::-1]`, and
+            wherever an end of what is left goes first, there is no fill either; an order from the middle has some.
+    """
 
     n: int
 
-    def __post_init__(self) -> None:
-        require_positive("Chain", n=self.n)
+    def __init__(self, n: int, *, order: Iterable[int] | None = None) -> None:
+        self._take(order, n=n)
 
     @cached_property
     def edges(self) -> IntArray:
@@ -224,18 +275,19 @@ class Chain(Topology):
         return drawing.rows(self.n, snake=True)
 
 
-@dataclass(frozen=True)
-class Band(Topology):
+@dataclass(frozen=True, init=False, repr=False)
+class Band(Ordered):
     """Node i is joined to the `bandwidth` = w nodes before it and after it. No fill: P and L share the pattern.
 
-    Solves, log det and sampling are O(n w); factor, tr Σ and gradients through it O(n w²).
+    Solves, log det and sampling are O(n w); factor, tr Σ and gradients through it O(n w²). An `order` is as that of
+    `Chain`: backwards has no fill.
     """
 
     n: int
     bandwidth: int
 
-    def __post_init__(self) -> None:
-        require_positive("Band", n=self.n, bandwidth=self.bandwidth)
+    def __init__(self, n: int, bandwidth: int, *, order: Iterable[int] | None = None) -> None:
+        self._take(order, n=n, bandwidth=bandwidth)
 
     @cached_property
     def edges(self) -> IntArray:
@@ -248,19 +300,20 @@ class Band(Topology):
         return drawing.slanted(self.n, min(self.bandwidth, self.n))
 
 
-@dataclass(frozen=True)
-class BlockChain(Topology):
+@dataclass(frozen=True, init=False, repr=False)
+class BlockChain(Ordered):
     """`blocks` groups of `size` nodes; a group is joined inside and to the next. Node = block · size + position.
 
     L is block-lower-bidiagonal with dense blocks: no fill, P and L share the pattern. With b = `size`: solves,
-    log det and sampling are O(n b); tr Σ and gradients through it O(n b²).
+    log det and sampling are O(n b); tr Σ and gradients through it O(n b²). An `order` is as that of `Chain`: blocks
+    backwards have no fill, whatever the order inside each.
     """
 
     blocks: int
     size: int
 
-    def __post_init__(self) -> None:
-        require_positive("BlockChain", blocks=self.blocks, size=self.size)
+    def __init__(self, blocks: int, size: int, *, order: Iterable[int] | None = None) -> None:
+        self._take(order, blocks=blocks, size=size)
 
     @property
     def n(self) -> int:  # type: ignore[override]

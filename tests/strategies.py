@@ -44,6 +44,9 @@ BATCHES: tuple[tuple[Shape, Shape], ...] = (
 
 STORAGES = ("plain", "read-only", "strided", "reversed", "transposed")
 
+seeds = st.integers(0, 2**32 - 1)
+dtypes = st.sampled_from(["float32", "float64"])
+
 
 # ---------------------------------------------------------------------- patterns
 

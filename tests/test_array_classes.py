@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sparseggm import Chain, DTypeError, Grid
+from sparseggm import Chain, DTypeError, Grid, Pattern
 from tests.numerics import Array
 from tests.verbs import PAIRS, VERBS, arguments
 
@@ -66,3 +67,48 @@ def test_a_verb_refuses_what_would_lose_its_meaning(verb, operand: str, kind: st
     given[operand] = form(given[operand])
     with pytest.raises(DTypeError, match=f"^{verb.name}: {operand} {message}"):
         verb(pattern, given)
+
+
+# ---------------------------------------------------------------------- packing
+
+PATTERN = Chain(3).factor_pattern
+PACKINGS: dict[str, Any] = {
+    "Chain(n=3).pack: precision": (Chain(3).pack, 2 * np.eye(3)),
+    "Chain(n=3).pack: diagonal": (lambda diagonal: Chain(3).pack((diagonal, np.ones((1, 2)))), np.ones((1, 3))),
+    "Chain(n=3).pack: couplings": (lambda couplings: Chain(3).pack((np.ones((1, 3)), couplings)), np.ones((1, 2))),
+    "Chain(n=3).unpack: values": (lambda values: Chain(3).unpack(values)[0], np.ones((2, 5))),
+    "Pattern.values_of: the matrix": (PATTERN.values_of, 2 * np.eye(3)),
+    "Pattern.to_dense: values": (PATTERN.to_dense, np.ones((2, 5))),
+    "Pattern.to_banded: values": (PATTERN.to_banded, np.ones((2, 5))),
+    "Pattern.from_banded: ab": (lambda ab: Pattern.from_banded(ab)[1], np.ones((2, 3))),
+}
+"""Every way between packed values and matrices: the start of its messages, the call, a good argument of two axes."""
+
+each_packing = pytest.mark.parametrize(("start", "call", "array"), [(k, *v) for k, v in PACKINGS.items()], ids=PACKINGS)
+
+
+@each_packing
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_packing_takes_a_matrix_or_a_memory_map_as_the_array_it_is(start, call, array, tmp_path: Path) -> None:
+    for name, form in honoured(tmp_path).items():
+        result = call(form(array))
+        assert type(result) is np.ndarray, name
+        np.testing.assert_array_equal(result, call(array), err_msg=name, strict=True)
+
+
+@each_packing
+@pytest.mark.parametrize("kind", REFUSED)
+def test_packing_refuses_what_would_lose_its_meaning(start: str, call: Any, array: Array, kind: str) -> None:
+    form, message = REFUSED[kind]
+    with pytest.raises(DTypeError, match=f"^{re.escape(start)} {message}"):
+        call(form(array))
+
+
+@each_packing
+def test_packing_says_that_it_needs_an_array(start: str, call: Any, array: Array) -> None:
+    """But for `pack` and `unpack`, which take lists."""
+    if start.startswith("Chain"):
+        np.testing.assert_array_equal(call(array.tolist()), call(array))
+    else:
+        with pytest.raises(DTypeError, match=f"^{re.escape(start)} must be a NumPy array, got list\\.$"):
+            call(array.tolist())

@@ -19,10 +19,12 @@ from sparseggm import (
     Chain,
     Cycle,
     Diagonal,
+    DTypeError,
     Graph,
     Grid,
     Pattern,
     PatternError,
+    ShapeError,
     Star,
     Stencil,
     Topology,
@@ -288,7 +290,6 @@ ONE_SIDED = scipy.sparse.csr_array(np.tril(np.ones((3, 3))))
         (lambda: Tree([-1, 2, 1]), "Tree: node 1 has no root: its chain of parents is a cycle."),
         (lambda: Tree([-1, 0.5]), "Tree: parents must be integers, got [-1, 0.5]."),
         (lambda: union(Chain(3), Chain(4)), "union: needs topologies of one size, got Chain(n=3) and Chain(n=4)."),
-        (lambda: from_scipy(scipy.sparse.eye_array(3, 4)), "from_scipy: the matrix must be square, got shape (3, 4)."),
         (lambda: from_scipy(ONE_SIDED), "from_scipy: entries (1, 0) and (0, 1) must both be stored, or neither."),
         (lambda: from_scipy(ONE_SIDED.T), "from_scipy: entries (1, 0) and (0, 1) must both be stored, or neither."),
     ],
@@ -296,3 +297,11 @@ ONE_SIDED = scipy.sparse.csr_array(np.tril(np.ones((3, 3))))
 def test_malformed_graphs_are_refused_with_what_was_got(call, message: str) -> None:
     with pytest.raises(PatternError, match=f"^{re.escape(message)}"):
         call()
+
+
+def test_what_is_no_square_matrix_is_refused_by_from_scipy() -> None:
+    with pytest.raises(ShapeError, match=r"^from_scipy: the matrix must be square, got shape \(3, 4\)\.$"):
+        from_scipy(scipy.sparse.eye_array(3, 4))
+    for wrong, kind in ((np.eye(3).tolist(), "list"), (None, "NoneType"), (Chain(3), "Chain")):
+        with pytest.raises(DTypeError, match=rf"^from_scipy: the matrix must be of scipy\.sparse, got {kind}\.$"):
+            from_scipy(wrong)

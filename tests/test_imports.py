@@ -17,6 +17,8 @@ REFERENCE = sorted((ROOT / "reference").rglob("*.py"))
 
 LAYERS = (
     "errors",
+    "promotion",
+    "exchange",
     "kernels",
     "pattern",
     "colouring",
@@ -30,7 +32,6 @@ LAYERS = (
     "memory",
     "checks",
     "randomness",
-    "promotion",
     "gershgorin",
     "long_chain",
     "linalg",

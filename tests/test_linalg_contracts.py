@@ -169,7 +169,7 @@ def test_selected_inverse_refuses_a_pattern_that_is_not_closed_or_too_small() ->
     factor = arguments(VERBS["selected_inverse"], FOUR_CYCLE)["factor"]
     with pytest.raises(PatternError, match=r"^selected_inverse: `on` must be closed under elimination"):
         linalg.selected_inverse(FOUR_CYCLE, factor, on=FOUR_CYCLE)
-    with pytest.raises(PatternError, match="is not in"):
+    with pytest.raises(PatternError, match=r"^selected_inverse: entry \(3, 0\) is not in Pattern\(n=4, nnz=5, "):
         linalg.selected_inverse(FOUR_CYCLE, factor, on=Pattern.from_edges(4, [(1, 0)]))
     with pytest.raises(PatternError, match=r"^selected_inverse_vjp: `on` must be closed under elimination"):
         adjoints.selected_inverse_vjp(FOUR_CYCLE, factor, factor, on=FOUR_CYCLE)

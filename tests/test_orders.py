@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
+import pickle
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.topology
-from sparseggm import Band, Chain, Cycle, Graph, Grid, Star, Stencil, Topology, Torus, Tree, union
+from sparseggm import (
+    Band,
+    BlockChain,
+    Chain,
+    Cycle,
+    Graph,
+    Grid,
+    PatternError,
+    Star,
+    Stencil,
+    Topology,
+    Torus,
+    Tree,
+    union,
+)
 from sparseggm.orders import chordal_or_minimum_degree, factor_work, maximum_cardinality, nested_dissection
 from tests.topologies import chordal_graphs, complete_graph, graphs, trees
 
@@ -135,6 +153,75 @@ def test_a_graph_of_several_parts_fills_no_more_than_they_do_alone(graph: Graph)
     graph = unordered(graph)
     both = Graph(2 * graph.n, np.concatenate([graph.edges, graph.edges + graph.n]))
     assert fill(both) == 2 * fill(graph)
+
+
+# ---------------------------------------------------------------------- orders that are given
+
+ORDERED: dict[str, Any] = {
+    "Chain(n=9": lambda **order: Chain(9, **order),
+    "Band(n=9, bandwidth=2": lambda **order: Band(9, 2, **order),
+    "BlockChain(blocks=3, size=3": lambda **order: BlockChain(3, 3, **order),
+    "Grid(3, 3": lambda **order: Grid(3, 3, **order),
+    "Torus(3, 3": lambda **order: Torus(3, 3, **order),
+    "Graph(n=9, 12 edges": lambda **order: Graph(9, Grid(3, 3).edges, **order),
+}
+"""Every topology that takes an order: how its `repr` begins, and how it is made."""
+
+each_ordered = pytest.mark.parametrize(("name", "make"), ORDERED.items(), ids=[name.split("(")[0] for name in ORDERED])
+
+
+@each_ordered
+def test_a_given_order_is_part_of_what_a_topology_is(name: str, make: Any) -> None:
+    order = [4, 0, 8, 2, 6, 1, 3, 5, 7]
+    plain, ordered = make(), make(order=order)
+    assert ordered.order.tolist() == order
+    assert ordered == make(order=iter(np.array(order))) != make(order=order[::-1])
+    assert hash(ordered) == hash(make(order=tuple(order)))
+    assert plain not in (ordered, make(order=plain.order))  # what was said is kept
+    assert (repr(plain), repr(ordered)) == (f"{name})", f"{name}, order=…)")
+    np.testing.assert_array_equal(ordered.edges, plain.edges)
+    for again in (pickle.loads(pickle.dumps(ordered)), copy.deepcopy(ordered)):
+        assert again == ordered
+        assert again.order.tolist() == order
+        assert not again.order.flags.writeable
+
+
+@each_ordered
+@pytest.mark.parametrize(
+    ("order", "need"),
+    [
+        (range(8), "must be a permutation of 0 … 8."),
+        ([0, *range(8)], "must be a permutation of 0 … 8."),
+        (range(1, 10), "must be a permutation of 0 … 8."),
+        (np.arange(9.0), "must be integers, got "),
+        (3, "must be integers, got 3."),
+    ],
+    ids=["short", "repeated", "shifted", "floats", "a number"],
+)
+def test_an_order_that_is_no_permutation_is_refused(name: str, make: Any, order: Any, need: str) -> None:
+    with pytest.raises(PatternError, match=f"^{re.escape(name.split('(')[0])}: order {re.escape(need)}"):
+        make(order=order)
+
+
+@pytest.mark.parametrize("make", [ORDERED[name] for name in list(ORDERED)[:3]], ids=["chain", "band", "block chain"])
+def test_backwards_there_is_no_fill(make: Any) -> None:
+    plain, backwards = make(), make(order=range(9)[::-1])
+    assert backwards.precision_pattern is backwards.factor_pattern is plain.factor_pattern
+    assert backwards.is_factor_free
+    assert backwards.node_positions.tolist() == plain.node_positions.tolist()[::-1]
+    from_the_middle = make(order=[4, 3, 5, 2, 6, 1, 7, 0, 8])
+    assert fill(from_the_middle) > 0
+    assert not from_the_middle.is_factor_free
+
+
+def test_blocks_backwards_have_no_fill_whatever_the_order_inside() -> None:
+    order = [8, 6, 7, 3, 4, 5, 1, 0, 2]
+    assert BlockChain(3, 3, order=order).factor_pattern is BlockChain(3, 3).factor_pattern
+
+
+def test_a_chain_backwards_has_the_kernels_of_a_chain() -> None:
+    assert Chain(9, order=range(9)[::-1]).factor_pattern.is_chain
+    assert not Chain(9, order=[4, 3, 5, 2, 6, 1, 7, 0, 8]).factor_pattern.is_chain
 
 
 # ---------------------------------------------------------------------- pinned

@@ -69,7 +69,7 @@ def test_pack_refuses_one_triangle_and_mirrored_entries_that_differ() -> None:
     uneven = whole + np.array([[0, 0.1, 0], [0, 0, 0], [0, 0, 0]])
     for matrix in (np.tril(whole), np.triu(whole), uneven):
         for form in (np.asarray, scipy.sparse.csr_array, scipy.sparse.coo_array):
-            with pytest.raises(PatternError, match="must equal its mirror image"):
+            with pytest.raises(PatternError, match="must be symmetric, got "):
                 chain.pack(form(matrix))
 
 
@@ -81,22 +81,40 @@ def test_pack_refuses_a_matrix_of_another_size_sparse_or_dense() -> None:
                 Chain(3).pack(form)
 
 
-def test_pack_refuses_what_is_no_array() -> None:
-    need = r"^Chain\(n=3\)\.pack: needs a NumPy array, a scipy\.sparse matrix or a pair of arrays "
-    pair = (np.ones(3), np.zeros(2))
-    for bad in (np.eye(3).tolist(), list(pair), (pair[0], [0.0, 0.0]), (), (*pair, pair[1]), None):
-        with pytest.raises(DTypeError, match=need):
-            Chain(3).pack(bad)
-    assert Chain(3).pack(pair).tolist() == [1, 0, 1, 0, 1]
+def test_pack_refuses_what_is_no_matrix() -> None:
+    chain, pair = Chain(3), (np.ones(3), np.zeros(2))
+    for bad, message in (
+        ((), "a tuple must be a pair (diagonal, couplings), got 0 values."),
+        ((*pair, pair[1]), "a tuple must be a pair (diagonal, couplings), got 3 values."),
+        (list(pair), "precision must be an array of real numbers, got list: "),
+        (None, "precision must hold real numbers in at most float64, got object. "),
+        ("abc", "precision must hold real numbers in at most float64, got <U3. "),
+        (np.eye(3) * 1j, "precision must hold real numbers in at most float64, got complex128. "),
+        (scipy.sparse.eye_array(3) * 1j, "precision must hold real numbers in at most float64, got complex128. "),
+        ((pair[0], pair[1] * 1j), "couplings must hold real numbers in at most float64, got complex128. "),
+    ):
+        with pytest.raises(DTypeError, match=f"^{re.escape(f'Chain(n=3).pack: {message}')}"):
+            chain.pack(bad)
+    assert chain.pack(pair).tolist() == [1, 0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("dtype", ["int64", "bool", "float16", "complex128", ">f8"])
-def test_other_dtypes_pass_pack_but_no_verb(dtype: str) -> None:
-    """`pack` moves numbers of any dtype; the first verb refuses them by name."""
-    packed = Chain(3).pack(np.eye(3, dtype=dtype))
-    assert packed.dtype == dtype
-    with pytest.raises(DTypeError, match=r"^cholesky: precision must be float32 or float64 in native byte order, got "):
-        linalg.cholesky(Chain(3).precision_pattern, packed)
+@pytest.mark.parametrize(
+    ("dtype", "packed"),
+    [("int64", "float64"), ("bool", "float64"), ("float16", "float32"), (">f8", "float64"), ("<f4", "float32")],
+)
+def test_pack_takes_values_as_a_gaussian_does(dtype: str, packed: str) -> None:
+    """Integers are weak, halves widened, and lists and numbers of any class are arrays."""
+    matrix, chain = np.eye(3, dtype=dtype), Chain(3)
+    given = [matrix, (np.diag(matrix), np.zeros(2, dtype))]
+    if dtype not in ("float16", ">f8"):  # which scipy.sparse has not
+        given += [scipy.sparse.csr_array(matrix), scipy.sparse.lil_matrix(matrix)]
+    for each in given:
+        values = chain.pack(each)
+        assert (values.dtype, values.tolist()) == (packed, [1, 0, 1, 0, 1])
+    for given in (np.eye(3).tolist(), ([1, 1, 1], [0, 0])):
+        assert chain.pack(given).tolist() == [1, 0, 1, 0, 1]
+        assert chain.pack(given).dtype == np.float64
+    assert chain.pack((np.ones(3, np.float32), [0, 0])).dtype == np.float32
 
 
 def test_a_pattern_without_nodes_is_refused() -> None:

@@ -45,12 +45,23 @@ def topologies(most: int = 4) -> st.SearchStrategy[Topology]:
         st.builds(Torus, st.integers(3, max(most, 3)), st.integers(3, 4)),
         st.builds(Star, sides(2 * most)),
         st.builds(Cycle, st.integers(3, 3 * most)),
+        reordered(most),
         trees(3 * most),
         graphs(2 * most),
         chordal_graphs(2 * most),
         st.builds(complete_graph, sides(most + 1)),
         st.builds(disconnected, sides(most), sides(most)),
     )
+
+
+@st.composite
+def reordered(draw: st.DrawFn, most: int) -> Topology:
+    """A chain, a band or a block chain backwards, which has no fill, or in a random order, which may."""
+    make, first, second = draw(st.sampled_from([(Chain, 3 * most, 0), (Band, 2 * most, 3), (BlockChain, most, 3)]))
+    sizes = [draw(sides(size)) for size in (first, second) if size]
+    n = make(*sizes).n
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return make(*sizes, order=draw(st.sampled_from([range(n)[::-1], rng.permutation(n)])))
 
 
 @st.composite

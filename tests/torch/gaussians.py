@@ -46,6 +46,8 @@ class Kind:
 KINDS = [
     *(Kind(topology, "factor") for topology in TOPOLOGIES),
     *(Kind(topology, "precision") for topology in (sg.Chain(4), sg.ExtendedGrid(2, 3), sg.Grid(3, 3), sg.Cycle(5))),
+    Kind(sg.Chain(4, order=range(4)[::-1]), "factor"),
+    Kind(sg.BlockChain(3, 2, order=[2, 3, 0, 1, 4, 5]), "precision"),  # has fill
 ]
 
 

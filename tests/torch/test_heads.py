@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,20 @@ def test_weights_for_something_else_do_not_load(other):
     with pytest.raises(sg.PatternError, match="another topology, order of elimination or family"):
         head.load_state_dict(state)
     head.load_state_dict(PrecisionHead(3, sg.Grid(2, 3), parametrize.dominant).state_dict())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [partial(sg.Chain, 6), partial(sg.Band, 6, 2), partial(sg.BlockChain, 3, 2)],
+    ids=["chain", "band", "block chain"],
+)
+def test_weights_for_the_same_graph_in_another_order_do_not_load(make):
+    """Their patterns are equal; the order alone tells them apart."""
+    head, backwards = FactorHead(3, make()), FactorHead(3, make(order=range(6)[::-1]))
+    assert head.topology.factor_pattern is backwards.topology.factor_pattern
+    with pytest.raises(sg.PatternError, match="another topology, order of elimination or family"):
+        head.load_state_dict(backwards.state_dict())
+    FactorHead(3, make(order=range(6)[::-1])).load_state_dict(backwards.state_dict())
 
 
 @pytest.mark.parametrize("family", [None, "dominant", "spectral"])
