@@ -75,8 +75,8 @@ def are_plain(*tensors: Tensor) -> bool:
 
 def batch_of(*tensors: Tensor) -> Shape:
     """The common batch shape."""
-    shapes = [tensor.shape[:-1] for tensor in tensors]
-    return tuple(shapes[0] if shapes[0] == shapes[-1] else torch.broadcast_shapes(*shapes))
+    first, *others = (tensor.shape[:-1] for tensor in tensors)
+    return tuple(first if all(shape == first for shape in others) else torch.broadcast_shapes(first, *others))
 
 
 def summed_to(gradient: Tensor | None, like: Tensor) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,8 +52,8 @@ def _run(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fake(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
-    batch = values.shape[:-1]
-    return values.new_empty(batch), values.new_empty((*batch, pattern_of(key).n))
+    empty = partial(values.new_empty, dtype=torch.float64)
+    return empty(values.shape[:-1]), empty((*values.shape[:-1], pattern_of(key).n))
 
 
 register("leading_eigenpair(str key, Tensor values) -> (Tensor, Tensor)", _run, _fake, _setup, _vjp)
