@@ -17,7 +17,7 @@ from sparseggm import checks, conditioning, fitting, linalg, stochastic
 from sparseggm.checks import Shape
 from sparseggm.colouring import distance_colouring
 from sparseggm.errors import NonFiniteError, NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
-from sparseggm.factored import FactoredGaussian, covariance_positions
+from sparseggm.factored import FactoredGaussian, covariance_positions, trace_positions
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.stochastic import Estimate
 from sparseggm.topology import Diagonal, Topology, require_topology
@@ -102,11 +102,11 @@ class GaussianGraphicalModel(FactoredGaussian):
             checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
-        """tr(P_p Σ_q) = Σ w P Σ over the edges of p, w = 2 off the diagonal, in float64."""
-        diagonal, couplings = other.graph.unpack(other.precision.astype(np.float64))
-        sigma = self._covariance_at(other.graph.edges).astype(np.float64)
-        own = np.einsum("...i,...i->...", diagonal, sigma[..., : self.n])
-        return cast(FloatArray, own + 2.0 * np.einsum("...e,...e->...", couplings, sigma[..., self.n :]))
+        """tr(P_p Σ_q) = Σ w P Σ over the entries of P_p, w = 2 off the diagonal, in float64."""
+        fill, positions = trace_positions(self.topology, self.factor_pattern, other.graph)
+        sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill).take(positions, axis=-1)
+        weighted = other.precision * other.graph.precision_pattern.multiplicity
+        return cast(FloatArray, np.einsum("...p,...p->...", weighted, sigma.astype(np.float64)))
 
     # ------------------------------------------------------------------ second moments
 

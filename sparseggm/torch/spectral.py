@@ -28,7 +28,7 @@ def _of_tensor(values: Tensor, pattern: Pattern) -> Tensor:
 
 
 def _setup(ctx: Any, inputs: tuple[str, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.key = inputs[0]
+    ctx.pattern = pattern_of(inputs[0])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
 
@@ -42,7 +42,7 @@ def _vjp(ctx: Any, value_bar: Tensor | None, vector_bar: Tensor | None) -> tuple
         )
     if value_bar is None:
         return None, None
-    pattern, (v,) = pattern_of(ctx.key), ctx.saved_tensors
+    pattern, (v,) = ctx.pattern, ctx.saved_tensors
     return None, diagonal_halved(pattern, outer(pattern, 2.0 * value_bar[..., None] * v, v))
 
 
