@@ -7,8 +7,8 @@ packed values; turns a failing column into the caller's node. What is asked of a
 from __future__ import annotations
 
 from copy import copy
-from functools import cached_property
 from typing import Any, Self, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sparseggm import checks, gershgorin, linalg
 from sparseggm.checks import Shape
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError
-from sparseggm.graphs import graph_of
+from sparseggm.graphs import product_graph
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.promotion import constant, promoted
 from sparseggm.topology import Topology, require_topology
@@ -90,10 +90,10 @@ class FactoredGaussian:
         """Number of nodes."""
         return self.topology.n
 
-    @cached_property
+    @property
     def graph(self) -> Topology:
         """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
-        return self.topology if self.is_on_topology else graph_of(self.factor_pattern.gram(), self.topology.order)
+        return self.topology if self.is_on_topology else product_graph(self.topology)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -229,6 +229,24 @@ def covariance_positions(
     fill = pattern.union(Pattern.from_edges(n, ends)).filled()
     nodes = fill.diagonal[topology.inverse_order].astype(np.int64)
     return fill, nodes, fill.positions_of(ends.max(1), ends.min(1))
+
+
+_OfGraph = WeakKeyDictionary[Topology, tuple[str, Pattern, IntArray]]
+_trace_positions: WeakKeyDictionary[Topology, _OfGraph] = WeakKeyDictionary()
+
+
+def trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tuple[Pattern, IntArray]:
+    """What tr(P Σ) needs of Σ, P being on another graph: F of `covariance_positions`, and the place of each P_ij on F.
+
+    Found once for an L on `pattern`, and kept while both topologies live: a prior meets many posteriors.
+    """
+    of_graph = _trace_positions.setdefault(topology, _OfGraph())
+    key, fill, positions = of_graph.get(graph, ("", pattern, np.empty(0, np.int64)))
+    if key != pattern.key:
+        on = graph.precision_pattern
+        fill, _, positions = covariance_positions(topology, pattern, graph.order[np.stack([on.rows, on.cols], axis=-1)])
+        of_graph[graph] = pattern.key, fill, positions
+    return fill, positions
 
 
 def named_by_node(

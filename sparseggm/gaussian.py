@@ -16,7 +16,7 @@ from sparseggm import checks, conditioning, fitting, linalg, stochastic
 from sparseggm.checks import Shape
 from sparseggm.colouring import distance_colouring
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
-from sparseggm.factored import FactoredGaussian, covariance_positions
+from sparseggm.factored import FactoredGaussian, covariance_positions, trace_positions
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.promotion import as_numbers, widest
 from sparseggm.randomness import Seed, generator
@@ -86,7 +86,7 @@ class GaussianGraphicalModel(FactoredGaussian):
             loc = self.loc if self.topology.is_naturally_ordered else self.loc.take(self.topology.order, axis=-1)
             return kl_to_standard_normal(self.factor_pattern, loc, self.factor, "kl_divergence")
         q, p = self._with("kl_divergence", other)
-        kl = 0.5 * (q._trace_against("kl_divergence", p) + q._kl_but_trace("kl_divergence", p))
+        kl = 0.5 * (q._trace_against(p) + q._kl_but_trace("kl_divergence", p))
         return checks.require_representable("kl_divergence", kl, q.dtype)
 
     def _with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
@@ -116,12 +116,12 @@ class GaussianGraphicalModel(FactoredGaussian):
         except NonFiniteError:
             checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
 
-    def _trace_against(self, function: str, other: GaussianGraphicalModel) -> FloatArray:
-        """tr(P_p Σ_q) = Σ w P Σ over the edges of p, w = 2 off the diagonal, in float64."""
-        diagonal, couplings = other.graph.unpack(other.precision.astype(np.float64))
-        sigma = self._covariance_at(function, other.graph.edges).astype(np.float64)
-        own = np.einsum("...i,...i->...", diagonal, sigma[..., : self.n])
-        return cast(FloatArray, own + 2.0 * np.einsum("...e,...e->...", couplings, sigma[..., self.n :]))
+    def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
+        """tr(P_p Σ_q) = Σ w P Σ over the entries of P_p, w = 2 off the diagonal, in float64."""
+        fill, positions = trace_positions(self.topology, self.factor_pattern, other.graph)
+        sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill).take(positions, axis=-1)
+        weighted = other.precision * other.graph.precision_pattern.multiplicity
+        return cast(FloatArray, np.einsum("...p,...p->...", weighted, sigma.astype(np.float64)))
 
     # ------------------------------------------------------------------ second moments
 

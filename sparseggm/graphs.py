@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from sparseggm import drawing, orders
 from sparseggm.edges import canonical_edges, frozen, integers, lattice_edges, require_at_least, require_positive
 from sparseggm.errors import PatternError
 from sparseggm.exchange import square_coordinates
-from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.pattern import FloatArray, IntArray
 from sparseggm.topology import Ordered, Topology, lattice_place
 
 
@@ -236,10 +237,21 @@ class Graph(Ordered):
 # ---------------------------------------------------------------------- graphs from elsewhere
 
 
-def graph_of(pattern: Pattern, order: IntArray) -> Graph:
-    """The graph of a P on this pattern, which is in this order of elimination."""
-    ends = order[np.stack([pattern.rows, pattern.cols], axis=-1)]
-    return Graph(pattern.n, ends[ends[:, 0] != ends[:, 1]], order)
+_product_graphs: WeakKeyDictionary[Topology, Graph] = WeakKeyDictionary()
+
+
+def product_graph(topology: Topology) -> Topology:
+    """The graph of P = L Lᵀ for an L on the factor pattern, in the topology's order: itself if it is factor-free.
+
+    Made once, and kept while the topology lives.
+    """
+    if topology.is_factor_free:
+        return topology
+    if topology not in _product_graphs:
+        pattern, order = topology.factor_pattern.gram(), topology.order
+        ends = order[np.stack([pattern.rows, pattern.cols], axis=-1)]
+        _product_graphs[topology] = Graph(pattern.n, ends[ends[:, 0] != ends[:, 1]], order)
+    return _product_graphs[topology]
 
 
 def union(first: Topology, *others: Topology) -> Graph:

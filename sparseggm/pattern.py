@@ -171,6 +171,11 @@ class Pattern:
         return self.indptr[:-1]
 
     @cached_property
+    def multiplicity(self) -> FloatArray:
+        """(nnz,) how many entries of a symmetric matrix each stored one stands for: 1 on the diagonal, 2 off it."""
+        return _read_only(np.where(self.rows == self.cols, 1.0, 2.0))
+
+    @cached_property
     def bandwidth(self) -> int:
         """max i − j over the entries."""
         return int((self.rows[self.indptr[1:] - 1] - np.arange(self.n)).max())
@@ -182,14 +187,14 @@ class Pattern:
 
     def column_pairs(self, fill: Pattern) -> int:
         """Σ_j |S_j| |F_j| for these columns S and those of a fill F: what every cost of a factorisation is made of."""
-        if fill.key not in self._column_pairs:
+        if fill not in self._column_pairs:
             lengths, fill_lengths = (np.diff(pattern.indptr).astype(np.int64) for pattern in (self, fill))
-            self._column_pairs[fill.key] = int(lengths @ fill_lengths)
-        return self._column_pairs[fill.key]
+            self._column_pairs[fill] = int(lengths @ fill_lengths)
+        return self._column_pairs[fill]
 
     @cached_property
-    def _column_pairs(self) -> dict[str, int]:
-        return {}
+    def _column_pairs(self) -> weakref.WeakKeyDictionary[Pattern, int]:
+        return weakref.WeakKeyDictionary()
 
     @cached_property
     def longest_row(self) -> int:
@@ -291,11 +296,24 @@ class Pattern:
         return _from_codes(self.n, codes[gather]), gather
 
     def positions_in(self, other: Pattern, function: str = "Pattern.positions_in") -> IntArray:
-        """(nnz,) where each entry stands in `other`; `function` is who asks, for the message.
+        """(nnz,) where each entry stands in `other`; found once, and kept while both live.
+
+        Args:
+            function: who asks, for the message.
 
         Raises:
             PatternError: `other` lacks an entry.
         """
+        known = self._positions_in.get(other)
+        if known is None:
+            known = self._positions_in[other] = _read_only(self._found_in(other, function))
+        return known
+
+    @cached_property
+    def _positions_in(self) -> weakref.WeakKeyDictionary[Pattern, IntArray]:
+        return weakref.WeakKeyDictionary()
+
+    def _found_in(self, other: Pattern, function: str) -> IntArray:
         if other.n != self.n:
             raise PatternError(f"{function}: both patterns must have the same n, got {self.n} and {other.n}.")
         positions = other.positions_of(self.rows, self.cols)

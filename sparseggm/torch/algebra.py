@@ -184,13 +184,13 @@ _cholesky_vjp = register_pair(adjoints.cholesky_vjp, lambda pattern: pattern.nnz
 
 
 def save_factor(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.key = inputs[0]
+    ctx.pattern = pattern_of(inputs[0])
     ctx.save_for_backward(inputs[1], output)
 
 
 # G = x yᵀ on the pattern, summed  ⇒  x̄ = Ḡ y ,  ȳ = Ḡᵀ x
 def _outer_vjp(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
-    pattern = pattern_of(ctx.key)
+    pattern = ctx.pattern
     x, y = ctx.saved_tensors
     terms = (*batch_of(x, y), pattern.n)  # every term of a sum has the same cotangent
     x_bar, y_bar = matmul(pattern, bar, y).expand(terms), matmul_t(pattern, bar, x).expand(terms)
@@ -198,7 +198,7 @@ def _outer_vjp(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, Tensor | Non
 
 
 def _outer_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Shape], output: Tensor) -> None:
-    ctx.key = inputs[0]
+    ctx.pattern = pattern_of(inputs[0])
     ctx.save_for_backward(*inputs[1:3])
 
 
@@ -213,7 +213,7 @@ register(
 
 # P = L Lᵀ  ⇒  P̄ = cholesky_vjp(L, L̄), restricted from the filled pattern to that of P
 def _cholesky_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
-    pattern, (_, factor) = pattern_of(ctx.key), ctx.saved_tensors
+    pattern, (_, factor) = ctx.pattern, ctx.saved_tensors
     filled = pattern.filled()
     if not torch.is_grad_enabled() and are_plain(factor, bar):  # no derivative to come, which would need all of V
         precision_bar = adjoints.cholesky_vjp(filled, array(factor), array(bar), on=pattern)
@@ -236,7 +236,7 @@ def _run_logdet(key: str, factor: Tensor, in_float64: bool) -> Tensor:
 
 
 def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor, None]:
-    pattern, (factor, _) = pattern_of(ctx.key), ctx.saved_tensors
+    pattern, (factor, _) = ctx.pattern, ctx.saved_tensors
     pivots = diagonal(pattern, factor)
     if not torch.is_grad_enabled() and are_plain(factor, bar):  # torch's threads would spin on after the division
         quotients = 2.0 * array(bar)[..., None] / array(pivots)

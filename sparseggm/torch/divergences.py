@@ -8,14 +8,13 @@ Between Gaussian graphical models nothing dense is formed; a `MultivariateNormal
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 from torch.distributions.kl import register_kl
 
 from sparseggm.errors import DTypeError, ShapeError
-from sparseggm.factored import covariance_positions
+from sparseggm.factored import trace_positions
 from sparseggm.torch import fused, ops, samples
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
 from sparseggm.torch.factored import common_batch
@@ -79,12 +78,10 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     Cost: one selected inverse on F.
     """
     _require_same_space(q, p, p.loc)
-    on = p.graph.precision_pattern
-    pairs = p.graph.order[np.stack([on.rows, on.cols], axis=-1)]
-    fill, _, positions = covariance_positions(q.topology, q.factor_pattern, pairs)
+    fill, positions = trace_positions(q.topology, q.factor_pattern, p.graph)
     sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill).index_select(-1, index(positions))
-    counts = torch.from_numpy(np.where(on.rows == on.cols, 1.0, 2.0))  # a stored off-diagonal stands for two
-    trace = (p.precision.double() * counts * sigma.double()).sum(-1)
+    weights = torch.from_numpy(p.graph.precision_pattern.multiplicity.copy())
+    trace = (p.precision.double() * weights * sigma.double()).sum(-1)
     return _half(q, trace + p._square_distance("kl_divergence", q.loc) + q._logdet() - p._logdet())
 
 

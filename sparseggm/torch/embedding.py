@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm.pattern import IntArray, Pattern
+from sparseggm.pattern import Pattern
 from sparseggm.torch.registration import array, key_of, pattern_of, register
 
 
@@ -48,27 +48,23 @@ def _diagonal_pattern(n: int) -> Pattern:
     return Pattern(n, np.arange(n + 1), np.arange(n))
 
 
-@lru_cache(maxsize=256)
-def _positions(key: str, on: str) -> IntArray:
-    return pattern_of(key).positions_in(pattern_of(on))
-
-
 def _run_restrict(key: str, on: str, values: Tensor) -> Tensor:
-    return torch.from_numpy(np.take(array(values), _positions(key, on), axis=-1))
+    return torch.from_numpy(np.take(array(values), pattern_of(key).positions_in(pattern_of(on)), axis=-1))
 
 
 def _run_extend(key: str, on: str, values: Tensor) -> Tensor:
-    extended = np.zeros((*values.shape[:-1], pattern_of(on).nnz), array(values).dtype)
-    extended[..., _positions(key, on)] = array(values)
+    pattern, wider = pattern_of(key), pattern_of(on)
+    extended = np.zeros((*values.shape[:-1], wider.nnz), array(values).dtype)
+    extended[..., pattern.positions_in(wider)] = array(values)
     return torch.from_numpy(extended)
 
 
 def _setup(ctx: Any, inputs: tuple[str, str, Tensor], output: Tensor) -> None:
-    ctx.keys = inputs[:2]
+    ctx.patterns = tuple(map(pattern_of, inputs[:2]))
 
 
 def _adjoint(operator: Callable[..., Tensor]) -> Callable[..., tuple[None, None, Tensor]]:
-    return lambda ctx, bar: (None, None, operator(*map(pattern_of, ctx.keys), bar))
+    return lambda ctx, bar: (None, None, operator(*ctx.patterns, bar))
 
 
 register(

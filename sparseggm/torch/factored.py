@@ -17,7 +17,7 @@ from torch.distributions import Distribution, constraints
 
 from sparseggm import checks, errors, factored
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
-from sparseggm.graphs import graph_of
+from sparseggm.graphs import product_graph
 from sparseggm.pattern import FloatArray, Pattern
 from sparseggm.topology import Topology, require_topology
 from sparseggm.torch import ops
@@ -125,7 +125,7 @@ class FactoredDistribution(Distribution):
         """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
         if self._is_from_precision or self.topology.is_factor_free:
             return self.topology
-        return graph_of(self.factor_pattern.gram(), self.topology.order)
+        return product_graph(self.topology)
 
     @property
     def precision(self) -> Tensor:

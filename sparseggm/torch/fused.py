@@ -36,14 +36,13 @@ def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) 
     """
     key = key_of(pattern, "sample_and_kl", loc, factor, noise)
     if are_plain(loc, factor, noise):
-        return _EagerStep.apply(key, loc, factor, noise)  # type: ignore[no-any-return]
+        return _EagerStep.apply(pattern, loc, factor, noise)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.sample_and_kl(key, loc, factor, noise)  # type: ignore[no-any-return]
 
 
-def _run(
-    key: str, loc: Tensor, factor: Tensor, noise: Tensor, kept: list[FloatArray] | None = None
+def _step(
+    pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor, kept: list[FloatArray] | None = None
 ) -> tuple[Tensor, Tensor]:
-    pattern = pattern_of(key)
     if _are_few(pattern, loc, factor, noise):
         loc, factor, noise = loc.contiguous(), factor.contiguous(), noise.contiguous()
         z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
@@ -86,25 +85,20 @@ def _fake(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor,
     return loc.new_empty((*torch.broadcast_shapes(batch, noise.shape[:-1]), pattern_of(key).n)), loc.new_empty(batch)
 
 
-def _setup(
-    ctx: Any,
-    inputs: tuple[str, Tensor, Tensor, Tensor],
-    output: tuple[Tensor, Tensor],
-    kept: list[FloatArray] | None = None,
-) -> None:
-    ctx.key, ctx.kept = inputs[0], kept
+def _setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.pattern, ctx.kept = pattern_of(inputs[0]), None
     ctx.save_for_backward(*inputs[1:])
 
 
 def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None]:
-    loc, factor, noise = ctx.saved_tensors
+    pattern, (loc, factor, noise) = ctx.pattern, ctx.saved_tensors
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-        pattern = pattern_of(ctx.key)
         return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
-    inputs = ctx.key, loc, factor, noise, z_bar, kl_bar, ctx.needs_input_grad[-1]
+    inputs = loc, factor, noise, z_bar, kl_bar, ctx.needs_input_grad[-1]
     if are_plain(loc, z_bar, kl_bar):
-        return None, *_bars(*inputs, ctx.kept)
-    loc_bar, factor_bar, noise_bar = torch.ops.sparseggm.sample_and_kl_vjp(*inputs)
+        return None, *_bars(pattern, *inputs, ctx.kept)
+    key = key_of(pattern, "sample_and_kl_vjp", loc)
+    loc_bar, factor_bar, noise_bar = torch.ops.sparseggm.sample_and_kl_vjp(key, *inputs)
     return None, loc_bar, factor_bar, noise_bar if ctx.needs_input_grad[-1] else None
 
 
@@ -112,11 +106,10 @@ class _EagerStep(torch.autograd.Function):
     """The operator without the dispatcher, whose layers cost as much as the arithmetic of a small step."""
 
     @staticmethod
-    def forward(ctx: Any, key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> Any:
-        kept: list[FloatArray] = []
-        output = _run(key, loc, factor, noise, kept)
-        _setup(ctx, (key, loc, factor, noise), output, kept)
-        return output
+    def forward(ctx: Any, pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> Any:
+        ctx.pattern, ctx.kept = pattern, []
+        ctx.save_for_backward(loc, factor, noise)
+        return _step(pattern, loc, factor, noise, ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
@@ -129,7 +122,7 @@ def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> t
 
 
 def _bars(
-    key: str,
+    pattern: Pattern,
     loc: Tensor,
     factor: Tensor,
     noise: Tensor,
@@ -138,7 +131,6 @@ def _bars(
     needs_noise: bool,
     kept: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    pattern = pattern_of(key)
     if _are_few(pattern, loc, factor, noise, z_bar) and kl_bar.shape == loc.shape[:-1] and kl_bar.dtype is loc.dtype:
         inputs = [tensor.contiguous() for tensor in (loc, factor, noise, z_bar, kl_bar)]
         bars = (
@@ -165,7 +157,7 @@ def _run_vjp(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """An operator has no optional results: noise that is not wanted has no entries."""
-    loc_bar, factor_bar, noise_bar = _bars(key, loc, factor, noise, z_bar, kl_bar, needs_noise)
+    loc_bar, factor_bar, noise_bar = _bars(pattern_of(key), loc, factor, noise, z_bar, kl_bar, needs_noise)
     return loc_bar, factor_bar, noise.new_empty((*noise.shape[:-1], 0)) if noise_bar is None else noise_bar
 
 
@@ -198,7 +190,11 @@ def _fake_vjp(
 
 
 register(
-    "sample_and_kl(str key, Tensor loc, Tensor factor, Tensor noise) -> (Tensor, Tensor)", _run, _fake, _setup, _rule
+    "sample_and_kl(str key, Tensor loc, Tensor factor, Tensor noise) -> (Tensor, Tensor)",
+    lambda key, loc, factor, noise: _step(pattern_of(key), loc, factor, noise),
+    _fake,
+    _setup,
+    _rule,
 )
 register(
     "sample_and_kl_vjp(str key, Tensor loc, Tensor factor, Tensor noise, Tensor z_bar, Tensor kl_bar, bool needs_noise)"

@@ -14,24 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from sparseggm import checks
 from sparseggm.pattern import Pattern
+from sparseggm.torch import portable
 
 Shape = tuple[int, ...]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _library = torch.library.Library("sparseggm", "FRAGMENT")
-_used: dict[str, Pattern] = {}  # a graph holds the key of a pattern, so the pattern must outlive the graph
+_traced: dict[str, Pattern] = {}  # a compiled graph holds the key of a pattern, so the pattern must outlive the graph
 
 
 def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
     """The key to call operator `verb` with, once its tensors are known to be on the CPU.
 
-    Without side effects, so that torch.compile can trace it.
+    A program of `torch.export` may run in another process, so its key is the whole pattern as text. Without side
+    effects, so that torch.compile can trace it.
     """
     for tensor in tensors:
         if tensor.device.type not in ("cpu", "meta"):
@@ -40,13 +43,31 @@ def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
                 "silently."
             )
     checks.require_pattern(verb, pattern)
-    return pattern.key
+    return _text_of(pattern) if torch.compiler.is_exporting() else pattern.key
+
+
+@torch.compiler.assume_constant_result
+def _text_of(pattern: Pattern) -> str:
+    return portable.to_text(pattern)
 
 
 def pattern_of(key: str) -> Pattern:
-    """The pattern an operator was called with; from the first call on it stays alive."""
-    pattern = _used.get(key)
-    return _used.setdefault(key, Pattern.from_key(key)) if pattern is None else pattern
+    """The pattern an operator was called with. Its caller keeps it alive, and its backward's `ctx`."""
+    pattern = _traced.get(key)
+    if pattern is not None:
+        return pattern
+    return _traced.setdefault(key, portable.from_text(key)) if ":" in key else Pattern.from_key(key)
+
+
+def _keeping_patterns(fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The fake kernel; where it is asked by a tracer the patterns stay alive, for a compiled graph holds keys alone."""
+
+    def keeping(*args: Any) -> Any:
+        if any(isinstance(arg, FakeTensor) for arg in args):
+            _traced.update((arg, pattern_of(arg)) for arg in args if isinstance(arg, str) and arg)
+        return fake(*args)
+
+    return keeping
 
 
 def array(tensor: Tensor) -> Any:
@@ -75,8 +96,8 @@ def are_plain(*tensors: Tensor) -> bool:
 
 def batch_of(*tensors: Tensor) -> Shape:
     """The common batch shape."""
-    shapes = [tensor.shape[:-1] for tensor in tensors]
-    return tuple(shapes[0] if shapes[0] == shapes[-1] else torch.broadcast_shapes(*shapes))
+    first, *others = (tensor.shape[:-1] for tensor in tensors)
+    return tuple(first if all(shape == first for shape in others) else torch.broadcast_shapes(first, *others))
 
 
 def summed_to(gradient: Tensor | None, like: Tensor) -> Tensor | None:
@@ -108,7 +129,7 @@ def register(
     name = signature.split("(")[0]
     _library.define(signature, tags=tags)
     _library.impl(name, run, "CPU")
-    torch.library.register_fake(f"sparseggm::{name}", fake, lib=_library)
+    torch.library.register_fake(f"sparseggm::{name}", _keeping_patterns(fake), lib=_library)
     operator = getattr(torch.ops.sparseggm, name).default
     torch.library.register_vmap(
         f"sparseggm::{name}", (_loop_rule if loops else _vmap_rule)(operator, fake), lib=_library
@@ -261,13 +282,13 @@ def register_pair(
         return a.new_empty((*batch_of(a, b), size(pattern_of(key))))
 
     def setup(ctx: Any, inputs: tuple[str, Tensor, Tensor], output: Tensor) -> None:
-        ctx.key = inputs[0]
+        ctx.pattern = pattern_of(inputs[0])
         ctx.save_for_backward(*inputs[1:], output)
 
     def vjp(ctx: Any, cotangent: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         a, b, result = ctx.saved_tensors
         *_, needs_a, needs_b = ctx.needs_input_grad
-        a_bar, b_bar = rule(pattern_of(ctx.key), (needs_a, needs_b), a, b, result, cotangent)
+        a_bar, b_bar = rule(ctx.pattern, (needs_a, needs_b), a, b, result, cotangent)
         return None, summed_to(a_bar, a), summed_to(b_bar, b)
 
     operator: Callable[[str, Tensor, Tensor], Tensor]

@@ -79,24 +79,24 @@ def _reorder_in_place(x: FloatArray, order: Tensor | None) -> None:
 
 
 def _draw_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor | None, Shape], output: Tensor) -> None:
-    ctx.key = inputs[0]
+    ctx.pattern = pattern_of(inputs[0])
     ctx.save_for_backward(*inputs[1:4], output)
 
 
 # z = loc + x, Lᵀ x = ε  ⇒  L̄ = −x (L⁻¹ z̄)ᵀ on the pattern, x = z − loc
 def _draw_rule(ctx: Any, z_bar: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
     loc, factor, order, z = ctx.saved_tensors
-    return None, *_draw_bars(ctx.key, loc, factor, order, z, z_bar), None, None
+    return None, *_draw_bars(ctx.pattern, loc, factor, order, z, z_bar), None, None
 
 
 def _draw_bars(
-    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
+    pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-        pattern = pattern_of(key)
         noise_bar = ops.solve(pattern, factor, reordered(z_bar, order))
         factor_bar = -ops.outer(pattern, reordered(z - loc, order), noise_bar, factor.shape[:-1])
         return _summed(z_bar, loc), factor_bar
+    key = key_of(pattern, "draw_vjp", loc)
     return torch.ops.sparseggm.draw_vjp(key, loc, factor, order, z, z_bar)  # type: ignore[no-any-return]
 
 
@@ -152,7 +152,7 @@ def _draw_and_log_prob_fake(
 
 
 def _draw_and_log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.key = inputs[0]
+    ctx.pattern = pattern_of(inputs[0])
     ctx.save_for_backward(*inputs[1:])
 
 
@@ -161,10 +161,10 @@ def _draw_and_log_prob_rule(
     ctx: Any, z_bar: Tensor, bar: Tensor
 ) -> tuple[None, Tensor, Tensor, None, Tensor, Tensor | None]:
     loc, factor, order, peak, noise = ctx.saved_tensors
-    pattern, inverse, noise_bar = pattern_of(ctx.key), _inverse(order), None
+    pattern, inverse, noise_bar = ctx.pattern, _inverse(order), None
     x = reordered(ops.solve_t(pattern, factor, reordered(noise, order)), inverse)
     x = x.expand_as(z_bar)  # loc alone may have some of the batch axes
-    loc_bar, factor_bar = _draw_bars(ctx.key, torch.zeros_like(loc), factor, order, x, z_bar)
+    loc_bar, factor_bar = _draw_bars(ctx.pattern, torch.zeros_like(loc), factor, order, x, z_bar)
     if ctx.needs_input_grad[-1]:
         whitened = reordered(ops.solve(pattern, factor, reordered(z_bar, order)), inverse)
         noise_bar = _summed(whitened - noise * bar.unsqueeze(-1), noise)
@@ -205,22 +205,23 @@ def _square_distance(key: str, loc: Tensor, factor: Tensor, order: Tensor | None
 
 
 def _square_distance_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor | None, Tensor], output: Tensor) -> None:
-    ctx.key = inputs[0]
+    ctx.pattern = pattern_of(inputs[0])
     ctx.save_for_backward(*inputs[1:])
 
 
 # s = ‖r‖², r = Lᵀ y, y = x − loc  ⇒  ȳ = 2 s̄ L r ,  L̄ = 2 s̄ y rᵀ on the pattern
 def _square_distance_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, Tensor | None, None, Tensor | None]:
-    loc, factor, order, x = ctx.saved_tensors
+    pattern, (loc, factor, order, x) = ctx.pattern, ctx.saved_tensors
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-        pattern, inverse = pattern_of(ctx.key), _inverse(order)
+        inverse = _inverse(order)
         offset = reordered(x - loc, order)
         white_bar = ops.matmul_t(pattern, factor, offset) * (2.0 * bar[..., None]).to(x.dtype)
         x_bar = reordered(ops.matmul(pattern, factor, white_bar), inverse)
         factor_bar = ops.outer(pattern, offset, white_bar, factor.shape[:-1])
         return None, -_summed(x_bar, loc), factor_bar, None, _summed(x_bar, x)
     needs_x = ctx.needs_input_grad[-1]
-    bars = torch.ops.sparseggm.square_distance_vjp(ctx.key, loc, factor, order, x, bar, needs_x)
+    key = key_of(pattern, "square_distance_vjp", loc)
+    bars = torch.ops.sparseggm.square_distance_vjp(key, loc, factor, order, x, bar, needs_x)
     return None, bars[0], bars[1], None, bars[2] if needs_x else None
 
 

@@ -116,7 +116,7 @@ _marginal_variances_vjp = register_pair(
 
 
 def _variances_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
-    return None, marginal_variances_vjp(pattern_of(ctx.key), ctx.saved_tensors[0], bar)
+    return None, marginal_variances_vjp(ctx.pattern, ctx.saved_tensors[0], bar)
 
 
 register(
@@ -128,8 +128,8 @@ register(
 )
 
 
-def _save_with_keys(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.keys = inputs[:2]
+def _save_with_patterns(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.patterns = _pattern_and_fill(*inputs[:2])
     ctx.save_for_backward(*inputs[2:])
 
 
@@ -143,7 +143,7 @@ def _run_inverse(key: str, on: str, factor: Tensor) -> Tensor:
 
 
 def _inverse_rule(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor]:
-    pattern, fill = _pattern_and_fill(*ctx.keys)
+    pattern, fill = ctx.patterns
     return None, None, selected_inverse_vjp(pattern, ctx.saved_tensors[0], bar, fill)
 
 
@@ -151,7 +151,7 @@ register(
     "selected_inverse(str key, str on, Tensor factor) -> Tensor",
     _run_inverse,
     lambda key, on, factor: factor.new_empty((*factor.shape[:-1], _pattern_and_fill(key, on)[1].nnz)),
-    _save_with_keys,
+    _save_with_patterns,
     _inverse_rule,
 )
 
@@ -162,8 +162,8 @@ def _run_inverse_vjp(key: str, on: str, factor: Tensor, sigma_bar: Tensor) -> Te
 
 
 def _inverse_vjp_vjp(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
-    factor, sigma_bar = ctx.saved_tensors
-    bars = _inverse_vjp_rule(*_pattern_and_fill(*ctx.keys), factor, sigma_bar, bar)
+    (pattern, fill), (factor, sigma_bar) = ctx.patterns, ctx.saved_tensors
+    bars = _inverse_vjp_rule(pattern, fill, factor, sigma_bar, bar)
     return None, None, summed_to(bars[0], factor), summed_to(bars[1], sigma_bar)
 
 
@@ -171,18 +171,18 @@ register(
     "selected_inverse_vjp(str key, str on, Tensor factor, Tensor sigma_bar) -> Tensor",
     _run_inverse_vjp,
     lambda key, on, factor, sigma_bar: factor.new_empty((*batch_of(factor, sigma_bar), pattern_of(key).nnz)),
-    _save_with_keys,
+    _save_with_patterns,
     _inverse_vjp_vjp,
 )
 
 
 # d log det P = tr(Σ dP): of a stored off-diagonal entry, which stands for two, 2 Σ_ij
 def _precision_logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
-    pattern, (precision, _) = pattern_of(ctx.key), ctx.saved_tensors
+    pattern, (precision, _) = ctx.pattern, ctx.saved_tensors
     filled = pattern.filled()
     if not torch.is_grad_enabled() and are_plain(precision, bar):
         sigma = linalg.selected_inverse(filled, linalg.cholesky(pattern, array(precision)))
-        counts = np.where(pattern.rows == pattern.cols, 1.0, 2.0).astype(sigma.dtype)
+        counts = pattern.multiplicity.astype(sigma.dtype)
         return None, torch.from_numpy(sigma.take(pattern.positions_in_fill, axis=-1) * (array(bar)[..., None] * counts))
     on_graph = restrict(pattern, filled, selected_inverse(filled, cholesky(pattern, precision)))
     return None, 2.0 * bar[..., None] * diagonal_halved(pattern, on_graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def _of_tensor(values: Tensor, pattern: Pattern) -> Tensor:
 
 
 def _setup(ctx: Any, inputs: tuple[str, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.key = inputs[0]
+    ctx.pattern = pattern_of(inputs[0])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
 
@@ -42,7 +43,7 @@ def _vjp(ctx: Any, value_bar: Tensor | None, vector_bar: Tensor | None) -> tuple
         )
     if value_bar is None:
         return None, None
-    pattern, (v,) = pattern_of(ctx.key), ctx.saved_tensors
+    pattern, (v,) = ctx.pattern, ctx.saved_tensors
     return None, diagonal_halved(pattern, outer(pattern, 2.0 * value_bar[..., None] * v, v))
 
 
@@ -52,8 +53,8 @@ def _run(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fake(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
-    batch = values.shape[:-1]
-    return values.new_empty(batch), values.new_empty((*batch, pattern_of(key).n))
+    empty = partial(values.new_empty, dtype=torch.float64)
+    return empty(values.shape[:-1]), empty((*values.shape[:-1], pattern_of(key).n))
 
 
 register("leading_eigenpair(str key, Tensor values) -> (Tensor, Tensor)", _run, _fake, _setup, _vjp)

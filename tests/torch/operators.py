@@ -1,0 +1,130 @@
+"""Every operator that the library registers, with arguments on any batch shapes: one list for what must hold of all.
+
+A row is (number of batch shapes, arguments): the arguments are a function of as many shapes, which broadcast. A row's
+name is that of the operator, up to a comma.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparseggm as sg
+import sparseggm.torch  # registers
+from sparseggm import Pattern
+from sparseggm.torch.registration import index
+from tests.torch.problems import factor, values, vectors
+
+Shape = tuple[int, ...]
+Row = tuple[int, Callable[..., tuple[Any, ...]]]
+
+BATCHES: list[Shape] = [(), (1,), (2,), (3, 1), (3, 2)]
+EMPTY: list[Shape] = [(), (0,), (3, 1), (3, 0)]
+
+FIRST_ORDER = {"draw_vjp", "sample_and_kl_vjp", "square_distance_vjp"}
+"""Operators of a backward pass that is not to be differentiated: they have no derivative."""
+
+
+def batches(count: int) -> Iterator[tuple[Shape, ...]]:
+    """All tuples of so many batch shapes that broadcast."""
+    yield from dict.fromkeys(
+        itertools.chain(itertools.product(BATCHES, repeat=count), itertools.product(EMPTY, repeat=count))
+    )
+
+
+def operators(on: Pattern) -> dict[str, Row]:
+    """The rows on a pattern of L, in an order of elimination that is not the caller's."""
+    gram, filled = on.gram(), on.filled()
+    order = index(torch.arange(on.n).roll(1).numpy())
+
+    def nodes(batch: Shape, seed: int = 1) -> Tensor:
+        return vectors(on.n, *batch, seed=seed).detach()
+
+    def numbers(batch: Shape) -> Tensor:
+        return nodes(batch, seed=5)[..., 0]
+
+    def packed(pattern: Pattern, batch: Shape, seed: int = 0) -> Tensor:
+        return values(pattern, *batch, seed=seed).detach()
+
+    def lower(batch: Shape, pattern: Pattern = on) -> Tensor:
+        return factor(pattern, *batch).detach()
+
+    def with_diagonal(entry: float, batch: Shape) -> Tensor:
+        return torch.where(torch.from_numpy(gram.rows == gram.cols), entry, 0.3 * packed(gram, batch))
+
+    def tensors(a: Shape, b: Shape, c: Shape) -> tuple[Tensor, Tensor, Tensor]:
+        return nodes(a), lower(b), nodes(c, seed=2)
+
+    def step_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+        return on.key, *tensors(a, b, c), nodes(_full(a, b, c), seed=3), numbers(_full(a, b))
+
+    def draw_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+        full = _full(a, b, c)
+        return on.key, nodes(a), lower(b), order, nodes(full, seed=2), nodes(full, seed=3)
+
+    def distance_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+        loc, values, x = tensors(a, b, c)
+        return on.key, loc, values, order, x, numbers(_full(a, b, c))
+
+    return {
+        "solve": (2, lambda a, b: (on.key, lower(a), nodes(b))),
+        "solve_t": (2, lambda a, b: (on.key, lower(a), nodes(b))),
+        "matmul": (2, lambda a, b: (on.key, packed(on, a), nodes(b))),
+        "matmul_t": (2, lambda a, b: (on.key, packed(on, a), nodes(b))),
+        "symmetric_matmul": (2, lambda a, b: (gram.key, packed(gram, a), nodes(b))),
+        "outer": (3, lambda a, b, of: (on.key, nodes(_full(a, of)), nodes(b, seed=2), of)),
+        "cholesky": (1, lambda a: (gram.key, with_diagonal(4.0, a))),
+        "gram_jvp": (2, lambda a, b: (on.key, packed(on, a), packed(on, b, seed=1))),
+        "gram_vjp": (2, lambda a, b: (on.key, packed(on, a), packed(gram, b))),
+        "cholesky_jvp": (2, lambda a, b: (filled.key, lower(a, filled), packed(filled, b))),
+        "cholesky_vjp": (2, lambda a, b: (filled.key, lower(a, filled), packed(filled, b))),
+        "logdet": (1, lambda a: (on.key, lower(a), False)),
+        "logdet, in float64": (1, lambda a: (on.key, lower(a), True)),
+        "precision_logdet": (1, lambda a: (gram.key, with_diagonal(4.0, a))),
+        "marginal_variances": (1, lambda a: (on.key, lower(a))),
+        "marginal_variances_vjp": (2, lambda a, b: (on.key, lower(a), nodes(b))),
+        "selected_inverse": (1, lambda a: (on.key, "", lower(a))),
+        "selected_inverse, on a pattern": (1, lambda a: (on.key, filled.key, lower(a))),
+        "selected_inverse_vjp": (2, lambda a, b: (on.key, filled.key, lower(a), packed(filled, b))),
+        "restrict": (1, lambda a: (on.key, filled.key, packed(filled, a))),
+        "extend": (1, lambda a: (on.key, filled.key, packed(on, a))),
+        "leading_eigenpair": (1, lambda a: (gram.key, with_diagonal(0.0, a))),
+        "sample_and_kl": (3, lambda a, b, c: (on.key, *tensors(a, b, c))),
+        "sample_and_kl_vjp": (3, lambda a, b, c: (*step_vjp(a, b, c), True)),
+        "sample_and_kl_vjp, but for the noise": (3, lambda a, b, c: (*step_vjp(a, b, c), False)),
+        "draw": (3, lambda a, b, c: (on.key, nodes(a), lower(b), order, _full(a, b, c))),
+        "draw_vjp": (3, draw_vjp),
+        "draw_and_log_prob": (
+            4,
+            lambda a, b, c, d: (on.key, nodes(a), lower(b), order, numbers(c)[..., None], nodes(d, seed=2)),
+        ),
+        "square_distance": (3, lambda a, b, c: distance_vjp(a, b, c)[:-1]),
+        "square_distance_vjp": (3, lambda a, b, c: (*distance_vjp(a, b, c), True)),
+        "square_distance_vjp, but for x": (3, lambda a, b, c: (*distance_vjp(a, b, c), False)),
+        "square_norm": (1, lambda a: (nodes(a),)),
+    }
+
+
+OPERATORS = operators(sg.ExtendedGrid(2, 3).factor_pattern)
+"""On an extended grid's factor, whose fill and Gram pattern are larger."""
+
+
+def _full(*shapes: Shape) -> Shape:
+    return tuple(torch.broadcast_shapes(*shapes))
+
+
+def registered() -> set[str]:
+    """The names that the library has registered with the dispatcher."""
+    return set(torch.ops.sparseggm)
+
+
+def name_of(row: str) -> str:
+    return row.split(",")[0]
+
+
+def operator(row: str) -> Any:
+    return getattr(torch.ops.sparseggm, name_of(row)).default
