@@ -100,6 +100,7 @@ class GaussianGraphicalModel(FactoredGaussian):
                 return square_norm(gaussian.whiten(a - b))
         except NonFiniteError:
             checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
+            raise
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
         """tr(P_p Σ_q) = Σ w P Σ over the edges of p, w = 2 off the diagonal, in float64."""
