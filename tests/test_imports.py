@@ -49,6 +49,7 @@ LAYERS = (
     "precompile",
     "",  # sparseggm/__init__.py
     "torch",
+    "pyro",
     "vae",
     "cli",
 )
