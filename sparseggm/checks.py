@@ -7,9 +7,10 @@ what: NaN in, a diagonal that is not positive, or a result beyond the dtype.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ REMEDY = "Rescale, or use float64."
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _identity = np.arange(1024)
+_thread = threading.local()
 
 
 # ---------------------------------------------------------------------- before the work
@@ -138,14 +140,16 @@ def speaking_as(function: str, *inner: str) -> Iterator[None]:
         raise
 
 
-def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], divides: bool = True) -> NoReturn:
-    """Raise what made a kernel fail.
+def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], divides: bool = True) -> None:
+    """Raise what made a kernel fail. Within `non_finite_passes` return: the result is what arithmetic gave.
 
     Args:
         verb: the name in the message.
         inputs: each array with the pattern it is on, None for a vector.
         divides: whether the verb divides by the diagonal of its `factor`.
     """
+    if lets_non_finite_pass():
+        return
     for name, (pattern, array) in inputs.items():
         require_finite(verb, name, pattern, array)
     if divides and "factor" in inputs:
@@ -154,6 +158,27 @@ def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], div
         require_positive_diagonal(verb, pattern, factor)
     dtype = next(iter(inputs.values()))[1].dtype
     raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+
+
+@contextmanager
+def non_finite_passes() -> Iterator[None]:
+    """In this thread verbs return results that are not finite, as a backward pass must: its caller looks at gradients.
+
+    A loss that was scaled too far has infinite cotangents. Who scaled it (torch's GradScaler) finds infinity in the
+    gradient of a parameter, and takes no step; an exception on the way there would end the training.
+    """
+    before = lets_non_finite_pass()
+    _thread.passes = True
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
+    finally:
+        _thread.passes = before
+
+
+def lets_non_finite_pass() -> bool:
+    """Whether this thread is within `non_finite_passes`."""
+    return getattr(_thread, "passes", False)
 
 
 def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **arguments: FloatArray) -> FloatArray:

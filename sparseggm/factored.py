@@ -128,6 +128,7 @@ class FactoredGaussian:
             y = verb(self.factor_pattern, self.factor, x if natural else x.take(self.topology.order, axis=-1))
         except NonFiniteError:  # named by the caller's node, not the elimination's
             checks.explain(function, {name: (None, x)})
+            raise
         return cast(FloatArray, y if natural else y.take(self.topology.inverse_order, axis=-1))
 
     def _of_factor(self, function: str, verb: Any, **options: Any) -> FloatArray:
@@ -136,6 +137,7 @@ class FactoredGaussian:
             return cast(FloatArray, verb(self.factor_pattern, self.factor, **options))
         except NonFiniteError:
             checks.explain(function, {"factor": (self.factor_pattern, self.factor)})
+            raise
 
     def _beside(self, function: str, **values: Any) -> tuple[Self, list[FloatArray]]:
         """This Gaussian and the values, all in the wider of their dtypes: see `promotion`."""
@@ -207,6 +209,7 @@ def _factorised(function: str, topology: Topology, precision: FloatArray, **vect
         return linalg.cholesky(pattern, precision)
     except NonFiniteError:
         checks.explain(function, {"precision": (pattern, precision)})
+        raise
     except NotPositiveDefiniteError as failure:
         raise named_by_node(failure, topology, precision, function) from None
 

@@ -115,6 +115,7 @@ class GaussianGraphicalModel(FactoredGaussian):
                 return square_norm(self._in_elimination_order(function, linalg.matmul_t, difference=a - b))
         except NonFiniteError:
             checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
+            raise
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
         """tr(P_p Σ_q) = Σ w P Σ over the entries of P_p, w = 2 off the diagonal, in float64."""

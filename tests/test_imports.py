@@ -52,6 +52,7 @@ LAYERS = (
     "precompile",
     "",  # sparseggm/__init__.py
     "torch",
+    "pyro",
     "vae",
     "cli",
 )

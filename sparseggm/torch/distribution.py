@@ -2,7 +2,8 @@
 
 The NumPy class for tensors: the same names and meanings, differentiable with respect to loc and the factor, or the
 precision. Samples and means are in the caller's numbering of nodes; packed values in the topology's order of
-elimination. What it is made of is in `factored`, its divergences in `divergences`.
+elimination. Values may be tensors, arrays, lists or numbers of any real dtype: `border` says what is made of them. What
+it is made of is in `factored`, its divergences in `divergences`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sparseggm import checks, conditioning
+from sparseggm import conditioning
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.factored import covariance_positions
 from sparseggm.pattern import DENSE_LIMIT, IntArray, as_pairs
+from sparseggm.topology import Topology, require_topology
 from sparseggm.torch import ops, samples
+from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.factored import FactoredDistribution, factorised
-from sparseggm.torch.registration import are_readable, are_transformed, array, index
+from sparseggm.torch.registration import are_transformed, index
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -40,8 +43,22 @@ class GaussianGraphicalModel(FactoredDistribution):
     The factor is kept unbroadcast: many samples, or `expand`, copy no factor. Sums are formed in float64.
     """
 
+    def __init__(self, loc: Any, *, factor: Any, topology: Topology, validate_args: bool | None = None) -> None:
+        name = type(self).__name__
+        require_topology(name, topology)
+        loc, factor = as_tensors(name, loc=loc, factor=factor)
+        self._is_from_precision = False
+        self._set(name, loc, factor, topology, topology.factor_pattern, validate_args)
+
     # ------------------------------------------------------------------ torch's protocol
 
+    @tells()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
+        """`rsample` without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    @tells()
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
         """loc + L⁻ᵀ ε, differentiable: sample_shape + batch_shape + (n,), with ε as `torch.randn` of that shape gives.
 
@@ -52,10 +69,11 @@ class GaussianGraphicalModel(FactoredDistribution):
             return self.loc + self.colorize(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
         return samples.draw(self.factor_pattern, self.loc, self._factor, self._order, shape[:-1])
 
+    @tells("noise")
     def rsample_and_log_prob(
         self,
         sample_shape: Any = torch.Size(),  # noqa: B008  torch's own signature
-        noise: Tensor | None = None,
+        noise: Any = None,
     ) -> tuple[Tensor, Tensor]:
         """z = loc + L⁻ᵀ ε and log q(z) = ½ [log det P − ‖ε‖² − n log 2π], nats: no second pass over L.
 
@@ -67,27 +85,32 @@ class GaussianGraphicalModel(FactoredDistribution):
         """
         if noise is None:
             noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
-        self._check_event("rsample_and_log_prob", noise=noise)
-        peak = 0.5 * (self._logdet() - self.topology.n * LOG_2PI)
-        return samples.draw_and_log_prob(self.factor_pattern, self.loc, self._factor, self._order, peak, noise)
+        own, eps = self._beside("rsample_and_log_prob", noise=noise)
+        peak = 0.5 * (own._logdet() - self.topology.n * LOG_2PI)
+        z, log_prob = samples.draw_and_log_prob(self.factor_pattern, own.loc, own._factor, self._order, peak, eps)
+        return z, rounded(log_prob, z.dtype)
 
     def _log_prob_of_noise(self, noise: Tensor) -> Tensor:
         """log q(loc + L⁻ᵀ ε), in float64."""
         return 0.5 * (self._logdet() - samples.square_norm(noise) - self.topology.n * LOG_2PI)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    @tells("value")
+    def log_prob(self, value: Any) -> Tensor:
         """½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats; batch axes of x (..., n) broadcast.
 
         Raises:
-            NonFiniteError: a value is NaN or infinite, tested as it is loaded, whatever `validate_args`.
+            NonFiniteError: a value is NaN or infinite, tested as it is loaded, whatever `validate_args`; or the result
+                is beyond the dtype, unless values cannot be read (torch.compile, `torch.func`): it is −∞ then.
         """
-        log_prob = 0.5 * (self._logdet() - self._square_distance("log_prob", value) - self.topology.n * LOG_2PI)
-        return log_prob.to(self.loc.dtype)
+        own, x = self._beside("log_prob", value=value)
+        log_prob = 0.5 * (own._logdet() - own._square_distance(x) - self.topology.n * LOG_2PI)
+        return rounded(log_prob, x.dtype)
 
+    @tells()
     def entropy(self) -> Tensor:
         """½ [n (1 + log 2π) − log det P], nats, shape batch_shape."""
         entropy = 0.5 * (self.topology.n * (1.0 + LOG_2PI) - self._logdet())
-        return entropy.to(self.loc.dtype).expand(self.batch_shape)
+        return rounded(entropy, self.loc.dtype).expand(self.batch_shape)
 
     @property
     def mean(self) -> Tensor:
@@ -98,16 +121,20 @@ class GaussianGraphicalModel(FactoredDistribution):
         return self.loc
 
     @property
+    @tells()
     def variance(self) -> Tensor:
         """diag Σ, (batch_shape, n), exact; computed at each access."""
         return self._variances().expand(*self.batch_shape, -1)
 
     # ------------------------------------------------------------------ second moments
 
+    @tells()
     def trace_covariance(self) -> Tensor:
         """tr Σ, shape batch_shape, exact."""
-        return self._variances().sum(-1, dtype=torch.float64).to(self.loc.dtype).expand(self.batch_shape)
+        trace = self._variances().sum(-1, dtype=torch.float64)
+        return rounded(trace, self.loc.dtype).expand(self.batch_shape)
 
+    @tells()
     def covariance_on(self, edges: npt.ArrayLike) -> Tensor:
         """Σ_ij for each of the (m, 2) pairs, batch_shape + (m,); exact. Pairs need not be edges, and i = j is allowed.
 
@@ -115,27 +142,30 @@ class GaussianGraphicalModel(FactoredDistribution):
         """
         return self._covariance_at(edges)[1].expand(*self.batch_shape, -1)
 
+    @tells()
     def correlation_on(self, edges: npt.ArrayLike) -> Tensor:
         """Σ_ij / √(Σ_ii Σ_jj) for each of the (m, 2) pairs, batch_shape + (m,); cost as `covariance_on`."""
         pairs = as_pairs("correlation_on", edges)
         variances, covariances = self._covariance_at(pairs)
         deviation = variances.sqrt()  # roots first: a product of variances could leave the range
-        first, second = (deviation.index_select(-1, index(ends)) for ends in pairs.T)
+        first, second = (deviation.index_select(-1, index(ends, deviation)) for ends in pairs.T)
         return (covariances / first / second).expand(*self.batch_shape, -1)
 
     @property
+    @tells()
     def precision_matrix(self) -> Tensor:
         """P, dense and symmetric, (batch_shape, n, n), in the caller's numbering. Above 20,000 nodes it is refused."""
         n, graph = self._require_small("precision_matrix", "precision"), self.graph
         on = graph.precision_pattern
         i, j = graph.order[on.rows], graph.order[on.cols]
         off_diagonal = np.flatnonzero(i != j)
-        places = index(np.concatenate([i * n + j, (j * n + i)[off_diagonal]]))
-        values = self.precision.index_select(-1, index(np.concatenate([np.arange(on.nnz), off_diagonal])))
+        places = index(np.concatenate([i * n + j, (j * n + i)[off_diagonal]]), self.loc)
+        values = self.precision.index_select(-1, index(np.concatenate([np.arange(on.nnz), off_diagonal]), self.loc))
         dense = values.new_zeros((*values.shape[:-1], n * n)).index_copy(-1, places, values)
         return dense.reshape(*values.shape[:-1], n, n).expand(*self.batch_shape, n, n)
 
     @property
+    @tells()
     def covariance_matrix(self) -> Tensor:
         """Σ, dense, (batch_shape, n, n), in the caller's numbering. Above 20,000 nodes it is refused.
 
@@ -144,13 +174,13 @@ class GaussianGraphicalModel(FactoredDistribution):
         n = self._require_small("covariance_matrix", "covariance_on")
         root = self._colorize_rows(torch.eye(n, dtype=self.loc.dtype, device=self.loc.device))
         with torch.autocast(root.device.type, enabled=False):
-            return (root.mT @ root).expand(*self.batch_shape, n, n)
+            return rounded(root.mT @ root, root.dtype).expand(*self.batch_shape, n, n)
 
     def _covariance_at(self, edges: npt.ArrayLike) -> tuple[Tensor, Tensor]:
         """Σ_ii of every node, and Σ_ij of every pair, on the batch axes of the factor."""
         fill, nodes, pairs = covariance_positions(self.topology, self.factor_pattern, edges)
         sigma = ops.selected_inverse(self.factor_pattern, self._factor, on=fill)
-        return sigma.index_select(-1, index(nodes)), sigma.index_select(-1, index(pairs))
+        return tuple(sigma.index_select(-1, index(places, sigma)) for places in (nodes, pairs))  # type: ignore[return-value]
 
     def _require_small(self, name: str, instead: str) -> int:
         n = self.topology.n
@@ -161,6 +191,7 @@ class GaussianGraphicalModel(FactoredDistribution):
 
     # ------------------------------------------------------------------ inference
 
+    @tells("values")
     def condition(self, nodes: npt.ArrayLike, values: Any) -> Self:
         """The Gaussian of the other nodes, ascending, given z[nodes] = values: on `Graph(n − k, induced edges)`.
 
@@ -175,13 +206,16 @@ class GaussianGraphicalModel(FactoredDistribution):
             raise PatternError(
                 f"condition: all {self.topology.n} nodes are given, so nothing is left. Leave at least one."
             )
-        shift = self._shift_at("condition", observed, torch.as_tensor(values, dtype=self.loc.dtype))
-        pull = self._in_elimination_order(ops.matmul, self.whiten(shift)).index_select(-1, index(kept))
+        loc, given = as_tensors("condition", loc=self.loc, values=values)
+        own, remaining = self._in(loc.dtype), index(kept, loc)
+        shift = own._shift_at("condition", observed, given)
+        pull = own._in_elimination_order(ops.matmul, own.whiten(shift)).index_select(-1, remaining)
         graph, gather = conditioning.induced(self.graph, kept)
-        precision = self.precision.index_select(-1, index(gather))
+        precision = own.precision.index_select(-1, index(gather, loc))
         centred = type(self).from_information(-pull, precision=precision, topology=graph, validate_args=False)
-        return centred.moved_to(self.loc.index_select(-1, index(kept)) + centred.loc)
+        return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)
 
+    @tells()
     def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> Self:
         """The Gaussian of some nodes alone, numbered as in `nodes`, on their graph with its Schur fill.
 
@@ -192,9 +226,9 @@ class GaussianGraphicalModel(FactoredDistribution):
         """
         chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
         schur = conditioning.schur_complement(self.graph, chosen, force)
-        precision = self.precision.index_select(-1, index(schur.gather))
+        precision = self.precision.index_select(-1, index(schur.gather, self.loc))
         factor = schur.factor_of(factorised(schur.pattern, precision, schur.named_by_node))
-        return type(self)(self.loc.index_select(-1, index(chosen)), factor=factor, topology=schur.graph)
+        return type(self)(self.loc.index_select(-1, index(chosen, self.loc)), factor=factor, topology=schur.graph)
 
     def _shift_at(self, function: str, nodes: IntArray, values: Tensor) -> Tensor:
         """values − loc at the nodes, zero elsewhere: (..., n)."""
@@ -202,10 +236,11 @@ class GaussianGraphicalModel(FactoredDistribution):
             raise ShapeError(
                 f"{function}: values must end in {len(nodes)}, the nodes, got shape {tuple(values.shape)}."
             )
-        if are_readable(values):
-            checks.require_finite(function, "values", None, array(values))
-        shift = values - self.loc.index_select(-1, index(nodes))
-        return shift.new_zeros((*shift.shape[:-1], self.topology.n)).index_copy(-1, index(nodes), shift)
+        places = index(nodes, self.loc)
+        mean = self.loc.index_select(-1, places)
+        common_batch(function, loc=mean, values=values)
+        shift = values - mean
+        return shift.new_zeros((*shift.shape[:-1], self.topology.n)).index_copy(-1, places, shift)
 
     # ------------------------------------------------------------------ what the divergences need
 
@@ -217,9 +252,8 @@ class GaussianGraphicalModel(FactoredDistribution):
         """diag Σ in the caller's numbering, on the batch axes of the factor."""
         return self._to_caller(ops.marginal_variances(self.factor_pattern, self._factor))
 
-    def _square_distance(self, function: str, x: Tensor) -> Tensor:
+    def _square_distance(self, x: Tensor) -> Tensor:
         """(x − loc)ᵀ P (x − loc) in float64."""
-        self._check_event(function, value=x)
         if are_transformed():
             return self.whiten(x - self.loc).double().square().sum(-1)
         return samples.square_distance(self.factor_pattern, self.loc, self._factor, self._order, x)

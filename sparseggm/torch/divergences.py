@@ -8,23 +8,26 @@ Between Gaussian graphical models nothing dense is formed; a `MultivariateNormal
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 from torch.distributions.kl import register_kl
 
-from sparseggm.errors import DTypeError, ShapeError
+from sparseggm.errors import ShapeError
 from sparseggm.factored import trace_positions
 from sparseggm.torch import fused, ops, samples
+from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
-from sparseggm.torch.factored import common_batch
 from sparseggm.torch.registration import index
 
 
+@tells("noise")
 def sample_and_kl(
     q: GaussianGraphicalModel,
     p: Distribution | None = None,
-    noise: Tensor | None = None,
+    noise: Any = None,
     kl: str = "exact",
 ) -> tuple[Tensor, Tensor]:
     """A reparametrised draw z = loc + L⁻ᵀ ε of q, and KL(q ‖ p) in nats: the training step.
@@ -49,12 +52,14 @@ def sample_and_kl(
         raise TypeError(
             f"sample_and_kl: p must be a torch distribution, got {type(p).__name__}. Noise is given as noise=…."
         )
-    noise = torch.randn_like(q.loc) if noise is None else noise
-    q._check_event("sample_and_kl", noise=noise)
+    if not isinstance(q, GaussianGraphicalModel):
+        raise TypeError(f"sample_and_kl: q must be a GaussianGraphicalModel, got {type(q).__name__}.")
+    q, noise = q._beside("sample_and_kl", noise=torch.randn_like(q.loc) if noise is None else noise)
     if kl == "sampled":
         z = q.loc + q.colorize(noise)
         log_p = _log_of_standard_normal(z) if p is None else p.log_prob(z)
-        return z, (q._log_prob_of_noise(noise) - log_p).to(z.dtype)
+        dtype = z.dtype if p is None else torch.promote_types(z.dtype, log_p.dtype)
+        return z, rounded(q._log_prob_of_noise(noise) - log_p, dtype)
     if p is None:
         order = q._order
         loc, eps = samples.reordered(q.loc, order), samples.reordered(noise, order)
@@ -72,63 +77,68 @@ def _log_of_standard_normal(z: Tensor) -> Tensor:
 
 
 @register_kl(GaussianGraphicalModel, GaussianGraphicalModel)
+@tells(function="kl_divergence")
 def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     """Topologies may differ: P_p is brought into q's order, Σ_q computed only on F = (S_q ∪ pattern of P_p).filled().
 
     Cost: one selected inverse on F.
     """
-    _require_same_space(q, p, p.loc)
+    q, other = _in_one_space(q, p, loc=p.loc)
+    p = p._in(other["loc"].dtype)
     fill, positions = trace_positions(q.topology, q.factor_pattern, p.graph)
-    sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill).index_select(-1, index(positions))
-    weights = torch.from_numpy(p.graph.precision_pattern.multiplicity.copy())
-    trace = (p.precision.double() * weights * sigma.double()).sum(-1)
-    return _half(q, trace + p._square_distance("kl_divergence", q.loc) + q._logdet() - p._logdet())
+    sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill)
+    values, own = p.precision.double(), sigma.index_select(-1, index(positions, sigma)).double()
+    weights = torch.from_numpy(p.graph.precision_pattern.multiplicity.copy()).to(values.device)
+    trace = (values * weights * own).sum(-1)
+    return _half(q, trace + p._square_distance(q.loc) + q._logdet() - p._logdet())
 
 
 @register_kl(GaussianGraphicalModel, Independent)
+@tells(function="kl_divergence")
 def _kl_to_independent(q: GaussianGraphicalModel, p: Independent[Normal]) -> Tensor:
     """KL(q ‖ N(m, diag s²)) = ½ [Σ (Σ_ii + (loc_i − m_i)²) / s_i² − n + log det P_q + 2 Σ log s_i]."""
-    normal = _normal_of(q, p)
-    scale = normal.scale.double()
-    second_moment = (q._variances().double() + (q.loc.double() - normal.loc.double()).square()) / scale.square()
+    q, loc, scale = _beside_normal(q, p)
+    second_moment = (q._variances().double() + (q.loc.double() - loc.double()).square()) / scale.square()
     return _half(q, (second_moment + 2.0 * scale.log()).sum(-1) + q._logdet())
 
 
 @register_kl(Independent, GaussianGraphicalModel)
+@tells(function="kl_divergence")
 def _kl_from_independent(q: Independent[Normal], p: GaussianGraphicalModel) -> Tensor:
     """KL(N(m, diag s²) ‖ p) = ½ [Σ L_ij² s_i² + ‖Lᵀ (m − loc)‖² − n − 2 Σ log s_i − log det P_p], L that of p."""
-    normal = _normal_of(p, q)
-    scale = normal.scale.double()
-    rows = index(p.topology.order[p.factor_pattern.rows])
+    p, loc, scale = _beside_normal(p, q)
+    rows = index(p.topology.order[p.factor_pattern.rows], scale)
     trace = (p._factor.double() * scale.index_select(-1, rows)).square().sum(-1)
-    square = p._square_distance("kl_divergence", normal.loc)
+    square = p._square_distance(loc)
     return _half(p, trace + square - 2.0 * scale.log().sum(-1) - p._logdet())
 
 
 @register_kl(GaussianGraphicalModel, MultivariateNormal)
+@tells(function="kl_divergence")
 def _kl_to_dense(q: GaussianGraphicalModel, p: MultivariateNormal) -> Tensor:
     """With Σ_p = T Tᵀ: tr(P_p Σ_q) = ‖T⁻¹ L_q⁻ᵀ‖². Dense: O(n³) a batch element."""
-    _require_same_space(q, p, p.loc)
-    lower = p._unbroadcasted_scale_tril
-    root = q._colorize_rows(torch.eye(q.topology.n, dtype=q.loc.dtype)).mT
+    q, other = _in_one_space(q, p, loc=p.loc, scale_tril=p._unbroadcasted_scale_tril)
+    lower = other["scale_tril"]
+    root = q._colorize_rows(torch.eye(q.topology.n, dtype=q.loc.dtype, device=q.loc.device)).mT
     trace = torch.linalg.solve_triangular(lower, root, upper=False).double().square().sum((-2, -1))
-    white = torch.linalg.solve_triangular(lower, (q.loc - p.loc).unsqueeze(-1), upper=False)
+    white = torch.linalg.solve_triangular(lower, (q.loc - other["loc"]).unsqueeze(-1), upper=False)
     return _half(q, trace + white.double().square().sum((-2, -1)) + q._logdet() + _logdet_of_square(lower))
 
 
 @register_kl(MultivariateNormal, GaussianGraphicalModel)
+@tells(function="kl_divergence")
 def _kl_from_dense(q: MultivariateNormal, p: GaussianGraphicalModel) -> Tensor:
     """With Σ_q = T Tᵀ: tr(P_p Σ_q) = ‖L_pᵀ T‖². O(n nnz(L_p)) a batch element."""
-    _require_same_space(p, q, q.loc)
-    lower = q._unbroadcasted_scale_tril
+    p, other = _in_one_space(p, q, loc=q.loc, scale_tril=q._unbroadcasted_scale_tril)
+    lower = other["scale_tril"]
     trace = p._whiten_rows(lower.mT).double().square().sum((-2, -1))
-    square = p._square_distance("kl_divergence", q.loc)
+    square = p._square_distance(other["loc"])
     return _half(p, trace + square - p._logdet() - _logdet_of_square(lower))
 
 
 def _half(own: GaussianGraphicalModel, terms: Tensor) -> Tensor:
     """½ [terms − n], in the dtype."""
-    return (0.5 * (terms - own.topology.n)).to(own.loc.dtype)
+    return rounded(0.5 * (terms - own.topology.n), own.loc.dtype)
 
 
 def _logdet_of_square(lower: Tensor) -> Tensor:
@@ -136,24 +146,28 @@ def _logdet_of_square(lower: Tensor) -> Tensor:
     return 2.0 * lower.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
 
 
-def _normal_of(own: GaussianGraphicalModel, other: Independent[Normal]) -> Normal:
-    """The independent normals, if they are on the same nodes."""
+def _beside_normal(
+    own: GaussianGraphicalModel, other: Independent[Normal]
+) -> tuple[GaussianGraphicalModel, Tensor, Tensor]:
+    """The Gaussians, and loc and float64 scale of the independent normals, if they are on the same nodes."""
     normal = other.base_dist
     if not isinstance(normal, Normal) or other.reinterpreted_batch_ndims != 1:
         raise NotImplementedError(
             f"kl_divergence: of a GaussianGraphicalModel and {other} is not defined: needs Independent(Normal, 1)."
         )
-    _require_same_space(own, other, normal.loc)
-    return normal
+    own, tensors = _in_one_space(own, other, loc=normal.loc, scale=normal.scale)
+    return own, tensors["loc"], tensors["scale"].double()
 
 
-def _require_same_space(own: GaussianGraphicalModel, other: Distribution, loc: Tensor) -> None:
-    """The other distribution's nodes, dtype and batch axes fit."""
+def _in_one_space(
+    own: GaussianGraphicalModel, other: Distribution, **parameters: Tensor
+) -> tuple[GaussianGraphicalModel, dict[str, Tensor]]:
+    """The Gaussians and another distribution's parameters in one dtype, if its nodes, device and batch axes fit."""
     if other.event_shape != own.event_shape:
         raise ShapeError(
             f"kl_divergence: needs two distributions of {own.topology.n} nodes, got event shape "
             f"{tuple(other.event_shape)} beside {own}."
         )
-    if loc.dtype != own.loc.dtype:
-        raise DTypeError(f"kl_divergence: needs one dtype, got {loc.dtype} beside {own}. Convert one with .to().")
-    common_batch("kl_divergence", one=own.loc, other=loc)
+    loc, *tensors = as_tensors("kl_divergence", own=own.loc, **parameters)
+    common_batch("kl_divergence", one=own.loc, other=tensors[0])
+    return own._in(loc.dtype), dict(zip(parameters, tensors, strict=True))

@@ -1,7 +1,8 @@
 """`FactoredDistribution`: what the torch Gaussian is made of, and from what it can be made.
 
-Owns the tensors, their checks, and the border between the caller's numbering of nodes and the elimination order of the
-packed values: `sparseggm.factored` for tensors. What is asked of a Gaussian is in `distribution`.
+Owns the tensors, and crosses between the caller's numbering of nodes and the elimination order of the packed values:
+`sparseggm.factored` for tensors. What a caller gives and is told is in `border`, what is asked of a Gaussian in
+`distribution`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from sparseggm import checks, errors, factored
-from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
+from sparseggm import errors, factored
+from sparseggm.errors import ShapeError
 from sparseggm.graphs import product_graph
-from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.pattern import Pattern
 from sparseggm.topology import Topology, require_topology
 from sparseggm.torch import ops
+from sparseggm.torch.border import (
+    as_tensors,
+    common_batch,
+    require_finite_entries,
+    require_finite_vector,
+    require_valid,
+    tells,
+)
 from sparseggm.torch.errors import NotPositiveDefiniteError
-from sparseggm.torch.registration import are_readable, array, batch_of, index
+from sparseggm.torch.registration import are_readable, array, index
 from sparseggm.torch.samples import reordered
 
 
@@ -41,16 +48,10 @@ class FactoredDistribution(Distribution):
     topology: Topology
     factor_pattern: Pattern
     """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
-
-    def __init__(self, loc: Tensor, *, factor: Tensor, topology: Topology, validate_args: bool | None = None) -> None:
-        require_topology(type(self).__name__, topology)
-        self._is_from_precision = False
-        self._set(loc, factor, topology, topology.factor_pattern, validate_args)
+    _is_from_precision: bool
 
     @classmethod
-    def from_precision(
-        cls, loc: Tensor, *, precision: Tensor, topology: Topology, validate_args: bool | None = None
-    ) -> Self:
+    def from_precision(cls, loc: Any, *, precision: Any, topology: Topology, validate_args: bool | None = None) -> Self:
         """The Gaussians with precision P: (..., nnz) values on `topology.precision_pattern`. Differentiable.
 
         Raises:
@@ -58,51 +59,88 @@ class FactoredDistribution(Distribution):
                 `torch.linalg.LinAlgError`. Under torch.compile the failure is raised by the operator, by column.
         Cost: one `ops.cholesky`, on `precision_pattern.filled()`.
         """
-        function = f"{cls.__name__}.from_precision"
-        require_topology(function, topology)
-        pattern = topology.precision_pattern
-        _check_tensors(function, topology, loc, "precision", precision, pattern.nnz)
-        if (cls._validate_args if validate_args is None else validate_args) and are_readable(precision):
-            _require_finite_entries(function, "precision", topology, pattern, array(precision))
-        factor = factorised(
-            pattern, precision, lambda failure: factored.named_by_node(failure, topology, array(precision))
-        )
-        self = cls.__new__(cls)
-        self._is_from_precision = True
-        self._set(loc, factor, topology, pattern.filled(), validate_args)
-        return self
+        return cls._from("from_precision", topology, validate_args, loc=loc, precision=precision)
 
     @classmethod
     def from_information(
-        cls, information: Tensor, *, precision: Tensor, topology: Topology, validate_args: bool | None = None
+        cls, information: Any, *, precision: Any, topology: Topology, validate_args: bool | None = None
     ) -> Self:
         """The Gaussians with density ∝ exp(hᵀ z − ½ zᵀ P z): mean P⁻¹ h. Arguments and errors as `from_precision`."""
-        centred = cls.from_precision(information, precision=precision, topology=topology, validate_args=validate_args)
-        return centred.moved_to(centred.colorize(centred._in_elimination_order(ops.solve, information)))
+        given = {"information": information, "precision": precision}
+        centred = cls._from("from_information", topology, validate_args, **given)
+        return centred.moved_to(centred.colorize(centred._in_elimination_order(ops.solve, centred.loc)))
 
-    def moved_to(self, loc: Tensor) -> Self:
+    @classmethod
+    def _from(cls, method: str, topology: Topology, validate_args: bool | None, **given: Any) -> Self:
+        """The Gaussians whose loc is the first of what is given to a method, and whose precision is the second."""
+        function = f"{cls.__name__}.{method}"
+        require_topology(function, topology)
+        pattern = topology.precision_pattern
+        tensors = dict(zip(given, as_tensors(function, **given), strict=True))
+        _require_sizes(function, topology, pattern, **tensors)
+        (name, vector), (_, precision) = tensors.items()
+        validates = cls._validate_args if validate_args is None else validate_args
+        if validates and are_readable(vector, precision):
+            require_finite_vector(function, name, topology, array(vector))
+            require_finite_entries(function, "precision", topology, pattern, array(precision))
+        factor = factorised(
+            pattern, precision, lambda failure: factored.named_by_node(failure, topology, array(precision))
+        )
+        return cls._of(function, vector, factor, topology, pattern.filled(), validate_args, is_from_precision=True)
+
+    def moved_to(self, loc: Any) -> Self:
         """The same precision about another mean; the factor is shared."""
-        moved = type(self).__new__(type(self))
-        moved._is_from_precision = self._is_from_precision
-        moved._set(loc, self._factor, self.topology, self.factor_pattern, self._validate_args)
-        return moved
+        loc, factor = as_tensors("moved_to", loc=loc, factor=self._factor)
+        return self._with("moved_to", loc, factor, self._validate_args)
+
+    def _with(self, function: str, loc: Tensor, factor: Tensor, validate_args: bool | None) -> Self:
+        """Gaussians of the same topology and pattern."""
+        alike = self.topology, self.factor_pattern, validate_args
+        return type(self)._of(function, loc, factor, *alike, is_from_precision=self._is_from_precision)
+
+    @classmethod
+    def _of(
+        cls,
+        function: str,
+        loc: Tensor,
+        factor: Tensor,
+        topology: Topology,
+        pattern: Pattern,
+        validate_args: bool | None,
+        *,
+        is_from_precision: bool,
+    ) -> Self:
+        self = cls.__new__(cls)
+        self._is_from_precision = is_from_precision
+        self._set(function, loc, factor, topology, pattern, validate_args)
+        return self
 
     def _set(
-        self, loc: Tensor, factor: Tensor, topology: Topology, pattern: Pattern, validate_args: bool | None
+        self,
+        function: str,
+        loc: Tensor,
+        factor: Tensor,
+        topology: Topology,
+        pattern: Pattern,
+        validate_args: bool | None,
     ) -> None:
-        name = type(self).__name__
-        _check_tensors(name, topology, loc, "factor", factor, pattern.nnz)
-        batch_shape = common_batch(name, loc=loc, factor=factor)
+        batch_shape = _require_sizes(function, topology, pattern, loc=loc, factor=factor)
         self.topology, self.factor_pattern, self._factor = topology, pattern, factor
         self.loc = loc if loc.shape[:-1] == batch_shape else loc.expand(*batch_shape, topology.n)
         super().__init__(batch_shape, torch.Size([topology.n]), validate_args=False)  # it would not name the node
         self._validate_args = type(self)._validate_args if validate_args is None else validate_args
         if self._validate_args and are_readable(loc, factor):
-            _require_valid(name, topology, pattern, array(loc), array(factor))
+            require_valid(function, topology, pattern, array(loc), array(factor))
+
+    def _in(self, dtype: torch.dtype) -> Self:
+        """The same Gaussians, their numbers in a dtype that is no narrower."""
+        if self.loc.dtype is dtype:
+            return self
+        return self._with(type(self).__name__, self.loc.to(dtype), self._factor.to(dtype), False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same Gaussians under more batch axes; copies nothing."""
-        new = self._get_checked_instance(FactoredDistribution, _instance)
+        new: FactoredDistribution = type(self).__new__(type(self)) if _instance is None else _instance
         new.topology, new.factor_pattern, new._factor = self.topology, self.factor_pattern, self._factor
         new._is_from_precision = self._is_from_precision
         new.loc = self.loc.expand(*batch_shape, self.topology.n)
@@ -128,28 +166,45 @@ class FactoredDistribution(Distribution):
         return product_graph(self.topology)
 
     @property
+    @tells()
     def precision(self) -> Tensor:
         """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
         on, product = self.graph.precision_pattern, self.factor_pattern.gram()
         values = ops.gram(self.factor_pattern, self._factor)
-        return values if on is product else values.index_select(-1, index(on.positions_in(product)))
+        return values if on is product else values.index_select(-1, index(on.positions_in(product), values))
 
     @property
+    @tells()
     def information(self) -> Tensor:
         """h = P loc, (..., n): with P, the natural parameters."""
         return self._in_elimination_order(ops.matmul, self.whiten(self.loc))
 
     # ------------------------------------------------------------------ maps
 
-    def whiten(self, d: Tensor) -> Tensor:
+    @tells("d")
+    def whiten(self, d: Any) -> Tensor:
         """Lᵀ d for a centred vector d (..., n): white if d has covariance Σ. As in SciPy, no mean is subtracted."""
-        self._check_event("whiten", d=d)
-        return self._in_elimination_order(ops.matmul_t, d)
+        own, vectors = self._beside("whiten", d=d)
+        return own._in_elimination_order(ops.matmul_t, vectors)
 
-    def colorize(self, eps: Tensor) -> Tensor:
+    @tells("eps")
+    def colorize(self, eps: Any) -> Tensor:
         """L⁻ᵀ ε for white noise ε (..., n): covariance Σ. The inverse of `whiten`; no mean is added."""
-        self._check_event("colorize", eps=eps)
-        return self._in_elimination_order(ops.solve_t, eps)
+        own, noise = self._beside("colorize", eps=eps)
+        return own._in_elimination_order(ops.solve_t, noise)
+
+    def _beside(self, function: str, **vector: Any) -> tuple[Self, Tensor]:
+        """The Gaussians, and a caller's vectors (..., n) in the same dtype and on the same device."""
+        loc, x = as_tensors(function, loc=self.loc, **vector)
+        if x.shape != loc.shape:
+            (name,) = vector
+            if x.shape[-1:] != self.event_shape:
+                raise ShapeError(
+                    f"{function}: {name} must end in {self.topology.n}, the nodes of {self.topology}, got shape "
+                    f"{tuple(x.shape)}."
+                )
+            common_batch(function, loc=loc, **{name: x})
+        return self._in(loc.dtype), x
 
     def _in_elimination_order(self, verb: Callable[[Pattern, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
         return self._to_caller(verb(self.factor_pattern, self._factor, reordered(x, self._order)))
@@ -157,30 +212,10 @@ class FactoredDistribution(Distribution):
     @property
     def _order(self) -> Tensor | None:
         """The order of elimination, None if it is that of the caller."""
-        return None if self.topology.is_naturally_ordered else index(self.topology.order)
+        return None if self.topology.is_naturally_ordered else index(self.topology.order, self.loc)
 
     def _to_caller(self, x: Tensor) -> Tensor:
-        return x if self.topology.is_naturally_ordered else x.index_select(-1, index(self.topology.inverse_order))
-
-    def _check_event(self, function: str, **vectors: Tensor) -> None:
-        for name, x in vectors.items():
-            if x.shape[-1:] != self.event_shape:
-                raise ShapeError(
-                    f"{function}: {name} must end in {self.topology.n}, the nodes of {self.topology}, got shape "
-                    f"{tuple(x.shape)}."
-                )
-
-
-# ---------------------------------------------------------------------- checks
-
-
-def common_batch(function: str, **tensors: Tensor) -> torch.Size:
-    """The batch axes that broadcasting gives."""
-    try:
-        return torch.Size(batch_of(*tensors.values()))
-    except RuntimeError:
-        named = " and ".join(f"{tuple(tensor.shape[:-1])} of {name}" for name, tensor in tensors.items())
-        raise ShapeError(f"{function}: batch axes must broadcast, got {named}.") from None
+        return x if self.topology.is_naturally_ordered else x.index_select(-1, index(self.topology.inverse_order, x))
 
 
 def factorised(
@@ -195,54 +230,12 @@ def factorised(
         raise NotPositiveDefiniteError.of(in_words(failure) if are_readable(precision) else failure) from None
 
 
-def _check_tensors(function: str, topology: Topology, loc: Tensor, name: str, values: Tensor, nnz: int) -> None:
-    """Shapes, dtypes and devices, before any work."""
-    if loc.shape[-1:] != (topology.n,) or values.shape[-1:] != (nnz,):
+def _require_sizes(function: str, topology: Topology, pattern: Pattern, **tensors: Tensor) -> torch.Size:
+    """The batch axes of a vector and of packed values, whose last axes fit the topology and the pattern."""
+    (vector, x), (packed, values) = tensors.items()
+    if x.shape[-1:] != (topology.n,) or values.shape[-1:] != (pattern.nnz,):
         raise ShapeError(
-            f"{function}: on {topology} loc must end in {topology.n} and {name} in {nnz}, "
-            f"got shapes {tuple(loc.shape)} and {tuple(values.shape)}."
+            f"{function}: on {topology} {vector} must end in {topology.n} and {packed} in {pattern.nnz}, "
+            f"got shapes {tuple(x.shape)} and {tuple(values.shape)}."
         )
-    if loc.dtype != values.dtype or loc.dtype not in (torch.float32, torch.float64):
-        raise DTypeError(
-            f"{function}: loc and {name} must both be float32 or both float64, got {loc.dtype} and {values.dtype}."
-        )
-    if loc.device != values.device or loc.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{function}: loc and {name} must be on the CPU, got {loc.device} and {values.device}. Move them with "
-            ".cpu(): nothing is copied silently."
-        )
-
-
-def _require_valid(function: str, topology: Topology, pattern: Pattern, loc: FloatArray, factor: FloatArray) -> None:
-    """Raise at the first value that is not finite, or not positive on the diagonal of L, by the caller's node."""
-    bad_loc = ~np.isfinite(loc)
-    if bad_loc.any():
-        batch, node, value = _first(bad_loc, loc)
-        where = f"{topology.describe(node)}{checks.in_batch(batch)}"
-        raise NonFiniteError(f"{function}: loc must be finite, got {value} at {where}.")
-    _require_finite_entries(function, "factor", topology, pattern, factor)
-    pivots = factor[..., pattern.diagonal]
-    bad_pivot = pivots <= 0
-    if bad_pivot.any():
-        batch, column, value = _first(bad_pivot, pivots)
-        where = f"{topology.describe(int(topology.order[column]))}{checks.in_batch(batch)}"
-        raise NonPositiveError(
-            f"{function}: the diagonal of factor must be positive, got {value:.3g} at {where}. FactorHead and "
-            "parametrize.factor guarantee it."
-        )
-
-
-def _require_finite_entries(function: str, name: str, topology: Topology, pattern: Pattern, values: FloatArray) -> None:
-    """Raise at the first packed value that is not finite, by the nodes of its row and column."""
-    bad = ~np.isfinite(values)
-    if bad.any():
-        batch, p, value = _first(bad, values)
-        ends = dict.fromkeys(int(topology.order[end]) for end in (pattern.rows[p], pattern.cols[p]))
-        where = f"{' and '.join(map(topology.describe, ends))}{checks.in_batch(batch)}"
-        raise NonFiniteError(f"{function}: {name} must be finite, got {value} at {where}.")
-
-
-def _first(bad: npt.NDArray[np.bool_], values: FloatArray) -> tuple[tuple[int, ...], int, float]:
-    """Batch index, place on the last axis, and value of the first that is bad."""
-    *batch, last = (int(axis) for axis in np.argwhere(bad)[0])
-    return tuple(batch), last, float(values[(*batch, last)])
+    return common_batch(function, **tensors)

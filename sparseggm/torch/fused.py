@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm import adjoints, linalg, long_chain, step
+from sparseggm import adjoints, checks, linalg, long_chain, step
 from sparseggm.gaussian import kl_to_standard_normal
 from sparseggm.pattern import FloatArray, Pattern
 from sparseggm.torch import ops
@@ -113,7 +113,8 @@ class _EagerStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        return _rule(ctx, *cotangents)
+        with checks.non_finite_passes():
+            return _rule(ctx, *cotangents)
 
 
 def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,6 +154,7 @@ def _bars(
     return torch.from_numpy(loc_bar), torch.from_numpy(factor_bar), given
 
 
+@checks.non_finite_passes()
 def _run_vjp(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,15 +1,16 @@
 """Network heads: the last layer of an encoder or decoder, from features to a Gaussian.
 
-Every head emits N(loc, I) at first whatever the features, for the weights that feed L or P start at zero; gradients are
-alive there. Log-scales are bounded (`parametrize`). Under autocast the layer may run in a lower precision; loc and the
-inputs of the family are float32 from there on. The order of elimination is part of the state dict: weights for another
-topology, order or family do not load.
+Every head emits N(loc, I) at first whatever the features: the weights that feed L or P start at next to nothing, where
+gradients are alive. Log-scales are bounded (`parametrize`). The layer may run in a lower precision, under autocast or
+by its own dtype; loc and the inputs of the family are float32 from there on. The order of elimination is part of the
+state dict: weights for another topology, order or family do not load.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from sparseggm.pattern import IntArray
 from sparseggm.topology import ExtendedGrid, Stencil, Topology
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.registration import index
+
+SILENCE = 2.0**-60
+"""How much of their usual start the weights that feed a family have. Nothing beside one, in float32 and float64; but a
+direction, without which `weight_norm` divides by zero. In float16 it is zero."""
 
 
 class GaussianHead(nn.Module):
@@ -38,7 +43,7 @@ class GaussianHead(nn.Module):
         super().__init__()
         self.layer, self.topology, self.family = layer, topology, family
         with torch.no_grad():  # derives what the topology needs: torch.compile then meets constants
-            q = self._gaussian(torch.zeros(1, topology.n + family.num_inputs(topology)))
+            q = self._gaussian(torch.zeros(1, topology.n + family.num_inputs(topology), device="cpu"))
             q.colorize(q.loc)
 
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
@@ -55,18 +60,34 @@ class GaussianHead(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.topology}, {type(self.family).__name__}"
 
-    def get_extra_state(self) -> dict[str, str]:
-        is_factor = isinstance(self.family, FactorFamily)
-        pattern = self.topology.factor_pattern if is_factor else self.topology.precision_pattern
-        order = hashlib.sha256(self.topology.order.astype(np.int64).tobytes()).hexdigest()[:16]
-        return {"family": type(self.family).__name__, "pattern": pattern.key, "order": order}
+    def get_extra_state(self) -> Tensor:
+        """Bytes of text, for what handles a state dict (safetensors, averages of weights) may know tensors alone."""
+        return torch.tensor(list("\n".join(self._identity().values()).encode()), dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Any) -> None:
-        if state != self.get_extra_state():
-            raise PatternError(
-                f"{type(self).__name__}: the saved weights are for another topology, order of elimination or family "
-                f"than {self.extra_repr()}, or of another version."
-            )
+        """Refuse weights that are for something else. An average of equal bytes is rounded to them."""
+        if not isinstance(state, Tensor):
+            raise PatternError(f"{type(self).__name__}: the saved weights are of another version of sparseggm.")
+        saved = bytes(state.double().round().to(torch.uint8).tolist()).decode("latin-1").split("\n")
+        for (name, own), other in zip(self._identity().items(), [*saved, *4 * [""]], strict=False):
+            if own != other:
+                raise PatternError(
+                    f"{type(self).__name__}: the saved weights are for another {name} than that of {self.extra_repr()}."
+                )
+
+    def _identity(self) -> dict[str, str]:
+        """What weights are for."""
+        topology, is_factor = self.topology, isinstance(self.family, FactorFamily)
+        return {
+            "family": type(self.family).__name__,
+            "topology": _digest(np.append(topology.edges.ravel(), topology.n)),
+            "order of elimination": _digest(topology.order),
+            "pattern": (topology.factor_pattern if is_factor else topology.precision_pattern).key,
+        }
+
+
+def _digest(numbers: IntArray) -> str:
+    return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
 class FactorHead(GaussianHead):
@@ -139,18 +160,24 @@ class _Convolution(nn.Module):
         first, second = pairs.min(1), pairs.max(1)
         steps = np.stack([second // shape[1] - first // shape[1], second % shape[1] - first % shape[1]], axis=1)
         offsets, channels = np.unique(steps, axis=0, return_inverse=True)  # (0, 0), the log-scale's, is the least
-        places = np.concatenate([np.arange(topology.n), (1 + channels.ravel()) * topology.n + first])
-        self.register_buffer("places", index(places), persistent=False)
+        self._places = np.concatenate([np.arange(topology.n), (1 + channels.ravel()) * topology.n + first])
         self.convolution = nn.Conv2d(in_channels, 1 + len(offsets), kernel_size, padding=kernel_size // 2)
         _silence(self.convolution.weight[1:], self.convolution.bias, 1)
+        self.register_buffer("places", index(self._places), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Make `places` anew: after `to_empty` it would be what happens to be in memory."""
+        super()._apply(fn, recurse)
+        self.places = index(self._places)
+        return self
 
     def forward(self, features: Tensor) -> Tensor:
         if tuple(features.shape[-2:]) != self.shape:
             raise ShapeError(
-                f"ConvHead: features must be (…, C, {self.shape[0]}, {self.shape[1]}), got {features.shape}."
+                f"ConvHead: features must be (…, C, {self.shape[0]}, {self.shape[1]}), got {tuple(features.shape)}."
             )
         maps: Tensor = self.convolution(features)
-        return maps.flatten(-3).index_select(-1, self.places)
+        return maps.flatten(-3).index_select(-1, self.places.to(maps.device))
 
 
 def _lattice_shape(topology: Topology) -> tuple[int, int]:
@@ -174,15 +201,15 @@ def _input_pairs(topology: Topology, family: Family) -> IntArray:
 
 
 def _linear(in_features: int, topology: Topology, family: Family) -> nn.Linear:
-    """Nodes first, then the inputs of the family, which start at zero."""
+    """Nodes first, then the inputs of the family, which start at next to nothing."""
     layer = nn.Linear(in_features, topology.n + family.num_inputs(topology))
     _silence(layer.weight[topology.n :], layer.bias, topology.n)
     return layer
 
 
 def _silence(weights: Tensor, bias: Tensor | None, start: int) -> None:
-    """Zeros where the layer feeds a family."""
+    """Next to nothing where the layer feeds a family."""
     with torch.no_grad():
-        weights.zero_()
+        weights.mul_(SILENCE)
         if bias is not None:
             bias[start:].zero_()

@@ -27,6 +27,9 @@ Shape = tuple[int, ...]
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _library = torch.library.Library("sparseggm", "FRAGMENT")
+PASSES = "~"
+"""Before the key of a pattern: the operator is part of a backward pass, where numbers that are not finite pass."""
+
 _traced: dict[str, Pattern] = {}  # a compiled graph holds the key of a pattern, so the pattern must outlive the graph
 
 
@@ -43,7 +46,10 @@ def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
                 "silently."
             )
     checks.require_pattern(verb, pattern)
-    return _text_of(pattern) if torch.compiler.is_exporting() else pattern.key
+    key = _text_of(pattern) if torch.compiler.is_exporting() else pattern.key
+    if torch.compiler.is_dynamo_compiling() or not checks.lets_non_finite_pass():
+        return key
+    return PASSES + key  # a compiled graph must know it when it runs
 
 
 @torch.compiler.assume_constant_result
@@ -53,6 +59,7 @@ def _text_of(pattern: Pattern) -> str:
 
 def pattern_of(key: str) -> Pattern:
     """The pattern an operator was called with. Its caller keeps it alive, and its backward's `ctx`."""
+    key = key.removeprefix(PASSES)
     pattern = _traced.get(key)
     if pattern is not None:
         return pattern
@@ -64,7 +71,8 @@ def _keeping_patterns(fake: Callable[..., Any]) -> Callable[..., Any]:
 
     def keeping(*args: Any) -> Any:
         if any(isinstance(arg, FakeTensor) for arg in args):
-            _traced.update((arg, pattern_of(arg)) for arg in args if isinstance(arg, str) and arg)
+            keys = [arg.removeprefix(PASSES) for arg in args if isinstance(arg, str) and arg]
+            _traced.update((key, pattern_of(key)) for key in keys)
         return fake(*args)
 
     return keeping
@@ -128,7 +136,7 @@ def register(
     """
     name = signature.split("(")[0]
     _library.define(signature, tags=tags)
-    _library.impl(name, run, "CPU")
+    _library.impl(name, _cpu_kernel(run), "CPU")
     torch.library.register_fake(f"sparseggm::{name}", _keeping_patterns(fake), lib=_library)
     operator = getattr(torch.ops.sparseggm, name).default
     torch.library.register_vmap(
@@ -137,6 +145,18 @@ def register(
     if setup is not None and vjp is not None:
         _library.impl(name, _autograd_kernel(operator, setup, vjp), "Autograd", with_keyset=True)
     return operator
+
+
+def _cpu_kernel(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run`, which lets numbers that are not finite pass where its key says so."""
+
+    def kernel(*args: Any) -> Any:
+        if isinstance(args[0], str) and args[0].startswith(PASSES):
+            with checks.non_finite_passes():
+                return run(*args)
+        return run(*args)
+
+    return kernel
 
 
 def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,7 +177,8 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
         return output
 
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        return None, *vjp(ctx, *cotangents)
+        with checks.non_finite_passes():
+            return None, *vjp(ctx, *cotangents)
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: Any = type(f"{operator._opname}_backward", (_SingleLevelFunction,), methods)
@@ -301,6 +322,7 @@ def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cota
     return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
-def index(positions: Any) -> Tensor:
-    """Packed positions as torch indexes."""
-    return torch.from_numpy(positions.astype(np.int64))
+def index(positions: Any, beside: Tensor | None = None) -> Tensor:
+    """Packed positions as torch indexes, on the device of the tensor that they index; without one, on the CPU."""
+    on_cpu = torch.from_numpy(positions.astype(np.int64))
+    return on_cpu if beside is None or beside.is_cpu else on_cpu.to(beside.device)

@@ -100,6 +100,7 @@ def _draw_bars(
     return torch.ops.sparseggm.draw_vjp(key, loc, factor, order, z, z_bar)  # type: ignore[no-any-return]
 
 
+@checks.non_finite_passes()
 def _draw_vjp(
     key: str, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -140,7 +141,8 @@ def _draw_and_log_prob(
 ) -> tuple[Tensor, Tensor]:
     nodes = None if order is None else array(order)
     arrays = (array(tensor) for tensor in (loc, factor, peak.squeeze(-1), noise))
-    z, log_prob = draws.draw_and_log_prob(pattern_of(key), nodes, *arrays)
+    with np.errstate(over="ignore"):  # the border tests log q(z)
+        z, log_prob = draws.draw_and_log_prob(pattern_of(key), nodes, *arrays)
     return torch.from_numpy(z), torch.from_numpy(log_prob)
 
 
@@ -225,6 +227,7 @@ def _square_distance_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, T
     return None, bars[0], bars[1], None, bars[2] if needs_x else None
 
 
+@checks.non_finite_passes()
 def _square_distance_vjp(
     key: str, loc: Tensor, factor: Tensor, order: Tensor | None, x: Tensor, bar: Tensor, needs_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -289,7 +292,11 @@ register(
 
 def _inverse(order: Tensor | None) -> Tensor | None:
     """The permutation back."""
-    return None if order is None else torch.empty_like(order).index_copy(0, order, torch.arange(len(order)))
+    return (
+        None
+        if order is None
+        else torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device))
+    )
 
 
 def _taker(order: Tensor | None) -> Callable[[FloatArray], FloatArray]:

@@ -22,7 +22,7 @@ import torch
 from sparseggm.vae.config import digest
 from sparseggm.vae.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 CHECKPOINT = "checkpoint.pt"
 
 

@@ -68,9 +68,9 @@ class RunningWeights:
     """Σ w and Σ w² of log weights that arrive in chunks, relative to the largest seen so far."""
 
     def __init__(self, images: int) -> None:
-        self.largest = torch.full((images,), -math.inf, dtype=torch.float64)
-        self.sum = torch.zeros(images, dtype=torch.float64)
-        self.sum_of_squares = torch.zeros(images, dtype=torch.float64)
+        self.largest = torch.full((images,), -math.inf, dtype=torch.float64, device="cpu")
+        self.sum = torch.zeros(images, dtype=torch.float64, device="cpu")
+        self.sum_of_squares = torch.zeros(images, dtype=torch.float64, device="cpu")
         self.count = 0
 
     def add(self, log_weights: Tensor) -> None:
@@ -110,10 +110,12 @@ def evaluate_digits(
             x = digits[start : start + IMAGES_AT_ONCE].float()
             q = vae.posterior(x)
             weights = RunningWeights(len(x))
-            reconstruction = torch.zeros(len(x), dtype=torch.float64)
+            reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
             for first in range(0, samples, SAMPLES_AT_ONCE):
                 count = min(SAMPLES_AT_ONCE, samples - first)
-                noise = torch.randn(count, *q.loc.shape, generator=generator(seed, "evaluate", start, first))
+                noise = torch.randn(
+                    count, *q.loc.shape, generator=generator(seed, "evaluate", start, first), device="cpu"
+                )
                 log_likelihood, log_weights = log_importance_weights(q, vae.decoder, x, noise)
                 reconstruction += log_likelihood.sum(0, dtype=torch.float64)
                 weights.add(log_weights)

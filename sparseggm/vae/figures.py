@@ -132,7 +132,7 @@ def draw_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
     figure = new_figure(3.2 * len(runs), 3.9)
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, run in zip(axes, runs, strict=True):
-        z = torch.randn(side * side, run.config.latent, generator=generator(run.config.seed, "samples"))
+        z = torch.randn(side * side, run.config.latent, generator=generator(run.config.seed, "samples"), device="cpu")
         with torch.inference_mode():
             draw_tiles(place, run.vae.decoder(z).sigmoid().numpy(), side)
         place.set_title(run.name)

@@ -41,4 +41,4 @@ class VAE(nn.Module):
 
 def untrained(config: Config) -> VAE:
     """A model whose weights are about to be overwritten by a checkpoint's."""
-    return VAE(config, torch.full((PIXELS,), 0.5))
+    return VAE(config, torch.full((PIXELS,), 0.5, device="cpu"))

@@ -153,7 +153,6 @@ def nan_at(shape: tuple[int, ...], *place: int) -> torch.Tensor:
             sg.ShapeError,
             r"batch axes must broadcast, got \(2,\) of loc and \(3,\) of factor",
         ),
-        ({"loc": torch.zeros(4, dtype=torch.float64)}, sg.DTypeError, "must both be float32 or both float64"),
         (
             {"factor": -torch.ones(7)},
             sg.NonPositiveError,
@@ -181,8 +180,6 @@ def test_bad_parameters_are_named(change, error, message):
     ("precision", "error", "message"),
     [
         (torch.ones(6), sg.ShapeError, r"from_precision: on Chain\(n=4\) loc must end in 4 and precision in 7, got"),
-        (torch.ones(7).double(), sg.DTypeError, "loc and precision must both be float32 or both float64"),
-        (torch.ones(7).half(), sg.DTypeError, "got torch.float32 and torch.float16"),
         (nan_at((7,), 2), sg.NonFiniteError, r"from_precision: precision must be finite, got nan at node 1 of Chain"),
     ],
 )
@@ -226,14 +223,14 @@ def test_values_are_tested_as_they_are_loaded_whatever_validate_args():
         x = torch.zeros(3, 2, 4, dtype=torch.float64)
         x[2, 1, 3] = value
         with pytest.raises(
-            sg.NonFiniteError, match=rf"value must be finite, got {value} at column 3, batch .*\(2, 1\)"
+            sg.NonFiniteError, match=rf"value must be finite, got {value} at node 3 of Chain.*, batch .*\(2, 1\)"
         ):
             q.log_prob(x)
     bad = GaussianGraphicalModel(nan_at((4,), 2), factor=torch.ones(7), topology=sg.Chain(4), validate_args=False)
-    with pytest.raises(sg.NonFiniteError, match="loc must be finite, got nan at column 2"):
+    with pytest.raises(sg.NonFiniteError, match="rsample: loc must be finite, got nan at node 2"):
         bad.rsample()
     bad = GaussianGraphicalModel(torch.zeros(4), factor=-torch.ones(7), topology=sg.Chain(4), validate_args=False)
-    with pytest.raises(sg.NonPositiveError, match="the diagonal of factor must be positive"):
+    with pytest.raises(sg.NonPositiveError, match="entropy: the diagonal of factor must be positive, got -1 at node 0"):
         bad.entropy()
 
 
@@ -328,6 +325,6 @@ def test_a_head_refuses_a_topology_that_is_not_factor_free():
 
 
 def test_weights_of_another_topology_do_not_load():
-    with pytest.raises(sg.PatternError, match="another topology"):
+    with pytest.raises(sg.PatternError, match=r"for another topology than that of Chain\(n=4\)"):
         FactorHead(5, sg.Chain(4)).set_extra_state(FactorHead(5, sg.BlockChain(2, 2)).get_extra_state())
     FactorHead(5, sg.Chain(4)).load_state_dict(FactorHead(5, sg.Chain(4)).state_dict())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import sparseggm as sg
 from sparseggm import parametrize
@@ -134,22 +135,134 @@ def test_what_a_convolution_cannot_serve_is_refused(call, error, message):
         call()
 
 
+HEADS = {
+    "factor": lambda: FactorHead(3, sg.ExtendedGrid(2, 3)),
+    **{name: lambda family=family: PrecisionHead(3, sg.Grid(2, 3), family) for name, family in FAMILIES.items()},
+    "convolution": lambda: ConvHead(3, sg.ExtendedGrid(2, 3)),
+    "convolution of P": lambda: ConvHead(3, sg.Grid(2, 3), 3, parametrize.dominant),
+}
+every_head = pytest.mark.parametrize("name", HEADS)
+
+
+def features_of(name, *batch):
+    torch.manual_seed(0)
+    return torch.randn(*batch, 3, 2, 3) if "convolution" in name else torch.randn(*batch, 3)
+
+
+def randomised(head):
+    """Weights that no other head has."""
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.uniform_(-0.5, 0.5)
+    return head
+
+
+def is_same_gaussian(one, other):
+    return torch.equal(one.loc, other.loc) and torch.equal(one.factor, other.factor)
+
+
 @pytest.mark.parametrize(
-    "other",
+    ("other", "what"),
     [
-        PrecisionHead(3, sg.Grid(2, 3), parametrize.spectral),
-        PrecisionHead(3, sg.Torus(3, 3), parametrize.dominant),
-        PrecisionHead(3, sg.Grid(2, 3, order=[5, 4, 3, 2, 1, 0]), parametrize.dominant),
+        (PrecisionHead(3, sg.Grid(2, 3), parametrize.spectral), "family"),
+        (PrecisionHead(3, sg.Torus(3, 3), parametrize.dominant), "topology"),
+        (PrecisionHead(3, sg.Grid(2, 3, order=[5, 4, 3, 2, 1, 0]), parametrize.dominant), "order of elimination"),
     ],
-    ids=["another family", "another graph", "another order"],
+    ids=["family", "graph", "order"],
 )
-def test_weights_for_something_else_do_not_load(other):
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_for_something_else_do_not_load(other, what, strict):
     head = PrecisionHead(3, sg.Grid(2, 3), parametrize.dominant)
-    state = other.state_dict()
-    state |= {name: value for name, value in head.state_dict().items() if isinstance(value, torch.Tensor)}
-    with pytest.raises(sg.PatternError, match="another topology, order of elimination or family"):
+    state = head.state_dict() | {"_extra_state": other.state_dict()["_extra_state"]}
+    with pytest.raises(sg.PatternError, match=rf"for another {what} than that of Grid\(2, 3\), DominantFamily"):
+        head.load_state_dict(state, strict=strict)
+    head.load_state_dict(PrecisionHead(3, sg.Grid(2, 3), parametrize.dominant).state_dict(), strict=strict)
+
+
+def test_weights_of_another_version_do_not_load():
+    head = FactorHead(3, sg.Chain(4))
+    state = head.state_dict() | {"_extra_state": {"family": "FactorFamily", "pattern": "", "order": ""}}
+    with pytest.raises(sg.PatternError, match="FactorHead: the saved weights are of another version of sparseggm"):
         head.load_state_dict(state)
-    head.load_state_dict(PrecisionHead(3, sg.Grid(2, 3), parametrize.dominant).state_dict())
+
+
+def test_weights_of_a_plain_layer_load_when_not_strict():
+    head, layer = FactorHead(3, sg.Chain(4)), nn.Linear(3, 11)
+    missing = head.load_state_dict({f"layer.{name}": value for name, value in layer.state_dict().items()}, strict=False)
+    assert missing.missing_keys == ["_extra_state"]
+    assert torch.equal(head.layer.weight, layer.weight)
+
+
+HANDLINGS = {
+    "clone": lambda states: {name: value.clone() for name, value in states[0].items()},
+    "moving average": lambda states: {
+        name: 0.999 * value + 0.001 * states[1][name].to(value.dtype) for name, value in states[0].items()
+    },
+    "mean of workers": lambda states: {
+        name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]
+    },
+    "half and back": lambda states: {name: value.half() for name, value in states[0].items()},
+    "bfloat16": lambda states: {name: value.bfloat16() for name, value in states[0].items()},
+}
+
+
+@every_head
+@pytest.mark.parametrize("handling", HANDLINGS)
+def test_a_state_dict_is_tensors_which_can_be_handled_as_such(name, handling):
+    states = [randomised(HEADS[name]()).state_dict() for _ in range(2)]
+    assert all(isinstance(value, torch.Tensor) for value in states[0].values())
+    head = HEADS[name]()
+    head.load_state_dict(HANDLINGS[handling](states))
+    torch.testing.assert_close(
+        head.state_dict()["_extra_state"], states[0]["_extra_state"]
+    )  # for the same topology again
+
+
+@every_head
+def test_a_head_is_built_without_memory_and_filled_from_a_state_dict(name):
+    trained, features = randomised(HEADS[name]()), features_of(name, 2)
+    with torch.device("meta"):
+        head = HEADS[name]()
+    head = head.to_empty(device="cpu")
+    head.load_state_dict(trained.state_dict())
+    assert is_same_gaussian(head(features), trained(features))
+    with torch.device("meta"):
+        assigned = HEADS[name]()
+    assigned.load_state_dict(trained.state_dict(), assign=True)
+    assert is_same_gaussian(assigned(features), trained(features))
+
+
+@every_head
+def test_weight_norm_leaves_the_start_and_the_training_as_they_were(name):
+    head, features = HEADS[name](), features_of(name, 4)
+    weight_norm(head.layer.convolution if "convolution" in name else head.layer)
+    q = head(features)
+    torch.testing.assert_close(q.precision_matrix, torch.eye(6).expand(4, -1, -1))
+    optimiser = torch.optim.Adam(head.parameters(), 1e-2)
+    losses = []
+    for _ in range(20):
+        optimiser.zero_grad()
+        loss = -head(features).log_prob(torch.ones(6)).sum()
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@every_head
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_head_in_half_precision_gives_a_gaussian_in_float32(name, dtype):
+    """As under Lightning's bf16-true and 16-true: z goes back to the dtype of a decoder by `.to`."""
+    head, features = HEADS[name]().to(dtype), features_of(name, 4).to(dtype)
+    decoder = nn.Linear(6, 5, dtype=dtype)
+    q = head(features)
+    z, kl = sample_and_kl(q)
+    assert (z.dtype, kl.dtype, q.log_prob(z.to(dtype)).dtype) == (torch.float32,) * 3
+    (decoder(z.to(features.dtype)).float().square().sum(-1) + kl).mean().backward()
+    for parameter in head.parameters():
+        assert parameter.grad.dtype == dtype
+        assert parameter.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(

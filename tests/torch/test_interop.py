@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -143,3 +145,11 @@ def test_a_tensor_elsewhere_is_refused_by_name():
     pattern = sg.Chain(4).factor_pattern
     with pytest.raises(ValueError, match=r"on cuda:0\. Move it with \.cpu\(\)"):
         ops.logdet(pattern, factor(pattern).detach().as_subclass(Elsewhere))
+
+
+def test_without_pyro_its_module_names_the_package_to_install():
+    code = "import sys; sys.modules['pyro'] = None; import sparseggm.pyro"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.rstrip().endswith(
+        "ImportError: sparseggm.pyro: needs Pyro, which is not installed. Try: pip install pyro-ppl"
+    )

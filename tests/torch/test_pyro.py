@@ -1,4 +1,4 @@
-"""As a Pyro sample site: a subclass with Pyro's mixin is all it takes."""
+"""As a Pyro sample site."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sparseggm as sg
-from sparseggm.torch import GaussianGraphicalModel
+from sparseggm.torch import FactorHead
 from tests.torch.gaussians import gaussian
 from tests.torch.problems import factor
 
@@ -18,12 +18,9 @@ TOPOLOGY = sg.Grid(2, 2)
 @pytest.fixture
 def site():
     """The class with Pyro's mixin."""
-    from pyro.distributions.torch_distribution import TorchDistributionMixin
+    from sparseggm.pyro import GaussianGraphicalModel
 
-    class Site(GaussianGraphicalModel, TorchDistributionMixin):
-        pass
-
-    return Site
+    return GaussianGraphicalModel
 
 
 def test_a_sample_site_has_the_log_prob_of_the_distribution(site):
@@ -31,6 +28,18 @@ def test_a_sample_site_has_the_log_prob_of_the_distribution(site):
 
     def model():
         return pyro.sample("z", site(q.loc, factor=q.factor, topology=TOPOLOGY))
+
+    trace = pyro.poutine.trace(model).get_trace()
+    trace.compute_log_prob()
+    assert torch.equal(trace.nodes["z"]["log_prob"], q.log_prob(trace.nodes["z"]["value"]))
+
+
+def test_the_gaussian_of_a_head_becomes_a_site(site):
+    q = FactorHead(3, sg.Chain(4))(torch.randn(5, 3))
+
+    def model():
+        with pyro.plate("data", 5):
+            return pyro.sample("z", site.of(q))
 
     trace = pyro.poutine.trace(model).get_trace()
     trace.compute_log_prob()

@@ -170,7 +170,9 @@ def test_a_gradient_of_a_draw_with_its_density_keeps_its_digits_far_from_zero():
 def test_noise_that_is_not_finite_is_named_by_the_callers_node():
     q, noise = Kind(sg.Star(4), "factor").example(), torch.zeros(20, 4, dtype=torch.float64)
     noise[3, 1] = math.inf
-    with pytest.raises(sg.NonFiniteError, match=r"noise must be finite, got inf at column 1, batch element \(3,\)"):
+    with pytest.raises(
+        sg.NonFiniteError, match=r"noise must be finite, got inf at node 1 of Star.*, batch element \(3,\)"
+    ):
         q.rsample_and_log_prob(noise=noise)
 
 
@@ -185,7 +187,7 @@ def test_a_square_distance_is_the_formula(kind, loc_batch, batch, sample_shape):
     loc, values = vectors(n, *loc_batch, seed=3), kind.values(*batch)
     q, other = kind.make(loc, values), kind.make(loc, values)
     x = vectors(n, *sample_shape, *q.batch_shape, seed=8)
-    found, expected = q._square_distance("test", x), other.whiten(x - other.loc).square().sum(-1)
+    found, expected = q._square_distance(x), other.whiten(x - other.loc).square().sum(-1)
     assert torch.allclose(found, expected, rtol=1e-13)
     weights = torch.randn_like(found)
     bars, expected_bars = (torch.autograd.grad((s * weights).sum(), (loc, values, x)) for s in (found, expected))
@@ -216,7 +218,7 @@ def test_squares_are_formed_in_float64():
     n, x = 1000, 1 + 2.0**-12
     q = GaussianGraphicalModel(torch.zeros(n), factor=torch.ones(n), topology=sg.Diagonal(n))
     values = torch.full((2, n), x)
-    assert (q._square_distance("test", values) == n * x * x).all()
+    assert (q._square_distance(values) == n * x * x).all()
     assert (samples.square_norm(values) == n * x * x).all()
 
 
@@ -239,7 +241,7 @@ def test_gradients_of_many_samples_are_summed_in_float64(limit, monkeypatch):
 
 def test_squares_beyond_float32_do_not_overflow():
     q = GaussianGraphicalModel(torch.zeros(2), factor=torch.ones(2), topology=sg.Diagonal(2))
-    assert q._square_distance("test", torch.tensor([1e25, 0.0])).item() == pytest.approx(1e50, rel=1e-6)
+    assert q._square_distance(torch.tensor([1e25, 0.0])).item() == pytest.approx(1e50, rel=1e-6)
 
 
 def test_square_norm_has_derivatives_of_first_and_second_order():

@@ -1,0 +1,24 @@
+"""`GaussianGraphicalModel` as a sample site of Pyro, which is optional: pip install pyro-ppl."""
+
+from __future__ import annotations
+
+from sparseggm import torch
+
+try:
+    from pyro.distributions.torch_distribution import TorchDistributionMixin
+except ImportError:
+    raise ImportError("sparseggm.pyro: needs Pyro, which is not installed. Try: pip install pyro-ppl") from None
+
+
+class GaussianGraphicalModel(torch.GaussianGraphicalModel, TorchDistributionMixin):  # type: ignore[misc]
+    """`sparseggm.torch.GaussianGraphicalModel` with Pyro's mixin: `pyro.sample("z", GaussianGraphicalModel(…))`.
+
+    The same arguments and constructors; of a head's Gaussian q: `GaussianGraphicalModel.of(q)`.
+    """
+
+    @classmethod
+    def of(cls, q: torch.GaussianGraphicalModel) -> GaussianGraphicalModel:
+        """The same Gaussians, made by a head for instance, as a sample site; shares their tensors."""
+        site = cls.__new__(cls)
+        site.__dict__.update(q.__dict__)
+        return site

@@ -1,0 +1,236 @@
+"""The border between a caller and the torch Gaussian: numbers of any kind come in, failures go out in their words.
+
+Behind the border all tensors have one float dtype and one device, and operators are strict. Operators name themselves
+and columns of a pattern; a caller knows methods, their arguments, and nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from sparseggm import checks
+from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
+from sparseggm.pattern import FloatArray, Pattern
+from sparseggm.topology import Topology
+from sparseggm.torch.registration import are_readable, array, batch_of
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_COUNTS_AS = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
+_WEAK = {torch.bool, torch.int8, torch.int16, torch.int32, torch.int64}
+_WEAK |= {torch.uint8, torch.uint16, torch.uint32, torch.uint64}
+
+# ---------------------------------------------------------------------- numbers come in
+
+
+def as_tensors(function: str, **given: Any) -> tuple[Tensor, ...]:
+    """What a caller gave, as tensors of one dtype on one device.
+
+    Tensors and arrays of floats have the widest of their dtypes, where float16 and bfloat16 count as float32. Lists,
+    numbers, and tensors of integers or booleans take the dtype of the others, or else torch's default. Whatever is no
+    tensor goes where the tensors are.
+
+    Raises:
+        DTypeError: numbers that are not real, or no numbers.
+        ValueError: tensors on two devices, or not on the CPU.
+    """
+    values = tuple(given.values())
+    if not _are_uniform(values):
+        values = tuple(_as_arrays(value) for value in values)
+        dtype = _common_dtype(function, given, values)
+        device = _common_device(function, given)
+        values = tuple(_tensor(function, *pair, dtype, device) for pair in zip(given, values, strict=True))
+    return values
+
+
+def _are_uniform(values: tuple[Any, ...]) -> bool:
+    """Whether there is nothing to convert or to refuse, as there mostly is not."""
+    first = values[0]
+    if not isinstance(first, Tensor) or first.dtype not in (torch.float32, torch.float64):
+        return False
+    if not (first.is_cpu or first.is_meta):
+        return False
+    return all(isinstance(v, Tensor) and v.dtype is first.dtype and v.device == first.device for v in values[1:])
+
+
+def _as_arrays(value: Any) -> Any:
+    """Data frames and the like as NumPy arrays, in native byte order; tensors, lists and numbers as they are."""
+    if isinstance(value, Tensor) or not hasattr(value, "__array__"):
+        return value
+    values = np.asarray(value)
+    return values.astype(values.dtype.newbyteorder("="), copy=not values.flags.writeable)
+
+
+def _common_dtype(function: str, names: Iterable[str], values: tuple[Any, ...]) -> torch.dtype:
+    """The widest float among tensors and arrays."""
+    dtypes = []
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, Tensor | np.ndarray):
+            dtype = value.dtype if isinstance(value, Tensor) else getattr(torch, value.dtype.name, value.dtype)
+            if dtype in _COUNTS_AS:
+                dtypes.append(_COUNTS_AS[dtype])
+            elif dtype not in _WEAK:
+                raise DTypeError(f"{function}: {name} must hold float32, float64 or integers, got {dtype}.")
+    if not dtypes:
+        dtypes.append(_COUNTS_AS[torch.get_default_dtype()])
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def _common_device(function: str, given: dict[str, Any]) -> torch.device:
+    """That of the tensors; the CPU without any."""
+    devices = {name: value.device for name, value in given.items() if isinstance(value, Tensor)}
+    found = set(devices.values())
+    if len(found) > 1 or any(device.type not in ("cpu", "meta") for device in found):
+        raise ValueError(
+            f"{function}: {' and '.join(devices)} must be on the CPU, got {' and '.join(map(str, devices.values()))}. "
+            "Move them with .cpu(): nothing is copied silently."
+        )
+    return found.pop() if found else torch.device("cpu")
+
+
+def _tensor(function: str, name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=dtype, device=device)
+    except (TypeError, ValueError, RuntimeError) as failure:
+        raise DTypeError(
+            f"{function}: {name} must be a tensor, an array or a list of numbers, got {type(value).__name__}: {failure}"
+        ) from None
+
+
+def common_batch(function: str, **tensors: Tensor) -> torch.Size:
+    """The batch axes that broadcasting gives."""
+    try:
+        return torch.Size(batch_of(*tensors.values()))
+    except RuntimeError:
+        named = " and ".join(f"{tuple(tensor.shape[:-1])} of {name}" for name, tensor in tensors.items())
+        raise ShapeError(f"{function}: batch axes must broadcast, got {named}.") from None
+
+
+# ---------------------------------------------------------------------- results go out
+
+
+def rounded(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in a dtype. Raises where one is beyond it, if values can be read."""
+    result = total.to(dtype)
+    if are_readable(result) and not np.isfinite(array(result)).all():
+        raise NonFiniteError(f"the result overflows {_short(dtype)}. {checks.REMEDY}")
+    return result
+
+
+def tells(*vectors: str, function: str = "") -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Decorate a function of Gaussians: a failure among numbers names it, its argument, and the caller's node.
+
+    Args:
+        vectors: names of its arguments over the nodes, or some of the nodes, of its Gaussian.
+        function: its name in messages; by default its own.
+    Where values cannot be read, the operator's own message stays.
+    """
+
+    def decorate(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @wraps(method)
+        def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            try:
+                return method(*args, **kwargs)
+            except (NonFiniteError, NonPositiveError) as caught:
+                failure = caught
+            _explain(function or method.__name__, signature(method).bind(*args, **kwargs).arguments, vectors)
+            raise failure
+
+        return told
+
+    return decorate
+
+
+def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...]) -> None:
+    """Raise what was wrong with the arguments, or else with the result; return if their values cannot be read."""
+    own = next(value for value in given.values() if hasattr(value, "factor_pattern"))
+    named = {name: given[name] for name in vectors if given.get(name) is not None}
+    loc, *tensors = as_tensors(function, loc=own.loc, **named)
+    if not are_readable(loc, own._factor, *tensors):
+        return
+    for name, tensor in zip(named, tensors, strict=True):
+        if tensor.shape[-1] == own.topology.n:
+            require_finite_vector(function, name, own.topology, array(tensor))
+        checks.require_finite(function, name, None, array(tensor))
+    for value in given.values():
+        if isinstance(value, Distribution):
+            _require_valid_distribution(function, value)
+    raise NonFiniteError(
+        f"{function}: the arguments are finite but the result overflows {_short(loc.dtype)}. {checks.REMEDY}"
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# ---------------------------------------------------------------------- values that are not what they should be
+
+
+def _require_valid_distribution(function: str, distribution: Any) -> None:
+    """Raise if a parameter is not what its own constraint asks for."""
+    if isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if hasattr(distribution, "factor_pattern"):
+        parameters = array(distribution.loc), array(distribution._factor)
+        require_valid(function, distribution.topology, distribution.factor_pattern, *parameters)
+        return
+    for name, constraint in distribution.arg_constraints.items():
+        values = distribution.__dict__.get(name)
+        if isinstance(values, Tensor) and not (constraint.check(values).all() and values.isfinite().all()):
+            raise NonFiniteError(f"{function}: {name} of {distribution} is not finite, or not {constraint}.")
+
+
+def require_valid(function: str, topology: Topology, pattern: Pattern, loc: FloatArray, factor: FloatArray) -> None:
+    """Raise at the first value that is not finite, or not positive on the diagonal of L, by the caller's node."""
+    require_finite_vector(function, "loc", topology, loc)
+    require_finite_entries(function, "factor", topology, pattern, factor)
+    pivots = factor[..., pattern.diagonal]
+    bad_pivot = pivots <= 0
+    if bad_pivot.any():
+        batch, column, value = _first(bad_pivot, pivots)
+        where = f"{topology.describe(int(topology.order[column]))}{checks.in_batch(batch)}"
+        raise NonPositiveError(
+            f"{function}: the diagonal of factor must be positive, got {value:.3g} at {where}. FactorHead and "
+            "parametrize.factor guarantee it."
+        )
+
+
+def require_finite_vector(function: str, name: str, topology: Topology, values: FloatArray) -> None:
+    """Raise at the first number (..., n) that is not finite, by the caller's node."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        batch, node, value = _first(bad, values)
+        where = f"{topology.describe(node)}{checks.in_batch(batch)}"
+        raise NonFiniteError(f"{function}: {name} must be finite, got {value} at {where}.")
+
+
+def require_finite_entries(function: str, name: str, topology: Topology, pattern: Pattern, values: FloatArray) -> None:
+    """Raise at the first packed value that is not finite, by the nodes of its row and column."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        batch, p, value = _first(bad, values)
+        ends = dict.fromkeys(int(topology.order[end]) for end in (pattern.rows[p], pattern.cols[p]))
+        where = f"{' and '.join(map(topology.describe, ends))}{checks.in_batch(batch)}"
+        raise NonFiniteError(f"{function}: {name} must be finite, got {value} at {where}.")
+
+
+def _first(bad: npt.NDArray[np.bool_], values: FloatArray) -> tuple[tuple[int, ...], int, float]:
+    """Batch index, place on the last axis, and value of the first that is bad."""
+    *batch, last = (int(axis) for axis in np.argwhere(bad)[0])
+    return tuple(batch), last, float(values[(*batch, last)])
