@@ -6,7 +6,6 @@ packed values; turns a failing column into the caller's node. What is asked of a
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Self, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from sparseggm import checks, gershgorin, linalg
 from sparseggm.checks import Shape
+from sparseggm.derived import derived
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError
 from sparseggm.graphs import graph_of
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
@@ -80,7 +80,7 @@ class FactoredGaussian:
         """Number of nodes."""
         return self.topology.n
 
-    @cached_property
+    @derived
     def graph(self) -> Topology:
         """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
         return self.topology if self.is_on_topology else graph_of(self.factor_pattern.gram(), self.topology.order)

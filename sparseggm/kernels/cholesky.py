@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INLINED, INNER, KERNEL
+from sparseggm.kernels import INLINED, INNER, KERNEL, njit
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import factorise
 from sparseggm.kernels.energy import log_determinants, new_scratch
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, not_finite, not_positive, square_root, store
 
-CHAIN_DIGEST = "2573625bf87de18c"
-ENERGY_DIGEST = "0834b7cbac372c05"
-BLOCKS_DIGEST = "d2c85d02e7828a0b"
+CHAIN_DIGEST = "b482c58170e30b18"
+ENERGY_DIGEST = "94bd94cc3405bba8"
+BLOCKS_DIGEST = "cb64a294891ed0c0"
 
 
 @njit(**KERNEL)

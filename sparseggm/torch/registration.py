@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from sparseggm import checks
+from sparseggm.derived import derived
 from sparseggm.pattern import Pattern
 
 Shape = tuple[int, ...]
@@ -25,6 +26,10 @@ Shape = tuple[int, ...]
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _library = torch.library.Library("sparseggm", "FRAGMENT")
+derived.__get__ = torch.compiler.disable(  # type: ignore[method-assign]  # its NumPy is no part of a graph
+    derived.__get__,
+    reason="A fact of a pattern or a topology is computed at its first use: let that be before the compilation.",
+)
 _used: dict[str, Pattern] = {}  # a graph holds the key of a pattern, so the pattern must outlive the graph
 
 
