@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm import drawing, orders
+from sparseggm.derived import derived
 from sparseggm.edges import canonical_edges, frozen, integers, lattice_edges, require_at_least, require_positive
 from sparseggm.errors import PatternError
 from sparseggm.exchange import square_coordinates
@@ -73,7 +73,7 @@ class Grid(_Lattice):
 
     _periodic, _least_side = False, 1
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         return canonical_edges(self.n, lattice_edges(self.shape))
 
@@ -83,7 +83,7 @@ class Torus(_Lattice):
 
     _periodic, _least_side = True, 3
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         node = np.arange(self.n, dtype=np.int64).reshape(self.shape)
         pairs = [np.stack([node, np.roll(node, 1, axis)], axis=-1).reshape(-1, 2) for axis in range(node.ndim)]
@@ -120,7 +120,7 @@ class Tree(Topology):
     def n(self) -> int:  # type: ignore[override]
         return len(self.parents)
 
-    @cached_property
+    @derived
     def _depth(self) -> IntArray:
         """(n,) distance to the root; −1 where there is none. Doubles its reach at each step: O(n log depth)."""
         ancestor = np.array([*self.parents, -1])  # of the distance reached so far; the last stands for "above a root"
@@ -130,13 +130,13 @@ class Tree(Topology):
             ancestor = ancestor[ancestor]
         return np.where(ancestor[:-1] < 0, depth[:-1], -1)
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         parents = np.array(self.parents)
         children = np.flatnonzero(parents >= 0)
         return canonical_edges(self.n, np.stack([children, parents[children]], axis=-1))
 
-    @cached_property
+    @derived
     def order(self) -> IntArray:
         return frozen(np.argsort(-self._depth, kind="stable"))
 
@@ -153,12 +153,12 @@ class Star(Topology):
     def __post_init__(self) -> None:
         require_positive("Star", n=self.n)
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         leaves = np.arange(1, self.n)
         return canonical_edges(self.n, np.stack([leaves, np.zeros_like(leaves)], axis=-1))
 
-    @cached_property
+    @derived
     def order(self) -> IntArray:
         return frozen(np.roll(np.arange(self.n), -1))
 
@@ -178,7 +178,7 @@ class Cycle(Topology):
     def __post_init__(self) -> None:
         require_at_least(3, "Cycle", n=self.n)
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         node = np.arange(self.n)
         return canonical_edges(self.n, np.stack([node, np.roll(node, 1)], axis=-1))
@@ -226,7 +226,7 @@ class Graph(Ordered):
     def edges(self) -> IntArray:
         return self._edges
 
-    @cached_property
+    @derived
     def _structure(self) -> tuple[Any, ...]:
         return self.n, self.edges.tobytes(), self.given_order
 

@@ -7,12 +7,11 @@ used serves again: at most `KEPT` bytes lie idle, and `release_memory` returns t
 from __future__ import annotations
 
 import math
-import os
-import threading
 
 import numpy as np
 import numpy.typing as npt
 
+from sparseggm import forks
 from sparseggm.kernels.blocks import UNCACHED
 from sparseggm.kernels.vector import REGISTER_BYTES
 from sparseggm.pattern import FloatArray
@@ -21,7 +20,7 @@ KEPT = 1 << 29
 """Bytes that may lie idle."""
 
 _idle: list[npt.NDArray[np.uint8]] = []
-_lock = threading.RLock()  # a collection of garbage may end a loan while another is made
+_lock = forks.Lock()
 
 
 class _Loan:
@@ -61,13 +60,3 @@ def release_memory() -> int:
         size = sum(memory.nbytes for memory in _idle)
         _idle.clear()
     return size
-
-
-def _new_lock() -> None:
-    """In a forked child, whose parent may have held the old one."""
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)

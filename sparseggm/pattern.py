@@ -19,15 +19,15 @@ respect to stored values, so d log det P / d values is Σ_jj on the diagonal and
 from __future__ import annotations
 
 import hashlib
-import threading
 import weakref
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from sparseggm import forks
+from sparseggm.derived import derived
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.exchange import lower_entries, square_coordinates, symmetric_entries
 from sparseggm.kernels import symbolic
@@ -41,7 +41,7 @@ DENSE_LIMIT = 20_000  # nodes; a dense float64 matrix of that size is 3.2 GB
 _MAX_ENTRIES = np.iinfo(np.int32).max
 
 _interned: weakref.WeakValueDictionary[str, Pattern] = weakref.WeakValueDictionary()
-_intern_lock = threading.Lock()
+_intern_lock = forks.Lock()
 
 
 class Pattern:
@@ -160,7 +160,7 @@ class Pattern:
         """Number of stored entries, the n diagonal ones among them."""
         return self.rows.size
 
-    @cached_property
+    @derived
     def cols(self) -> IndexArray:
         """(nnz,) column of each entry."""
         return _read_only(np.repeat(np.arange(self.n, dtype=np.int32), np.diff(self.indptr)))
@@ -170,17 +170,17 @@ class Pattern:
         """(n,) packed position of each diagonal entry."""
         return self.indptr[:-1]
 
-    @cached_property
+    @derived
     def multiplicity(self) -> FloatArray:
         """(nnz,) how many entries of a symmetric matrix each stored one stands for: 1 on the diagonal, 2 off it."""
         return _read_only(np.where(self.rows == self.cols, 1.0, 2.0))
 
-    @cached_property
+    @derived
     def bandwidth(self) -> int:
         """max i − j over the entries."""
         return int((self.rows[self.indptr[1:] - 1] - np.arange(self.n)).max())
 
-    @cached_property
+    @derived
     def longest_column(self) -> int:
         """Entries in the longest column, the diagonal counted: the c of the error bounds."""
         return int(np.diff(self.indptr).max())
@@ -192,16 +192,16 @@ class Pattern:
             self._column_pairs[fill] = int(lengths @ fill_lengths)
         return self._column_pairs[fill]
 
-    @cached_property
+    @derived
     def _column_pairs(self) -> weakref.WeakKeyDictionary[Pattern, int]:
         return weakref.WeakKeyDictionary()
 
-    @cached_property
+    @derived
     def longest_row(self) -> int:
         """Entries in the longest row, the diagonal counted."""
         return int(np.diff(self.row_structure[0]).max()) + 1
 
-    @cached_property
+    @derived
     def row_structure(self) -> tuple[IndexArray, IndexArray, IndexArray]:
         """(row_indptr, row_cols, row_positions) of the strictly lower entries, row by row."""
         row_indptr = np.zeros(self.n + 1, np.int32)
@@ -210,14 +210,14 @@ class Pattern:
         symbolic.transpose(self.indptr, self.rows, row_indptr, row_cols, row_positions)
         return _read_only(row_indptr), _read_only(row_cols), _read_only(row_positions)
 
-    @cached_property
+    @derived
     def column_groups(self) -> npt.NDArray[np.int8]:
         """Of each strictly lower entry, row by row: how many columns from its own on a factorisation takes together."""
         groups = np.zeros(self.nnz - self.n, np.int8)
         symbolic.group_columns(self.indptr, self.rows, *self.row_structure, groups)
         return _read_only(groups)
 
-    @cached_property
+    @derived
     def is_chain(self) -> bool:
         """Whether column j holds j and j + 1, for every j: the factor of a chain in its natural order."""
         return self.nnz == 2 * self.n - 1 and bool((self.rows - self.cols <= 1).all())
@@ -233,7 +233,7 @@ class Pattern:
         """Where the Cholesky factor of a P on this pattern may be nonzero. Cost O(nnz of the result)."""
         return self._filled or self
 
-    @cached_property
+    @derived
     def _filled(self) -> Pattern | None:  # None for itself: a pattern that holds itself would never be freed
         row_indptr, row_cols, _ = self.row_structure
         parent = np.empty(self.n, np.int64)
@@ -247,18 +247,26 @@ class Pattern:
         symbolic.fill_rows(row_indptr, row_cols, parent, indptr, rows)
         return Pattern(self.n, indptr, rows)
 
-    @cached_property
+    @derived
     def positions_in_fill(self) -> IndexArray:
         """(nnz,) where each entry stands in `filled()`."""
         if self.is_closed:
             return _read_only(np.arange(self.nnz, dtype=np.int32))
         return _read_only(self.positions_in(self.filled()).astype(np.int32))
 
+    def diagonal_part(self) -> Pattern:
+        """The diagonal alone."""
+        return self._diagonal_part or self
+
+    @derived
+    def _diagonal_part(self) -> Pattern | None:
+        return None if self.nnz == self.n else Pattern(self.n, np.arange(self.n + 1), np.arange(self.n))
+
     def gram(self) -> Pattern:
         """Where L Lᵀ may be nonzero for L on this pattern. Itself if closed."""
         return self._gram or self
 
-    @cached_property
+    @derived
     def _gram(self) -> Pattern | None:
         if self.is_closed:
             return None
@@ -309,7 +317,7 @@ class Pattern:
             known = self._positions_in[other] = _read_only(self._found_in(other, function))
         return known
 
-    @cached_property
+    @derived
     def _positions_in(self) -> weakref.WeakKeyDictionary[Pattern, IntArray]:
         return weakref.WeakKeyDictionary()
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm import drawing
+from sparseggm.derived import derived
 from sparseggm.edges import Order, canonical_edges, checked_order, frozen, lattice_edges, require_positive
 from sparseggm.errors import DTypeError, PatternError, ShapeError
 from sparseggm.exchange import symmetric_entries
@@ -52,27 +52,27 @@ class Topology(ABC):
         """(n,) `order[k]` is the node eliminated k-th: x_elim = x[..., order]."""
         return frozen(np.arange(self.n, dtype=np.int64))
 
-    @cached_property
+    @derived
     def inverse_order(self) -> IntArray:
         """(n,) when each node is eliminated: x = x_elim[..., inverse_order]."""
         return frozen(np.argsort(self.order))
 
-    @cached_property
+    @derived
     def is_naturally_ordered(self) -> bool:
         """Whether nodes are eliminated as numbered, so that the two numberings agree."""
         return bool((self.order == np.arange(self.n)).all())
 
-    @cached_property
+    @derived
     def precision_pattern(self) -> Pattern:
         """Where P may be nonzero, in elimination order."""
         return Pattern.from_edges(self.n, self.inverse_order[self.edges])
 
-    @cached_property
+    @derived
     def factor_pattern(self) -> Pattern:
         """Where L may be nonzero, in elimination order."""
         return self.precision_pattern.filled()
 
-    @cached_property
+    @derived
     def is_factor_free(self) -> bool:
         """Whether every L on `factor_pattern` gives a P on `precision_pattern`."""
         return self.factor_pattern.gram() is self.precision_pattern
@@ -80,7 +80,7 @@ class Topology(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle or a copy holds: the facts alone. Derived arrays would come back writable."""
         facts = self.__dict__.items()
-        return {name: fact for name, fact in facts if not isinstance(getattr(type(self), name, None), cached_property)}
+        return {name: fact for name, fact in facts if not isinstance(getattr(type(self), name, None), derived)}
 
     def describe(self, node: int) -> str:
         """A node in words, for messages."""
@@ -88,17 +88,17 @@ class Topology(ABC):
 
     # ------------------------------------------------------------------ packed positions
 
-    @cached_property
+    @derived
     def node_positions(self) -> IntArray:
         """(n,) packed position on `precision_pattern` of each node's diagonal."""
         return frozen(self.precision_pattern.diagonal[self.inverse_order].astype(np.int64))
 
-    @cached_property
+    @derived
     def edge_positions(self) -> IntArray:
         """(m,) packed position on `precision_pattern` of each row of `edges`."""
         return frozen(self._positions_of_edges(self.precision_pattern))
 
-    @cached_property
+    @derived
     def factor_positions(self) -> tuple[IntArray, IntArray]:
         """The same two arrays on `factor_pattern`; −1 for an edge of P where L has no entry."""
         nodes = self.factor_pattern.diagonal[self.inverse_order].astype(np.int64)
@@ -209,7 +209,7 @@ class Diagonal(Topology):
     def __post_init__(self) -> None:
         require_positive("Diagonal", n=self.n)
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         return canonical_edges(self.n, [])
 
@@ -223,7 +223,7 @@ class Ordered(Topology):
 
     given_order: Order
 
-    @cached_property
+    @derived
     def order(self) -> IntArray:
         return frozen(self._own_order() if self.given_order is None else np.array(self.given_order, np.int64))
 
@@ -266,7 +266,7 @@ class Chain(Ordered):
     def __init__(self, n: int, *, order: Iterable[int] | None = None) -> None:
         self._take(order, n=n)
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         node = np.arange(self.n)
         return canonical_edges(self.n, np.stack([node[1:], node[:-1]], axis=-1))
@@ -289,7 +289,7 @@ class Band(Ordered):
     def __init__(self, n: int, bandwidth: int, *, order: Iterable[int] | None = None) -> None:
         self._take(order, n=n, bandwidth=bandwidth)
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         width = min(self.bandwidth, self.n - 1)
         j = np.repeat(np.arange(self.n), width)
@@ -319,7 +319,7 @@ class BlockChain(Ordered):
     def n(self) -> int:  # type: ignore[override]
         return self.blocks * self.size
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         j = np.repeat(np.arange(self.n), 2 * self.size)
         i = j + np.tile(np.arange(2 * self.size), self.n)
@@ -337,15 +337,15 @@ class FactorTopology(Topology):
     def _factor_edges(self) -> IntArray:
         """(m, 2) pairs i > j where L_ij may be nonzero."""
 
-    @cached_property
+    @derived
     def factor_pattern(self) -> Pattern:
         return Pattern.from_edges(self.n, self._factor_edges())
 
-    @cached_property
+    @derived
     def precision_pattern(self) -> Pattern:
         return self.factor_pattern.gram()
 
-    @cached_property
+    @derived
     def edges(self) -> IntArray:
         pattern = self.precision_pattern
         off_diagonal = pattern.rows != pattern.cols

@@ -119,6 +119,7 @@ class Stress:
             raise WrongError(f"a forked child ended with {child.exitcode} (None: it hangs).")
 
     def _child(self) -> None:
+        set_num_threads(POOL)  # in a child that of the parent is but one bound
         with ThreadPoolExecutor(2) as callers:
             list(callers.map(self.check, JOBS))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -89,22 +87,6 @@ def test_results_in_use_are_never_overwritten() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(work, range(2)))
-
-
-def _in_child(queue) -> None:
-    queue.put(memory.new((COUNT,), "float64").shape)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_does_not_wait_for_its_parents_lock() -> None:
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    with memory._lock:
-        child = context.Process(target=_in_child, args=(queue,))
-        child.start()
-        assert queue.get(timeout=30) == (COUNT,)
-    child.join()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -5,9 +5,14 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +25,7 @@ from tests.numerics import Array
 from tests.strategies import precision_values
 from tests.verbs import VERBS, Verb, arguments
 
+ROOT = Path(__file__).resolve().parent.parent
 TOPOLOGIES = {"Chain": Chain(60), "ExtendedGrid": ExtendedGrid(5, 6), "Grid": Grid(5, 6)}
 BATCH = (67,)  # not a multiple of a kernel's lanes, nor of the thread counts
 
@@ -29,10 +35,9 @@ each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
 @pytest.fixture(autouse=True)
 def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Even the smallest call is worth a thread, and the number of threads is put back."""
-    before = get_num_threads()
     monkeypatch.setattr(threads, "MIN_WORK", 1)
     yield
-    set_num_threads(before)
+    set_num_threads(None)
 
 
 def run(verb: Verb, name: str, seed: int = 0) -> Any:
@@ -135,6 +140,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch_around(topology, dtype:
 
 
 def _child(verb_name: str, name: str, connection: Any) -> None:
+    set_num_threads(3)
     connection.send(run(VERBS[verb_name], name))
 
 
@@ -170,14 +176,100 @@ def test_numba_s_threading_layer_does_not_matter(layer: str) -> None:
 def test_the_number_of_threads_is_what_was_set_and_at_least_one() -> None:
     set_num_threads(5)
     assert get_num_threads() == 5
-    with pytest.raises(ValueError, match=r"^set_num_threads: needs at least 1, got 0\.$"):
-        set_num_threads(0)
+    for count in (0, -1, 2.5, 2.0, True, "2", [2], np.float64(2)):
+        message = f"set_num_threads: needs an integer of at least 1, or None, got {count!r}."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            set_num_threads(count)
     assert get_num_threads() == 5
+    set_num_threads(np.int64(4))
+    assert type(get_num_threads()) is int
 
 
-def test_a_small_call_stays_in_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_call_stays_in_its_thread_and_asks_nobody_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    set_num_threads(4)
+    monkeypatch.delattr(threads, "get_num_threads")
     used = []
     threads.run(lambda first, last: used.append(threading.get_ident()) or 0, 16, batch=128)
     assert used == [threading.get_ident()]
+
+
+LATE = """
+import atexit, sys, threading, time
+import numpy as np
+from sparseggm import Chain, linalg, set_num_threads, threads
+
+threads.MIN_WORK = 1
+set_num_threads(3)
+pattern = Chain(8).factor_pattern
+L, x = np.tile(pattern.rows == pattern.cols, (64, 1)).astype(float), np.ones((64, 8))
+
+def work():
+    assert (linalg.solve_t(pattern, L, x) == x).all()
+    print("done", flush=True)
+
+def later():
+    threading.main_thread().join()
+    time.sleep(0.1)
+    work()
+
+def twice():
+    later()
+    work()
+
+if sys.argv[1] == "used before":
+    work()
+if sys.argv[2] == "atexit":
+    atexit.register(work)
+elif sys.argv[2] == "thread":
+    threading.Thread(target=twice).start()
+else:
+    daemon = threading.Thread(target=later, daemon=True)
+    daemon.start()
+    atexit.register(daemon.join)
+"""
+
+
+@pytest.mark.parametrize("when", ["atexit", "thread", "daemon"])
+@pytest.mark.parametrize("before", ["used before", "not used before"])
+def test_what_is_called_after_the_main_thread_has_ended_is_done_by_the_caller(before: str, when: str) -> None:
+    command = [sys.executable, "-c", LATE, before, when]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("done") == (before == "used before") + (2 if when == "thread" else 1)
+
+
+def test_where_the_system_gives_no_thread_the_caller_does_all_and_each_part_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pool keeps the part for which it could not start a thread: it must not be done again, later."""
+    done: list[int] = []
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    set_num_threads(4)
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", refuse)
+        assert threads.run(lambda first, last: done.extend(range(first, last)) or 0, 10**12, batch=8) == 0
+    assert sorted(done) == list(range(8))
+    threads._ensure_pool().submit(int).result(timeout=30)  # a thread works off what the pool has kept
+    assert sorted(done) == list(range(8))
+
+
+def test_an_interrupted_caller_waits_for_the_threads_that_write_to_its_memory() -> None:
+    """Kernels of a step write to addresses, which nothing but the caller keeps alive."""
+    began, ended = threading.Event(), threading.Event()
+
+    def kernel(first: int, last: int) -> int:
+        if first == 0:
+            began.wait(timeout=30)
+            raise KeyboardInterrupt
+        began.set()
+        time.sleep(0.2)
+        ended.set()
+        return 0
+
+    set_num_threads(2)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(kernel, 10**12, batch=2)
+    assert ended.is_set()

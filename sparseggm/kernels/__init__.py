@@ -6,7 +6,11 @@ that another file defines, so each file names the digests of those it imports.
 
 from typing import Any
 
-KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+from sparseggm.kernels.compilation import njit
+
+__all__ = ["INLINED", "INNER", "KERNEL", "njit"]
+
+KERNEL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 """Options of what Python calls, and C does not."""
 
 INNER: dict[str, Any] = KERNEL | {"no_cpython_wrapper": True}

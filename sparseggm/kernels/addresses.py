@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import populate_array
 
-from sparseggm.kernels import INNER
+from sparseggm.kernels import INNER, njit
 
 # ---------------------------------------------------------------------- rows of a batch
 

@@ -3,10 +3,9 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.extending import overload, register_jitable
 
-from sparseggm.kernels import INLINED, INNER
+from sparseggm.kernels import INLINED, INNER, njit
 from sparseggm.kernels.tiles import gather_tile, scatter_tile, stream_tile
 from sparseggm.kernels.vector import (
     REGISTER_BYTES,

@@ -9,9 +9,8 @@ Forward, for P = L D Lᵀ:   d_j = P_jj − l_{j−1} P_{j,j−1},   l_j = P_{j+
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INNER
+from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, flushed, load, not_finite, not_positive, smaller, square_root, store
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INLINED, INNER, KERNEL
+from sparseggm.kernels import INLINED, INNER, KERNEL, njit
 from sparseggm.kernels.blocks import gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import SMALL_PIVOT, factorise, small_share
 from sparseggm.kernels.energy import log_determinants, new_scratch
@@ -27,9 +26,9 @@ from sparseggm.kernels.vector import (
     store,
 )
 
-CHAIN_DIGEST = "aa8bb2f6ba96b8f5"
-ENERGY_DIGEST = "0834b7cbac372c05"
-BLOCKS_DIGEST = "d2c85d02e7828a0b"
+CHAIN_DIGEST = "755190779d5a6c5b"
+ENERGY_DIGEST = "94bd94cc3405bba8"
+BLOCKS_DIGEST = "cb64a294891ed0c0"
 
 
 @njit(**KERNEL)

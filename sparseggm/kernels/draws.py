@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.blocks import bad_lanes, gather_rows, gather_runs, is_in_lines, new_block, scatter_runs
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, double, lanes_of, load, not_finite, put, store
 
-BLOCKS_DIGEST = "d2c85d02e7828a0b"
+BLOCKS_DIGEST = "cb64a294891ed0c0"
 
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""

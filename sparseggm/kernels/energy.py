@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INNER
+from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, double, exponent, lanes_of, load, mantissa, put, store
 
-LOGARITHM_DIGEST = "1b98628df3fd63ea"
+LOGARITHM_DIGEST = "666b72edefeb8d4c"
 TILES_DIGEST = "f9d8456bdad5e1be"
 
 _LN2 = math.log(2.0)

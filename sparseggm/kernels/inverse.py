@@ -13,15 +13,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INLINED, INNER, KERNEL
+from sparseggm.kernels import INLINED, INNER, KERNEL, njit
 from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "aa8bb2f6ba96b8f5"
-BLOCKS_DIGEST = "d2c85d02e7828a0b"
+CHAIN_DIGEST = "755190779d5a6c5b"
+BLOCKS_DIGEST = "cb64a294891ed0c0"
 
 (
     GRAM_JVP,

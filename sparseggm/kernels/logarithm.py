@@ -1,9 +1,8 @@
 """The natural logarithm as straight-line code, which vectorises; the C library's is called one number at a time."""
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import KERNEL
+from sparseggm.kernels import KERNEL, njit
 
 _ROOT_HALF = np.int64(0x3FE6A09E667F3BCD)  # bits of √½
 _ONE = np.int64(0x3FF0000000000000)  # bits of 1

@@ -18,18 +18,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.blocks import after, bad_lanes, gather, gather_rows, is_few, is_in_lines, new_block, scatter
 from sparseggm.kernels.chain import solve_backward, solve_forward
 from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "d2c85d02e7828a0b"
-CHAIN_DIGEST = "aa8bb2f6ba96b8f5"
-LOGARITHM_DIGEST = "1b98628df3fd63ea"
+BLOCKS_DIGEST = "cb64a294891ed0c0"
+CHAIN_DIGEST = "755190779d5a6c5b"
+LOGARITHM_DIGEST = "666b72edefeb8d4c"
 
 _TINY_PIVOT, _HUGE_PIVOT = 2.0**-127, 2.0**127
 

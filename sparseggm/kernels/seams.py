@@ -1,9 +1,8 @@
 """Parts of one long chain: what they pass to each other at seams, and how far a guess must look. See `long_chain`."""
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INNER
+from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, not_positive, store
 
 VECTOR_DIGEST = "52d1493db7927905"

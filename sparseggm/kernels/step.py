@@ -15,9 +15,8 @@ of a step of few numbers arrays would cost as much as the arithmetic; `number` i
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import INNER, KERNEL
+from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.addresses import read_rows, write_at, write_rows
 from sparseggm.kernels.blocks import add_means, after, bad_lanes, bad_pivots, gather, new_block, scatter
 from sparseggm.kernels.energy import energies, new_scratch
@@ -25,10 +24,10 @@ from sparseggm.kernels.inverse import invert, invert_adjoint
 from sparseggm.kernels.products import solve, solve_t
 from sparseggm.kernels.vector import constant, lanes_of, load, store
 
-ADDRESSES_DIGEST = "be3246bf1edbe5e9"
-ENERGY_DIGEST = "0834b7cbac372c05"
-INVERSE_DIGEST = "c4b17b29c3cbce77"
-PRODUCTS_DIGEST = "53e1b24ba61219d6"
+ADDRESSES_DIGEST = "006ca3402a94ec57"
+ENERGY_DIGEST = "94bd94cc3405bba8"
+INVERSE_DIGEST = "069135bdf32b4011"
+PRODUCTS_DIGEST = "5ea160b9bad1ec8f"
 
 
 # ---------------------------------------------------------------------- forward

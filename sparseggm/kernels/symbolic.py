@@ -9,9 +9,8 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
-from numba import njit
 
-from sparseggm.kernels import KERNEL
+from sparseggm.kernels import KERNEL, njit
 
 
 @njit(**KERNEL)

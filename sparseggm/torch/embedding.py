@@ -6,7 +6,6 @@ The autograd rules take diagonals and embed factors in their fill with these, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,17 +34,12 @@ def extend(pattern: Pattern, on: Pattern, values: Tensor) -> Tensor:
 
 def diagonal(pattern: Pattern, values: Tensor) -> Tensor:
     """(..., n) diagonal of packed values."""
-    return restrict(_diagonal_pattern(pattern.n), pattern, values)
+    return restrict(pattern.diagonal_part(), pattern, values)
 
 
 def on_diagonal(pattern: Pattern, entries: Tensor) -> Tensor:
     """(..., nnz): a diagonal matrix with these entries (..., n)."""
-    return extend(_diagonal_pattern(pattern.n), pattern, entries)
-
-
-@lru_cache(maxsize=256)
-def _diagonal_pattern(n: int) -> Pattern:
-    return Pattern(n, np.arange(n + 1), np.arange(n))
+    return extend(pattern.diagonal_part(), pattern, entries)
 
 
 def _run_restrict(key: str, on: str, values: Tensor) -> Tensor:

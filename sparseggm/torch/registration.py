@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from sparseggm import checks
+from sparseggm.derived import derived
 from sparseggm.pattern import Pattern
 from sparseggm.torch import portable
 
@@ -27,6 +28,11 @@ Shape = tuple[int, ...]
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _library = torch.library.Library("sparseggm", "FRAGMENT")
+derived.__get__ = torch.compiler.disable(  # type: ignore[method-assign]  # its NumPy is no part of a graph
+    derived.__get__,
+    reason="A fact of a pattern or a topology is computed at its first use: let that be before the compilation.",
+)
+
 PASSES = "~"
 """Before the key of a pattern: the operator is part of a backward pass, where numbers that are not finite pass."""
 

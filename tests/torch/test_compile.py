@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import numpy as np
@@ -15,6 +16,11 @@ from sparseggm.torch import FactorHead, fused, ops, sample_and_kl
 from tests.torch.problems import calls, factor, vectors
 
 every_operator = pytest.mark.parametrize("name", list(calls(sg.Chain(4))))
+
+EVERY_FAMILY = [
+    *(sg.Diagonal(3), sg.Chain(4), sg.Band(5, 2), sg.BlockChain(2, 2), sg.ExtendedGrid(2, 3), sg.Stencil(2, 3, 1)),
+    *(sg.Grid(2, 3), sg.Torus(3, 3), sg.Tree([-1, 0, 0]), sg.Star(4), sg.Cycle(4), sg.Graph(4, [(3, 0), (1, 0)])),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +94,37 @@ def test_a_pattern_that_nothing_was_derived_from_can_be_traced():
     assert "_filled" not in vars(pattern)
     lower = factor(pattern, 2)
     diagonal = compiled(lambda values: ops.diagonal(pattern.filled(), ops.selected_inverse(pattern, values)))
-    with pytest.raises(torch._dynamo.exc.Unsupported):  # the sentence in docs/limits.md
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="computed at its first use"):  # as docs/limits.md says
         diagonal(lower)
     inverse = value_and_gradients(compiled(lambda values: ops.selected_inverse(pattern, values)), [lower])
     variances = value_and_gradients(compiled(lambda values: ops.marginal_variances(pattern, values)), [lower])
     np.testing.assert_array_equal(ops.diagonal(pattern.filled(), inverse[0]), variances[0])
+
+
+@pytest.mark.parametrize("topology", EVERY_FAMILY, ids=str)
+def test_without_fullgraph_a_new_topology_breaks_the_graph_and_is_what_it_is_in_eager_code(topology):
+    """Nothing of NumPy's is traced: torch would put tensors of its own in the place of a pattern's arrays."""
+    eager, new = (copy.copy(topology) for _ in range(2))
+    pattern, order = eager.factor_pattern, eager.inverse_order
+    lower, x = factor(pattern).detach(), vectors(eager.n).detach()
+    assert not {"factor_pattern", "order"} & vars(new).keys()
+
+    def function(topology):
+        pattern = topology.factor_pattern
+        return ops.diagonal(pattern, lower) + ops.solve_t(pattern, lower, x), topology.inverse_order
+
+    found, found_order = torch.compile(function, backend="aot_eager")(new)
+    assert torch.equal(found, function(eager)[0])
+    assert new.factor_pattern is pattern
+    np.testing.assert_array_equal(found_order, order)
+    assert not found_order.flags.writeable
+
+
+def test_a_function_that_has_run_once_is_traced_whole():
+    pattern = sg.Chain(23).factor_pattern
+    lower = factor(pattern).detach()
+    expected = ops.diagonal(pattern, lower)
+    assert torch.equal(compiled(lambda values: ops.diagonal(pattern, values))(lower), expected)
 
 
 def test_another_pattern_is_another_compilation():

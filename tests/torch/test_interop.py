@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import sparseggm as sg
-from sparseggm import parametrize
+from sparseggm import parametrize, threads
 from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, PrecisionHead, ops, sample_and_kl
 from tests.torch.problems import factor, vectors
 
@@ -97,6 +97,37 @@ def test_workers_of_a_data_loader_may_call_the_operators(context):
     loader = DataLoader(Draws(), batch_size=2, num_workers=2, multiprocessing_context=context)
     expected = torch.stack([Draws()[i] for i in range(4)])
     assert torch.equal(torch.cat(list(loader)), expected)
+
+
+class Threads(Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, i: int) -> int:
+        return sg.get_num_threads()
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_worker_of_a_data_loader_uses_the_one_thread_that_torch_gives_it(context):
+    sg.set_num_threads(3)
+    try:
+        loader = DataLoader(Threads(), num_workers=2, multiprocessing_context=context)
+        assert torch.cat(list(loader)).tolist() == [1, 1]
+        assert sg.get_num_threads() == 3
+    finally:
+        sg.set_num_threads(None)
+
+
+def test_the_number_of_threads_of_torch_is_ours(monkeypatch):
+    monkeypatch.setattr(threads, "_cores", lambda: 8)
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert sg.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
 
 
 @every_head
