@@ -1,7 +1,8 @@
 """Compile every kernel ahead of its first use: `python -m sparseggm.precompile`, once an environment or an image.
 
-Otherwise each kernel is compiled by the first call that needs it. Either way Numba keeps it on disk, beside the
-package or in NUMBA_CACHE_DIR, until the package, Numba or the processor changes.
+Otherwise each kernel is compiled by the first call that needs it. Either way it is kept on disk, in NUMBA_CACHE_DIR if
+that is set, else beside the package, else in the user's cache, until the package, Numba or the processor changes. Other
+users load what lies beside the package, though they may not write there.
 """
 
 from __future__ import annotations
