@@ -8,6 +8,7 @@ holds every lock of the package in turn, forks meanwhile, and lets the child use
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import pkgutil
 import subprocess
@@ -72,8 +73,9 @@ def parts_of(thing: Any) -> Iterator[tuple[Any, Any]]:
 
 def all_modules() -> list[ModuleType]:
     """Of the package, its torch layer and its command, in every one of which a lock may be made."""
-    names = [module.name for module in pkgutil.walk_packages(sg.__path__, "sparseggm.")]
-    return [importlib.import_module(name) for name in names if not name.endswith("__main__")]
+    names = {module.name for module in pkgutil.walk_packages(sg.__path__, "sparseggm.")} - {"sparseggm.__main__"}
+    absent = set() if importlib.util.find_spec("pyro") else {"sparseggm.pyro"}  # the package is optional
+    return [importlib.import_module(name) for name in sorted(names - absent)]
 
 
 # ---------------------------------------------------------------------- in a process of its own
