@@ -28,10 +28,7 @@ Shape = tuple[int, ...]
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _library = torch.library.Library("sparseggm", "FRAGMENT")
-derived.__get__ = torch.compiler.disable(  # type: ignore[method-assign]  # its NumPy is no part of a graph
-    derived.__get__,
-    reason="A fact of a pattern or a topology is computed at its first use: let that be before the compilation.",
-)
+derived.__get__ = torch.compiler.disable(derived.__get__)  # type: ignore[method-assign]  # NumPy, no part of a graph
 
 PASSES = "~"
 """Before the key of a pattern: the operator is part of a backward pass, where numbers that are not finite pass."""
