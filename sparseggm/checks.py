@@ -160,20 +160,21 @@ def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], div
     raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
 
 
-@contextmanager
-def non_finite_passes() -> Iterator[None]:
+class non_finite_passes:  # a context, named as those of contextlib, whose generators cost more
     """In this thread verbs return results that are not finite, as a backward pass must: its caller looks at gradients.
 
     A loss that was scaled too far has infinite cotangents. Who scaled it (torch's GradScaler) finds infinity in the
     gradient of a parameter, and takes no step; an exception on the way there would end the training.
     """
-    before = lets_non_finite_pass()
-    _thread.passes = True
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            yield
-    finally:
-        _thread.passes = before
+
+    def __enter__(self) -> None:
+        self._before, _thread.passes = lets_non_finite_pass(), True
+        self._warnings = np.errstate(over="ignore", invalid="ignore")
+        self._warnings.__enter__()
+
+    def __exit__(self, *failure: object) -> None:
+        _thread.passes = self._before
+        self._warnings.__exit__(*failure)  # type: ignore[arg-type]
 
 
 def lets_non_finite_pass() -> bool:

@@ -65,7 +65,10 @@ def _are_uniform(values: tuple[Any, ...]) -> bool:
         return False
     if not (first.is_cpu or first.is_meta):
         return False
-    return all(isinstance(v, Tensor) and v.dtype is first.dtype and v.device == first.device for v in values[1:])
+    for value in values[1:]:
+        if not isinstance(value, Tensor) or value.dtype is not first.dtype or value.device != first.device:
+            return False
+    return True
 
 
 def _as_arrays(value: Any) -> Any:

@@ -195,9 +195,12 @@ class FactoredDistribution(Distribution):
 
     def _beside(self, function: str, **vector: Any) -> tuple[Self, Tensor]:
         """The Gaussians, and a caller's vectors (..., n) in the same dtype and on the same device."""
-        loc, x = as_tensors(function, loc=self.loc, **vector)
+        ((name, x),) = vector.items()
+        loc = self.loc
+        if type(x) is Tensor and x.dtype is loc.dtype and x.shape == loc.shape and x.device == loc.device:
+            return self, x
+        loc, x = as_tensors(function, loc=loc, **vector)
         if x.shape != loc.shape:
-            (name,) = vector
             if x.shape[-1:] != self.event_shape:
                 raise ShapeError(
                     f"{function}: {name} must end in {self.topology.n}, the nodes of {self.topology}, got shape "

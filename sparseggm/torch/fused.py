@@ -5,6 +5,7 @@ At n = 16 a step costs as much as its number of operators, not its arithmetic; s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,9 @@ def _setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor], output: tuple[T
 def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None]:
     pattern, (loc, factor, noise) = ctx.pattern, ctx.saved_tensors
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-        return None, *differentiate(lambda *inputs: _in_verbs(pattern, *inputs), (loc, factor, noise), (z_bar, kl_bar))
+        with checks.non_finite_passes():
+            by_verbs = partial(_in_verbs, pattern)
+            return None, *differentiate(by_verbs, (loc, factor, noise), (z_bar, kl_bar))
     inputs = loc, factor, noise, z_bar, kl_bar, ctx.needs_input_grad[-1]
     if are_plain(loc, z_bar, kl_bar):
         return None, *_bars(pattern, *inputs, ctx.kept)
@@ -113,8 +116,7 @@ class _EagerStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        with checks.non_finite_passes():
-            return _rule(ctx, *cotangents)
+        return _rule(ctx, *cotangents)
 
 
 def _in_verbs(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,15 +148,15 @@ def _bars(
         if 0 not in addresses and not step.sample_and_kl_vjp_at(pattern, *numbers, *addresses, *unwanted):
             return bars
     arrays = array(loc), array(factor), array(noise), array(z_bar), array(kl_bar)
-    if _have_one_shape(*arrays[:3]):
-        loc_bar, factor_bar, noise_bar = step.sample_and_kl_vjp(pattern, *arrays, needs_noise, kept)
-    else:
-        loc_bar, factor_bar, noise_bar = _vjp_by_verbs(pattern, *arrays, needs_noise)
+    with checks.non_finite_passes():
+        if _have_one_shape(*arrays[:3]):
+            loc_bar, factor_bar, noise_bar = step.sample_and_kl_vjp(pattern, *arrays, needs_noise, kept)
+        else:
+            loc_bar, factor_bar, noise_bar = _vjp_by_verbs(pattern, *arrays, needs_noise)
     given = None if noise_bar is None else torch.from_numpy(noise_bar)
     return torch.from_numpy(loc_bar), torch.from_numpy(factor_bar), given
 
 
-@checks.non_finite_passes()
 def _run_vjp(
     key: str, loc: Tensor, factor: Tensor, noise: Tensor, z_bar: Tensor, kl_bar: Tensor, needs_noise: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -100,7 +100,6 @@ def _draw_bars(
     return torch.ops.sparseggm.draw_vjp(key, loc, factor, order, z, z_bar)  # type: ignore[no-any-return]
 
 
-@checks.non_finite_passes()
 def _draw_vjp(
     key: str, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -227,7 +226,6 @@ def _square_distance_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, T
     return None, bars[0], bars[1], None, bars[2] if needs_x else None
 
 
-@checks.non_finite_passes()
 def _square_distance_vjp(
     key: str, loc: Tensor, factor: Tensor, order: Tensor | None, x: Tensor, bar: Tensor, needs_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
