@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm import drawing, orders
+from sparseggm.derived import derived
 from sparseggm.edges import (
     canonical_edges,
     frozen,

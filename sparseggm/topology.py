@@ -22,6 +22,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm import drawing
+from sparseggm.derived import derived
 from sparseggm.edges import Order, canonical_edges, checked_order, frozen, lattice_edges, require_positive, set_sizes
 from sparseggm.errors import DTypeError, PatternError, ShapeError
 from sparseggm.exchange import symmetric_entries
