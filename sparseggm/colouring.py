@@ -26,6 +26,8 @@ def distance_colouring(pattern: Pattern, distance: int) -> IntArray:
         (n,) in the pattern's numbering.
     Cost: the edges in all balls of radius `distance`; on a grid O(n · distance²).
     """
+    if not isinstance(distance, int | np.integer):
+        raise TypeError(f"distance_colouring: distance must be an integer, got {distance!r}.")
     if distance < 0:
         raise ValueError(f"distance_colouring: distance must be at least 0, got {distance}.")
     graph = pattern.to_scipy(np.ones(pattern.nnz, np.int8), symmetric=True)

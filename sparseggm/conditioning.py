@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sparseggm import checks
 from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.graphs import Graph
+from sparseggm.kernels import symbolic
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 from sparseggm.topology import Topology
 
@@ -142,17 +143,22 @@ def schur_complement(topology: Topology, nodes: IntArray, force: bool) -> SchurC
     order = np.concatenate([others, nodes])
     ends = np.argsort(order)[topology.edges]
     pattern = Pattern.from_edges(topology.n, ends)
-    filled = pattern.filled()
-    size = filled.nnz - int(filled.indptr[len(others)])
-    if size > MARGINAL_LIMIT and not force:
+    if not force and _is_large(pattern, len(others)):
         raise PatternError(
-            f"marginal: the marginal of {len(nodes)} nodes of {topology} has a factor of {size:,} entries a batch "
-            "element. Ask for fewer nodes, or force=True if you mean it."
+            f"marginal: the marginal of {len(nodes)} nodes of {topology} has a factor of more than {MARGINAL_LIMIT:,} "
+            "entries a batch element. Ask for fewer nodes, or force=True if you mean it."
         )
     gather = np.empty(pattern.nnz, np.int64)
     gather[pattern.diagonal] = topology.node_positions[order]
     gather[pattern.positions_of(ends.max(axis=1), ends.min(axis=1))] = topology.edge_positions
-    return SchurComplement(topology, order, pattern, gather, _trailing_graph(filled, len(nodes)))
+    return SchurComplement(topology, order, pattern, gather, _trailing_graph(pattern.filled(), len(nodes)))
+
+
+def _is_large(pattern: Pattern, first: int) -> bool:
+    """Whether the factor has more than `MARGINAL_LIMIT` entries from that column on, counted no further than that."""
+    row_indptr, row_cols, _ = pattern.row_structure
+    parent, counts = np.empty(pattern.n, np.int64), np.empty(pattern.n, np.int64)
+    return bool(symbolic.fill_counts(row_indptr, row_cols, parent, counts, first, MARGINAL_LIMIT) > MARGINAL_LIMIT)
 
 
 def _trailing_graph(filled: Pattern, size: int) -> Graph:

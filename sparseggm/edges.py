@@ -52,10 +52,18 @@ def require_positive(name: str, **sizes: int) -> None:
     require_at_least(1, name, **sizes)
 
 
+def set_sizes(topology: Any, *names: str, least: int = 1) -> None:
+    """Check sizes of a frozen dataclass, and make them Python's own integers: they stand in messages and files."""
+    for name in names:
+        size = getattr(topology, name)
+        require_at_least(least, type(topology).__name__, **{name: size})
+        object.__setattr__(topology, name, int(size))
+
+
 def require_at_least(least: int, name: str, **sizes: int) -> None:
     """Raise unless every size is an integer of at least that."""
     for what, size in sizes.items():
-        if not isinstance(size, int | np.integer):
+        if not isinstance(size, int | np.integer) or isinstance(size, bool):
             raise PatternError(f"{name}: {what} must be an integer, got {size!r}.")
         if size < least:
             raise PatternError(f"{name}: {what} must be at least {least}, got {size}.")
@@ -72,9 +80,13 @@ def checked_order(name: str, n: int, order: Iterable[int] | None) -> Order:
 def integers(what: str, numbers: Iterable[Any]) -> tuple[int, ...]:
     """Any iterable of integers, NumPy's among them."""
     try:
-        return tuple(operator.index(number) for number in numbers)
+        given = tuple(numbers)
+        indices = tuple(operator.index(number) for number in given)
     except TypeError:
         raise PatternError(f"{what} must be integers, got {numbers!r}.") from None
+    if any(isinstance(number, bool) for number in given):  # which Python counts among the integers
+        raise PatternError(f"{what} must be integers, got {given!r}.")
+    return indices
 
 
 def frozen(array: IntArray) -> IntArray:

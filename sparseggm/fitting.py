@@ -16,7 +16,7 @@ from sparseggm.errors import NotPositiveDefiniteError
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 from sparseggm.topology import Topology
 
-CHUNK_VALUES = 1 << 20
+CHUNK_VALUES = 1 << 22
 """Numbers in one array of centred samples, or of correlations: 8 MiB in float64."""
 
 BLOCK = 32

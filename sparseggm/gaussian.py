@@ -18,6 +18,7 @@ from sparseggm.colouring import distance_colouring
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.factored import FactoredGaussian, covariance_positions, trace_positions
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
+from sparseggm.probes import trace_options
 from sparseggm.promotion import as_numbers, widest
 from sparseggm.randomness import Seed, generator
 from sparseggm.stochastic import Estimate
@@ -25,13 +26,6 @@ from sparseggm.topology import Diagonal, Topology, require_topology
 
 LOG_2PI = math.log(2.0 * math.pi)
 TraceMethod = Literal["hutchinson", "probing", "hutchpp", "xtrace"]
-TRACE_METHODS: dict[str, dict[str, int]] = {
-    "hutchinson": {"num_probes": 32},
-    "probing": {"distance": 4, "replicates": 2},
-    "hutchpp": {"rank": 16, "num_probes": 32},
-    "xtrace": {"num_probes": 32},
-}
-"""The options of each method with their defaults."""
 
 
 class GaussianGraphicalModel(FactoredGaussian):
@@ -177,27 +171,12 @@ class GaussianGraphicalModel(FactoredGaussian):
                 fewer nodes than a default asks for, all directions are taken.
         """
         function, name = "estimate_trace_covariance", f"estimate_trace_by_{method}"
-        given = self._trace_options(method, options)
+        given = trace_options(function, method, self.n, options)
         with checks.speaking_as(function, name, "distance_colouring"):
             if method == "probing":
                 given["colours"] = distance_colouring(self.graph.precision_pattern, given.pop("distance"))
             estimate = getattr(stochastic, name)(self.factor_pattern, self.factor, rng=rng, **given)
         return self._as_estimate(function, *estimate)
-
-    def _trace_options(self, method: str, options: dict[str, int]) -> dict[str, Any]:
-        """The defaults of a method, and what was given in their place."""
-        if method not in TRACE_METHODS:
-            raise ValueError(
-                f"estimate_trace_covariance: method must be one of {tuple(TRACE_METHODS)}, got {method!r}."
-            )
-        defaults = TRACE_METHODS[method]
-        if unknown := sorted(options.keys() - defaults.keys()):
-            raise TypeError(
-                f"estimate_trace_covariance: method {method!r} takes {' and '.join(defaults)}, "
-                f"got {', '.join(unknown)}."
-            )
-        most = {"hutchpp": {"rank": self.n - 1}, "xtrace": {"num_probes": self.n}}.get(method, {})
-        return {name: min(number, most.get(name, number)) for name, number in defaults.items()} | options
 
     def estimate_kl_divergence(
         self, other: GaussianGraphicalModel | None = None, *, num_probes: int, rng: Seed = None

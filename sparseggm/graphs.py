@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from sparseggm import drawing, orders
 from sparseggm.derived import derived
-from sparseggm.edges import canonical_edges, frozen, integers, lattice_edges, require_at_least, require_positive
+from sparseggm.edges import (
+    canonical_edges,
+    frozen,
+    integers,
+    lattice_edges,
+    require_at_least,
+    require_positive,
+    set_sizes,
+)
 from sparseggm.errors import PatternError
 from sparseggm.exchange import square_coordinates
 from sparseggm.pattern import FloatArray, IntArray
@@ -151,7 +159,7 @@ class Star(Topology):
     n: int
 
     def __post_init__(self) -> None:
-        require_positive("Star", n=self.n)
+        set_sizes(self, "n")
 
     @derived
     def edges(self) -> IntArray:
@@ -176,7 +184,7 @@ class Cycle(Topology):
     n: int
 
     def __post_init__(self) -> None:
-        require_at_least(3, "Cycle", n=self.n)
+        set_sizes(self, "n", least=3)
 
     @derived
     def edges(self) -> IntArray:

@@ -61,7 +61,7 @@ def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArr
     """Solve Lᵀ x = rhs: with rhs = ε ~ N(0, I), x is a draw from N(0, (L Lᵀ)⁻¹).
 
     Args, Returns, Cost: as `solve`; but `out`, if given, is where the result goes. It may be `rhs` itself, whose values
-        are lost then: draws need no memory beyond their own.
+        are lost then: draws need no memory beyond their own. What it overlaps otherwise is copied first.
     Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5]; of one long chain as `solve`.
     Reference: `reference.linalg.solve_t`.
     """
@@ -145,12 +145,11 @@ def _product(
     values, x = matrix[1], vector[1]
     checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
     full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
-    result = memory.new((*full, pattern.n), x.dtype) if out is None else out
-    if result.shape != (*full, pattern.n) or result.dtype != x.dtype or not result.flags.c_contiguous:
-        raise ShapeError(
-            f"{verb}: out must be C-contiguous {x.dtype} of shape {(*full, pattern.n)}, got {result.dtype} of shape "
-            f"{result.shape}."
-        )
+    if out is None:
+        result = memory.new((*full, pattern.n), x.dtype)
+    else:
+        result = _checked_out(verb, out, (*full, pattern.n), x.dtype)
+        values, x = _apart(values, out), x if _is_same(x, out) else _apart(x, out)
     count = math.prod(full)
     matrices, owners = checks.as_rows(values, values.shape[:-1]), checks.owners(values.shape[:-1], full)
     rows = (checks.as_rows(x, full), result.reshape(count, pattern.n))
@@ -164,10 +163,30 @@ def _product(
         status = threads.run(products.product, pattern.nnz, *structure, *rows, batch=count)
     if status:
         inputs = {matrix[0]: (pattern, values), vector[0]: (None, x)}
-        if out is x:  # overwritten: only the factor can still be asked
+        if out is not None and _is_same(x, out):  # overwritten: only the factor can still be asked
             del inputs[vector[0]]
         checks.explain(verb, inputs, divides)
     return result
+
+
+def _checked_out(verb: str, out: FloatArray, shape: Shape, dtype: np.dtype[Any]) -> FloatArray:
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        raise ShapeError(
+            f"{verb}: out must be C-contiguous {dtype} of shape {shape}, got {out.dtype} of shape {out.shape}."
+        )
+    if not out.flags.writeable:
+        raise ValueError(f"{verb}: out must be writeable, got a read-only array.")
+    return out
+
+
+def _is_same(x: FloatArray, out: FloatArray) -> bool:
+    """Whether they are the same numbers in memory, so that each row may take the place of its right-hand side."""
+    return x is out or (x.ctypes.data == out.ctypes.data and x.shape == out.shape and x.strides == out.strides)
+
+
+def _apart(array: FloatArray, out: FloatArray) -> FloatArray:
+    """The array, copied if it might be overwritten before it is read."""
+    return array.copy() if np.may_share_memory(array, out) else array
 
 
 def _solve_long(code: int, pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:

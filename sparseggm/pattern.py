@@ -402,6 +402,8 @@ def as_pairs(function: str, edges: npt.ArrayLike) -> IntArray:
     Raises:
         PatternError: another shape, as (2, m), which would be read as other pairs; or numbers that are not integers.
     """
+    if np.ma.is_masked(edges):
+        raise PatternError(f"{function}: edges must have a value in every place, got a masked array. Choose the rows.")
     pairs = np.asarray(edges)
     if not pairs.size:
         return np.empty((0, 2), np.int64)

@@ -20,6 +20,26 @@ CHUNK_VALUES = 1 << 22
 """Numbers in one array of probes: 32 MiB in float64."""
 
 
+TRACE_METHODS: dict[str, dict[str, int]] = {
+    "hutchinson": {"num_probes": 32},
+    "probing": {"distance": 4, "replicates": 2},
+    "hutchpp": {"rank": 16, "num_probes": 32},
+    "xtrace": {"num_probes": 32},
+}
+"""The options of each method with their defaults."""
+
+
+def trace_options(function: str, method: str, n: int, options: dict[str, int]) -> dict[str, Any]:
+    """The defaults of a method, as far as n nodes have so many directions, and what was given in their place."""
+    if method not in TRACE_METHODS:
+        raise ValueError(f"{function}: method must be one of {tuple(TRACE_METHODS)}, got {method!r}.")
+    defaults = TRACE_METHODS[method]
+    if unknown := sorted(options.keys() - defaults.keys()):
+        raise TypeError(f"{function}: method {method!r} takes {' and '.join(defaults)}, got {', '.join(unknown)}.")
+    most = {"hutchpp": {"rank": n - 1}, "xtrace": {"num_probes": n}}.get(method, {})
+    return {name: min(number, most.get(name, number)) for name, number in defaults.items()} | options
+
+
 def parts(count: int, values_each: int) -> Iterator[slice]:
     """Slices of range(count), each as long as `CHUNK_VALUES` allows."""
     chunk = max(1, CHUNK_VALUES // max(1, values_each))

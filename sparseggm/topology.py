@@ -23,7 +23,7 @@ import scipy.sparse
 
 from sparseggm import drawing
 from sparseggm.derived import derived
-from sparseggm.edges import Order, canonical_edges, checked_order, frozen, lattice_edges, require_positive
+from sparseggm.edges import Order, canonical_edges, checked_order, frozen, lattice_edges, require_positive, set_sizes
 from sparseggm.errors import DTypeError, PatternError, ShapeError
 from sparseggm.exchange import symmetric_entries
 from sparseggm.pattern import FloatArray, IntArray, Pattern
@@ -173,8 +173,8 @@ class Topology(ABC):
         self,
         ax: Axes | None = None,
         *,
-        node_values: FloatArray | None = None,
-        edge_values: FloatArray | None = None,
+        node_values: npt.ArrayLike | None = None,
+        edge_values: npt.ArrayLike | None = None,
         node_limits: tuple[float, float] | None = None,
         edge_limits: tuple[float, float] | None = None,
     ) -> Axes:
@@ -183,17 +183,21 @@ class Topology(ABC):
         Args:
             ax: where to draw; None: a new figure of pyplot's.
             node_values, edge_values: (n,) and (m,), a number for each node and each row of `edges`, shown as colours;
-                NaN for none. As in `t.draw(node_values=g.variance, edge_values=g.correlation_on(t.edges))`.
+                NaN, or masked, for none. As in `t.draw(node_values=g.variance, edge_values=g.correlation_on(t.edges))`.
             node_limits, edge_limits: ranges of the colours; None: of the values, for edges about zero.
         Raises:
             ImportError: there is no matplotlib.
         """
-        for name, values, size in (("node", node_values, self.n), ("edge", edge_values, len(self.edges))):
-            if values is not None and np.shape(values) != (size,):
-                raise ShapeError(f"{self}.draw: {name}_values must be ({size},), got shape {np.shape(values)}.")
-        is_solid = self.factor_positions[1] >= 0
-        places, colours = self.node_places(), (node_values, edge_values, node_limits, edge_limits)
-        return drawing.draw_graph(ax, places, self.edges, is_solid, *colours)
+        nodes, edges = self._colours("node", node_values, self.n), self._colours("edge", edge_values, len(self.edges))
+        is_solid, places = self.factor_positions[1] >= 0, self.node_places()
+        return drawing.draw_graph(ax, places, self.edges, is_solid, nodes, edges, node_limits, edge_limits)
+
+    def _colours(self, name: str, values: npt.ArrayLike | None, size: int) -> FloatArray | None:
+        if values is None:
+            return None
+        if np.shape(values) != (size,):
+            raise ShapeError(f"{self}.draw: {name}_values must be ({size},), got shape {np.shape(values)}.")
+        return np.ma.asarray(values, np.float64).filled(np.nan)
 
     def draw_pattern(self, ax: Axes | None = None) -> Axes:
         """Draw the stored entries, in elimination order: of L blue below the diagonal, its fill orange; of P grey."""
@@ -207,7 +211,7 @@ class Diagonal(Topology):
     n: int
 
     def __post_init__(self) -> None:
-        require_positive("Diagonal", n=self.n)
+        set_sizes(self, "n")
 
     @derived
     def edges(self) -> IntArray:
@@ -365,7 +369,7 @@ class ExtendedGrid(FactorTopology):
     cols: int
 
     def __post_init__(self) -> None:
-        require_positive("ExtendedGrid", rows=self.rows, cols=self.cols)
+        set_sizes(self, "rows", "cols")
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -397,8 +401,7 @@ class Stencil(FactorTopology):
     channels: int = 1
 
     def __post_init__(self) -> None:
-        sizes = {"rows": self.rows, "cols": self.cols, "radius": self.radius, "channels": self.channels}
-        require_positive("Stencil", **sizes)
+        set_sizes(self, "rows", "cols", "radius", "channels")
 
     @property
     def n(self) -> int:  # type: ignore[override]

@@ -140,6 +140,20 @@ def test_values_are_colours_and_missing_ones_stay_grey() -> None:
     ax.figure.canvas.draw()
 
 
+@pytest.mark.parametrize("form", [list, tuple, np.float32, np.asarray], ids=lambda form: form.__name__)
+def test_values_may_be_lists_or_arrays_of_any_numbers(form: Any) -> None:
+    ax = Chain(4).draw(node_values=form([0, 1, 2, 3]), edge_values=form([1, -1, 2]))
+    (discs,) = (c for c in ax.collections if isinstance(c, EllipseCollection))
+    assert discs.get_array().tolist() == [0, 1, 2, 3]
+    ax.figure.canvas.draw()
+
+
+def test_masked_values_are_missing() -> None:
+    hidden = np.ma.array([1.0, 50.0, 2.0], mask=[False, True, False])
+    lines = [c for c in Chain(4).draw(edge_values=hidden).collections if isinstance(c, LineCollection)]
+    assert {c.get_clim() for c in lines if c.get_array() is not None} == {(-2.0, 2.0)}
+
+
 @pytest.mark.parametrize("name", ["node", "edge"])
 def test_values_of_a_wrong_size_are_refused(name: str) -> None:
     with pytest.raises(

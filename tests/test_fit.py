@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,11 +30,13 @@ from sparseggm import (
     ShapeError,
     Stencil,
     Topology,
+    fitting,
 )
 from tests import numerics
 from tests.gaussian_bounds import factor_of, in_callers_numbering
 from tests.ledger import check
 from tests.numerics import WIDE, Array
+from tests.peak_memory import TOPOLOGIES
 from tests.strategies import mask
 from tests.topologies import chordal_graphs, topologies
 
@@ -261,3 +266,39 @@ def test_too_few_samples_are_refused_by_the_node_and_the_batch_element() -> None
     with pytest.raises(NotPositiveDefiniteError, match=message) as caught:
         GaussianGraphicalModel.fit(samples, topology)
     assert (caught.value.batch_index, caught.value.column) == ((1,), 1)
+
+
+# ---------------------------------------------------------------------- chunks
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_what_is_held_beside_the_samples_does_not_grow_with_them(name: str) -> None:
+    """Four arrays of a chunk, and moments of less than that. 10,000 images are 8 MB of bytes, and 63 in float64."""
+    ran = subprocess.run([sys.executable, "-m", "tests.peak_memory", name], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) <= 4 * 8 * fitting.CHUNK_VALUES / 1e6
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,)])
+def test_chunks_do_not_matter_beyond_the_rounding_of_a_sum(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, batch: tuple[int, ...]
+) -> None:
+    topology, rng = Stencil(3, 4, 1), np.random.default_rng(0)
+    samples = rng.standard_normal((*batch, 50, 12)) + 100.0
+    whole = GaussianGraphicalModel.fit(samples, topology)
+    monkeypatch.setattr(fitting, "CHUNK_VALUES", chunk)
+    parts = GaussianGraphicalModel.fit(samples, topology)
+    np.testing.assert_array_equal(parts.loc, whole.loc)
+    np.testing.assert_allclose(parts.factor, whole.factor, rtol=0, atol=1e3 * numerics.gamma(50, FLOAT64))
+
+
+def test_a_sample_that_is_not_finite_is_named_wherever_it_is() -> None:
+    samples = np.random.default_rng(0).standard_normal((2, 50, 4))
+    for value in (np.nan, np.inf, -np.inf):
+        bad = samples.copy()
+        bad[1, 30, 2] = value
+        with pytest.raises(NonFiniteError, match=rf"^fit: samples must be finite, got {value} at column 2, batch el"):
+            GaussianGraphicalModel.fit(bad, Chain(4))
+    with pytest.raises(NonFiniteError, match=r"^fit: the arguments are finite but the result overflows float64"):
+        GaussianGraphicalModel.fit(samples * 1e300, Chain(4))

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 import reference.topology
 from sparseggm import (
     Band,
+    BlockChain,
     Chain,
     Cycle,
     Diagonal,
     DTypeError,
+    ExtendedGrid,
     Graph,
     Grid,
     Pattern,
@@ -305,3 +307,46 @@ def test_what_is_no_square_matrix_is_refused_by_from_scipy() -> None:
     for wrong, kind in ((np.eye(3).tolist(), "list"), (None, "NoneType"), (Chain(3), "Chain")):
         with pytest.raises(DTypeError, match=rf"^from_scipy: the matrix must be of scipy\.sparse, got {kind}\.$"):
             from_scipy(wrong)
+
+
+SIZES: dict[type[Topology], tuple[int, ...]] = {
+    Diagonal: (4,),
+    Chain: (4,),
+    Band: (5, 2),
+    BlockChain: (3, 2),
+    ExtendedGrid: (3, 4),
+    Stencil: (3, 4, 1, 2),
+    Grid: (3, 4),
+    Torus: (3, 4),
+    Star: (4,),
+    Cycle: (4,),
+}
+
+
+@pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
+def test_a_size_is_an_integer_of_any_library_but_no_truth_value(kind) -> None:
+    sizes = SIZES[kind]
+    for integer in (np.int64, np.int32, np.uint8):
+        topology = kind(*map(integer, sizes))
+        assert repr(topology) == repr(kind(*sizes))
+        assert type(topology.n) is int
+    for place in range(len(sizes)):
+        for wrong in (True, np.True_, float(sizes[place]), str(sizes[place])):
+            with pytest.raises(PatternError, match=rf"^{kind.__name__}: .* must be an integer, got"):
+                kind(*sizes[:place], wrong, *sizes[place + 1 :])
+
+
+def test_graphs_and_trees_take_no_truth_values_and_no_masked_nodes() -> None:
+    hidden = np.ma.array([(1, 0), (2, 1)], mask=[(False, False), (True, True)])
+    for call in (
+        lambda: Graph(True, []),
+        lambda: Graph(2, [(True, False)]),
+        lambda: Graph(2, [], order=[False, True]),
+        lambda: Tree([-1, False]),
+        lambda: Graph(3, hidden),
+        lambda: Pattern.from_edges(3, hidden),
+    ):
+        with pytest.raises(PatternError, match=r"must be|must have"):
+            call()
+    assert repr(Graph(np.int64(3), [])) == repr(Graph(3, []))
+    assert repr(Tree(np.array([-1, 0]))) == repr(Tree([-1, 0]))

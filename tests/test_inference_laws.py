@@ -21,6 +21,7 @@ from sparseggm import (
     NonFiniteError,
     NonPositiveError,
     NotPositiveDefiniteError,
+    Pattern,
     PatternError,
     ShapeError,
     Topology,
@@ -335,10 +336,26 @@ def test_a_large_marginal_has_to_be_forced(monkeypatch: pytest.MonkeyPatch) -> N
     star = Graph(6, [(i, 0) for i in range(1, 6)], order=range(6))
     g = GaussianGraphicalModel(np.zeros(6), factor=np.ones(star.factor_pattern.nnz), topology=star)
     monkeypatch.setattr(conditioning, "MARGINAL_LIMIT", 14)
-    with pytest.raises(PatternError, match=r"^marginal: the marginal of 5 nodes .* has a factor of 15 entries a batch"):
+    with pytest.raises(PatternError, match=r"^marginal: the marginal of 5 nodes .* of more than 14 entries"):
         g.marginal([1, 2, 3, 4, 5])
     assert g.marginal([1, 2, 3, 4, 5], force=True).factor.shape == (15,)
     assert g.marginal([0, 1, 2]).n == 3
+
+
+def test_a_marginal_beyond_the_limit_is_refused_before_its_fill_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of half of a 300 × 300 grid it would have 50 million entries; they are counted up to the limit alone."""
+    grid = Grid(300, 300, order=range(90_000))
+    nodes = np.random.default_rng(0).permutation(90_000)[:45_000]
+    grid.inverse_order, grid.precision_pattern  # noqa: B018  # derived before their brothers are forbidden
+
+    def formed(pattern: Pattern) -> Pattern:
+        raise AssertionError(f"the fill of {pattern} was formed")
+
+    monkeypatch.setattr(Pattern, "filled", formed)
+    with pytest.raises(
+        PatternError, match=r"^marginal: the marginal of 45000 nodes .* of more than 10,000,000 entries"
+    ):
+        conditioning.schur_complement(grid, nodes, force=False)
 
 
 def test_a_marginal_of_a_p_that_is_singular_to_working_precision_names_the_node() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 import pytest
 
-from sparseggm import Chain, DTypeError, GaussianGraphicalModel, ShapeError
+from sparseggm import Chain, DTypeError, GaussianGraphicalModel, NonFiniteError, ShapeError
 from sparseggm.scipy_adapter import SparsePrecisionCovariance
 from tests.calls import TOPOLOGIES, VECTOR, Call, arrays_of, calls, gaussian
 
@@ -167,3 +167,31 @@ def test_gaussians_whose_batches_do_not_broadcast_are_named_by_the_call() -> Non
         two.kl_divergence(three)
     with pytest.raises(ShapeError, match=r"^estimate_kl_divergence: batch axes must broadcast"):
         two.estimate_kl_divergence(three, num_probes=2)
+
+
+TINY, HUGE = np.full(7, 1e-30, np.float32), np.full(7, 1e30, np.float32)
+OVERFLOWS: dict[str, tuple[Any, Any]] = {
+    "variance": (TINY, lambda g: g.variance),
+    "trace_covariance": (TINY, lambda g: g.trace_covariance()),
+    "covariance_on": (TINY, lambda g: g.covariance_on([(1, 0)])),
+    "correlation_on": (TINY, lambda g: g.correlation_on([(1, 0)])),
+    "kl_divergence": (TINY, lambda g: g.kl_divergence()),
+    "estimate_trace_covariance": (TINY, lambda g: g.estimate_trace_covariance(rng=0)),
+    "estimate_kl_divergence": (TINY, lambda g: g.estimate_kl_divergence(num_probes=2, rng=0)),
+    "colorize": (TINY, lambda g: g.colorize(HUGE[:4])),
+    "whiten": (HUGE, lambda g: g.whiten(HUGE[:4])),
+    "log_prob": (HUGE, lambda g: g.log_prob(HUGE[:4])),
+    "precision": (HUGE, lambda g: g.precision),
+    "information": (HUGE, lambda g: g.moved_to(HUGE[:4]).information),
+}
+
+
+@pytest.mark.parametrize("name", OVERFLOWS)
+@each_topology
+def test_a_result_beyond_the_dtype_is_named_by_the_call(topology: Any, name: str) -> None:
+    """Whichever verb noticed."""
+    factor, call = OVERFLOWS[name]
+    pattern = topology.factor_pattern
+    g = GaussianGraphicalModel(np.zeros(4, np.float32), factor=np.resize(factor, pattern.nnz), topology=topology)
+    with pytest.raises(NonFiniteError, match=rf"^{name}: .* overflows float32"):
+        call(g)

@@ -12,6 +12,8 @@ import numpy as np
 
 from sparseggm.kernels import KERNEL, njit
 
+MOST = np.iinfo(np.int64).max
+
 
 @njit(**KERNEL)
 def transpose(indptr, rows, row_indptr, row_cols, row_positions):
@@ -54,12 +56,14 @@ def group_columns(indptr, rows, row_indptr, row_cols, row_positions, groups):
 
 
 @njit(**KERNEL)
-def fill_counts(row_indptr, row_cols, parent, counts):
+def fill_counts(row_indptr, row_cols, parent, counts, first=0, limit=MOST):
     """Elimination tree, and the number of entries in each column of the Cholesky factor.
 
-    Row k of L is the union of the tree paths from the columns of row k of P up to k: O(nnz(L)).
+    Row k of L is the union of the tree paths from the columns of row k of P up to k: O(nnz(L)). Returns how many
+    entries the columns from `first` on have; it stops after the row where they have more than `limit`.
     """
     n = row_indptr.shape[0] - 1
+    total = 0
     seen_by = np.empty(n, np.int64)
     for k in range(n):
         parent[k] = -1
@@ -71,8 +75,13 @@ def fill_counts(row_indptr, row_cols, parent, counts):
                 if parent[j] == -1:
                     parent[j] = k
                 counts[j] += 1
+                total += j >= first
                 seen_by[j] = k
                 j = parent[j]
+        total += k >= first
+        if total > limit:
+            break
+    return total
 
 
 @njit(**KERNEL)

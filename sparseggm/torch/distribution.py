@@ -144,12 +144,18 @@ class GaussianGraphicalModel(FactoredDistribution):
 
     @tells()
     def correlation_on(self, edges: npt.ArrayLike) -> Tensor:
-        """Σ_ij / √(Σ_ii Σ_jj) for each of the (m, 2) pairs, batch_shape + (m,); cost as `covariance_on`."""
+        """Σ_ij / √(Σ_ii Σ_jj) for each of the (m, 2) pairs, batch_shape + (m,); cost as `covariance_on`.
+
+        At most 1 in absolute value, and 1 for i = j, whatever the rounding; the gradient is that of the quotient.
+        """
         pairs = as_pairs("correlation_on", edges)
         variances, covariances = self._covariance_at(pairs)
         deviation = variances.sqrt()  # roots first: a product of variances could leave the range
         first, second = (deviation.index_select(-1, index(ends, deviation)) for ends in pairs.T)
-        return (covariances / first / second).expand(*self.batch_shape, -1)
+        correlation = covariances / first / second
+        same = torch.as_tensor(pairs[:, 0] == pairs[:, 1], device=correlation.device)
+        within = correlation.detach().clamp(-1.0, 1.0).masked_fill(same, 1.0)
+        return (correlation + (within - correlation.detach())).expand(*self.batch_shape, -1)
 
     @property
     @tells()

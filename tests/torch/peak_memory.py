@@ -15,6 +15,7 @@ from torch import Tensor
 
 import sparseggm as sg
 from sparseggm.torch import GaussianGraphicalModel
+from tests.peak_memory import resident
 from tests.torch.problems import factor
 
 SAMPLES = 10_000
@@ -51,12 +52,6 @@ CASES: dict[str, tuple[Callable[[GaussianGraphicalModel, int], None], sg.Topolog
     "draw-with-log-prob, reordered": (draw_with_log_prob, REORDERED),
     "draw-log-prob-and-backward": (draw_log_prob_and_backward, TOPOLOGY),
 }
-
-
-def resident(what: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) * 1024
 
 
 def measure(case: str) -> float:
