@@ -3,6 +3,16 @@
 It wraps the NumPy verbs and re-implements none of them.
 """
 
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        "sparseggm.torch: needs the package torch, which is not installed. Get it by: pip install 'sparseggm[torch]'",
+        name="torch",
+    ) from None
+
 from sparseggm.torch import ops, spectral
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import sample_and_kl
