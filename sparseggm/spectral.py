@@ -26,7 +26,7 @@ from sparseggm.namespace import Array, in_float64, known_to_fail, namespace, tak
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 
 DENSE_NODES = 64
-"""Up to about here dense eigenvalues are cheaper than sparse factorisations. In torch they have all derivatives."""
+"""Up to about here dense eigenvalues are cheaper than sparse factorisations. In torch they have second derivatives."""
 
 ROOM = 2e-5
 """λ_max(R) ≤ (1 + ROOM) times the result."""
@@ -44,7 +44,9 @@ def largest_eigenvalue(pattern: Pattern, values: Array) -> Array:
         values: (..., nnz) of R, zero on the diagonal; float32 or float64, array or tensor.
     Returns:
         (...), float64 whatever the dtype. For a tensor differentiable: 2 v_i v_j for a stored value, v the unit
-        eigenvector; of a multiple eigenvalue a subgradient. Beyond `DENSE_NODES` nodes only once.
+        eigenvector. Derivatives of a multiple eigenvalue, of first and second order, are those of the mean of its
+        copies: a subgradient, zero at R = 0. Beyond `DENSE_NODES` nodes there is the first derivative only, there of
+        some vector of its space.
     Raises:
         NonFiniteError: NaN or infinity in `values`.
         PatternError: a diagonal entry is not zero, where values can be read.
@@ -86,16 +88,34 @@ def _of_array(values: FloatArray, pattern: Pattern) -> FloatArray:
     checks.require_finite("largest_eigenvalue", "values", pattern, values)
     require_zero_diagonal("largest_eigenvalue", pattern, values)
     if pattern.n <= DENSE_NODES:
-        return np.asarray(by_dense_matrix(pattern, values))
+        return np.asarray(np.linalg.eigvalsh(dense(pattern, values))[..., -1])
     return leading_eigenpair(pattern, values)[0]
 
 
-def by_dense_matrix(pattern: Pattern, values: Array) -> Array:
-    """λ_max from all eigenvalues of the dense matrix, (...) in float64; differentiable in torch."""
-    xp = namespace(values)
-    padded = xp.concatenate([in_float64(values), xp.zeros_like(in_float64(values[..., :1]))], -1)
-    dense = take(padded, _dense_positions(pattern)).reshape(*values.shape[:-1], pattern.n, pattern.n)
-    return xp.linalg.eigvalsh(dense)[..., -1]
+def dense(pattern: Pattern, values: Array) -> Array:
+    """R, (..., n, n) in float64, both triangles; differentiable in torch."""
+    padded = in_float64(values)
+    padded = namespace(values).concatenate([padded, namespace(values).zeros_like(padded[..., :1])], -1)
+    return take(padded, _dense_positions(pattern)).reshape(*values.shape[:-1], pattern.n, pattern.n)
+
+
+def leading_eigenspace(matrix: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """λ_max of dense symmetric matrices R (..., n, n), and what its derivatives are made of: Π and K (..., n, n).
+
+    Π projects on the space of λ_max: an eigenvalue closer to it than its error, n² u ‖R‖, counts as a copy.
+    K = (λ_max I − R)⁺, zero on that space.
+    """
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    gap = eigenvalues[..., -1:] - eigenvalues
+    size = abs(eigenvalues[..., [0, -1]]).max(axis=-1, keepdims=True)
+    is_copy = gap <= matrix.shape[-1] ** 2 * np.finfo(np.float64).eps / 2 * size
+    inverse_gap = np.where(is_copy, 0.0, 1.0 / np.where(is_copy, 1.0, gap))
+    transposed = vectors.swapaxes(-1, -2)
+    return (
+        np.array(eigenvalues[..., -1]),
+        (vectors * is_copy[..., None, :]) @ transposed,
+        (vectors * inverse_gap[..., None, :]) @ transposed,
+    )
 
 
 def _dense_positions(pattern: Pattern) -> IntArray:

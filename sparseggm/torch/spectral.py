@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseggm import spectral
+from sparseggm import checks, spectral
 from sparseggm.pattern import Pattern
 from sparseggm.torch.algebra import diagonal_halved, outer
 from sparseggm.torch.registration import array, key_of, pattern_of, register
@@ -22,10 +22,63 @@ def largest_eigenvalue(pattern: Pattern, values: Tensor) -> Tensor:
 @spectral.rules.register(Tensor)
 def _of_tensor(values: Tensor, pattern: Pattern) -> Tensor:
     spectral.require_zero_diagonal("largest_eigenvalue", pattern, values)
-    if pattern.n <= spectral.DENSE_NODES:
-        return spectral.by_dense_matrix(pattern, values)  # type: ignore[no-any-return]
     key = key_of(pattern, "largest_eigenvalue", values)
+    if pattern.n <= spectral.DENSE_NODES:
+        dense = spectral.dense(pattern, values)
+        return torch.ops.sparseggm.leading_eigenspace(dense)[0]  # type: ignore[no-any-return]
     return torch.ops.sparseggm.leading_eigenpair(key, values.double())[0]  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------- from the dense matrix
+
+
+def _space_run(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    checks.require_finite("largest_eigenvalue", "values", None, array(matrix))
+    value, projector, k = map(torch.from_numpy, spectral.leading_eigenspace(array(matrix)))
+    return value, projector, k
+
+
+def _space_fake(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return matrix.new_empty(matrix.shape[:-2]), matrix.new_empty(matrix.shape), matrix.new_empty(matrix.shape)
+
+
+def _space_setup(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+
+
+# With Π of rank m, K = (ρ I − R)⁺ and D = dρ I − dR:
+#     dρ = tr(Π dR) / m ,  dΠ = K dR Π + Π dR K ,  dK = −K D K + K² D Π + Π D K²
+# where ρ is simple. Of m copies dρ and d²ρ are those of their mean, which is smooth.
+def _space_vjp(ctx: Any, value_bar: Tensor | None, p_bar: Tensor | None, k_bar: Tensor | None) -> tuple[Tensor | None]:
+    projector, k = ctx.saved_tensors
+    bar = torch.zeros_like(k)
+    if p_bar is not None:
+        bar = bar + 2.0 * _symmetric(k @ _symmetric(p_bar) @ projector)
+    if k_bar is not None:
+        c = _symmetric(k_bar)
+        d_bar = 2.0 * _symmetric(k @ k @ c @ projector) - k @ c @ k
+        bar, value_bar = bar - d_bar, _trace(d_bar) if value_bar is None else value_bar + _trace(d_bar)
+    if value_bar is not None:
+        copies = _trace(projector).detach().round()
+        bar = bar + (value_bar / copies)[..., None, None] * projector
+    return (bar,)
+
+
+def _trace(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return 0.5 * (matrix + matrix.mT)
+
+
+register(
+    "leading_eigenspace(Tensor matrix) -> (Tensor, Tensor, Tensor)", _space_run, _space_fake, _space_setup, _space_vjp
+)
+
+
+# ---------------------------------------------------------------------- by sparse factorisations
 
 
 def _setup(ctx: Any, inputs: tuple[str, Tensor], output: tuple[Tensor, Tensor]) -> None:

@@ -56,6 +56,10 @@ def operators(on: Pattern) -> dict[str, Row]:
     def with_diagonal(entry: float, batch: Shape) -> Tensor:
         return torch.where(torch.from_numpy(gram.rows == gram.cols), entry, 0.3 * packed(gram, batch))
 
+    def symmetric(batch: Shape) -> Tensor:
+        square = vectors(on.n, *batch, on.n, seed=6).detach()
+        return square + square.mT
+
     def tensors(a: Shape, b: Shape, c: Shape) -> tuple[Tensor, Tensor, Tensor]:
         return nodes(a), lower(b), nodes(c, seed=2)
 
@@ -92,6 +96,7 @@ def operators(on: Pattern) -> dict[str, Row]:
         "selected_inverse_vjp": (2, lambda a, b: (on.key, filled.key, lower(a), packed(filled, b))),
         "restrict": (1, lambda a: (on.key, filled.key, packed(filled, a))),
         "extend": (1, lambda a: (on.key, filled.key, packed(on, a))),
+        "leading_eigenspace": (1, lambda a: (symmetric(a),)),
         "leading_eigenpair": (1, lambda a: (gram.key, with_diagonal(0.0, a))),
         "sample_and_kl": (3, lambda a, b, c: (on.key, *tensors(a, b, c))),
         "sample_and_kl_vjp": (3, lambda a, b, c: (*step_vjp(a, b, c), True)),

@@ -125,3 +125,76 @@ def test_the_operator_passes_the_checks_of_torch():
     # Its vector has no derivative, which the check of AOT dispatch would ask for.
     torch.library.opcheck(operator, (key, values), test_utils=("test_schema", "test_autograd_registration"))
     torch.library.opcheck(operator, (key, values.detach()))
+
+
+# ---------------------------------------------------------------------- second derivatives where eigenvalues coincide
+
+
+def at_zero(name: str, topology: sg.Topology) -> torch.Tensor:
+    return torch.zeros(FAMILIES[name].num_inputs(topology), dtype=torch.float64, requires_grad=True)
+
+
+def hessian(name: str, topology: sg.Topology, inputs: torch.Tensor) -> torch.Tensor:
+    """Of a weighted sum of the values of P."""
+    weights = torch.linspace(1.0, 2.0, topology.precision_pattern.nnz, dtype=torch.float64)
+    return torch.autograd.functional.hessian(lambda x: FAMILIES[name](topology, x) @ weights, inputs)
+
+
+@every_family
+@every_topology
+def test_second_derivatives_at_zero_are_finite_and_symmetric(name, topology):
+    """Every head starts there."""
+    found = hessian(name, topology, at_zero(name, topology))
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, found.mT, rtol=1e-14, atol=1e-14)  # sums of a few terms, in another order
+
+
+@every_topology
+def test_second_derivatives_of_the_spectral_family_at_zero_agree_with_central_differences(topology):
+    """R λ_max(R) has one on each side; central differences take their mean, as the mean of the eigenvalues, 0, does."""
+    inputs = at_zero("spectral", topology)
+    assert torch.autograd.gradgradcheck(lambda x: parametrize.spectral(topology, x), (inputs,))
+    couplings = slice(topology.n, None)
+    assert (hessian("spectral", topology, inputs)[couplings, couplings] == 0).all()
+
+
+@pytest.mark.parametrize("topology", [sg.Star(5), sg.Grid(3, 3), sg.Torus(3, 3), sg.Cycle(6)], ids=str)
+def test_equal_couplings_whose_other_eigenvalues_coincide_have_second_derivatives(topology):
+    """The largest eigenvalue of a connected graph with positive weights is simple."""
+    inputs = torch.cat([torch.zeros(topology.n), torch.ones(len(topology.edges))]).double().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: parametrize.spectral(topology, x), (inputs,))
+    assert hessian("spectral", topology, inputs).isfinite().all()
+
+
+def test_derivatives_of_third_order_are_those_of_a_simple_eigenvalue():
+    topology = sg.Star(4)
+
+    def gradient(x):
+        return torch.autograd.grad(parametrize.spectral(topology, x).square().sum(), x, create_graph=True)
+
+    inputs = torch.cat([torch.zeros(4), torch.ones(3)]).double().requires_grad_()  # eigenvalues √3, 0, 0, −√3
+    assert torch.autograd.gradgradcheck(gradient, (inputs,))
+
+
+def test_a_multiple_eigenvalue_has_the_derivatives_of_the_mean_of_its_copies():
+    """Of two edges apart the eigenvalues are ± w₁ and ± w₂, here 1 and 1: (w₁ + w₂) / 2."""
+    topology = sg.Graph(4, [(1, 0), (3, 2)])
+    pattern = topology.precision_pattern
+    values = torch.zeros(pattern.nnz, dtype=torch.float64)
+    values[topology.edge_positions.copy()] = 1.0
+
+    def top(x):
+        return sparseggm.torch.spectral.largest_eigenvalue(pattern, x)
+
+    gradient = torch.autograd.functional.jacobian(top, values)[topology.edge_positions.copy()]
+    torch.testing.assert_close(gradient, torch.full((2,), 0.5, dtype=torch.float64))
+    second = torch.autograd.functional.hessian(top, values)[topology.edge_positions.copy()]
+    assert second[:, topology.edge_positions.copy()].abs().max() < 1e-15
+
+
+def test_beyond_the_dense_size_a_second_derivative_at_zero_is_refused_not_nan():
+    topology = sg.Grid(9, 9)
+    inputs = at_zero("spectral", topology)
+    (gradient,) = torch.autograd.grad(parametrize.spectral(topology, inputs).square().sum(), inputs, create_graph=True)
+    with pytest.raises(NotImplementedError, match=re.escape("beyond 64 nodes it can be differentiated once")):
+        gradient.square().sum().backward()
