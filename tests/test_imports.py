@@ -44,6 +44,7 @@ LAYERS = (
     "fitting",
     "factored",
     "gaussian",
+    "files",
     "storage",
     "scipy_adapter",
     "precompile",
@@ -51,6 +52,7 @@ LAYERS = (
     "torch",
     "vae",
     "cli",
+    "__main__",
 )
 """A module imports only from layers above its own line, or from its own."""
 
