@@ -19,7 +19,7 @@ import torch
 from sparseggm.vae import POSTERIORS, Config, ConfigError, Digits, DivergedError, Interrupted, Training, train
 from sparseggm.vae.checkpoint import load
 from sparseggm.vae.interrupt import StopRequest
-from tests.vae.conftest import command_line
+from tests.vae.conftest import assert_same_numbers, command_line
 
 
 def run_to_end(
@@ -36,21 +36,6 @@ def numbers(path: Path) -> dict[str, Any]:
     for record in state["history"]:
         del record["seconds"]
     return {name: value for name, value in state.items() if name != "seconds"}
-
-
-def assert_same_numbers(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert_same_numbers(a[name], b[name])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for left, right in zip(a, b, strict=True):
-            assert_same_numbers(left, right)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
