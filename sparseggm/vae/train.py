@@ -193,7 +193,7 @@ class Training:
         try:
             with torch.no_grad():
                 q = self.vae.posterior(self.tracked_digit)
-        except (NonFiniteError, NonPositiveError) as error:  # the last step may overflow where its loss did not
+        except (NonFiniteError, NonPositiveError) as error:  # weights may be finite and too large
             raise self._diverged(self.step - 1, str(error)) from error
         self.tracked["loc"].append(q.loc[0].float().cpu())
         self.tracked["factor"].append(q.factor[0].float().cpu())
@@ -205,6 +205,9 @@ class Training:
             step = int(bad[0])
             reconstruction, kl = self.sums[step].tolist()
             raise self._diverged(step, f"reconstruction {reconstruction}, KL {kl}")
+        # The loss of a step is that of the weights before it.
+        if not all(bool(torch.isfinite(weights).all()) for weights in self.vae.parameters()):
+            raise self._diverged(self.step - 1, "its weights are not")
 
     def _sum_recent(self) -> None:
         """Between two steps these small sums would find cold caches, and cost a twentieth of a step."""
