@@ -1,18 +1,25 @@
 """The command `sparseggm`: train, evaluate, table1, figures.
 
 Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win.
-A user's mistake is one line on stderr and exit status 2; Ctrl-C saves, says how to go on, and exits with 130.
+A mistake, a full disk and the like are one line on stderr and exit status 2. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save,
+say how to go on, and exit with 128 + the signal's number.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import shlex
 import signal
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from sparseggm import __version__
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -28,29 +35,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # 450 ms in place of 6. Threads that give up after a short spin take 20 ms there, and 7 on an idle machine; threads
     # that never spin 12. The setting is read when torch is imported, and the user's own goes first.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without ± or Δ
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # Heavy, and optional: `import sparseggm` needs neither.
-        from jsonargparse import ArgumentError
+        import jsonargparse  # noqa: F401
 
-        from sparseggm import vae
+        from sparseggm import vae  # noqa: F401
+
+        return _answer(arguments)
     except ImportError as error:
         if error.name is None or error.name.startswith("sparseggm"):
             raise  # a fault of ours, not a missing package
         return _complain(f"sparseggm: needed the package {error.name}. Get it by: pip install 'sparseggm[train]'")
+    finally:
+        _flush(sys.stdout)
+
+
+def _answer(arguments: list[str]) -> int:
+    """Exit status of a command; whatever the user or the system did wrong is one line."""
+    from jsonargparse import ArgumentError
+
+    from sparseggm import vae
+
     try:
-        options = parser().parse_args(None if arguments is None else list(arguments))
-    except ArgumentError as error:
-        return _complain(f"sparseggm: {' '.join(str(error).split())}")
+        options = parser().parse_args(arguments)
+    except (
+        ArgumentError,
+        OSError,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:  # three of them from --config
+        return _complain(f"sparseggm: {_one_line(error)}")
+    name = f"sparseggm {options.command}"
     try:
         run(options)
+        sys.stdout.flush()
     except vae.Interrupted as stopped:
-        _complain(f"\n{stopped} Go on with: {resuming_command(options)}")
+        _complain(f"\n{stopped} Go on with: {resuming_command(options, arguments)}")
         return 128 + stopped.signal
     except KeyboardInterrupt:
         _complain("\nstopped.")
         return 128 + signal.SIGINT
-    except (vae.DataError, vae.ConfigError, vae.CheckpointError, vae.DivergedError) as error:
-        return _complain(f"sparseggm {options.command}: {error}")
+    except BrokenPipeError:
+        return 128 + 13  # SIGPIPE, which Windows does not name
+    except vae.NotWrittenError as error:
+        print(vae.report(error.result))
+        return _complain(f"{name}: not written: {_one_line(error)}")
+    except (vae.DataError, vae.ConfigError, vae.CheckpointError, vae.BusyError, vae.DivergedError, OSError) as error:
+        return _complain(f"{name}: {_one_line(error)}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        return _complain(f"{name}: out of memory: {_one_line(error)}")
     return 0
 
 
@@ -58,7 +97,7 @@ def parser() -> ArgumentParser:
     """The four commands; options of the recipe come from `vae.Config`, with their help from its docstring."""
     from jsonargparse import ArgumentParser
 
-    whole = ArgumentParser(prog="sparseggm", description=__doc__, exit_on_error=False)
+    whole = ArgumentParser(prog="sparseggm", description=__doc__, exit_on_error=False, version=__version__)
     commands = whole.add_subcommands(dest="command")
     for name, summary, add_options in (
         ("train", "train one model", _train_options),
@@ -98,11 +137,21 @@ def run(options: Namespace) -> None:
             print(path)
 
 
-def resuming_command(options: Namespace) -> str:
-    """What continues an interrupted command."""
+def resuming_command(options: Namespace, arguments: Sequence[str]) -> str:
+    """What continues an interrupted command, quoted for a shell."""
     if options.command == "train":
-        return f"sparseggm train --config {options.train.out / 'config.json'} --resume"
-    return f"sparseggm {options.command} as before, with --resume"
+        return shlex.join(["sparseggm", "train", f"--config={options.train.out / 'config.json'}", "--resume"])
+    return shlex.join(["sparseggm", *(each for each in arguments if each != "--resume"), "--resume"])
+
+
+def path(text: str | Path) -> Path:
+    """A path option; the shell expands the ~ of `--out ~/x`, but not that of `--out=~/x` or of a file of options."""
+    expanded = os.path.expanduser(text)
+    if not expanded or "\0" in expanded:
+        raise ArgumentTypeError(f"needed a path, got {text!r}")
+    if expanded.startswith("~"):
+        raise ArgumentTypeError(f"no home directory for {text}; a folder of that name is ./{text}")
+    return Path(expanded)
 
 
 def _recipe(asked: Namespace) -> Config:
@@ -117,12 +166,12 @@ def _train_options(command: ArgumentParser) -> None:
 
     command.add_class_arguments(vae.Config)
     _data_option(command)
-    command.add_argument("--out", type=Path, required=True, help="directory for checkpoint, history and config")
+    command.add_argument("--out", type=path, required=True, help="directory for checkpoint, history and config")
     _resume_option(command)
 
 
 def _evaluate_options(command: ArgumentParser) -> None:
-    command.add_argument("run", type=Path, help="directory given to --out of train")
+    command.add_argument("run", type=path, help="directory given to --out of train")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     command.add_argument("--part", type=str, default="test", help="test or validation")
     _data_option(command)
@@ -137,19 +186,19 @@ def _table1_options(command: ArgumentParser) -> None:
     command.add_argument("--epochs", type=int | None, default=None, help="default: about 6,000 steps")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     _data_option(command)
-    command.add_argument("--out", type=Path, default=Path("runs/table1"), help="directory for runs and table")
+    command.add_argument("--out", type=path, default=Path("runs/table1"), help="directory for runs and table")
     _resume_option(command)
 
 
 def _figures_options(command: ArgumentParser) -> None:
-    command.add_argument("runs", nargs="+", type=Path, help="directories of runs, or one that holds runs")
-    command.add_argument("--out", type=Path | None, default=None, help="default: figures/ beside the first run")
+    command.add_argument("runs", nargs="+", type=path, help="directories of runs, or one that holds runs")
+    command.add_argument("--out", type=path, default=None, help="default: figures/ beside the first run")
     _data_option(command)
 
 
 def _data_option(command: ArgumentParser) -> None:
     help_ = "directory of MNIST's IDX files; else $SPARSEGGM_DATA, the cache, a download, the 5,000-digit subset"
-    command.add_argument("--data", type=Path | None, default=None, help=help_)
+    command.add_argument("--data", type=path, default=None, help=help_)
 
 
 def _resume_option(command: ArgumentParser) -> None:
@@ -157,5 +206,21 @@ def _resume_option(command: ArgumentParser) -> None:
 
 
 def _complain(message: str) -> int:
-    print(message, file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal was closed
+        print(message, file=sys.stderr, flush=True)
+    _flush(sys.stderr)
     return MISTAKE
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else f"output: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _flush(stream: TextIO) -> None:
+    """Write out what is buffered; what cannot be written would fail once more when the interpreter ends."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

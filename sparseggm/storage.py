@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import operator
 import os
-import zipfile
 from dataclasses import fields
 from typing import Any
 
@@ -17,12 +16,14 @@ import numpy as np
 
 from sparseggm import graphs, topology
 from sparseggm.errors import PatternError
+from sparseggm.files import DAMAGE, damage, write_atomically
 from sparseggm.gaussian import GaussianGraphicalModel
 from sparseggm.graphs import Graph, Grid, Torus
 from sparseggm.pattern import Pattern
 from sparseggm.topology import Ordered, Topology
 
 FORMAT = 1
+HEADER = ("format", "topology", "arguments", "key", "is_on_topology")
 
 TOPOLOGIES: dict[str, Any] = {
     kind.__name__: kind
@@ -44,7 +45,12 @@ TOPOLOGIES: dict[str, Any] = {
 
 
 def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None:
-    """Write a Gaussian to an npz file, uncompressed."""
+    """Write a Gaussian to an npz file, uncompressed, which takes the place of an older one at once or not at all.
+
+    Raises:
+        PatternError: the topology is a class of your own.
+        OSError: the file cannot be written; an older one is untouched.
+    """
     kind, arguments = _describe(gaussian.topology)
     pattern = gaussian.factor_pattern
     header = {
@@ -54,17 +60,16 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
         "key": pattern.key,
         "is_on_topology": gaussian.is_on_topology,
     }
-    with open(path, "wb") as file:
-        np.savez(
-            file,
-            header=np.array(json.dumps(header, default=operator.index)),
-            edges=gaussian.topology.edges,
-            order=gaussian.topology.order,
-            indptr=pattern.indptr,
-            rows=pattern.rows,
-            loc=gaussian.loc,
-            factor=gaussian.factor,
-        )
+    arrays: dict[str, Any] = {
+        "header": np.array(json.dumps(header, default=operator.index)),
+        "edges": gaussian.topology.edges,
+        "order": gaussian.topology.order,
+        "indptr": pattern.indptr,
+        "rows": pattern.rows,
+        "loc": gaussian.loc,
+        "factor": gaussian.factor,
+    }
+    write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
@@ -75,15 +80,9 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
         OSError: the file cannot be opened.
         ShapeError, NonFiniteError, …: as the constructor.
     """
-    name = os.fspath(path)
-    with open(path, "rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = dict(stored)
-            header = json.loads(str(arrays["header"]))
-            form, kind = header["format"], header["topology"]
-        except _DAMAGE as error:
-            raise PatternError(f"load: {name} is not a file that sparseggm.save wrote ({error!r}).") from error
+    name = os.fsdecode(path)
+    arrays, header = _read(name)
+    form, kind = header["format"], header["topology"]
     if form != FORMAT or kind not in list(TOPOLOGIES):
         raise PatternError(
             f"load: {name} has format {form} and topology {kind!r}; needed format {FORMAT} and one of "
@@ -93,10 +92,12 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
         built = _build(kind, header["arguments"], arrays)
         pattern = Pattern(built.n, arrays["indptr"], arrays["rows"])
         same_graph = np.array_equal(built.edges, arrays["edges"]) and np.array_equal(built.order, arrays["order"])
-        same_pattern, is_on_topology = pattern.key == header["key"], bool(header["is_on_topology"])
+        same_pattern, is_on_topology = pattern.key == header["key"], header["is_on_topology"]
+        if not isinstance(is_on_topology, bool):
+            raise TypeError(f"is_on_topology is {is_on_topology!r}")
         loc, factor = arrays["loc"], arrays["factor"]
-    except _DAMAGE as error:
-        raise PatternError(f"load: {name} is not a file that sparseggm.save wrote ({error!r}).") from error
+    except DAMAGE as error:
+        raise _foreign(name, repr(error)) from error
     if not (same_graph and same_pattern):
         raise PatternError(f"load: {name} has another graph, order of elimination or pattern than {built}.")
     gaussian = GaussianGraphicalModel.on_pattern(loc, factor=factor, topology=built, pattern=pattern)
@@ -104,8 +105,23 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
     return gaussian
 
 
-_DAMAGE = (ValueError, TypeError, KeyError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
-"""What NumPy, zipfile (which keeps a checksum of every array) and json raise for bytes that they cannot read."""
+def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays and header of a whole archive."""
+    with open(name, "rb") as file:
+        if (reason := damage(file)) is not None:
+            raise _foreign(name, reason)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            stored_header = json.loads(str(arrays["header"]))
+            header = {entry: stored_header[entry] for entry in HEADER}
+        except DAMAGE as error:
+            raise _foreign(name, repr(error)) from error
+    return arrays, header
+
+
+def _foreign(name: str, reason: str) -> PatternError:
+    return PatternError(f"load: {name} is not a file that sparseggm.save wrote ({reason}).")
 
 
 def _describe(of: Topology) -> tuple[str, dict[str, Any]]:

@@ -50,6 +50,7 @@ LAYERS = (
     "fitting",
     "factored",
     "gaussian",
+    "files",
     "storage",
     "scipy_adapter",
     "precompile",
@@ -58,6 +59,7 @@ LAYERS = (
     "pyro",
     "vae",
     "cli",
+    "__main__",
 )
 """A module imports only from layers above its own line, or from its own."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,25 +145,70 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
         refused(path)
 
 
-def test_a_flipped_bit_is_refused_or_means_nothing(tmp_path: Path) -> None:
-    """A bit in every eleventh byte: never another Gaussian, and no error but ours."""
-    path, g = tmp_path / "g.npz", example()
+def damaged_places(path: Path, seed: int) -> Iterator[tuple[bytes, str]]:
+    """The file with one bit flipped: at 200 places all over it, and everywhere in the archive's directory."""
+    whole = path.read_bytes()
+    random = np.random.default_rng(seed)
+    directory = whole.rindex(b"PK\x05\x06") - int.from_bytes(whole[whole.rindex(b"PK\x05\x06") + 12 :][:4], "little")
+    for place in [*random.integers(0, len(whole), 200), *range(directory, len(whole))]:
+        damaged, bit = bytearray(whole), int(random.integers(8))
+        damaged[place] ^= 1 << bit
+        yield bytes(damaged), f"bit {bit} of byte {place}"
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_means_nothing(tmp_path: Path) -> None:
+    path, g = tmp_path / "g.npz", example(sg.Chain(2000))
     sg.save(path, g)
-    whole, refusals = path.read_bytes(), 0
-    places = range(0, len(whole), 11)
-    for place in places:
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << (place % 8)
-        path.write_bytes(damaged)
+    outcomes = []
+    for content, where in damaged_places(path, seed=14):
+        path.write_bytes(content)
         try:
             again = sg.load(path)
         except PatternError:
-            refusals += 1
+            outcomes.append(False)
         else:
-            assert (again.topology, again.graph) == (g.topology, g.graph)
-            np.testing.assert_array_equal(again.loc, g.loc)
-            np.testing.assert_array_equal(again.factor, g.factor)
-    assert refusals > len(places) / 2  # the rest are dates, attributes and padding
+            assert (again.topology, again.graph) == (g.topology, g.graph), where
+            np.testing.assert_array_equal(again.loc, g.loc, where)
+            np.testing.assert_array_equal(again.factor, g.factor, where)
+            outcomes.append(True)
+    assert 0 < sum(outcomes) < len(outcomes) / 2  # dates, attributes and padding
+
+
+def test_a_shape_that_a_flipped_bit_shortens_is_refused(tmp_path: Path) -> None:
+    """A reader that trusts the array's own header stops before the end, where it would see the CRC."""
+    path, topology = tmp_path / "g.npz", sg.Chain(4000)
+    sg.save(path, GaussianGraphicalModel(np.zeros((2, 4000)), factor=np.ones(7999), topology=topology))
+    path.write_bytes(path.read_bytes().replace(b"(2, 4000)", b"(0, 4000)"))
+    refused(path)
+
+
+def test_a_failing_save_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "g.npz"
+    sg.save(path, example())
+
+    def interrupted(file: Any, **arrays: Any) -> None:
+        file.write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sg.save(path, example(sg.Chain(5)))
+    assert sg.load(path).topology == sg.Grid(2, 2)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["g.npz"]
+
+
+@pytest.mark.parametrize("kind", [None, True, 3, 2.5, "4", [], [4], {}, {"n": 4.0}, {"n": "4"}, {"n": None}, {"m": 4}])
+@pytest.mark.parametrize("entry", ["format", "topology", "arguments", "key", "is_on_topology"])
+def test_a_header_of_other_types_is_refused_or_means_the_same(tmp_path: Path, entry: str, kind: Any) -> None:
+    path, g = tmp_path / "g.npz", example(sg.Chain(4))
+    sg.save(path, g)
+    with_header(path, **{entry: kind})
+    try:
+        again = sg.load(path)
+    except PatternError:
+        return
+    assert (again.topology, again.graph) == (g.topology, g.graph)
+    assert isinstance(again.topology.n, int)
 
 
 def test_pickled_objects_are_refused_and_never_run(tmp_path: Path) -> None:

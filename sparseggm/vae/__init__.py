@@ -5,7 +5,15 @@ The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 
 from sparseggm.vae.config import POSTERIORS, Config, posterior_topology
 from sparseggm.vae.data import Digits, load_digits
-from sparseggm.vae.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted
+from sparseggm.vae.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    Interrupted,
+    NotWrittenError,
+)
 from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_digits, load_run, report
 from sparseggm.vae.figures import figures
 from sparseggm.vae.model import VAE
@@ -22,6 +30,7 @@ __all__ = [
     "POSTER",
     "POSTERIORS",
     "VAE",
+    "BusyError",
     "CheckpointError",
     "Config",
     "ConfigError",
@@ -31,6 +40,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "Interrupted",
+    "NotWrittenError",
     "Training",
     "bernoulli_log_likelihood",
     "elbo_terms",

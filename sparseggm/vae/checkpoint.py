@@ -1,4 +1,4 @@
-"""Files of a run that survive a kill at any moment, and are trusted only after they were checked.
+"""The checkpoint of a run, trusted only after it was checked; `sparseggm.files` writes it.
 
 A checkpoint is what `torch.save` writes: a zip archive with a CRC of every entry. It is read with
 `weights_only=True`, which builds tensors, numbers, text and containers and refuses any other object.
@@ -6,44 +6,36 @@ A checkpoint is what `torch.save` writes: a zip archive with a CRC of every entr
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
-import os
+import io
 import pickle
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from sparseggm.vae.config import digest
+from sparseggm.files import DAMAGE, damage, write_atomically
+from sparseggm.vae.config import Config, digest
 from sparseggm.vae.errors import CheckpointError
 
 FORMAT = 2
 CHECKPOINT = "checkpoint.pt"
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a file that takes the place of `path` at once, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # left by a kill, overwritten by the next write
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write indented JSON atomically; a NaN is an error, for JSON has none."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+ENTRIES: dict[str, type] = {
+    "identity": dict,
+    "digest": str,
+    "versions": dict,
+    "model": dict,
+    "optimizer": dict,
+    "epoch": int,
+    "step": int,
+    "seconds": float,
+    "sums": torch.Tensor,
+    "history": list,
+    "tracked": dict,
+}
 
 
 @functools.cache
@@ -61,35 +53,51 @@ def versions() -> dict[str, str]:
 def save(path: Path, identity: dict[str, str | int | float], state: Mapping[str, object]) -> None:
     """Write `state` with the identity it belongs to."""
     content = {"format": FORMAT, "identity": identity, "digest": digest(identity), "versions": versions(), **state}
-    write_atomically(path, lambda file: torch.save(content, file))
+    # Through memory: where a disk is full, torch's writer would raise a RuntimeError of its own.
+    serialized = io.BytesIO()
+    torch.save(content, serialized)
+    write_atomically(path, lambda file: file.write(serialized.getbuffer()))
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint that this library wrote.
 
     Raises:
-        CheckpointError: missing, damaged, holding objects other than tensors and plain data, or of another format.
+        CheckpointError: missing, damaged, holding objects other than tensors and plain data, of another format, or
+            without an entry of `ENTRIES`.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no checkpoint there. Name the directory given to --out of `sparseggm train`.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise _corrupt(path, str(error)) from error
-    if damaged is not None:
-        raise _corrupt(path, f"the CRC of {damaged} does not match")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: refused: it holds objects other than tensors and plain data.") from error
-    except (RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise _corrupt(path, f"torch.load: {error}") from error
+    with open(path, "rb") as file:
+        if (reason := damage(file)) is not None:
+            raise corrupt(path, reason)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(f"{path}: refused: it holds objects other than tensors and plain data.") from error
+        except DAMAGE as error:
+            raise corrupt(path, f"torch.load: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: needed a checkpoint of sparseggm, format {FORMAT}; got another file.")
-    if digest(content["identity"]) != content["digest"]:
-        raise _corrupt(path, "the digest of its configuration does not match")
+    for name, kind in ENTRIES.items():
+        if not isinstance(content.get(name), kind):
+            raise corrupt(path, f"its {name} should be a {kind.__name__}, got {type(content.get(name)).__name__}")
+    with restoring(path):
+        matches = digest(content["identity"]) == content["digest"]
+    if not matches:
+        raise corrupt(path, "the digest of its configuration does not match")
     return content
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """While entered, what content of a wrong kind or shape makes other code raise is a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except DAMAGE as error:
+        raise corrupt(path, f"{type(error).__name__}: {error}") from error
 
 
 def require_identity(path: Path, content: Mapping[str, Any], identity: dict[str, str | int | float]) -> None:
@@ -107,5 +115,17 @@ def require_identity(path: Path, content: Mapping[str, Any], identity: dict[str,
         )
 
 
-def _corrupt(path: Path, reason: str) -> CheckpointError:
+def require_history(path: Path, content: Mapping[str, Any], config: Config) -> None:
+    """Raise unless there is a record of every epoch, and a tracked posterior before the first and after each."""
+    epoch, tracked = content["epoch"], content["tracked"]
+    sizes = {"loc": config.latent, "factor": config.topology.factor_pattern.nnz}
+    found = {name: tuple(tracked[name].shape) for name in sizes}
+    needed = {name: (epoch + 1, size) for name, size in sizes.items()}
+    if not 0 <= epoch <= config.epochs or len(content["history"]) != epoch or found != needed:
+        raise corrupt(path, f"{len(content['history'])} records and tracked {found} after {epoch} epochs")
+
+
+def corrupt(path: Path, reason: str) -> CheckpointError:
+    """The error of a checkpoint that cannot be used, in one line."""
+    reason = " ".join(reason.split())
     return CheckpointError(f"{path}: damaged checkpoint ({reason}). Delete it to start again, or restore a copy.")

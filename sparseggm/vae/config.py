@@ -17,6 +17,11 @@ from sparseggm.vae.errors import ConfigError
 POSTERIORS = ("diagonal", "chain", "extended-grid", "block-chain")
 SPLITS = ("50k", "60k")
 KL_ESTIMATORS = ("exact", "sampled")
+# The operators of sparseggm.torch run on the CPU, in float32 and float64.
+ACCELERATORS = ("cpu",)
+PRECISIONS = ("32-true", "64-true")
+LARGEST_COUNT = 2**31 - 1
+LARGEST_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,12 @@ class Config:
         epochs: passes over the training digits; the learning rate falls to 0.3 × at 60 % and to 0.1 × at 85 % of them.
         batch: digits a step.
         learning_rate: of Adam, at the start.
-        seed: of the weights, the order, the binarisation and the noise.
+        seed: of the weights, the order, the binarisation and the noise; 0 … 2⁶⁴ − 1.
         split: 50k (50,000 / 10,000 validation / 10,000 test digits) or 60k (60,000 / none / 10,000).
         kl: exact (closed form) or sampled (log q(z) - log p(z) at the one sample).
         tracked: test digit whose posterior is recorded every epoch.
-        accelerator: Lightning Fabric's name of the device; the operators of `sparseggm.torch` run on the CPU.
-        precision: Lightning Fabric's name of the arithmetic, such as 32-true or bf16-mixed.
+        accelerator: cpu; the operators of `sparseggm.torch` run there.
+        precision: 32-true or 64-true, Lightning Fabric's names of float32 and float64.
     """
 
     posterior: str = "chain"
@@ -55,12 +60,13 @@ class Config:
         _one_of("posterior", self.posterior, POSTERIORS)
         _one_of("split", self.split, SPLITS)
         _one_of("kl", self.kl, KL_ESTIMATORS)
+        _one_of("accelerator", self.accelerator, ACCELERATORS)
+        _one_of("precision", self.precision, PRECISIONS)
         for name in ("latent", "hidden", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.tracked < 0:
-            raise ConfigError(f"tracked must be the index of a test digit, got {self.tracked}.")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            require_count(name, getattr(self, name))
+        _integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
+        _integer("seed", self.seed, 0, LARGEST_SEED)
+        if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
         posterior_topology(self.posterior, self.latent)
 
@@ -78,6 +84,11 @@ class Config:
         if epoch < 0.6 * self.epochs:
             return self.learning_rate
         return self.learning_rate * (0.3 if epoch < 0.85 * self.epochs else 0.1)
+
+
+def require_count(name: str, value: int) -> None:
+    """Raise a ConfigError unless the value counts something."""
+    _integer(name, value, 1, LARGEST_COUNT)
 
 
 def posterior_topology(posterior: str, latent: int) -> Topology:
@@ -108,6 +119,11 @@ def squarest(n: int) -> tuple[int, int]:
 def digest(identity: dict[str, str | int | float]) -> str:
     """SHA-256 of the canonical JSON text."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _integer(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(f"{name} must be an integer from {least} to {most:,}, got {value}.")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

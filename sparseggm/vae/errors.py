@@ -6,6 +6,8 @@ Each message says which file or option, what was needed, what was found and what
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DataError(ValueError):
     """A data file is missing, truncated or not the one that was expected."""
@@ -19,8 +21,24 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or belongs to another configuration."""
 
 
+class BusyError(RuntimeError):
+    """Another process works in the same directory of results."""
+
+
+class NotWrittenError(OSError):
+    """A result was computed but could not be written.
+
+    Attributes:
+        result: the summary that `evaluate` returns.
+    """
+
+    def __init__(self, cause: OSError, result: dict[str, Any]) -> None:
+        super().__init__(cause.errno, cause.strerror, cause.filename)
+        self.result = result
+
+
 class DivergedError(ArithmeticError):
-    """The loss stopped being a number; the last good checkpoint is kept."""
+    """A loss or a bound stopped being a number; the last good checkpoint is kept."""
 
 
 class Interrupted(Exception):

@@ -19,12 +19,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sparseggm.errors import NonFiniteError, NonPositiveError
+from sparseggm.files import write_atomically, write_json
 from sparseggm.torch import sample_and_kl
 from sparseggm.vae import checkpoint
-from sparseggm.vae.config import Config
+from sparseggm.vae.config import Config, require_count
 from sparseggm.vae.data import BINARIZATION_SEED, load_digits
 from sparseggm.vae.draws import generator
-from sparseggm.vae.errors import CheckpointError, ConfigError
+from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.model import VAE, untrained
 from sparseggm.vae.objective import log_importance_weights
 from sparseggm.vae.train import progress_bar
@@ -113,9 +115,8 @@ def evaluate_digits(
             reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
             for first in range(0, samples, SAMPLES_AT_ONCE):
                 count = min(SAMPLES_AT_ONCE, samples - first)
-                noise = torch.randn(
-                    count, *q.loc.shape, generator=generator(seed, "evaluate", start, first), device="cpu"
-                )
+                source = generator(seed, "evaluate", start, first)
+                noise = torch.randn(count, *q.loc.shape, generator=source, device="cpu").to(q.loc)
                 log_likelihood, log_weights = log_importance_weights(q, vae.decoder, x, noise)
                 reconstruction += log_likelihood.sum(0, dtype=torch.float64)
                 weights.add(log_weights)
@@ -141,9 +142,10 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
     Raises:
         CheckpointError: no usable checkpoint, or one trained on other digits than were found.
         ConfigError: no such part, or an empty one.
+        DivergedError: the weights are so large that a bound is not finite.
+        NotWrittenError: the result, which the error carries, could not be written.
     """
-    if samples < 1:
-        raise ConfigError(f"samples must be at least 1, got {samples}.")
+    require_count("samples", samples)
     if part not in PARTS:
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
     config, vae, state = load_run(run)
@@ -156,8 +158,8 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
 
     began = time.perf_counter()
     with progress_bar("evaluate", len(images)) as bar:
-        evaluation = evaluate_digits(vae, images, samples, advance=bar.update)
-    result = {
+        evaluation = _finite(run, lambda: evaluate_digits(vae, images, samples, advance=bar.update))
+    result: dict[str, Any] = {
         **evaluation.summary(),
         "unit": "nats an image",
         "part": part,
@@ -169,9 +171,23 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
         "run": state["identity"],
         "versions": checkpoint.versions(),
     }
-    checkpoint.write_json(run / "evaluation.json", result)
-    checkpoint.write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **asdict(evaluation)))
+    try:
+        write_json(run / "evaluation.json", result)
+        write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **asdict(evaluation)))
+    except OSError as error:
+        raise NotWrittenError(error, result) from error
     return result
+
+
+def _finite(run: Path, evaluated: Callable[[], Evaluation]) -> Evaluation:
+    try:
+        evaluation = evaluated()
+    except (NonFiniteError, NonPositiveError) as error:  # the Gaussian meets them before the bounds are formed
+        raise DivergedError(f"{run}: its weights are too large for its arithmetic ({error})") from error
+    bad = [name for name, values in asdict(evaluation).items() if not np.isfinite(values).all()]
+    if bad:
+        raise DivergedError(f"{run}: its weights are too large for its arithmetic ({', '.join(bad)} not finite).")
+    return evaluation
 
 
 def report(result: dict[str, Any]) -> str:
@@ -196,8 +212,10 @@ def load_run(run: Path) -> tuple[Config, VAE, dict[str, Any]]:
     path = run / checkpoint.CHECKPOINT
     state = checkpoint.load(path)
     names = {field.name for field in fields(Config)}
-    config = Config(**{name: value for name, value in state["identity"].items() if name in names})
-    checkpoint.require_identity(path, state, config.identity(state["identity"]["data"]))
-    vae = untrained(config)
-    vae.load_state_dict(state["model"])
+    with checkpoint.restoring(path):
+        config = Config(**{name: value for name, value in state["identity"].items() if name in names})
+        checkpoint.require_identity(path, state, config.identity(state["identity"]["data"]))
+        checkpoint.require_history(path, state, config)
+        vae = untrained(config)
+        vae.load_state_dict(state["model"])
     return config, vae.eval(), state

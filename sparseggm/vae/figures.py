@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sparseggm.drawing import DIVERGING, SEQUENTIAL, Array, symmetric
+from sparseggm.files import write_atomically, write_json
 from sparseggm.vae import checkpoint
 from sparseggm.vae.config import POSTERIORS, Config
 from sparseggm.vae.data import Digits, load_digits
@@ -23,6 +24,7 @@ from sparseggm.vae.drawing import draw_factor, draw_over_training, draw_tiles, n
 from sparseggm.vae.draws import generator
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.evaluate import load_run
+from sparseggm.vae.lock import only_process
 from sparseggm.vae.model import VAE
 
 if TYPE_CHECKING:
@@ -64,14 +66,10 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
     for run in trained:
         if run.origin["data"] != digits.name:
             raise CheckpointError(f"figures: needed runs of {digits.name}, as found, got one of {run.origin['data']}.")
-    structured = [run for run in trained if run.config.posterior != "diagonal"]
-    pictures = {"topologies": draw_topologies(trained), "figure5": draw_means(trained)}
-    if structured:
-        pictures["figure4"] = draw_factors(structured)
-    pictures["samples"] = draw_samples(trained)
-    pictures["reconstructions"] = draw_reconstructions(trained, digits)
     out = runs[0] / "figures" if out is None else out
-    return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
+    with only_process(out):
+        pictures = _draw_all(trained, digits)
+        return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
 
 
 def draw_factors(runs: list[TrainedRun]) -> Figure:
@@ -134,7 +132,7 @@ def draw_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
     for place, run in zip(axes, runs, strict=True):
         z = torch.randn(side * side, run.config.latent, generator=generator(run.config.seed, "samples"), device="cpu")
         with torch.inference_mode():
-            draw_tiles(place, run.vae.decoder(z).sigmoid().numpy(), side)
+            draw_tiles(place, run.vae.decoder(z.to(run.vae.dtype)).sigmoid().numpy(), side)
         place.set_title(run.name)
     figure.suptitle("Decoder means at z ~ N(0, I)")
     return figure
@@ -156,6 +154,16 @@ def draw_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12
     return figure
 
 
+def _draw_all(trained: list[TrainedRun], digits: Digits) -> dict[str, Figure]:
+    structured = [run for run in trained if run.config.posterior != "diagonal"]
+    pictures = {"topologies": draw_topologies(trained), "figure5": draw_means(trained)}
+    if structured:
+        pictures["figure4"] = draw_factors(structured)
+    pictures["samples"] = draw_samples(trained)
+    pictures["reconstructions"] = draw_reconstructions(trained, digits)
+    return pictures
+
+
 def _load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
     """One run a posterior, in the order of `POSTERIORS`."""
     found: dict[str, TrainedRun] = {}
@@ -174,7 +182,7 @@ def _load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
 def _write(path: Path, picture: Figure, runs: list[TrainedRun]) -> Path:
     content = io.BytesIO()
     picture.savefig(content, format="png")
-    checkpoint.write_atomically(path, lambda file: file.write(content.getvalue()))
+    write_atomically(path, lambda file: file.write(content.getvalue()))
     origin = {"picture": path.name, "runs": [run.origin for run in runs], "drawn_with": checkpoint.versions()}
-    checkpoint.write_json(path.with_suffix(".json"), origin)
+    write_json(path.with_suffix(".json"), origin)
     return path

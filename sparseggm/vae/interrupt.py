@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a loop asks between two steps."""
+"""Ctrl-C, SIGTERM, and their like, as a question that a loop asks between two steps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal was closed. SIGUSR1: a scheduler announces that the time of a job is up. Windows has neither.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequest:
     """While entered, the first signal only sets `signal`; the second acts as it did before.
+
+    A signal that is ignored, as SIGHUP under `nohup`, stays ignored.
 
     Attributes:
         signal: number of the signal that came, or None.
@@ -23,7 +26,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         # Python lets only the main thread set handlers; elsewhere signals keep their meaning.
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(

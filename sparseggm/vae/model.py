@@ -10,6 +10,8 @@ from sparseggm.vae.config import Config
 from sparseggm.vae.networks import PIXELS, decoder, encoder_body
 from sparseggm.vae.objective import elbo_terms
 
+DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
+
 
 class VAE(nn.Module):
     """q(z | x) on `config.topology`, p(x | z) Bernoulli, p(z) = N(0, I).
@@ -29,9 +31,14 @@ class VAE(nn.Module):
             self.decoder = decoder(config.latent, config.hidden, mean_intensity)
             self.head = FactorHead(config.hidden, config.topology)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.encoder[0].weight.dtype  # type: ignore[return-value]
+
     def posterior(self, x: Tensor) -> GaussianGraphicalModel:
-        """q(z | x) for (B, 784) zeros and ones."""
-        q: GaussianGraphicalModel = self.head(self.encoder(x))
+        """q(z | x) for (B, 784) zeros and ones, in the dtype of the weights."""
+        q: GaussianGraphicalModel = self.head(self.encoder(x.to(self.dtype)))
         return q
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,4 +48,4 @@ class VAE(nn.Module):
 
 def untrained(config: Config) -> VAE:
     """A model whose weights are about to be overwritten by a checkpoint's."""
-    return VAE(config, torch.full((PIXELS,), 0.5, device="cpu"))
+    return VAE(config, torch.full((PIXELS,), 0.5, device="cpu")).to(DTYPES[config.precision])

@@ -6,6 +6,7 @@ the machine does. Differences to the first posterior are paired: over seeds wher
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sparseggm.files import write_atomically, write_json
 from sparseggm.vae import checkpoint
-from sparseggm.vae.config import Config
+from sparseggm.vae.config import Config, require_count
 from sparseggm.vae.data import Digits, load_digits
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.evaluate import evaluate, standard_error
 from sparseggm.vae.interrupt import StopRequest
-from sparseggm.vae.train import Training, progress_bar
+from sparseggm.vae.lock import only_process
+from sparseggm.vae.train import Training, progress_bar, require_startable
 
 # (log p(x), its lower bound): Table 1 of the poster, in nats an image.
 POSTER = {"diagonal": (-89.2, -93.4), "chain": (-89.1, -93.4), "extended-grid": (-88.8, -93.0)}
@@ -65,38 +68,57 @@ def table1(
         samples: importance samples an image.
         data: directory of MNIST; see `sparseggm.vae.data` for where else it is looked for.
         resume: continue the runs that are in `out`.
+    Raises:
+        ConfigError, CheckpointError: any run of the table cannot start; none was started then.
     """
+    require_count("samples", samples)
+    configs = _configs(recipe, posteriors, seeds, 1 if epochs is None else epochs)
+    digits = load_digits(data, recipe.split)
+    if epochs is None:
+        configs = [replace(config, epochs=_default_epochs(config, digits)) for config in configs]
+    for config in configs:
+        require_startable(config, digits, run_directory(out, config), resume=_begun(out, config, resume))
+
+    with ExitStack() as locks:
+        for directory in (out, *(run_directory(out, config) for config in configs)):
+            locks.enter_context(only_process(directory))
+        print(digits.notice)
+        for seed in seeds:
+            _train_in_turns([config for config in configs if config.seed == seed], digits, out, data, resume)
+        results = [evaluate(run_directory(out, config), samples, data=data) for config in configs]
+        rows = rows_of(out, posteriors, seeds)
+        content = {
+            "data": digits.name,
+            "epochs": configs[0].epochs,
+            "samples": samples,
+            "seeds": list(seeds),
+            "unit": "nats an image; seconds an epoch",
+            "rows": [vars(row) for row in rows],
+            "poster": POSTER,
+            "runs": results,
+            "versions": checkpoint.versions(),
+        }
+        table = markdown(rows, content)
+        print(f"\n{table}", flush=True)  # first of all: a full disk loses the files then, not the result
+        write_json(out / TABLE, content)
+        write_atomically(out / "table1.md", lambda file: file.write(table.encode()))
+        print(f"written to {out / TABLE} and {out / 'table1.md'}")
+    return rows
+
+
+def _configs(recipe: Config, posteriors: tuple[str, ...], seeds: tuple[int, ...], epochs: int) -> list[Config]:
     if len(set(posteriors)) != len(posteriors) or not posteriors or len(set(seeds)) != len(seeds) or not seeds:
         raise ConfigError(f"table1: posteriors and seeds must be given, each once; got {posteriors} and {seeds}.")
-    digits = load_digits(data, recipe.split)
-    print(digits.notice)
-    if epochs is None:
-        epochs = max(1, round(DEFAULT_STEPS * recipe.batch / len(digits.train)))
-    recipe = replace(recipe, epochs=epochs)
-    configs = [replace(recipe, posterior=name, seed=seed) for seed in seeds for name in posteriors]
-    for seed in seeds:
-        _train_in_turns([config for config in configs if config.seed == seed], digits, out, data, resume)
+    return [replace(recipe, posterior=name, seed=seed, epochs=epochs) for seed in seeds for name in posteriors]
 
-    results = {}
-    for config in configs:
-        results[config.posterior, config.seed] = evaluate(run_directory(out, config), samples, data=data)
-    rows = rows_of(out, posteriors, seeds)
-    content = {
-        "data": digits.name,
-        "epochs": epochs,
-        "samples": samples,
-        "seeds": list(seeds),
-        "unit": "nats an image; seconds an epoch",
-        "rows": [vars(row) for row in rows],
-        "poster": POSTER,
-        "runs": list(results.values()),
-        "versions": checkpoint.versions(),
-    }
-    checkpoint.write_json(out / TABLE, content)
-    table = markdown(rows, content)
-    checkpoint.write_atomically(out / "table1.md", lambda file: file.write(table.encode()))
-    print(f"\n{table}\nwritten to {out / TABLE} and {out / 'table1.md'}")
-    return rows
+
+def _default_epochs(recipe: Config, digits: Digits) -> int:
+    return max(1, round(DEFAULT_STEPS * recipe.batch / len(digits.train)))
+
+
+def _begun(out: Path, config: Config, resume: bool) -> bool:
+    """Whether to continue this run; the runs of later seeds begin only when those of the first are trained."""
+    return resume and (run_directory(out, config) / checkpoint.CHECKPOINT).exists()
 
 
 def run_directory(out: Path, config: Config) -> Path:
@@ -156,9 +178,8 @@ def markdown(rows: list[Row], content: dict[str, Any]) -> str:
 def _train_in_turns(configs: list[Config], digits: Digits, out: Path, data: Path | None, resume: bool) -> None:
     runs = []
     for config in configs:
-        directory = run_directory(out, config)
-        begun = resume and (directory / checkpoint.CHECKPOINT).exists()
-        runs.append(Training(config, digits, directory, resume=begun, data=data))
+        begun = _begun(out, config, resume)
+        runs.append(Training(config, digits, run_directory(out, config), resume=begun, data=data))
     steps = sum(run.steps * config.epochs for run, config in zip(runs, configs, strict=True))
     done = sum(run.steps * run.epoch + run.step for run in runs)
     with StopRequest() as stop, progress_bar(f"seed {configs[0].seed}", steps, done) as bar:

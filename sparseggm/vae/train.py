@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -21,13 +23,16 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
+from sparseggm.files import write_atomically, write_json
 from sparseggm.vae import checkpoint
 from sparseggm.vae.config import Config
 from sparseggm.vae.data import Digits, load_digits
 from sparseggm.vae.draws import binarize, generator
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from sparseggm.vae.interrupt import StopRequest
+from sparseggm.vae.lock import only_process
 from sparseggm.vae.model import VAE
+from sparseggm.vae.networks import PIXELS
 
 # Reading a loss back waits for the device, so it is looked at every so many steps, and before anything is saved.
 STEPS_BETWEEN_CHECKS = 50
@@ -62,18 +67,16 @@ class Training:
         resume: continue from the checkpoint in `out` instead of starting.
         data: directory that the user named, noted for the resuming command.
     Raises:
-        CheckpointError: `out` holds a run already, or, with `resume`, none that fits.
-        ConfigError: no such device, arithmetic or tracked digit.
+        CheckpointError, ConfigError: see `require_startable`.
     """
 
     def __init__(
         self, config: Config, digits: Digits, out: Path, *, resume: bool = False, data: Path | None = None
     ) -> None:
-        if config.tracked >= len(digits.test):
-            raise ConfigError(f"tracked must be below {len(digits.test):,}, the test digits; got {config.tracked}.")
+        require_startable(config, digits, out, resume=resume)
         self.config, self.out = config, out
         self.identity = config.identity(digits.name)
-        self.fabric = _fabric(config)
+        self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
         self.vae = VAE(config, digits.mean_intensity)
         self.model, self.optimizer = self.fabric.setup(
             self.vae, torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
@@ -89,11 +92,10 @@ class Training:
         self.tracked: dict[str, list[Tensor]] = {"loc": [], "factor": []}
         if resume:
             self._restore()
-        elif self.checkpoint.exists():
-            raise CheckpointError(f"{self.checkpoint}: there is a run already. Add --resume, or choose another --out.")
         else:
+            out.mkdir(parents=True, exist_ok=True)
             place = {"out": str(out), "data": str(data) if data else None}
-            checkpoint.write_json(out / "config.json", asdict(config) | place)
+            write_json(out / "config.json", asdict(config) | place)
             self._track()
             self.save()
 
@@ -166,7 +168,7 @@ class Training:
         self._write_history()
         pattern = self.config.topology.factor_pattern
         loc, factor = tracked["loc"].numpy(), tracked["factor"].numpy()
-        checkpoint.write_atomically(
+        write_atomically(
             self.out / "tracked.npz",
             lambda file: np.savez(file, loc=loc, factor=factor, rows=pattern.rows, cols=pattern.cols),
         )
@@ -181,15 +183,18 @@ class Training:
             learning_rate=self.config.learning_rate_at(self.epoch),
             seconds=round(seconds, 4),
         )
-        self.history.append(record)
         self._track()
+        self.history.append(record)
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         return record
 
     def _track(self) -> None:
         """Record the posterior of the tracked digit."""
-        with torch.no_grad():
-            q = self.vae.posterior(self.tracked_digit)
+        try:
+            with torch.no_grad():
+                q = self.vae.posterior(self.tracked_digit)
+        except (NonFiniteError, NonPositiveError) as error:  # weights may be finite and too large
+            raise self._diverged(self.step - 1, str(error)) from error
         self.tracked["loc"].append(q.loc[0].float().cpu())
         self.tracked["factor"].append(q.factor[0].float().cpu())
 
@@ -200,6 +205,9 @@ class Training:
             step = int(bad[0])
             reconstruction, kl = self.sums[step].tolist()
             raise self._diverged(step, f"reconstruction {reconstruction}, KL {kl}")
+        # The loss of a step is that of the weights before it.
+        if not all(bool(torch.isfinite(weights).all()) for weights in self.vae.parameters()):
+            raise self._diverged(self.step - 1, "its weights are not")
 
     def _sum_recent(self) -> None:
         """Between two steps these small sums would find cold caches, and cost a twentieth of a step."""
@@ -224,24 +232,63 @@ class Training:
         )
 
     def _restore(self) -> None:
-        state = checkpoint.load(self.checkpoint)
-        checkpoint.require_identity(self.checkpoint, state, self.identity)
-        self.vae.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.sums.copy_(state["sums"])
-        self.history = [EpochRecord(**record) for record in state["history"]]
-        self.tracked = {name: list(values) for name, values in state["tracked"].items()}
+        path = self.checkpoint
+        state = checkpoint.load(path)
+        checkpoint.require_identity(path, state, self.identity)
+        with checkpoint.restoring(path):
+            checkpoint.require_history(path, state, self.config)
+            self.vae.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for parameter, moments in self.optimizer.state.items():
+                if moments["exp_avg"].shape != parameter.shape or moments["exp_avg_sq"].shape != parameter.shape:
+                    raise checkpoint.corrupt(path, f"moments of {tuple(parameter.shape)} weights have another shape")
+            self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+            if state["sums"].shape != self.sums.shape or not 0 <= self.step < self.steps:
+                raise checkpoint.corrupt(path, f"step {self.step}, sums of {len(state['sums'])}, of {self.steps} steps")
+            self.sums.copy_(state["sums"])
+            self.history = [EpochRecord(**record) for record in state["history"]]
+            self.tracked = {name: list(values) for name, values in state["tracked"].items()}
 
     def _write_history(self) -> None:
         rows = [asdict(record) for record in self.history]
         history = {"run": self.identity, "versions": checkpoint.versions(), "unit": "nats an image", "epochs": rows}
-        checkpoint.write_json(self.out / "history.json", history)
+        write_json(self.out / "history.json", history)
         table = io.StringIO()
         writer = csv.DictWriter(table, [field.name for field in fields(EpochRecord)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        checkpoint.write_atomically(self.out / "history.csv", lambda file: file.write(table.getvalue().encode()))
+        write_atomically(self.out / "history.csv", lambda file: file.write(table.getvalue().encode()))
+
+
+def require_startable(config: Config, digits: Digits, out: Path, *, resume: bool) -> None:
+    """Raise what `Training` would, before anything is written.
+
+    Raises:
+        CheckpointError: `out` holds a run already, or, with `resume`, none that fits.
+        ConfigError: these digits have no such tracked one, or the machine not the memory.
+    """
+    if config.tracked >= len(digits.test):
+        raise ConfigError(f"tracked must be below {len(digits.test):,}, the test digits; got {config.tracked}.")
+    _require_memory(config)
+    path = out / checkpoint.CHECKPOINT
+    if resume:
+        checkpoint.require_identity(path, checkpoint.load(path), config.identity(digits.name))
+    elif path.exists():
+        raise CheckpointError(f"{path}: there is a run already. Add --resume, or choose another --out.")
+
+
+def _require_memory(config: Config) -> None:
+    """Refuse what can only fail; the pattern of so many latents would not fit either."""
+    if sys.platform == "win32":  # does not say how much there is
+        return
+    # The fewest weights: encoder, decoder and a diagonal head. Each has a gradient and two moments.
+    weights = 2 * config.hidden * (PIXELS + config.hidden) + 3 * config.hidden * config.latent
+    needed, present = 4 * 4 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present:
+        raise ConfigError(
+            f"latent {config.latent:,} and hidden {config.hidden:,} need at least {needed / 1e9:,.0f} GB for weights, "
+            f"gradients and moments; this machine has {present / 1e9:,.0f} GB."
+        )
 
 
 def train(config: Config, out: Path, data: Path | None = None, *, resume: bool = False) -> list[EpochRecord]:
@@ -256,10 +303,11 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
         The history.
     """
     digits = load_digits(data, config.split)
-    print(digits.notice)
-    training = Training(config, digits, out, resume=resume, data=data)
-    print(f"{digits.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
-    with StopRequest() as stop:
+    require_startable(config, digits, out, resume=resume)
+    with only_process(out), StopRequest() as stop:
+        print(digits.notice)
+        training = Training(config, digits, out, resume=resume, data=data)
+        print(f"{digits.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
         while not training.finished:
             name = f"epoch {training.epoch + 1}"
             with progress_bar(name, training.steps, training.step) as bar:
@@ -271,10 +319,3 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
 def progress_bar(name: str, steps: int, done: int = 0) -> tqdm:
     """A bar that vanishes when it is full, and is not drawn where nobody looks."""
     return tqdm(desc=name, total=steps, initial=done, unit="step", leave=False, disable=None)
-
-
-def _fabric(config: Config) -> Fabric:
-    try:
-        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
-    except (ValueError, RuntimeError) as error:  # what Fabric raises for unknown names and absent devices
-        raise ConfigError(f"accelerator {config.accelerator!r}, precision {config.precision!r}: {error}") from error

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from sparseggm.vae import Config, Digits, load_digits
 
@@ -50,3 +52,18 @@ def command_line(*arguments: object) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment of a child process that runs the command from the source tree."""
     code = "import sys; from sparseggm.cli import main; sys.exit(main())"
     return [sys.executable, "-c", code, *map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def assert_same_numbers(a: Any, b: Any) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_same_numbers(a[name], b[name])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for left, right in zip(a, b, strict=True):
+            assert_same_numbers(left, right)
+    else:
+        assert a == b

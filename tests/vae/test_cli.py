@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shlex
+import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from sparseggm import __version__
 from sparseggm.cli import main
-from sparseggm.vae import Digits
+from sparseggm.vae import Digits, Training
 from sparseggm.vae.checkpoint import load
-from tests.vae.conftest import command_line
+from sparseggm.vae.interrupt import StopRequest
+from sparseggm.vae.lock import only_process
+from tests.vae.conftest import ROOT, command_line
 
 SMALL = ("--latent=4", "--hidden=16", "--batch=50", "--epochs=1")
 
@@ -61,7 +71,7 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Digits, tmp_path: P
         (["train", "--config=nowhere.yaml"], "nowhere.yaml"),
         (["train", "--resume"], "no checkpoint there"),
         (["evaluate", "nowhere"], "no checkpoint there"),
-        (["evaluate", "nowhere", "--samples=0"], "samples must be at least 1, got 0"),
+        (["evaluate", "nowhere", "--samples=0"], "samples must be an integer from 1 to 2,147,483,647, got 0"),
         (["evaluate", "nowhere", "--part=train"], "unknown part 'train'; one of: test, validation"),
         (["figures", "nowhere"], "needed a run"),
         (["table1", "--seeds", "1", "1"], "each once"),
@@ -87,6 +97,312 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(
     assert errors.startswith("sparseggm")
     assert message in errors
     assert errors.count("\n") == 1
+
+
+HUGE = 10**400
+COUNTS = (-1, 0, 2**31, HUGE, 1.5, "nan", "many", "")
+NUMBERS: dict[str, tuple[object, ...]] = {
+    "latent": COUNTS,
+    "hidden": (*COUNTS, 2**31 - 1),  # which is a number, but needs 10¹⁹ bytes
+    "epochs": COUNTS,
+    "batch": COUNTS,
+    "samples": COUNTS,
+    "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
+    "seed": (-1, 2**64, HUGE, 1.5, "nan", "any", ""),
+    "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
+}
+NAMES: dict[str, tuple[object, ...]] = {
+    "accelerator": ("gpu", "cuda", "auto", "tpu", "mps", "abacus", ""),
+    "precision": ("bf16-true", "16-true", "bf16-mixed", "16-mixed", "transformer-engine", "32", "64", "17-bit", ""),
+    "posterior": ("grid", ""),
+    "split": ("70k", ""),
+    "kl": ("none", ""),
+    "part": ("train", ""),
+    "out": ("", "~nobody-of-this-name/run"),
+    "data": ("", "~nobody-of-this-name/mnist"),
+}
+OPTIONS = {  # of each command, but for paths of which there can be several
+    "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked"),
+    "evaluate": ("samples",),
+    "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
+    "figures": (),
+}
+OTHERS = {
+    "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data"),
+    "evaluate": ("part", "data"),
+    "table1": ("accelerator", "precision", "split", "kl", "out", "data"),
+    "figures": ("out", "data"),
+}
+LISTS = {
+    "posteriors": ("grid", "", "chain"),
+    "seeds": (-1, 2**64, "many", 1.5, 0),
+}  # after a good one, which is the last
+BAD = [
+    *((command, f"--{name}={value}") for command in OPTIONS for name in OPTIONS[command] for value in NUMBERS[name]),
+    *((command, f"--{name}={value}") for command in OTHERS for name in OTHERS[command] for value in NAMES[name]),
+    *(("table1", f"--{name}", str(values[-1]), str(value)) for name, values in LISTS.items() for value in values),
+]
+
+
+@pytest.fixture
+def run(few_digits: Digits, tmp_path: Path) -> Path:
+    """A run of one epoch."""
+    assert main(["train", *SMALL, "--out", str(tmp_path / "run")]) == 0
+    return tmp_path / "run"
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: " ".join(bad)[:60])
+def test_a_bad_value_of_any_option_is_one_line_and_writes_nothing(
+    bad: tuple[str, ...],
+    few_digits: Digits,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *values = bad
+    good = [] if command in ("evaluate", "figures") else ["--out", str(tmp_path / "out")]
+    target = [str(tmp_path / "none")] if command in ("evaluate", "figures") else []
+    assert main([command, *target, *good, *values]) == 2
+    output, errors = capsys.readouterr()
+    assert errors.startswith("sparseggm")
+    assert errors.count("\n") == 1
+    assert not output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"latent: [",
+        b"latent: abc",
+        b"nothing: 3",
+        b"[1, 2]",
+        b"abc",
+        b"",
+        b"out: [a]",
+        b"seed: .nan",
+        b"\xff\xfe\x00",
+        b"a: &x [*x]",
+        b"{{{{",
+        b"learning_rate: .inf",
+        b"config: nowhere.yaml",
+        b"'\\0': 1",
+        b'out: "a\\0b"',
+    ],
+    ids=repr,
+)
+def test_a_bad_file_of_options_is_one_line_and_writes_nothing(
+    content: bytes, few_digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_bytes(content)
+    arguments = ["train", *SMALL, f"--config={path}"]
+    assert main(arguments if b"out" in content else [*arguments, f"--out={tmp_path / 'out'}"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("sparseggm")
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("command", ["train", "table1", "figures"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/sparseggm"])
+def test_an_out_where_nothing_can_be_written_is_one_line(
+    command: str, place: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    capsys.readouterr()
+    arguments = [str(run)] if command == "figures" else ["--latent=4", "--hidden=16", "--epochs=1"]
+    assert main([command, *arguments, f"--out={tmp_path / place}"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"sparseggm {command}: {tmp_path / place}: ")
+    assert errors.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+COMMANDS: dict[str, list[str]] = {
+    "train": ["--resume", "--config={run}/config.json"],
+    "evaluate": ["{run}", "--samples=3"],
+    "figures": ["{run}", "--out={other}"],
+    "table1": [*SMALL, "--posteriors", "diagonal", "chain", "--samples=3", "--out={other}", "--resume"],
+}
+
+
+def arguments_of(command: str, run: Path) -> list[str]:
+    return [command, *(text.format(run=run, other=run.parent / "other") for text in COMMANDS[command])]
+
+
+def whole(path: Path) -> None:
+    """Fail unless the file can be read to its end by whoever reads such files."""
+    if path.suffix == ".json":
+        json.loads(path.read_text())
+    elif path.suffix == ".npz":
+        with np.load(path) as arrays:
+            dict(arrays)
+    elif path.suffix == ".pt":
+        load(path)
+    elif path.suffix == ".png":
+        assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+    else:
+        assert path.suffix in (".csv", ".md") or path.name == ".lock", path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_is_full_at_any_write_is_one_line_and_leaves_whole_files(
+    command: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"epochs": 1}))
+    if command == "train":  # begun, and stopped before its first epoch
+        stop_before_training(run, monkeypatch)
+    fsync, writes, status = os.fsync, 0, 2
+    while status == 2:
+        left = writes
+        writes += 1
+
+        def limited(descriptor: int) -> None:
+            nonlocal left
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                left -= 1
+                if left < 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(descriptor)
+
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", limited)
+            status = main(arguments_of(command, run))
+        output, errors = capsys.readouterr()
+        for path in run.parent.rglob("*"):
+            assert path.is_dir() or not path.name.endswith(".tmp")
+            if path.is_file():
+                whole(path)
+        if status == 2:
+            assert errors.startswith(f"sparseggm {command}: ")
+            assert "No space left on device" in errors
+            assert errors.count("\n") == 1
+            assert command != "evaluate" or "log p(x)" in output
+    assert status == 0
+    assert writes > 2
+
+
+def stop_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "checkpoint.pt").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "train_epoch", interrupting)
+        assert main(["train", f"--config={run / 'config.json'}"]) == 128 + signal.SIGINT
+
+
+def interrupting(self: Training, stop: StopRequest, *arguments: Any) -> None:
+    self._interrupt(signal.SIGINT, 0.0)
+
+
+@pytest.mark.parametrize("command", ["train", "figures", "table1"])
+def test_a_second_process_in_one_directory_is_refused(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run if command == "train" else run.parent / "other"
+    with only_process(directory):
+        before = files_in(directory)
+        capsys.readouterr()
+        assert main(arguments_of(command, run)) == 2
+        errors = capsys.readouterr().err
+        assert errors == (
+            f"sparseggm {command}: {directory}: process {os.getpid()} works there. Wait for it, or choose another --out.\n"
+        )
+        assert files_in(directory) == before
+    assert main(arguments_of(command, run)) == 0
+
+
+def test_a_table_holds_the_directories_of_its_runs(run: Path) -> None:
+    with only_process(run.parent / "other" / "seed-0" / "chain"):
+        assert main(arguments_of("table1", run)) == 2
+
+
+def test_a_killed_process_releases_its_directory(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from sparseggm.vae.lock import only_process\n"
+        "with only_process(Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, env=command_line()[1], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    with pytest.raises(RuntimeError, match=f"process {process.pid} works there"), only_process(tmp_path):
+        pass
+    process.kill()
+    process.communicate()
+    with only_process(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_table_is_refused_before_it_trains_if_any_of_its_runs_is_there(
+    few_digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = ["table1", *SMALL, "--posteriors", "chain", "--samples=3", f"--out={tmp_path}"]
+    assert main([*table, "--seeds", "1"]) == 0
+    monkeypatch.setattr(Training, "__init__", lambda *arguments, **options: pytest.fail("a run began"))
+    assert main([*table, "--seeds", "0", "1"]) == 2
+    assert "seed-1/chain/checkpoint.pt: there is a run already" in capsys.readouterr().err
+    assert main([*table, "--latent=5", "--resume", "--seeds", "0", "1"]) == 2
+    assert "latent 4 (asked for: 5)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "table1"])
+def test_the_command_that_continues_is_quoted_for_a_shell(
+    command: str,
+    few_digits: Digits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "it's a $run; -x"
+    posteriors = ["--posteriors", "chain", "--samples=3"] if command == "table1" else []
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "train_epoch", interrupting)
+        assert main([command, *SMALL, *posteriors, f"--out={out}"]) == 130
+    again = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
+    assert again[:2] == ["sparseggm", command]
+    assert main(again[1:]) == 0
+
+
+def test_a_tilde_is_the_home_directory_in_every_option_that_is_a_path(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(run)
+    (tmp_path / "options.yaml").write_text("out: ~/second\nepochs: 1\nhidden: 16\nlatent: 4\n")
+    assert main(["train", "--config=~/options.yaml"]) == 0
+    assert main(["train", *SMALL, "--out=~/third"]) == 0
+    assert main(["evaluate", "~/third", "--samples=2"]) == 0
+    assert main(["figures", "~/third", "~/second", "--out=~/pictures"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"second", "third", "pictures"}
+    assert not (run / "~").exists()
+
+
+def test_the_module_is_the_command_and_says_its_version() -> None:
+    for command in ([sys.executable, "-m", "sparseggm", "--version"], [*command_line("--version")[0]]):
+        done = subprocess.run(command, env=command_line()[1], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout == f"sparseggm {__version__}\n"
+
+
+@pytest.mark.parametrize(("device", "status"), [("/dev/full", 2), (None, 141)], ids=["full", "closed"])
+def test_an_output_that_cannot_be_written_is_one_line_or_none(run: Path, device: str | None, status: int) -> None:
+    """A disk that is full, and a pipe whose reader has gone."""
+    command, environment = command_line("--version")
+    code = "import sys; from sparseggm import cli; cli.run = lambda options: print(options); sys.exit(cli.main())"
+    command = [sys.executable, "-c", code, "evaluate", str(run)]
+    read, written = os.pipe()
+    os.close(read)
+    descriptor = os.open(device, os.O_WRONLY) if device else written
+    done = subprocess.run(command, env=environment, stdout=descriptor, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(written)
+    assert done.returncode == status
+    assert done.stderr == ("sparseggm evaluate: output: No space left on device\n" if device else "")
 
 
 def test_a_run_of_other_digits_is_not_evaluated(

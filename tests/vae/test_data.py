@@ -58,6 +58,26 @@ def test_a_directory_is_read_gzipped_or_not_and_with_or_without_mnist_in_its_nam
     assert str(small_mnist / "elsewhere") in found.notice
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("spelling", ["{}-images-idx3-ubyte", "{}-images.idx3-ubyte"])
+@pytest.mark.parametrize("folder", [".", "mnist", "MNIST", "raw", "MNIST/raw"])
+def test_the_files_are_found_as_others_name_and_place_them(
+    folder: str, spelling: str, suffix: str, small_mnist: Path
+) -> None:
+    root = small_mnist / "root"
+    (root / folder).mkdir(parents=True)
+    for part, name in (("train", data.TRAIN), ("t10k", data.TEST)):
+        content = gzip.compress(idx_bytes(name)) if suffix else idx_bytes(name)
+        (root / folder / f"{spelling.format(part)}{suffix}").write_bytes(content)
+    assert torch.equal(load_digits(root).train, load_digits(small_mnist).train)
+
+
+def test_the_environment_may_name_the_home_directory(small_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(small_mnist.parent))
+    monkeypatch.setenv("SPARSEGGM_DATA", f"~/{small_mnist.name}")
+    assert "SPARSEGGM_DATA" in load_digits().notice
+
+
 def test_the_environment_names_a_directory_and_the_option_wins(
     small_mnist: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,10 +99,13 @@ def test_a_missing_file_is_named(small_mnist: Path) -> None:
     [
         (lambda content: gzip.compress(content)[:-400], "damaged gzip file"),
         (lambda content: b"<html>not found</html>", "damaged gzip file"),
+        (lambda content: b"", "got 0: truncated"),
+        (lambda content: gzip.compress(b""), "got 0: truncated"),
+        (lambda content: gzip.compress(content)[:2000] + bytes(200) + gzip.compress(content)[2200:], "damaged gzip"),
         (lambda content: gzip.compress(content[:-1]), "got 5,503: truncated"),
         (lambda content: gzip.compress(content[:-1] + bytes([content[-1] ^ 1])), "got SHA-256"),
     ],
-    ids=["truncated gzip", "no gzip", "truncated", "wrong content"],
+    ids=["truncated gzip", "no gzip", "empty", "empty gzip", "damaged gzip", "truncated", "wrong content"],
 )
 def test_a_damaged_file_is_named_with_what_was_expected(small_mnist: Path, damage, message: str) -> None:
     path = small_mnist / f"{data.TEST}.gz"
@@ -121,7 +144,7 @@ def test_a_download_of_something_else_is_not_kept(mirror: Path, subset_reason: l
         (mirror / f"{name}.gz").write_bytes(b"<html>please log in</html>")
     load_digits()
     assert subset_reason == ["the download failed with DataError"]
-    assert not list(data.cache_directory().iterdir())
+    assert not data.cache_directory().exists()
 
 
 def test_without_a_network_the_subset_is_used(mirror: Path, subset_reason: list[str], monkeypatch) -> None:
@@ -165,3 +188,18 @@ def test_a_generator_is_a_function_of_its_purpose() -> None:
 
     assert draw(0, "step", 1, 2) == draw(0, "step", 1, 2)
     assert len({tuple(draw(*purpose)) for purpose in [(0, "step", 1, 2), (0, "step", 12), (1, "step", 1, 2)]}) == 3
+
+
+def test_a_gzip_file_damaged_anywhere_is_a_data_error(small_mnist: Path) -> None:
+    path = small_mnist / f"{data.TEST}.gz"
+    whole, random = path.read_bytes(), np.random.default_rng(16)
+    expected = data.read_idx(path, data.TEST)
+    for place in [*range(24), *random.integers(0, len(whole), 150), *range(len(whole) - 8, len(whole))]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = data.read_idx(path, data.TEST)
+        except DataError:
+            continue
+        assert np.array_equal(found, expected)  # a flipped date

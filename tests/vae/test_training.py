@@ -16,10 +16,22 @@ import numpy as np
 import pytest
 import torch
 
-from sparseggm.vae import POSTERIORS, Config, ConfigError, Digits, DivergedError, Interrupted, Training, train
+from sparseggm.vae import (
+    POSTERIORS,
+    Config,
+    ConfigError,
+    Digits,
+    DivergedError,
+    Interrupted,
+    Training,
+    evaluate,
+    figures,
+    load_run,
+    train,
+)
 from sparseggm.vae.checkpoint import load
 from sparseggm.vae.interrupt import StopRequest
-from tests.vae.conftest import command_line
+from tests.vae.conftest import assert_same_numbers, command_line
 
 
 def run_to_end(
@@ -36,21 +48,6 @@ def numbers(path: Path) -> dict[str, Any]:
     for record in state["history"]:
         del record["seconds"]
     return {name: value for name, value in state.items() if name != "seconds"}
-
-
-def assert_same_numbers(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert_same_numbers(a[name], b[name])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for left, right in zip(a, b, strict=True):
-            assert_same_numbers(left, right)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
@@ -158,7 +155,7 @@ def test_a_killed_or_interrupted_process_resumes_to_the_same_numbers(
     assert 1 <= state["epoch"] < 3, "the signal came in time"
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert f"Go on with: sparseggm train --config {tmp_path / 'stopped' / 'config.json'} --resume" in errors
+        assert f"Go on with: sparseggm train --config={tmp_path / 'stopped' / 'config.json'} --resume" in errors
     else:
         assert process.returncode == -signal.SIGKILL
 
@@ -199,13 +196,25 @@ def test_an_interrupt_never_saves_weights_that_diverged(digits: Digits, recipe: 
         training.train_epoch(stop, advance)
 
 
-def test_only_the_first_signal_is_a_request() -> None:
-    previous = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_only_the_first_signal_is_a_request(number: signal.Signals) -> None:
+    previous = signal.getsignal(number)
     with StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.signal == signal.SIGINT
-        assert signal.getsignal(signal.SIGINT) is previous
+        signal.raise_signal(number)
+        assert stop.signal == number
+        assert signal.getsignal(number) is previous
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As SIGHUP under nohup, and SIGINT in the background of a script."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +223,11 @@ def test_only_the_first_signal_is_a_request() -> None:
         ({"posterior": "grid"}, "unknown posterior 'grid'; one of: diagonal, chain, extended-grid, block-chain"),
         ({"posterior": "extended-grid", "latent": 13}, r"got 13; near it: .*12 = 3 × 4, 14 = 2 × 7"),
         ({"posterior": "block-chain", "latent": 2}, r"got 2; near it: 4 = 2 × 2"),
-        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"latent": 0}, "latent must be an integer from 1 to 2,147,483,647, got 0"),
         ({"split": "70k"}, "unknown split '70k'; one of: 50k, 60k"),
         ({"kl": "none"}, "unknown kl 'none'; one of: exact, sampled"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
-        ({"tracked": -1}, "tracked must be the index of a test digit, got -1"),
+        ({"tracked": -1}, "tracked, the index of a test digit, must be an integer from 0 to .*, got -1"),
     ],
 )
 def test_an_impossible_recipe_is_refused_with_what_would_work(options: dict[str, Any], message: str) -> None:
@@ -226,9 +235,51 @@ def test_an_impossible_recipe_is_refused_with_what_would_work(options: dict[str,
         Config(**options)
 
 
-@pytest.mark.parametrize("options", [{"tracked": 100}, {"accelerator": "abacus"}, {"precision": "17-bit"}])
+@pytest.mark.parametrize("options", [{"tracked": 100}, {"hidden": 2**31 - 1}, {"latent": 2**31 - 1}])
 def test_what_these_digits_or_this_machine_lack_is_refused(
     options: dict[str, Any], digits: Digits, recipe: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         Training(replace(recipe, **options), digits, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{"seed": 2**63}, {"seed": 2**64 - 1}, {"precision": "64-true"}], ids=str)
+def test_whatever_is_not_refused_trains_resumes_and_is_evaluated(
+    options: dict[str, Any], few_digits: Digits, recipe: Config, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, **options)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(recipe, whole)
+    training = Training(recipe, few_digits, stopped)
+    training.train_epoch(StopRequest())
+    train(recipe, stopped, resume=True)
+    assert_same_numbers(numbers(whole / "checkpoint.pt"), numbers(stopped / "checkpoint.pt"))
+    assert evaluate(stopped, samples=3)["elbo"] < 0
+    assert len(figures([stopped])) == 5
+
+
+def test_double_precision_is_double_in_training_and_evaluation(
+    few_digits: Digits, recipe: Config, tmp_path: Path
+) -> None:
+    double = replace(recipe, precision="64-true")
+    records = [train(config, tmp_path / config.precision)[-1] for config in (recipe, double)]
+    assert records[0].elbo != records[1].elbo
+    assert records[0].elbo == pytest.approx(records[1].elbo, abs=0.1)
+    _, vae, state = load_run(tmp_path / "64-true")
+    assert vae.dtype == state["model"]["decoder.0.bias"].dtype == torch.float64
+
+
+def test_a_last_step_that_overflows_is_a_diverged_loss(digits: Digits, recipe: Config, tmp_path: Path) -> None:
+    """The loss of the only step of an epoch is that of the weights before it."""
+    training = Training(replace(recipe, batch=400, learning_rate=1e39), digits, tmp_path)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(DivergedError, match="--learning_rate"):
+        training.train_epoch(StopRequest())
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+
+
+def test_weights_too_large_to_evaluate_are_said_to_be_so(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+    Training(replace(recipe, batch=400, learning_rate=1e30), few_digits, tmp_path).train_epoch(StopRequest())
+    with pytest.raises(DivergedError, match="weights are too large"):
+        evaluate(tmp_path, samples=2)
