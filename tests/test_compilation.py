@@ -76,12 +76,55 @@ def test_a_file_that_is_damaged_anywhere_is_compiled_again_and_replaced(folders)
 def test_code_of_another_source_or_another_numba_is_not_loaded(folders, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not was_loaded(fresh())
     with monkeypatch.context() as other:
-        other.setattr(compilation, "_source_digest", lambda module: "another")
+        other.setattr(compilation, "source_digest", lambda: "another")
         assert not was_loaded(fresh())
     with monkeypatch.context() as other:
         other.setattr(numba, "__version__", "0.0")
         assert not was_loaded(fresh())
     assert len(files(folders[0])) == 1  # each takes the place of the one before
+
+
+def test_a_change_in_any_file_of_the_kernels_is_a_change_of_each(tmp_path: Path) -> None:
+    """A kernel holds the code of those that it calls, whichever file they are in; Numba's own cache looks at one."""
+    package = tmp_path / "kernels"
+    shutil.copytree(PACKAGE / "kernels", package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert compilation.source_digest.__wrapped__(package) == compilation.source_digest()
+    sources = sorted(package.rglob("*.py"))
+    assert len(sources) > 15
+    for path in sources:
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n")
+        assert compilation.source_digest.__wrapped__(package) != compilation.source_digest(), path
+        path.write_bytes(before)
+
+
+CALLER = """
+from sparseggm.kernels import KERNEL, njit
+from sparseggm.kernels.helper import helper
+
+@njit(**KERNEL)
+def caller(x):
+    return helper(x)
+"""
+
+
+def test_a_helper_in_another_file_that_changed_is_compiled_again(installed: Path) -> None:
+    """Cold, warm, with the helper changed, and warm again, each in a process of its own."""
+    kernels, found = installed / "sparseggm" / "kernels", []
+    (kernels / "caller.py").write_text(CALLER)
+    program = "from sparseggm.kernels.caller import caller; print(caller(1.0), bool(caller.stats.cache_hits))"
+    for value in (2.0, 2.0, 3.0, 3.0):
+        helper = (
+            f"from sparseggm.kernels import INNER, njit\n\n@njit(**INNER)\ndef helper(x):\n    return {value} * x\n"
+        )
+        (kernels / "helper.py").write_text(helper)
+        environment = os.environ | {"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.pop("NUMBA_CACHE_DIR", None)
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=installed, env=environment, capture_output=True, text=True, check=True
+        )
+        found.append(done.stdout.split())
+    assert found == [["2.0", "False"], ["2.0", "True"], ["3.0", "False"], ["3.0", "True"]]
 
 
 def test_what_lies_in_any_folder_is_loaded_and_the_first_that_can_be_is_written_to(folders) -> None:
@@ -121,7 +164,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_result_and_is_said_once(
 
 def test_without_a_source_nothing_is_kept_and_that_is_said(folders, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a frozen application, where nothing says of which version the code is."""
-    monkeypatch.setattr(compilation, "_source_digest", lambda module: None)
+    monkeypatch.setattr(compilation, "source_digest", lambda: None)
     with pytest.warns(RuntimeWarning, match="no source files"):
         assert not was_loaded(fresh())
     assert not was_loaded(fresh())

@@ -1,7 +1,7 @@
 """Numba kernels: loops on raw arrays, no checks, no exceptions, status by return value.
 
-`symbolic` works on patterns (orders, fill), the others on values. Numba's cache does not see a change in a function
-that another file defines, so each file names the digests of those it imports.
+`symbolic` works on patterns (orders, fill), the others on values. `compilation` keeps what was compiled, and compiles
+all of it again when any file of this package has changed.
 """
 
 from typing import Any

@@ -17,8 +17,6 @@ from sparseggm.kernels.vector import (
     smaller,
 )
 
-TILES_DIGEST = "f9d8456bdad5e1be"
-
 UNCACHED = 1 << 22
 """Bytes of a result from which it is stored past the caches: they would not hold it until it is read."""
 

@@ -14,8 +14,6 @@ from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, flushed, load, not_finite, not_positive, smaller, square_root, store
 
-TILES_DIGEST = "f9d8456bdad5e1be"
-
 SMALL_PIVOT = -2
 """Of a factorisation that succeeded: some pivot d_k ≤ ∛u P_kk has lost a third of its digits, or more."""
 

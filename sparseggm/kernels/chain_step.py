@@ -13,9 +13,6 @@ from sparseggm.kernels.blocks import add_means, bad_lanes, gather_runs, is_in_li
 from sparseggm.kernels.chunks import backward_blocks, backward_chunk, forward_blocks, forward_chunk
 from sparseggm.kernels.vector import constant, lanes_of, load, store
 
-ADDRESSES_DIGEST = "006ca3402a94ec57"
-CHUNKS_DIGEST = "e4892dde7de9cb97"
-
 
 @njit(**KERNEL)
 def sample_and_kl(number, count, n, indptr, loc, factor, noise, z, kl, first, last):

@@ -26,10 +26,6 @@ from sparseggm.kernels.vector import (
     store,
 )
 
-CHAIN_DIGEST = "755190779d5a6c5b"
-ENERGY_DIGEST = "94bd94cc3405bba8"
-BLOCKS_DIGEST = "cb64a294891ed0c0"
-
 
 @njit(**KERNEL)
 def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, sums, first, last):

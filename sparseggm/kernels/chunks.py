@@ -19,10 +19,6 @@ from sparseggm.kernels.chain import backward, forward, solve_backward, solve_for
 from sparseggm.kernels.energy import energies, new_scratch
 from sparseggm.kernels.vector import constant, load, store
 
-BLOCKS_DIGEST = "cb64a294891ed0c0"
-CHAIN_DIGEST = "755190779d5a6c5b"
-ENERGY_DIGEST = "94bd94cc3405bba8"
-
 
 @njit(**INNER)
 def gather_factor(L, where, block):

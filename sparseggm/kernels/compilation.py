@@ -7,7 +7,6 @@ damaged file. Here compiled code is read from wherever it lies, kept wherever it
 from __future__ import annotations
 
 import hashlib
-import inspect
 import pickle
 import sys
 import uuid
@@ -45,8 +44,8 @@ class KernelCache(NullCache):
     """The compiled code of one kernel: a file for each signature and processor, which begins with its digest."""
 
     def __init__(self, function):
-        self.kernel = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
-        self.source = _source_digest(function.__module__)
+        self.kernel = f"{function.__module__.removeprefix(__package__).lstrip('.')}.{function.__qualname__}"
+        self.source = source_digest()
 
     def load_overload(self, sig, target_context):
         """None unless some folder has it, whole."""
@@ -91,12 +90,10 @@ def folders():
 
 
 @cache
-def _source_digest(module):
-    """None without a source, when nothing says whether compiled code is of this version."""
-    try:
-        return hashlib.blake2b(inspect.getsource(sys.modules[module]).encode()).hexdigest()
-    except OSError:
-        return None
+def source_digest(package=Path(__file__).parent):
+    """Of every file of the package, since a kernel holds code of others. None without files to compare with."""
+    sources = [path.read_bytes() for path in sorted(package.rglob("*.py"))]
+    return hashlib.blake2b(b"".join(sources)).hexdigest() if sources else None
 
 
 def _sealed(identity, payload):

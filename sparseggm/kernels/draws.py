@@ -17,8 +17,6 @@ from sparseggm.kernels.blocks import bad_lanes, gather_rows, gather_runs, is_in_
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, double, lanes_of, load, not_finite, put, store
 
-BLOCKS_DIGEST = "cb64a294891ed0c0"
-
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""
 

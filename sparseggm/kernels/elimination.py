@@ -34,9 +34,6 @@ from sparseggm.kernels.seams import (
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-CHUNKS_DIGEST = "e4892dde7de9cb97"
-SEAMS_DIGEST = "d688ac20eed3f2e1"
-
 
 @njit(**KERNEL)
 def eliminate_strips(indptr, P, b, carry, sums, first, last):

@@ -11,9 +11,6 @@ from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, double, exponent, lanes_of, load, mantissa, put, store
 
-LOGARITHM_DIGEST = "666b72edefeb8d4c"
-TILES_DIGEST = "f9d8456bdad5e1be"
-
 _LN2 = math.log(2.0)
 
 

@@ -19,9 +19,6 @@ from sparseggm.kernels.blocks import bad_lanes, bad_pivots, gather, is_few, new_
 from sparseggm.kernels.chain import variances, variances_adjoint
 from sparseggm.kernels.vector import constant, flushed, lanes_of, load, square_root, store
 
-CHAIN_DIGEST = "755190779d5a6c5b"
-BLOCKS_DIGEST = "cb64a294891ed0c0"
-
 (
     GRAM_JVP,
     GRAM_VJP,

@@ -55,9 +55,6 @@ from sparseggm.kernels.seams import (
 )
 from sparseggm.kernels.vector import constant, lanes_of, load, not_positive, store
 
-CHUNKS_DIGEST = "e4892dde7de9cb97"
-SEAMS_DIGEST = "d688ac20eed3f2e1"
-
 # ---------------------------------------------------------------------- backward
 
 

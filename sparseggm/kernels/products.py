@@ -26,10 +26,6 @@ from sparseggm.kernels.logarithm import logarithms
 from sparseggm.kernels.tiles import announce
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, store
 
-BLOCKS_DIGEST = "cb64a294891ed0c0"
-CHAIN_DIGEST = "755190779d5a6c5b"
-LOGARITHM_DIGEST = "666b72edefeb8d4c"
-
 _TINY_PIVOT, _HUGE_PIVOT = 2.0**-127, 2.0**127
 
 SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)

@@ -5,8 +5,6 @@ import numpy as np
 from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.vector import constant, lanes_of, load, not_finite, not_positive, store
 
-VECTOR_DIGEST = "52d1493db7927905"
-
 CHUNK = 256
 """Nodes of each part whose numbers are in cache at a time."""
 

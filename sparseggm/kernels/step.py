@@ -24,12 +24,6 @@ from sparseggm.kernels.inverse import invert, invert_adjoint
 from sparseggm.kernels.products import solve, solve_t
 from sparseggm.kernels.vector import constant, lanes_of, load, store
 
-ADDRESSES_DIGEST = "006ca3402a94ec57"
-ENERGY_DIGEST = "94bd94cc3405bba8"
-INVERSE_DIGEST = "069135bdf32b4011"
-PRODUCTS_DIGEST = "5ea160b9bad1ec8f"
-
-
 # ---------------------------------------------------------------------- forward
 
 

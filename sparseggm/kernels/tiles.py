@@ -15,9 +15,6 @@ from numba.extending import intrinsic, overload
 
 from sparseggm.kernels.vector import Lanes, aligned, pointer_to, pointer_to_row, vector_of
 
-VECTOR_DIGEST = "52d1493db7927905"
-
-
 # ---------------------------------------------------------------------- meaning
 
 

@@ -6,9 +6,6 @@ So a kernel written once works on blocks, on single matrices, and on a single ma
 
 Each function here is plain NumPy, which is also its meaning, overloaded by LLVM vector instructions where Numba
 compiles it. Every operation rounds once, as the scalar one does: lanes do not change results.
-
-Numba's cache of a kernel does not see changes in another file. So each file that imports this one, or `blocks`, names
-its digest, and `tests/test_imports.py` compares.
 """
 
 from __future__ import annotations
