@@ -312,7 +312,8 @@ def test_a_second_process_in_one_directory_is_refused(
         assert main(arguments_of(command, run)) == 2
         errors = capsys.readouterr().err
         assert errors == (
-            f"sparseggm {command}: {directory}: process {os.getpid()} works there. Wait for it, or choose another --out.\n"
+            f"sparseggm {command}: {directory}: process {os.getpid()} works there. "
+            "Wait for it, or choose another --out.\n"
         )
         assert files_in(directory) == before
     assert main(arguments_of(command, run)) == 0
