@@ -148,7 +148,8 @@ class SpectralFamily:
     is certified (see `sparseggm.spectral`, which also says what it costs).
 
     The gradient goes through λ_max by 2 v_i v_j, v its unit eigenvector. Where λ_max is multiple, as at R = 0, it has
-    the derivatives of the mean of its copies; the gradient at R = 0 is exact, for R multiplies that of λ_max. Values are packed on `topology.precision_pattern`.
+    the derivatives of the mean of its copies; the gradient at R = 0 is exact, for R multiplies that of λ_max.
+    Values are packed on `topology.precision_pattern`.
     """
 
     def num_inputs(self, topology: Topology) -> int:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from sparseggm import checks
+from sparseggm import checks, namespace
 from sparseggm.pattern import Pattern
 from sparseggm.torch import portable
 
@@ -301,6 +301,10 @@ def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cota
     return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
+torch.compiler.assume_constant_result(namespace.constant)
+
+
 def index(positions: Any) -> Tensor:
     """Packed positions as torch indexes."""
-    return torch.from_numpy(positions.astype(np.int64))
+    indexes = positions.astype(np.int64)
+    return namespace.constant(indexes) if torch.compiler.is_exporting() else torch.from_numpy(indexes)
