@@ -243,7 +243,7 @@ def trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tu
 
     Found once for an L on `pattern`, and kept while both topologies live: a prior meets many posteriors.
     """
-    of_graph = _trace_positions.setdefault(topology, _OfGraph())
+    of_graph = _trace_positions.setdefault(topology, WeakKeyDictionary())
     key, fill, positions = of_graph.get(graph, ("", pattern, np.empty(0, np.int64)))
     if key != pattern.key:
         on = graph.precision_pattern

@@ -26,7 +26,7 @@ def namespace(array: Array) -> Any:
 
 def mask(array: Array, condition: Any) -> Array:
     """A boolean NumPy array as a constant beside `array`."""
-    return condition if _is_numpy(array) else namespace(array).as_tensor(condition, device=array.device)
+    return condition if _is_numpy(array) else _beside(array, condition)
 
 
 def known_to_fail(condition: Array) -> bool:
@@ -79,4 +79,18 @@ def _is_numpy(array: Array) -> bool:
 
 def _index(positions: npt.NDArray[Any], beside: Array) -> Array:
     """Positions as an index tensor; a copy, since torch warns of read-only memory."""
-    return namespace(beside).from_numpy(positions.astype(np.int64)).to(beside.device)
+    return _beside(beside, positions.astype(np.int64))
+
+
+def _beside(tensor: Array, facts: npt.NDArray[Any]) -> Array:
+    """An array of facts as a tensor on the device of another; in a program of torch.export a constant."""
+    is_exporting = namespace(tensor).compiler.is_exporting()
+    return (constant if is_exporting else namespace(tensor).from_numpy)(facts).to(tensor.device)
+
+
+def constant(facts: npt.NDArray[Any]) -> Array:
+    """An array as a tensor. `sparseggm.torch` marks this function, so that a tracer calls it and keeps its result.
+
+    A tracer that traced it instead would keep a tensor without numbers.
+    """
+    return sys.modules["torch"].as_tensor(facts)

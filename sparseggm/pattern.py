@@ -336,6 +336,13 @@ class Pattern:
         positions = np.minimum(np.searchsorted(self._codes, codes), self.nnz - 1)
         return np.where(self._codes[positions] == codes, positions, -1)
 
+    @cached_property
+    def dense_positions(self) -> IntArray:
+        """(n²,) packed position of each entry of a full symmetric matrix; nnz where there is none."""
+        positions = np.full((self.n, self.n), self.nnz, np.int64)
+        positions[self.rows, self.cols] = positions[self.cols, self.rows] = np.arange(self.nnz)
+        return _read_only(positions.ravel())
+
     @property
     def _codes(self) -> IntArray:
         """cols · n + rows: increasing along the pattern."""

@@ -23,7 +23,7 @@ import numpy as np
 from sparseggm import checks, gershgorin, linalg
 from sparseggm.errors import DTypeError, NonFiniteError, PatternError, ShapeError
 from sparseggm.namespace import Array, in_float64, known_to_fail, namespace, take
-from sparseggm.pattern import FloatArray, IntArray, Pattern
+from sparseggm.pattern import FloatArray, Pattern
 
 DENSE_NODES = 64
 """Up to about here dense eigenvalues are cheaper than sparse factorisations. In torch they have second derivatives."""
@@ -96,7 +96,7 @@ def dense(pattern: Pattern, values: Array) -> Array:
     """R, (..., n, n) in float64, both triangles; differentiable in torch."""
     padded = in_float64(values)
     padded = namespace(values).concatenate([padded, namespace(values).zeros_like(padded[..., :1])], -1)
-    return take(padded, _dense_positions(pattern)).reshape(*values.shape[:-1], pattern.n, pattern.n)
+    return take(padded, pattern.dense_positions).reshape(*values.shape[:-1], pattern.n, pattern.n)
 
 
 def leading_eigenspace(matrix: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -116,13 +116,6 @@ def leading_eigenspace(matrix: FloatArray) -> tuple[FloatArray, FloatArray, Floa
         (vectors * is_copy[..., None, :]) @ transposed,
         (vectors * inverse_gap[..., None, :]) @ transposed,
     )
-
-
-def _dense_positions(pattern: Pattern) -> IntArray:
-    """(n²,) packed position of each entry of the full matrix; nnz where there is none."""
-    positions = np.full((pattern.n, pattern.n), pattern.nnz, np.int64)
-    positions[pattern.rows, pattern.cols] = positions[pattern.cols, pattern.rows] = np.arange(pattern.nnz)
-    return positions.ravel()
 
 
 # ---------------------------------------------------------------------- sparse

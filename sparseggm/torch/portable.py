@@ -33,7 +33,7 @@ def from_text(text: str) -> Pattern:
         numbers = np.frombuffer(zlib.decompress(base64.b64decode(body, validate=True)), "<i4")
     except (ValueError, zlib.error) as error:
         raise PatternError(f"from_text: not the text of a pattern: {error}.") from None
-    n, rest = int(numbers[0]), numbers[1:]
+    n, rest = int(numbers[0]) if numbers.size else 0, numbers[1:]
     lengths, offsets = rest[:n], rest[n:]
     if lengths.sum() != len(offsets):
         raise PatternError(f"from_text: {len(offsets)} entries, but columns of {lengths.sum()} in all.")

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from sparseggm import checks
+from sparseggm import checks, namespace
 from sparseggm.derived import derived
 from sparseggm.pattern import Pattern
 from sparseggm.torch import portable
@@ -325,7 +325,11 @@ def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cota
     return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
+torch.compiler.assume_constant_result(namespace.constant)
+
+
 def index(positions: Any, beside: Tensor | None = None) -> Tensor:
     """Packed positions as torch indexes, on the device of the tensor that they index; without one, on the CPU."""
-    on_cpu = torch.from_numpy(positions.astype(np.int64))
+    indexes = positions.astype(np.int64)
+    on_cpu = namespace.constant(indexes) if torch.compiler.is_exporting() else torch.from_numpy(indexes)
     return on_cpu if beside is None or beside.is_cpu else on_cpu.to(beside.device)
