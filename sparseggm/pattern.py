@@ -336,7 +336,7 @@ class Pattern:
         positions = np.minimum(np.searchsorted(self._codes, codes), self.nnz - 1)
         return np.where(self._codes[positions] == codes, positions, -1)
 
-    @cached_property
+    @derived
     def dense_positions(self) -> IntArray:
         """(n²,) packed position of each entry of a full symmetric matrix; nnz where there is none."""
         positions = np.full((self.n, self.n), self.nnz, np.int64)
