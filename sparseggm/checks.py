@@ -18,6 +18,7 @@ from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, Patte
 from sparseggm.errors import in_batch as in_batch  # the verbs say checks.in_batch
 from sparseggm.pattern import FloatArray, IntArray, Pattern
 from sparseggm.promotion import plain as plain
+from sparseggm.topology import Topology
 
 Shape = tuple[int, ...]
 
@@ -37,12 +38,7 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
     dtypes = set()
     for arrays, size, meaning in ((packed, pattern.nnz, "the nnz"), (vectors, pattern.n, "the size")):
         for name, array in (arrays or {}).items():
-            plain(verb, name, array)
-            if array.dtype not in _DTYPES:
-                raise DTypeError(
-                    f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
-                    "Convert it with astype."
-                )
+            require_floats(verb, name, array)
             if array.shape[-1:] != (size,):
                 raise ShapeError(
                     f"{verb}: {name} must end in {size}, {meaning} of the pattern, got shape {array.shape}."
@@ -50,6 +46,16 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
             dtypes.add(array.dtype)
     if len(dtypes) > 1:
         same_dtype(verb, **(packed or {}), **vectors)
+
+
+def require_floats(verb: str, name: str, array: Any) -> None:
+    """float32 or float64 in native byte order, as a plain array."""
+    plain(verb, name, array)
+    if array.dtype not in _DTYPES:
+        raise DTypeError(
+            f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
+            "Convert it with astype."
+        )
 
 
 def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
@@ -140,22 +146,28 @@ def speaking_as(function: str, *inner: str) -> Iterator[None]:
         raise
 
 
-def explain(verb: str, inputs: dict[str, tuple[Pattern | None, FloatArray]], divides: bool = True) -> None:
+def explain(
+    verb: str,
+    inputs: dict[str, tuple[Pattern | None, FloatArray]],
+    divides: bool = True,
+    topology: Topology | None = None,
+) -> None:
     """Raise what made a kernel fail. Within `non_finite_passes` return: the result is what arithmetic gave.
 
     Args:
         verb: the name in the message.
         inputs: each array with the pattern it is on, None for a vector.
         divides: whether the verb divides by the diagonal of its `factor`.
+        topology: whose nodes to name, in place of entries and columns of the pattern.
     """
     if lets_non_finite_pass():
         return
     for name, (pattern, array) in inputs.items():
-        require_finite(verb, name, pattern, array)
+        require_finite(verb, name, pattern, array, topology)
     if divides and "factor" in inputs:
         pattern, factor = inputs["factor"]
         assert pattern is not None
-        require_positive_diagonal(verb, pattern, factor)
+        require_positive_diagonal(verb, pattern, factor, topology)
     dtype = next(iter(inputs.values()))[1].dtype
     raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
 
@@ -193,24 +205,37 @@ def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **argume
     return rounded
 
 
-def require_finite(verb: str, name: str, pattern: Pattern | None, array: FloatArray) -> None:
-    """Raise at the first NaN or infinity."""
+def require_finite(
+    verb: str, name: str, pattern: Pattern | None, array: FloatArray, topology: Topology | None = None
+) -> None:
+    """Raise at the first NaN or infinity; of values on a pattern, by the nodes of a topology where that is given."""
     bad = ~np.isfinite(array)
     if bad.any():
         *batch_index, p = (int(axis) for axis in np.argwhere(bad)[0])
-        where = f"column {p}" if pattern is None else f"entry ({pattern.rows[p]}, {pattern.cols[p]})"
+        if pattern is None:
+            where = f"column {p}"
+        elif topology is None:
+            where = f"entry ({pattern.rows[p]}, {pattern.cols[p]})"
+        else:
+            where = _nodes(topology, pattern.rows[p], pattern.cols[p])
         value = float(array[(*batch_index, p)])
         raise NonFiniteError(f"{verb}: {name} must be finite, got {value} at {where}{in_batch(tuple(batch_index))}.")
 
 
-def require_positive_diagonal(verb: str, pattern: Pattern, factor: FloatArray) -> None:
-    """Raise at the first diagonal entry ≤ 0."""
+def require_positive_diagonal(
+    verb: str, pattern: Pattern, factor: FloatArray, topology: Topology | None = None
+) -> None:
+    """Raise at the first diagonal entry ≤ 0; by node as `require_finite`."""
     diagonal = factor[..., pattern.diagonal]
     bad = diagonal <= 0
     if bad.any():
         *batch_index, column = (int(axis) for axis in np.argwhere(bad)[0])
         value = float(diagonal[(*batch_index, column)])
-        raise NonPositiveError(
-            f"{verb}: the diagonal of factor must be positive, got {value:.3g} at column {column} of {pattern.n}"
-            f"{in_batch(tuple(batch_index))}."
-        )
+        where = f"column {column} of {pattern.n}" if topology is None else _nodes(topology, column)
+        where += in_batch(tuple(batch_index))
+        raise NonPositiveError(f"{verb}: the diagonal of factor must be positive, got {value:.3g} at {where}.")
+
+
+def _nodes(topology: Topology, *eliminated: int) -> str:
+    """The caller's nodes that are eliminated then, each once."""
+    return " and ".join(map(topology.describe, sorted({int(topology.order[k]) for k in eliminated})))

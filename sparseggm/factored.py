@@ -60,7 +60,7 @@ class FactoredGaussian:
         function = f"{cls.__name__}.on_pattern"
         require_topology(function, topology)
         checks.require_pattern(function, pattern)
-        topology.precision_pattern.positions_in(pattern.gram())  # raises where it lacks an entry
+        _require_graph(function, topology, pattern)
         loc, factor = promoted(function, loc=loc, factor=factor)
         return cls._made(function, constant(loc), constant(factor), topology, pattern)
 
@@ -76,8 +76,8 @@ class FactoredGaussian:
         checks.check(function, pattern, packed={"factor": factor}, loc=loc)
         self.batch_shape: Shape = checks.broadcast(function, loc=loc.shape[:-1], factor=factor.shape[:-1])
         checks.require_finite(function, "loc", None, loc)
-        checks.require_finite(function, "factor", pattern, factor)
-        checks.require_positive_diagonal(function, pattern, factor)
+        checks.require_finite(function, "factor", pattern, factor, topology)
+        checks.require_positive_diagonal(function, pattern, factor, topology)
         loc.flags.writeable = factor.flags.writeable = False
         self.loc, self.factor = loc, factor
         self.topology, self.factor_pattern = topology, pattern
@@ -136,7 +136,7 @@ class FactoredGaussian:
         try:
             return cast(FloatArray, verb(self.factor_pattern, self.factor, **options))
         except NonFiniteError:
-            checks.explain(function, {"factor": (self.factor_pattern, self.factor)})
+            checks.explain(function, {"factor": (self.factor_pattern, self.factor)}, topology=self.topology)
             raise
 
     def _beside(self, function: str, **values: Any) -> tuple[Self, list[FloatArray]]:
@@ -208,10 +208,24 @@ def _factorised(function: str, topology: Topology, precision: FloatArray, **vect
     try:
         return linalg.cholesky(pattern, precision)
     except NonFiniteError:
-        checks.explain(function, {"precision": (pattern, precision)})
+        checks.explain(function, {"precision": (pattern, precision)}, topology=topology)
         raise
     except NotPositiveDefiniteError as failure:
         raise named_by_node(failure, topology, precision, function) from None
+
+
+def _require_graph(function: str, topology: Topology, pattern: Pattern) -> None:
+    """Raise unless L Lᵀ may be nonzero on the whole graph, for L on the pattern."""
+    if pattern.n != topology.n:
+        raise PatternError(f"{function}: pattern must be one of {topology.n} nodes, as {topology}, got {pattern!r}.")
+    ends = topology.inverse_order[topology.edges]
+    lacking = pattern.gram().positions_of(ends.max(axis=1), ends.min(axis=1)) < 0
+    if lacking.any():
+        i, j = topology.edges[lacking][0]
+        raise PatternError(
+            f"{function}: pattern must be that of an L whose L Lᵀ joins what {topology} does, got one that does not "
+            f"join {i} and {j}."
+        )
 
 
 def covariance_positions(
