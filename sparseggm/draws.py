@@ -31,6 +31,7 @@ def draw_and_log_prob(
     """
     verb, n = "draw_and_log_prob", pattern.n
     checks.check(verb, pattern, packed={"factor": factor}, loc=loc, noise=noise)
+    checks.require_floats(verb, "peak", peak)
     own = checks.broadcast(verb, factor=factor.shape[:-1], loc=loc.shape[:-1], peak=peak.shape)
     full = checks.broadcast(verb, noise=noise.shape[:-1], gaussians=own)
     own = own if full[len(full) - len(own) :] == own else full

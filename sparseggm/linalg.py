@@ -230,7 +230,7 @@ def attempt_cholesky(pattern: Pattern, precision: FloatArray) -> tuple[FloatArra
     Cost, Error: as `cholesky`.
     """
     factor, columns, _ = _factorise("attempt_cholesky", pattern, precision)
-    return factor, columns.reshape(precision.shape[:-1]) < 0
+    return factor, np.asarray(columns.reshape(precision.shape[:-1]) < 0)
 
 
 def _factorise(
@@ -347,7 +347,8 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
     else:
         done = sums.size >= threads.LANES and not _factorise("precision_logdet", pattern, precision, sums)[2]
     if not done:
-        filled, factor = pattern.filled(), cholesky(pattern, precision)
+        with checks.speaking_as("precision_logdet", "cholesky"):
+            filled, factor = pattern.filled(), cholesky(pattern, precision)
         rows = checks.as_rows(factor, precision.shape[:-1])
         threads.run(
             cholesky_kernels.log_determinants_of_factors, 20 * filled.n, filled.indptr, rows, sums, batch=sums.size
@@ -381,9 +382,10 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
         x, sums = memory.new((*full, pattern.n), rhs.dtype), np.empty(math.prod(precision.shape[:-1]))
         if _solve_long_precision(pattern, precision, rhs, x, sums):
             return x, sums.reshape(precision.shape[:-1]).astype(rhs.dtype)
-    filled, factor = pattern.filled(), cholesky(pattern, precision)
-    x = solve(filled, factor, rhs)
-    return solve_t(filled, factor, x, out=x), logdet(filled, factor)
+    with checks.speaking_as("precision_solve", "cholesky", "solve", "solve_t"):
+        filled, factor = pattern.filled(), cholesky(pattern, precision)
+        x = solve(filled, factor, rhs)
+        return solve_t(filled, factor, x, out=x), logdet(filled, factor)
 
 
 def _solve_long_precision(

@@ -70,8 +70,12 @@ def sample_and_kl_vjp(
         kept: what `sample_and_kl` left there.
     Cost: y and Σ are computed again rather than stored: three times `sample_and_kl`.
     """
+    verb = "sample_and_kl_vjp"
+    _check(verb, pattern, factor, loc=loc, noise=noise, z_bar=z_bar)
+    checks.require_floats(verb, "kl_bar", kl_bar)
+    checks.same_dtype(verb, factor=factor, kl_bar=kl_bar)
     column = kl_bar[..., None]
-    _check("sample_and_kl_vjp", pattern, factor, loc=loc, noise=noise, z_bar=z_bar)
+    _require_one_batch(verb, factor, kl_bar=column)
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
     batch = len(rows[0])
@@ -88,7 +92,7 @@ def sample_and_kl_vjp(
         status = sample_and_kl_vjp_at(pattern, _NUMBERS[loc.dtype], batch, *addresses)
     if status:
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
-        checks.explain("sample_and_kl_vjp", inputs)
+        checks.explain(verb, inputs)
     return loc_bar, factor_bar, noise_bar if noise_too else None
 
 
@@ -120,6 +124,10 @@ def sample_and_kl_vjp_at(pattern: Pattern, number: Any, batch: int, *addresses: 
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
     """Shapes and dtypes are right, and nothing is shared."""
     checks.check(verb, pattern, packed={"factor": factor}, **vectors)
+    _require_one_batch(verb, factor, **vectors)
+
+
+def _require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> None:
     batch_shape = factor.shape[:-1]
     for name, vector in vectors.items():
         if vector.shape[:-1] != batch_shape:

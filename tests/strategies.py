@@ -47,6 +47,9 @@ STORAGES = ("plain", "read-only", "strided", "reversed", "transposed")
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from(["float32", "float64"])
 
+FOUR_CYCLE = Pattern.from_edges(4, [(1, 0), (2, 1), (3, 2), (3, 0)])
+"""Not closed: eliminating node 0 joins 1 and 3."""
+
 
 # ---------------------------------------------------------------------- patterns
 
@@ -155,7 +158,9 @@ def scaled_distance_values(rng: np.random.Generator, pattern: Pattern, couplings
 
 
 def stored(array: Array, how: str) -> Array:
-    """Equal values in another layout of memory."""
+    """Equal values in another layout of memory, if they have an axis."""
+    if not array.ndim:
+        return array
     if how == "read-only":
         array = array.copy()
         array.flags.writeable = False

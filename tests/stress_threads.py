@@ -76,8 +76,7 @@ class Stress:
 
     @staticmethod
     def _inputs(verb: str, name: str) -> tuple[Any, dict[str, Array]]:
-        pattern = TOPOLOGIES[name].factor_pattern
-        pattern = pattern.filled() if VERBS[verb].needs_closed else pattern
+        pattern = VERBS[verb].on(TOPOLOGIES[name].factor_pattern)
         return pattern, arguments(VERBS[verb], pattern, 0, (BATCH,))
 
     def call(self, job: Job) -> Array:

@@ -187,7 +187,7 @@ def test_a_gaussian_at_the_ends_of_the_range_keeps_its_correlations(dtype: str) 
         np.testing.assert_array_equal(g.correlation_on(pairs), expected.correlation_on(pairs))
         np.testing.assert_array_equal(g.variance, expected.variance / c)
         np.testing.assert_array_equal(g.precision, expected.precision * c)
-        assert g.kl_divergence(g) <= numerics.gamma(100, np.float64) * (9 + abs(g.entropy()))
+        assert abs(g.kl_divergence(g)) <= numerics.gamma(100, np.float64) * (9 + abs(g.entropy()))
 
 
 @each_dtype
@@ -292,7 +292,11 @@ def test_an_empty_batch_gives_an_empty_result(verb, graph: str, batch: tuple[int
     assert result.shape[: len(batch)] == batch
 
 
-@each_verb
+@pytest.mark.parametrize(
+    "verb",
+    [verb for verb in VERBS.values() if verb.arrays == list(verb.operands) and verb.dtype is None],
+    ids=str,
+)
 def test_disconnected_parts_do_not_see_each_other(verb) -> None:
     """The packed values of a union of two graphs are those of one after those of the other, to the last bit."""
     first, second = FOUR_CYCLE.filled(), dense_pattern(3)

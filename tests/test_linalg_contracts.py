@@ -23,27 +23,36 @@ from sparseggm import (
 )
 from tests import numerics
 from tests.numerics import WIDE, Array
-from tests.strategies import BATCHES, STORAGES, dense, named_patterns, scaled_distance_values, stored
+from tests.strategies import (
+    BATCHES,
+    FOUR_CYCLE,
+    STORAGES,
+    Shape,
+    dense,
+    dtypes,
+    named_patterns,
+    scaled_distance_values,
+    seeds,
+    stored,
+)
 from tests.verbs import PAIRS, VERBS, Verb, arguments, size_of
 
-FOUR_CYCLE = Pattern.from_edges(4, [(1, 0), (2, 1), (3, 2), (3, 0)])
-"""Not closed: eliminating node 0 joins 1 and 3."""
-
 each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
-each_operand = pytest.mark.parametrize(("verb", "name"), PAIRS, ids=[f"{verb.name}-{name}" for verb, name in PAIRS])
+each_operand = pytest.mark.parametrize(("verb", "name"), PAIRS, ids=[f"{verb}-{name}" for verb, name in PAIRS])
+each_number = pytest.mark.parametrize(
+    ("verb", "name"),
+    [(verb, name) for verb in VERBS.values() for name in verb.operands if name not in verb.arrays],
+    ids=str,
+)
 each_dividing_verb = pytest.mark.parametrize(
-    "verb", [verb for verb in VERBS.values() if verb.needs_positive_diagonal], ids=lambda verb: verb.name
+    "verb", [verb for verb in VERBS.values() if verb.needs_positive_diagonal], ids=str
 )
-each_pair = pytest.mark.parametrize(
-    "verb", [verb for verb in VERBS.values() if len(verb.operands) == 2], ids=lambda verb: verb.name
-)
+each_pair = pytest.mark.parametrize("verb", [verb for verb in VERBS.values() if len(verb.arrays) > 1], ids=str)
 batch_pairs = st.sampled_from(BATCHES)
-dtypes = st.sampled_from(["float32", "float64"])
-seeds = st.integers(0, 2**32 - 1)
 
 
 def pattern_for(verb: Verb) -> Pattern:
-    return FOUR_CYCLE.filled() if verb.needs_closed else FOUR_CYCLE
+    return verb.on(FOUR_CYCLE)
 
 
 # ---------------------------------------------------------------------- memory and layout
@@ -52,14 +61,14 @@ def pattern_for(verb: Verb) -> Pattern:
 @each_verb
 @given(named=named_patterns(3), batches=batch_pairs, dtype=dtypes, seed=seeds)
 def test_result_is_new_memory_of_the_dtype_and_shape_promised(verb, named, batches, dtype, seed) -> None:
-    pattern = named[1].filled() if verb.needs_closed else named[1]
+    pattern = verb.on(named[1])
     given_arguments = arguments(verb, pattern, seed, *batches, dtype=dtype)
     result = verb(pattern, given_arguments)
-    batch = np.broadcast_shapes(*(array.shape[:-1] for array in given_arguments.values()))
+    batch = given_arguments[verb.batch_of].shape[:-1] if verb.batch_of else verb.batch(given_arguments)
     own = () if verb.result == "scalar" else (size_of(verb.result, pattern),)
     assert isinstance(result, np.ndarray)
     assert result.shape == (*batch, *own)
-    assert result.dtype == dtype
+    assert result.dtype == (verb.dtype or dtype)
     assert result.flags.writeable
     assert result.flags.c_contiguous
     assert not any(np.may_share_memory(result, array) for array in given_arguments.values())
@@ -68,7 +77,7 @@ def test_result_is_new_memory_of_the_dtype_and_shape_promised(verb, named, batch
 @each_verb
 @given(named=named_patterns(3), batches=batch_pairs, dtype=dtypes, seed=seeds, how=st.sampled_from(STORAGES))
 def test_inputs_are_untouched_and_their_layout_is_irrelevant(verb, named, batches, dtype, seed, how) -> None:
-    pattern = named[1].filled() if verb.needs_closed else named[1]
+    pattern = verb.on(named[1])
     plain = arguments(verb, pattern, seed, *batches, dtype=dtype)
     laid_out = {name: stored(array, how) for name, array in plain.items()}
     expected = verb(pattern, plain)
@@ -81,14 +90,19 @@ def test_inputs_are_untouched_and_their_layout_is_irrelevant(verb, named, batche
 @each_verb
 @given(named=named_patterns(3), batches=batch_pairs, dtype=dtypes, seed=seeds)
 def test_a_batch_is_its_elements_to_the_last_bit(verb, named, batches, dtype, seed) -> None:
-    pattern = named[1].filled() if verb.needs_closed else named[1]
+    pattern = verb.on(named[1])
     given_arguments = arguments(verb, pattern, seed, *batches, dtype=dtype)
+    batch = verb.batch(given_arguments)
+    spread = {name: array_of_batch(verb, name, array, batch) for name, array in given_arguments.items()}
     result = verb(pattern, given_arguments)
-    batch = np.broadcast_shapes(*(array.shape[:-1] for array in given_arguments.values()))
-    spread = {name: np.broadcast_to(array, (*batch, array.shape[-1])) for name, array in given_arguments.items()}
+    result = np.broadcast_to(result, (*batch, *(() if verb.result == "scalar" else result.shape[-1:])))
     for index in np.ndindex(batch):
-        single = verb(pattern, {name: array[index] for name, array in spread.items()})
+        single = verb(pattern, {name: np.asarray(array[index]) for name, array in spread.items()})
         np.testing.assert_array_equal(result[index], single)
+
+
+def array_of_batch(verb: Verb, name: str, array: Array, batch: Shape) -> Array:
+    return np.broadcast_to(array, (*batch, *array.shape[-1:]) if name in verb.arrays else batch)
 
 
 # ---------------------------------------------------------------------- shapes, dtypes, patterns
@@ -132,23 +146,43 @@ def test_a_list_is_refused_by_name(verb: Verb, name: str) -> None:
         verb(pattern_for(verb), bad)
 
 
+@each_number
+def test_one_number_a_batch_element_is_an_array_of_the_dtype_and_batch(verb: Verb, name: str) -> None:
+    """An address of something else was once read as if it were."""
+    good = arguments(verb, pattern_for(verb), 0, (3,))
+    for bad, error, message in (
+        (good[name].tolist(), DTypeError, "must be a NumPy array, got list"),
+        (good[name].astype(np.int64), DTypeError, "must be float32 or float64 in native byte order, got "),
+        (good[name].astype(np.float16), DTypeError, "must be float32 or float64 in native byte order, got "),
+        (good[name][:2], ShapeError, ""),
+    ):
+        with pytest.raises(error, match=f"^{verb.name}: .*{message}"):
+            verb(pattern_for(verb), good | {name: bad})
+    if verb.operands[name] == "number":
+        with pytest.raises(DTypeError, match=f"^{verb.name}: all arguments must have one dtype, got "):
+            verb(pattern_for(verb), good | {name: good[name].astype(np.float32)})
+
+
 @each_pair
 @pytest.mark.parametrize("which", [0, 1])
 def test_two_dtypes_in_one_call_are_refused(verb: Verb, which: int) -> None:
     bad = arguments(verb, pattern_for(verb))
-    name = list(bad)[which]
+    name = verb.arrays[which]
     bad[name] = bad[name].astype(np.float32)
     with pytest.raises(DTypeError, match=f"^{verb.name}: all arguments must have one dtype, got "):
         verb(pattern_for(verb), bad)
 
 
 @each_pair
-def test_batches_that_do_not_broadcast_are_named(verb: Verb) -> None:
-    bad = arguments(verb, pattern_for(verb), 0, (3,), (2,))
-    first, second = verb.operands
-    message = f"{verb.name}: batch axes must broadcast, got (3,) of {first} and (2,) of {second}."
-    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+def test_batches_that_do_not_fit_are_named(verb: Verb) -> None:
+    bad = arguments(verb, pattern_for(verb), 0, (3,))
+    first, second = verb.arrays[:2]
+    bad[second] = bad[second][:2]
+    need = "batch shapes must be equal" if verb.is_one_batch else "batch axes must broadcast"
+    with pytest.raises(ShapeError, match=f"^{verb.name}: {need}, got ") as caught:
         verb(pattern_for(verb), bad)
+    assert f"(3,) of {first}" in str(caught.value)
+    assert f"(2,) of {second}" in str(caught.value)
 
 
 def test_outer_refuses_a_batch_shape_that_its_terms_cannot_be_summed_to() -> None:
@@ -159,7 +193,7 @@ def test_outer_refuses_a_batch_shape_that_its_terms_cannot_be_summed_to() -> Non
         linalg.outer(FOUR_CYCLE, x, x, batch_shape=(3,))
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS.values() if verb.needs_closed], ids=lambda v: v.name)
+@pytest.mark.parametrize("verb", [verb for verb in VERBS.values() if verb.needs_closed], ids=str)
 def test_the_calculus_of_cholesky_asks_for_a_closed_pattern(verb: Verb) -> None:
     with pytest.raises(PatternError, match=f"^{verb.name}: the pattern must be closed under elimination"):
         verb(FOUR_CYCLE, arguments(verb, FOUR_CYCLE))
@@ -182,6 +216,8 @@ def test_selected_inverse_refuses_a_pattern_that_is_not_closed_or_too_small() ->
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nan_and_infinity_are_named_wherever_they_stand(verb: Verb, name: str, value: float, dtype: str) -> None:
+    if verb.judges:
+        pytest.skip("which is an answer here, see the next test")
     pattern = pattern_for(verb)
     size = size_of(verb.operands[name], pattern)
     read = pattern.diagonal if verb.name == "logdet" else range(size)  # log det reads the diagonal alone
@@ -192,6 +228,14 @@ def test_nan_and_infinity_are_named_wherever_they_stand(verb: Verb, name: str, v
             NonFiniteError, match=f"^{verb.name}: {name} must be finite, got {value} at .*batch element \\(1,\\)\\.$"
         ):
             verb(pattern, bad)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_attempt_at_what_is_no_number_does_not_succeed(value: float) -> None:
+    for place in range(FOUR_CYCLE.nnz):
+        bad = arguments(VERBS["cholesky"], FOUR_CYCLE, 0, (3,))["precision"]
+        bad[1, place] = value
+        assert linalg.attempt_cholesky(FOUR_CYCLE, bad)[1].tolist() == [True, False, True]
 
 
 def test_the_place_of_a_nan_is_its_entry_or_column() -> None:
@@ -207,12 +251,13 @@ def test_the_place_of_a_nan_is_its_entry_or_column() -> None:
 @each_verb
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_overflowing_result_is_an_error(verb: Verb, dtype: str) -> None:
-    if verb.name in ("logdet", "cholesky"):
+    if verb.name in ("logdet", "precision_logdet", "cholesky", "attempt_cholesky"):
         pytest.skip("cannot overflow: |log L| is small, and |L_ij| ≤ √P_ii")
     pattern, large = pattern_for(verb), np.finfo(dtype).max ** 0.9
     huge = {name: array * array.dtype.type(large) for name, array in arguments(verb, pattern, dtype=dtype).items()}
-    if "factor" in huge and verb.result != "gram" and not verb.name.startswith("matmul"):
-        huge["factor"] = arguments(verb, pattern, dtype=dtype)["factor"] / huge["factor"].dtype.type(large)
+    divisor = "precision" if verb.name == "precision_solve" else "factor"
+    if divisor in huge and verb.result != "gram" and not verb.name.startswith("matmul"):
+        huge[divisor] = arguments(verb, pattern, dtype=dtype)[divisor] / huge[divisor].dtype.type(large)
     with pytest.raises(NonFiniteError, match=f": the arguments are finite but the result overflows {dtype}"):
         verb(pattern, huge)
 
@@ -226,9 +271,7 @@ def test_a_trace_beyond_the_dtype_is_an_error_though_each_variance_fits(dtype: s
         linalg.trace_inverse(pattern, factor)
 
 
-@pytest.mark.parametrize(
-    "verb", [verb for verb in VERBS.values() if verb.needs_positive_diagonal], ids=lambda v: v.name
-)
+@each_dividing_verb
 @pytest.mark.parametrize("value", [0.0, -2.0])
 @pytest.mark.parametrize("column", [0, 3])
 def test_a_diagonal_that_is_not_positive_is_named(verb: Verb, value: float, column: int) -> None:

@@ -41,9 +41,7 @@ def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(verb: Verb, name: str, seed: int = 0) -> Any:
-    pattern = TOPOLOGIES[name].factor_pattern
-    if verb.needs_closed:
-        pattern = pattern.filled()
+    pattern = verb.on(TOPOLOGIES[name].factor_pattern)
     return verb(pattern, arguments(verb, pattern, seed, BATCH))
 
 

@@ -1,4 +1,7 @@
-"""Every public verb in one table, so that a contract is tested on all of them by the same few lines."""
+"""Every public verb in one table, so that a contract is tested on all of them by the same few lines.
+
+A verb with several results has a row for each, and one with an option that changes memory or pattern a row for it.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +11,142 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import Pattern, adjoints, linalg
+from sparseggm import Pattern, adjoints, draws, linalg, step
 from tests.numerics import Array
 from tests.strategies import Shape, factor_values, precision_values
+
+SCALARS = ("number", "number in float64")
+"""Kinds of operand that have one number a batch element, the second whatever the dtype of the rest."""
 
 
 @dataclass(frozen=True)
 class Verb:
     """A function of a pattern and arrays, and where each array lives."""
 
-    function: Callable[..., Array]
+    function: Callable[..., Any]
     operands: dict[str, str]
-    """Argument name → kind: factor or packed (on the pattern), precision, gram, filled, or vector."""
+    """Argument name → kind: factor or packed (on the pattern), precision, gram, filled, vector, or one of SCALARS."""
     result: str
-    """Kind of the result; scalar for none of its own axes."""
+    """Kind of the result, also half (on `half_of` the pattern); scalar for none of its own axes."""
     needs_closed: bool = False
+    row: str = ""
+    """What tells this row from others of the function."""
+    call: Callable[..., Any] | None = None
+    """How the function is called on these, and which of its results is meant; None: as it is, and its only one."""
+    batch_of: str | None = None
+    """The operand whose batch axes the result has; None: all, broadcast."""
+    is_one_batch: bool = False
+    """Whether all operands must have the same batch axes."""
+    dtype: str | None = None
+    """Of the result; None: that of the operands."""
+    judges: bool = False
+    """Whether NaN is no error, but makes the answer False."""
+    takes_logarithms: bool = False
 
     @property
     def name(self) -> str:
+        """With which messages begin."""
         return self.function.__name__
 
+    def __str__(self) -> str:
+        return f"{self.name}{self.row}"
+
     def __call__(self, pattern: Pattern, arguments: dict[str, Array]) -> Array:
-        return self.function(pattern, *arguments.values())
+        return (self.call or self.function)(pattern, *arguments.values())
+
+    @property
+    def arrays(self) -> list[str]:
+        """The operands that have an axis of their own."""
+        return [name for name, kind in self.operands.items() if kind not in SCALARS]
 
     @property
     def needs_positive_diagonal(self) -> bool:
         """Whether a factor with a diagonal entry ≤ 0 is an error (a triangular solve only needs it nonzero)."""
-        return "factor" in self.operands and not self.name.startswith(("matmul", "solve", "gram"))
+        return "factor" in self.operands and not self.name.startswith(("matmul", "solve", "gram", "draw"))
 
+    def on(self, pattern: Pattern) -> Pattern:
+        """The pattern, or its fill where it must be closed."""
+        return pattern.filled() if self.needs_closed else pattern
+
+    def batch(self, given: dict[str, Array]) -> Shape:
+        """Batch axes of the call."""
+        shapes = (np.shape(given[name])[: -1 if name in self.arrays else None] for name in self.operands)
+        return np.broadcast_shapes(*shapes)
+
+
+def half_of(pattern: Any) -> Any:
+    """The diagonal and every other entry below it; what is no pattern as it is."""
+    if not isinstance(pattern, Pattern):
+        return pattern
+    below = np.flatnonzero(pattern.rows != pattern.cols)[::2]
+    return Pattern.from_edges(pattern.n, np.stack([pattern.rows[below], pattern.cols[below]], axis=-1))
+
+
+def solve_t_into(pattern: Any, factor: Array, rhs: Array) -> Array:
+    """`solve_t` into memory of the caller's."""
+    try:
+        batch = np.broadcast_shapes(np.shape(factor)[:-1], np.shape(rhs)[:-1])
+    except ValueError:
+        batch = ()  # which the verb is to refuse
+    out = np.zeros((*batch, pattern.n), getattr(rhs, "dtype", None))
+    assert linalg.solve_t(pattern, factor, rhs, out=out) is out
+    return out
+
+
+def result(function: Callable[..., Any], number: int) -> Callable[..., Any]:
+    return lambda *arguments: function(*arguments)[number]
+
+
+def draw_and_log_prob(pattern: Any, *arrays: Array) -> tuple[Array, ...]:
+    return draws.draw_and_log_prob(pattern, None, *arrays)
+
+
+SYSTEM = {"precision": "precision", "rhs": "vector"}
+STEP = {"loc": "vector", "factor": "factor", "noise": "vector"}
+STEP_VJP = {**STEP, "z_bar": "vector", "kl_bar": "number"}
+DRAW = {"loc": "vector", "factor": "factor", "peak": "number in float64", "noise": "vector"}
 
 VERBS = {
-    verb.name: verb
+    str(verb): verb
     for verb in (
         Verb(linalg.matmul, {"factor": "factor", "x": "vector"}, "vector"),
         Verb(linalg.matmul_t, {"factor": "factor", "x": "vector"}, "vector"),
         Verb(linalg.symmetric_matmul, {"precision": "precision", "x": "vector"}, "vector"),
         Verb(linalg.solve, {"factor": "factor", "rhs": "vector"}, "vector"),
         Verb(linalg.solve_t, {"factor": "factor", "rhs": "vector"}, "vector"),
+        Verb(linalg.solve_t, {"factor": "factor", "rhs": "vector"}, "vector", row="(out=)", call=solve_t_into),
         Verb(linalg.outer, {"x": "vector", "y": "vector"}, "packed"),
         Verb(linalg.cholesky, {"precision": "precision"}, "filled"),
+        Verb(
+            linalg.attempt_cholesky,
+            {"precision": "precision"},
+            "filled",
+            row=": L",
+            call=result(linalg.attempt_cholesky, 0),
+            judges=True,
+        ),
+        Verb(
+            linalg.attempt_cholesky,
+            {"precision": "precision"},
+            "scalar",
+            row=": success",
+            call=result(linalg.attempt_cholesky, 1),
+            dtype="bool",
+            judges=True,
+        ),
         Verb(linalg.gram, {"factor": "factor"}, "gram"),
-        Verb(linalg.logdet, {"factor": "factor"}, "scalar"),
+        Verb(linalg.logdet, {"factor": "factor"}, "scalar", takes_logarithms=True),
+        Verb(linalg.precision_logdet, {"precision": "precision"}, "scalar", takes_logarithms=True),
+        Verb(linalg.precision_solve, SYSTEM, "vector", row=": x", call=result(linalg.precision_solve, 0)),
+        Verb(
+            linalg.precision_solve,
+            SYSTEM,
+            "scalar",
+            row=": log det",
+            call=result(linalg.precision_solve, 1),
+            batch_of="precision",
+            takes_logarithms=True,
+        ),
         Verb(linalg.selected_inverse, {"factor": "factor"}, "filled"),
         Verb(linalg.marginal_variances, {"factor": "factor"}, "vector"),
         Verb(linalg.trace_inverse, {"factor": "factor"}, "scalar"),
@@ -56,16 +154,50 @@ VERBS = {
         Verb(adjoints.gram_vjp, {"a": "packed", "v": "gram"}, "packed"),
         Verb(adjoints.cholesky_jvp, {"factor": "factor", "v": "packed"}, "packed", needs_closed=True),
         Verb(adjoints.cholesky_vjp, {"factor": "factor", "x": "packed"}, "packed", needs_closed=True),
+        Verb(
+            adjoints.cholesky_vjp,
+            {"factor": "factor", "x": "packed"},
+            "half",
+            needs_closed=True,
+            row="(on=)",
+            call=lambda pattern, factor, x: adjoints.cholesky_vjp(pattern, factor, x, on=half_of(pattern)),
+        ),
         Verb(adjoints.selected_inverse_vjp, {"factor": "factor", "sigma_bar": "filled"}, "packed"),
         Verb(adjoints.marginal_variances_vjp, {"factor": "factor", "variances_bar": "vector"}, "packed"),
+        Verb(step.sample_and_kl, STEP, "vector", row=": z", call=result(step.sample_and_kl, 0), is_one_batch=True),
+        Verb(
+            step.sample_and_kl,
+            STEP,
+            "scalar",
+            row=": KL",
+            call=result(step.sample_and_kl, 1),
+            is_one_batch=True,
+            takes_logarithms=True,
+        ),
+        *(
+            Verb(
+                step.sample_and_kl_vjp,
+                STEP_VJP,
+                STEP[name],
+                row=f": {name}",
+                call=result(step.sample_and_kl_vjp, number),
+                is_one_batch=True,
+            )
+            for number, name in enumerate(STEP)
+        ),
+        Verb(draws.draw_and_log_prob, DRAW, "vector", row=": z", call=result(draw_and_log_prob, 0)),
+        Verb(draws.draw_and_log_prob, DRAW, "scalar", row=": log q(z)", call=result(draw_and_log_prob, 1)),
     )
 }
 
-PAIRS = [(verb, operand) for verb in VERBS.values() for operand in verb.operands]
+PAIRS = [(verb, operand) for verb in VERBS.values() for operand in verb.arrays]
+"""Every operand with an axis of its own."""
 
 
 def size_of(kind: str, pattern: Pattern) -> int:
     """Length of the last axis of an array of this kind."""
+    if kind == "half":
+        return half_of(pattern).nnz
     sizes = {"vector": pattern.n, "gram": pattern.gram().nnz, "filled": pattern.filled().nnz}
     return sizes.get(kind, pattern.nnz)
 
@@ -76,14 +208,21 @@ def operand(rng: np.random.Generator, kind: str, pattern: Pattern, batch: Shape,
         return factor_values(rng, pattern, batch, "plain", dtype)
     if kind == "precision":
         return precision_values(rng, pattern, batch, "dominant", dtype)
+    if kind in SCALARS:
+        return rng.standard_normal(batch).astype(dtype if kind == "number" else np.float64)
     return rng.standard_normal((*batch, size_of(kind, pattern))).astype(dtype)
 
 
 def arguments(
     verb: Verb, pattern: Pattern, seed: int = 0, *batches: Shape, dtype: Any = np.float64
 ) -> dict[str, Array]:
-    """An argument for each operand, with the batch shapes in turn; the last of them (or none) serves the rest."""
+    """An argument for each operand, with the batch shapes in turn; the last of them (or none) serves the rest.
+
+    Where all must be equal, that to which they broadcast serves all.
+    """
     rng = np.random.default_rng(seed)
+    if verb.is_one_batch:
+        batches = (np.broadcast_shapes(*batches),)
     shapes = [*batches, *[batches[-1] if batches else ()] * len(verb.operands)]
     pairs = zip(verb.operands.items(), shapes, strict=False)
     return {name: operand(rng, kind, pattern, shape, dtype) for (name, kind), shape in pairs}
