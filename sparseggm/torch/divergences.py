@@ -43,6 +43,7 @@ def sample_and_kl(
         z, of the shape of noise; KL on the batch axes of q and p, and of noise too if sampled.
     Raises:
         NonFiniteError, NonPositiveError: a value of loc, factor or noise, tested as it is loaded.
+        ShapeError: p is on other nodes, or on single ones, as an unwrapped `Normal` is.
         NotImplementedError: no exact KL is registered for the pair.
     Cost: one triangular solve; exact, to N(0, I), the marginal variances: a chain O(n), an extended grid O(n · cols).
     """
@@ -54,6 +55,11 @@ def sample_and_kl(
         )
     if not isinstance(q, GaussianGraphicalModel):
         raise TypeError(f"sample_and_kl: q must be a GaussianGraphicalModel, got {type(q).__name__}.")
+    if p is not None and p.event_shape != q.event_shape:
+        raise ShapeError(
+            f"sample_and_kl: p must have the event shape of q, {tuple(q.event_shape)}, got {tuple(p.event_shape)}. "
+            "Wrap a density of single nodes: Independent(p, 1)."
+        )
     q, noise = q._beside("sample_and_kl", noise=torch.randn_like(q.loc) if noise is None else noise)
     if kl == "sampled":
         z = q.loc + q.colorize(noise)

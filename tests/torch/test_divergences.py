@@ -193,6 +193,17 @@ def test_noise_in_the_place_of_the_prior_is_refused():
         sample_and_kl(gaussian(sg.Chain(4)), torch.zeros(4))
 
 
+@pytest.mark.parametrize("kl", ["exact", "sampled"])
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4)])
+def test_a_density_of_single_nodes_is_refused_where_its_values_would_broadcast(shape, kl):
+    """log p(z) has an entry a node, log q(z) one a sample: with two samples of two nodes no shape would tell."""
+    normal = torch.distributions.Normal(torch.zeros(shape, dtype=torch.float64), 1.0)
+    with pytest.raises(
+        sg.ShapeError, match=r"^sample_and_kl: p must have the event shape of q, \(4,\), got \(\)\. Wrap"
+    ):
+        sample_and_kl(gaussian(sg.Chain(4), 4), normal, kl=kl)
+
+
 def test_noise_of_another_size_is_refused():
     with pytest.raises(
         sg.ShapeError, match=r"sample_and_kl: noise must end in 4, the nodes of Chain\(n=4\), got shape"
