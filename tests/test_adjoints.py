@@ -15,10 +15,9 @@ from sparseggm import Pattern, adjoints, linalg
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, Array
-from tests.strategies import Problem, dense, factor_problems, factor_values, mask, named_patterns
+from tests.strategies import Problem, dense, factor_problems, factor_values, mask, named_patterns, seeds
 
 KINDS = ("plain", "wide range", "with zeros", "decaying")
-seeds = st.integers(0, 2**32 - 1)
 
 
 # ---------------------------------------------------------------------- equations and reference

@@ -5,18 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from sparseggm import Diagonal, NonFiniteError, NonPositiveError, NotPositiveDefiniteError, Pattern, linalg
 from tests import numerics
 from tests.numerics import WIDE
-from tests.strategies import named_patterns, precision_values
+from tests.strategies import FOUR_CYCLE, dtypes, named_patterns, precision_values, seeds
 from tests.verbs import VERBS, arguments
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-dtypes = st.sampled_from(["float32", "float64"])
-seeds = st.integers(0, 2**32 - 1)
-FOUR_CYCLE = Pattern.from_edges(4, [(1, 0), (2, 1), (3, 2), (3, 0)])
 
 
 @given(named=named_patterns(3), seed=seeds, dtype=dtypes)

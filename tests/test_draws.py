@@ -12,10 +12,8 @@ from sparseggm.draws import draw_and_log_prob
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE
-from tests.strategies import dense, factor_values, named_patterns
+from tests.strategies import dense, dtypes, factor_values, named_patterns, seeds
 
-dtypes = st.sampled_from(["float32", "float64"])
-seeds = st.integers(0, 2**32 - 1)
 batches = st.sampled_from(  # of loc, factor and noise
     [
         ((), (), ()),

@@ -33,10 +33,9 @@ from tests.gaussian_bounds import (
 )
 from tests.ledger import check
 from tests.numerics import WIDE, Array
-from tests.strategies import Shape, gaussians
+from tests.strategies import Shape, gaussians, seeds
 from tests.topologies import topologies_of
 
-seeds = st.integers(0, 2**32 - 1)
 FLOAT64 = np.float64
 
 

@@ -36,15 +36,8 @@ from sparseggm import (
     from_scipy,
     union,
 )
-from tests.strategies import mask
-from tests.topologies import graphs, topologies
-
-seeds = st.integers(0, 2**32 - 1)
-
-
-def edges_of(topology: Topology) -> list[tuple[int, int]]:
-    return [(i, j) for i, j in topology.edges.tolist()]
-
+from tests.strategies import mask, seeds
+from tests.topologies import edges_of, graphs, topologies
 
 # ---------------------------------------------------------------------- edges
 

@@ -28,14 +28,11 @@ from sparseggm import (
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, Array
-from tests.strategies import dense, dense_pattern, mask, precision_values
+from tests.strategies import FOUR_CYCLE, dense, dense_pattern, dtypes, mask, precision_values, seeds
 from tests.verbs import VERBS, arguments
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
-dtypes = st.sampled_from(["float32", "float64"])
-seeds = st.integers(0, 2**32 - 1)
-FOUR_CYCLE = Pattern.from_edges(4, [(1, 0), (2, 1), (3, 2), (3, 0)])
 
 
 # ---------------------------------------------------------------------- nearly singular chains, given L

@@ -35,10 +35,9 @@ from tests.gaussian_bounds import (
 )
 from tests.ledger import check
 from tests.numerics import WIDE, Array, transpose
-from tests.strategies import Shape, gaussians
+from tests.strategies import Shape, gaussians, seeds
 
 pytestmark = pytest.mark.property
-seeds = st.integers(0, 2**32 - 1)
 
 
 @dataclass(frozen=True)

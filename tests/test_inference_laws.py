@@ -44,10 +44,9 @@ from tests.gaussian_bounds import (
 )
 from tests.ledger import check
 from tests.numerics import WIDE, Array
-from tests.strategies import gaussians
+from tests.strategies import gaussians, seeds
 from tests.topologies import topologies
 
-seeds = st.integers(0, 2**32 - 1)
 FLOAT64 = np.float64
 
 

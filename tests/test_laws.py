@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 from sparseggm import BlockChain, Chain, ExtendedGrid, GaussianGraphicalModel, Grid, Pattern, linalg
 from tests import numerics
 from tests.numerics import WIDE, Array
-from tests.strategies import dense, factor_values, named_patterns, precision_values
+from tests.strategies import dense, dtypes, factor_values, named_patterns, precision_values, seeds
 from tests.verbs import VERBS, arguments
 
-seeds = st.integers(0, 2**32 - 1)
-dtypes = st.sampled_from(["float32", "float64"])
 each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
 
 

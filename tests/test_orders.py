@@ -31,13 +31,7 @@ from sparseggm import (
     union,
 )
 from sparseggm.orders import chordal_or_minimum_degree, factor_work, maximum_cardinality, nested_dissection
-from tests.topologies import chordal_graphs, complete_graph, graphs, trees
-
-seeds = st.integers(0, 2**32 - 1)
-
-
-def edges_of(topology: Topology) -> list[tuple[int, int]]:
-    return [(i, j) for i, j in topology.edges.tolist()]
+from tests.topologies import chordal_graphs, complete_graph, edges_of, graphs, trees
 
 
 def unordered(graph: Graph) -> Graph:

@@ -30,16 +30,14 @@ from sparseggm import (
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, Array
-from tests.strategies import dense, precision_values, topologies
+from tests.strategies import dense, dtypes, precision_values, seeds, topologies
 
 FAMILIES = {name: getattr(parametrize, name) for name in ("dominant", "scaled", "edge", "spectral")}
 """Those that give a precision."""
 
 LEAST = parametrize.SPECTRAL_MARGIN / (1 + parametrize.SPECTRAL_MARGIN)
 
-seeds = st.integers(0, 2**32 - 1)
 batches = st.sampled_from([(), (1,), (3, 2), (0,)])
-dtypes = st.sampled_from(["float32", "float64"])
 names = st.sampled_from(sorted(FAMILIES))
 graphs = st.one_of(
     topologies(),

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 import reference.topology
 from sparseggm import Pattern, PatternError, ShapeError
-from tests.strategies import dense_pattern, mask, named_patterns
+from tests.strategies import dense_pattern, mask, named_patterns, seeds
 
 EXAMPLE = Pattern(4, [0, 3, 5, 6, 7], [0, 1, 3, 1, 2, 2, 3])
 """The 4 × 4 matrix of the module's docstring."""
 
 patterns = named_patterns(3).map(lambda named: named[1])
-seeds = st.integers(0, 2**32 - 1)
 
 
 def edges_of(pattern: Pattern) -> list[tuple[int, int]]:

@@ -16,11 +16,9 @@ from sparseggm import Chain, ExtendedGrid, NonFiniteError, NonPositiveError, Sha
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, Array
-from tests.strategies import factor_values, named_patterns
+from tests.strategies import dtypes, factor_values, named_patterns, seeds
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-dtypes = st.sampled_from(["float32", "float64"])
-seeds = st.integers(0, 2**32 - 1)
 batches = st.sampled_from([(), (1,), (3,), (2, 9), (33,)])
 
 

@@ -35,11 +35,9 @@ from sparseggm import (
 )
 from tests import numerics
 from tests.numerics import WIDE, Array, apply, gamma, solve_bound, transpose
-from tests.strategies import dense, factor_values, named_patterns, precision_values
+from tests.strategies import dense, dtypes, factor_values, named_patterns, precision_values, seeds
 
 small = named_patterns(2, "factor")  # at most 8 nodes
-seeds = st.integers(0, 2**32 - 1)
-dtypes = st.sampled_from(["float32", "float64"])
 
 
 class AllSigns(np.random.Generator):

@@ -18,15 +18,10 @@ from sparseggm import BlockChain, Chain, Diagonal, ExtendedGrid, Grid, PatternEr
 from sparseggm.edges import canonical_edges
 from sparseggm.orders import minimum_degree, nested_dissection
 from sparseggm.topology import FactorTopology
-from tests.strategies import mask
-from tests.topologies import topologies
+from tests.strategies import mask, seeds
+from tests.topologies import edges_of, topologies
 
 SIDES = [(rows, cols) for rows in range(1, 6) for cols in range(1, 6)]
-seeds = st.integers(0, 2**32 - 1)
-
-
-def edges_of(topology: Topology) -> list[tuple[int, int]]:
-    return [(i, j) for i, j in topology.edges.tolist()]
 
 
 def elimination_mask(topology: Topology) -> np.ndarray:

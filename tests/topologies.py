@@ -27,6 +27,11 @@ from sparseggm import (
 )
 
 
+def edges_of(topology: Topology) -> list[tuple[int, int]]:
+    """Its edges as the reference has them."""
+    return [(i, j) for i, j in topology.edges.tolist()]
+
+
 def sides(most: int) -> st.SearchStrategy[int]:
     return st.integers(1, most)
 
