@@ -62,12 +62,7 @@ def _answer(arguments: list[str]) -> int:
 
     try:
         options = parser().parse_args(arguments)
-    except (
-        ArgumentError,
-        OSError,
-        UnicodeDecodeError,
-        RecursionError,
-    ) as error:  # three of them from --config
+    except (ArgumentError, ArgumentTypeError, OSError, OverflowError, UnicodeDecodeError, RecursionError) as error:
         return _complain(f"sparseggm: {_one_line(error)}")
     name = f"sparseggm {options.command}"
     try:

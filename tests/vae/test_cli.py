@@ -262,7 +262,7 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_leaves_whole_files(
     fsync, writes, status = os.fsync, 0, 2
     while status == 2:
         left = writes
-        writes += 1
+        writes += 1 + writes // 3
 
         def limited(descriptor: int) -> None:
             nonlocal left
@@ -311,9 +311,8 @@ def test_a_second_process_in_one_directory_is_refused(
         capsys.readouterr()
         assert main(arguments_of(command, run)) == 2
         errors = capsys.readouterr().err
-        assert errors == (
-            f"sparseggm {command}: {directory}: process {os.getpid()} works there. Wait for it, or choose another --out.\n"
-        )
+        expected = f"{directory}: process {os.getpid()} works there. Wait for it, or choose another --out."
+        assert errors == f"sparseggm {command}: {expected}\n"
         assert files_in(directory) == before
     assert main(arguments_of(command, run)) == 0
 
