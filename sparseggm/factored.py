@@ -248,26 +248,22 @@ def covariance_positions(
     return fill, nodes, fill.positions_of(ends.max(1), ends.min(1))
 
 
+_OfGraph = WeakKeyDictionary[Topology, tuple[str, Pattern, IntArray]]
+_trace_positions: WeakKeyDictionary[Topology, _OfGraph] = WeakKeyDictionary()
+
+
 def trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tuple[Pattern, IntArray]:
-    """What tr(P Σ) needs of Σ, P on another graph: F of `covariance_positions`, and the place of each P_ij on F."""
-    on = graph.precision_pattern
-    pairs = graph.order[np.stack([on.rows, on.cols], axis=-1)]
-    fill, _, positions = covariance_positions(topology, pattern, pairs)
+    """What tr(P Σ) needs of Σ, P on another graph: F of `covariance_positions`, and the place of each P_ij on F.
+
+    Found once for an L on `pattern`, and kept while both topologies live: a prior meets many posteriors.
+    """
+    of_graph = _trace_positions.setdefault(topology, WeakKeyDictionary())
+    key, fill, positions = of_graph.get(graph, ("", pattern, np.empty(0, np.int64)))
+    if key != pattern.key:
+        on = graph.precision_pattern
+        fill, _, positions = covariance_positions(topology, pattern, graph.order[np.stack([on.rows, on.cols], axis=-1)])
+        of_graph[graph] = pattern.key, fill, positions
     return fill, positions
-
-
-_OfGraph = WeakKeyDictionary[Topology, tuple[str, tuple[Pattern, IntArray]]]
-_known_positions: WeakKeyDictionary[Topology, _OfGraph] = WeakKeyDictionary()
-
-
-def known_trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tuple[Pattern, IntArray]:
-    """`trace_positions`, found once and kept while both topologies live: a prior meets many posteriors."""
-    of_graph = _known_positions.setdefault(topology, WeakKeyDictionary())
-    key, known = of_graph.get(graph, ("", None))
-    if known is None or key != pattern.key:
-        known = trace_positions(topology, pattern, graph)
-        of_graph[graph] = pattern.key, known
-    return known
 
 
 def named_by_node(

@@ -16,7 +16,7 @@ from sparseggm import checks, conditioning, fitting, linalg, stochastic
 from sparseggm.checks import Shape
 from sparseggm.colouring import distance_colouring
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
-from sparseggm.factored import FactoredGaussian, covariance_positions, known_trace_positions
+from sparseggm.factored import FactoredGaussian, covariance_positions, trace_positions
 from sparseggm.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.probes import trace_options
 from sparseggm.promotion import as_numbers, widest
@@ -113,7 +113,7 @@ class GaussianGraphicalModel(FactoredGaussian):
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
         """tr(P_p Σ_q) = Σ w P Σ over the entries of P_p, w = 2 off the diagonal, in float64."""
-        fill, positions = known_trace_positions(self.topology, self.factor_pattern, other.graph)
+        fill, positions = trace_positions(self.topology, self.factor_pattern, other.graph)
         sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill).take(positions, axis=-1)
         weighted = other.precision * other.graph.precision_pattern.multiplicity
         return cast(FloatArray, np.einsum("...p,...p->...", weighted, sigma.astype(np.float64)))

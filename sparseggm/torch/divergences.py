@@ -16,11 +16,13 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from torch.distributions.kl import register_kl
 
 from sparseggm.errors import ShapeError
-from sparseggm.factored import known_trace_positions, trace_positions
+from sparseggm.factored import trace_positions
 from sparseggm.torch import fused, ops, samples
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
 from sparseggm.torch.registration import index
+
+_positions = torch.compiler.disable(trace_positions)  # weak dictionaries, no part of a graph
 
 
 @tells("noise")
@@ -91,9 +93,7 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     """
     q, other = _in_one_space(q, p, loc=p.loc)
     p = p._in(other["loc"].dtype)
-    # Tracing stops at a pattern that is made meanwhile; at weak dictionaries it would stop now and then.
-    find = trace_positions if torch.compiler.is_compiling() else known_trace_positions
-    fill, positions = find(q.topology, q.factor_pattern, p.graph)
+    fill, positions = _positions(q.topology, q.factor_pattern, p.graph)
     sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill)
     values, own = p.precision.double(), sigma.index_select(-1, index(positions, sigma)).double()
     weights = torch.from_numpy(p.graph.precision_pattern.multiplicity.copy()).to(values.device)

@@ -32,6 +32,8 @@ from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.registration import are_readable, array, index
 from sparseggm.torch.samples import reordered
 
+_product_graph = torch.compiler.disable(product_graph)  # made of weak dictionaries and patterns, no part of a graph
+
 
 class FactoredDistribution(Distribution):
     """A mean and a sparse factor on a topology: see `GaussianGraphicalModel`."""
@@ -163,7 +165,7 @@ class FactoredDistribution(Distribution):
         """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
         if self._is_from_precision or self.topology.is_factor_free:
             return self.topology
-        return product_graph(self.topology)
+        return _product_graph(self.topology)
 
     @property
     @tells()

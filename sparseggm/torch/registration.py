@@ -55,13 +55,7 @@ def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
     return PASSES + key  # a compiled graph must know it when it runs
 
 
-def _called_by_tracers(function: Any) -> Any:
-    """`torch.compiler.assume_constant_result`, which would first import all of torch's compiler."""
-    function._dynamo_marked_constant = True
-    return function
-
-
-@_called_by_tracers
+@torch.compiler.assume_constant_result
 def _text_of(pattern: Pattern) -> str:
     return portable.to_text(pattern)
 
@@ -331,7 +325,7 @@ def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cota
     return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
-_called_by_tracers(namespace.constant)
+torch.compiler.assume_constant_result(namespace.constant)
 
 
 def index(positions: Any, beside: Tensor | None = None) -> Tensor:

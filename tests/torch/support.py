@@ -1,12 +1,14 @@
 """What torch can do with each operation on each topology, found by trying.
 
-`python -m tests.torch.support` writes docs/torch-support.md. An operation is a row of `OPERATIONS`: its problem on a
+`python -m tests.torch.support` writes docs/torch-support.md. Where a letter of it would be lost it names the cells and
+leaves the file as it was, but for `--accept`. An operation is a row of `OPERATIONS`: its problem on a
 topology is a function of tensors and arguments that ask for gradients. Each cell of the table tells which of four
 probes succeeded on a problem of three to nine nodes.
 """
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -241,6 +243,37 @@ def lines(cells: Callable[[str, Topology], str] = cell) -> Iterator[str]:
         yield f"| `{name}` | " + " | ".join(cells(name, topology) for topology in TOPOLOGIES) + " |"
 
 
+def lost(before: list[str], after: list[str]) -> list[str]:
+    """The cells in which a probe that succeeded before does not any more; rows and columns that are gone, too."""
+    then, now = cells_of(before), cells_of(after)
+    return [
+        f"{operation} on {topology}: {was} → {now.get((operation, topology), 'gone')}"
+        for (operation, topology), was in then.items()
+        if set(was) & set(PROBES) - set(now.get((operation, topology), ""))
+    ]
+
+
+def cells_of(table: list[str]) -> dict[tuple[str, str], str]:
+    """The cells of a table by operation and topology."""
+    rows = [[part.strip(" `") for part in line.split("|")[1:-1]] for line in table if line.startswith("| ")]
+    head, *body = rows
+    return {(row[0], topology): found for row in body for topology, found in zip(head[1:], row[1:], strict=True)}
+
+
+def write(path: Path, table: list[str], accept: bool) -> None:
+    """Write the table, if nothing is lost or a loss is accepted.
+
+    Raises:
+        SystemExit: with the cells that would lose a letter.
+    """
+    losses = lost(path.read_text(encoding="utf-8").splitlines(), table)
+    if losses and not accept:
+        raise SystemExit("\n".join([*losses, f"{path.name} is left as it was. Mend these, or pass --accept."]))
+    path.write_text("\n".join(table) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    TABLE.write_text("\n".join(lines()) + "\n", encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Try what torch can do with each operation, and write the table.")
+    parser.add_argument("--accept", action="store_true", help="write the table though a letter is lost")
+    write(TABLE, list(lines()), parser.parse_args().accept)
