@@ -137,6 +137,7 @@ class Training:
                 reconstruction, kl = self.model(x, noise)
                 self.fabric.backward((kl - reconstruction).mean())
             except (NonFiniteError, NonPositiveError) as error:  # the Gaussian meets a NaN before the loss is read
+                self._require_finite()  # of the step before, whose gradient may have brought it
                 raise self._diverged(self.step, str(error)) from error
             self.optimizer.step()
 
@@ -152,7 +153,7 @@ class Training:
         return record
 
     def save(self) -> None:
-        """Write checkpoint and history, each atomically; the history is first of all in the checkpoint."""
+        """Write the checkpoint, and then what others read of it, each file atomically."""
         tracked = {name: torch.stack(values) for name, values in self.tracked.items()}
         state = {
             "model": self.vae.state_dict(),
@@ -165,6 +166,10 @@ class Training:
             "tracked": tracked,
         }
         checkpoint.save(self.checkpoint, self.identity, state)
+        self._write_views(tracked)
+
+    def _write_views(self, tracked: dict[str, Tensor]) -> None:
+        """Write what others read of the checkpoint."""
         self._write_history()
         pattern = self.config.topology.factor_pattern
         loc, factor = tracked["loc"].numpy(), tracked["factor"].numpy()
@@ -248,6 +253,7 @@ class Training:
             self.sums.copy_(state["sums"])
             self.history = [EpochRecord(**record) for record in state["history"]]
             self.tracked = {name: list(values) for name, values in state["tracked"].items()}
+        self._write_views(state["tracked"])  # which a kill or a full disk may have kept from following the checkpoint
 
     def _write_history(self) -> None:
         rows = [asdict(record) for record in self.history]

@@ -137,7 +137,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "nothing tracked": changed(tracked={}),
     "a tracked number": within("tracked", loc=3.0),
     "a tracked mean of another shape": within("tracked", loc=torch.zeros(1, 3)),
-    "format 2": changed(format=2),
+    "another format": changed(format=checkpoint.FORMAT + 1),
 }
 
 
@@ -159,7 +159,10 @@ def test_a_checkpoint_that_was_changed_is_refused_in_one_line(
         load_run(run)
 
 
-@pytest.mark.parametrize("content", [{"format": 1}, {}, [], None, 3, torch.zeros(3), "text"], ids=repr)
+OTHERS: tuple[Any, ...] = ({"format": 1}, {"format": checkpoint.FORMAT}, {}, [], None, 3, torch.zeros(3), "text")
+
+
+@pytest.mark.parametrize("content", OTHERS, ids=repr)
 def test_a_file_of_other_content_is_refused(content: Any, run: Path) -> None:
     torch.save(content, run / "checkpoint.pt")
     with pytest.raises(CheckpointError):

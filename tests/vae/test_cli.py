@@ -288,6 +288,9 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_leaves_whole_files(
             assert command != "evaluate" or "log p(x)" in output
     assert status == 0
     assert writes > 2
+    history = json.loads((run / "history.json").read_text())["epochs"]
+    assert history == load(run / "checkpoint.pt")["history"]
+    assert len(history) == 1
 
 
 def stop_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
