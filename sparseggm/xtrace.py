@@ -65,7 +65,7 @@ def leave_one_out_directions(R: FloatArray) -> FloatArray:
 
     RᵀS is diagonal, so S is R⁻ᵀ with its columns normalised.
     """
-    S: FloatArray = np.linalg.solve(transpose(R), np.eye(R.shape[-1]))
+    S: FloatArray = np.linalg.inv(transpose(R))
     S /= abs(S).max(axis=-2, keepdims=True)  # or the squares of long columns overflow
     return np.asarray(S / np.sqrt(np.square(S).sum(axis=-2, keepdims=True)))
 

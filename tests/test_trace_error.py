@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from sparseggm import gershgorin, linalg
+
+pytest.importorskip("matplotlib", reason="matplotlib is optional")
 
 from examples.trace_error import STYLES, make_problem, measure, trace_error
-from sparseggm import gershgorin, linalg
 
 TINY = {"sides": (4, 5), "slacks": (1.0, 0.1), "solves": (12, 24), "repeats": (2, 3)}
 
