@@ -32,7 +32,7 @@ from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.registration import are_readable, array, index
 from sparseggm.torch.samples import reordered
 
-_product_graph = torch.compiler.disable(product_graph)  # made of weak dictionaries and patterns, no part of a graph
+_product_graph: Callable[[Topology], Topology] = torch.compiler.disable(product_graph)  # weak dictionaries: not traced
 
 
 class FactoredDistribution(Distribution):
