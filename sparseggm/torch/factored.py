@@ -165,7 +165,7 @@ class FactoredDistribution(Distribution):
         """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
         if self._is_from_precision or self.topology.is_factor_free:
             return self.topology
-        return _product_graph(self.topology)  # type: ignore[no-any-return]
+        return _product_graph(self.topology)
 
     @property
     @tells()
