@@ -21,8 +21,9 @@ from sparseggm.torch import fused, ops, samples
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
 from sparseggm.torch.registration import index
+from sparseggm.torch.tracing import untraced
 
-_positions = torch.compiler.disable(trace_positions)  # weak dictionaries, no part of a graph
+_positions = untraced(trace_positions)
 
 
 @tells("noise")

@@ -31,8 +31,9 @@ from sparseggm.torch.border import (
 from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.registration import are_readable, array, index
 from sparseggm.torch.samples import reordered
+from sparseggm.torch.tracing import untraced
 
-_product_graph: Callable[[Topology], Topology] = torch.compiler.disable(product_graph)  # weak dictionaries: not traced
+_product_graph = untraced(product_graph)
 
 
 class FactoredDistribution(Distribution):

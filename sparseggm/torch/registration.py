@@ -22,13 +22,14 @@ from sparseggm import checks, namespace
 from sparseggm.derived import derived
 from sparseggm.pattern import Pattern
 from sparseggm.torch import portable
+from sparseggm.torch.tracing import constant_in_graphs, untraced
 
 Shape = tuple[int, ...]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _library = torch.library.Library("sparseggm", "FRAGMENT")
-derived.__get__ = torch.compiler.disable(derived.__get__)  # type: ignore[method-assign]  # NumPy, no part of a graph
+derived.__get__ = untraced(derived.__get__)  # type: ignore[method-assign]
 
 PASSES = "~"
 """Before the key of a pattern: the operator is part of a backward pass, where numbers that are not finite pass."""
@@ -55,7 +56,7 @@ def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
     return PASSES + key  # a compiled graph must know it when it runs
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _text_of(pattern: Pattern) -> str:
     return portable.to_text(pattern)
 
@@ -325,7 +326,7 @@ def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cota
     return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
-torch.compiler.assume_constant_result(namespace.constant)
+constant_in_graphs(namespace.constant)
 
 
 def index(positions: Any, beside: Tensor | None = None) -> Tensor:

@@ -82,7 +82,7 @@ def test_the_tracked_digit_is_recorded_before_training_and_after_every_epoch(
     tracked = np.load(tmp_path / "tracked.npz")
     pattern = recipe.topology.factor_pattern
     assert tracked["loc"].shape == (3, 4)
-    assert np.array_equal(tracked["factor"][0], pattern.rows == pattern.cols)
+    assert np.array_equal(np.round(tracked["factor"][0], 12), pattern.rows == pattern.cols)  # see `heads.SILENCE`
     q = training.vae.posterior(digits.test[5:6].float())
     assert np.array_equal(tracked["factor"][2], q.factor[0].detach().numpy())
     assert np.array_equal(tracked["loc"][2], q.loc[0].detach().numpy())

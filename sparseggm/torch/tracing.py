@@ -1,0 +1,40 @@
+"""What a tracer of torch does at functions that compute facts of patterns and topologies, which are no part of a graph.
+
+torch's own decorators import its compiler, which takes longer than all else that is imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar, cast
+
+import torch
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """As `torch.compiler.disable`: a graph breaks at the call, which runs as ordinary Python."""
+
+    @wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        return _disabled(function)(*args, **kwargs)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call
+
+
+@cache
+def _disabled(function: Callable[..., Result]) -> Callable[..., Result]:
+    return cast(Callable[..., Result], torch.compiler.disable(function))
+
+
+def constant_in_graphs(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """As `torch.compiler.assume_constant_result`: a tracer calls the function, and keeps its result."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
