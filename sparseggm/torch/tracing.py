@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -21,17 +21,16 @@ def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
     @wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if "torch._dynamo" not in sys.modules:
-            return function(*args, **kwargs)
-        return _disabled(function)(*args, **kwargs)
+        plain: Callable[Arguments, Result] = _disabled(function) if "torch._dynamo" in sys.modules else function
+        return plain(*args, **kwargs)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return call
 
 
 @cache
-def _disabled(function: Callable[..., Result]) -> Callable[..., Result]:
-    return cast(Callable[..., Result], torch.compiler.disable(function))
+def _disabled(function: Callable[..., Any]) -> Any:
+    return torch.compiler.disable(function)
 
 
 def constant_in_graphs(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
