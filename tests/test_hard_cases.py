@@ -291,11 +291,14 @@ def test_an_empty_batch_gives_an_empty_result(verb, graph: str, batch: tuple[int
 
 @pytest.mark.parametrize(
     "verb",
-    [verb for verb in VERBS.values() if verb.arrays == list(verb.operands) and verb.dtype is None],
+    [v for v in VERBS.values() if v.arrays == list(v.operands) and v.dtype is None and v.result != "half"],
     ids=str,
 )
 def test_disconnected_parts_do_not_see_each_other(verb) -> None:
-    """The packed values of a union of two graphs are those of one after those of the other, to the last bit."""
+    """The packed values of a union of two graphs are those of one after those of the other, to the last bit.
+
+    Half of a union's entries are not the halves of both.
+    """
     first, second = FOUR_CYCLE.filled(), dense_pattern(3)
     edges = [np.stack([part.rows, part.cols], axis=-1) + shift for part, shift in ((first, 0), (second, 4))]
     both = Pattern.from_edges(7, np.concatenate(edges))
