@@ -24,13 +24,15 @@ _WIDENED = {"float16": np.float32, "bfloat16": np.float32, "float32": np.float32
 
 
 def plain(function: str, name: str, array: Any) -> npt.NDArray[Any]:
-    """The same numbers, on the same memory, as an array of NumPy's own class.
+    """The same numbers, on the same memory, as an array of NumPy's own class; of a NumPy scalar an array without axes.
 
     Raises:
         DTypeError: no array, or a subclass whose meaning that would lose: masked entries, units, labels.
     """
     if type(array) is np.ndarray:
         return array
+    if isinstance(array, np.generic):  # what NumPy makes of an array without axes
+        return np.asarray(array)
     if not isinstance(array, np.ndarray):
         raise DTypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}.")
     if np.ma.is_masked(array):

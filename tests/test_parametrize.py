@@ -148,7 +148,7 @@ DEFINITIONS: dict[str, Callable[[Topology, Array], tuple[Array, Array]]] = {
 
 def values_of(topology: Topology, P: Array) -> Array:
     """Packed values of a dense matrix in the caller's numbering."""
-    return topology.pack((np.diagonal(P, axis1=-2, axis2=-1), P[..., topology.edges[:, 0], topology.edges[:, 1]]))
+    return topology.arranged(np.diagonal(P, axis1=-2, axis2=-1), P[..., topology.edges[:, 0], topology.edges[:, 1]])
 
 
 # ---------------------------------------------------------------------- what they promise
