@@ -35,6 +35,8 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     linalg.outer(pattern, x, x)
     linalg.logdet(pattern, factor)
     linalg.selected_inverse(filled, linalg.cholesky(filled, linalg.gram(filled, closed)))
+    linalg.attempt_cholesky(Chain(2).precision_pattern, np.array([1, 1, 1 + 2e-7], dtype))  # a pivot to look at
+    linalg.precision_logdet(filled, closed[0])
     adjoints.cholesky_jvp(filled, closed, closed)
     adjoints.marginal_variances_vjp(pattern, factor, x)
     _compile_step(pattern, dtype)
