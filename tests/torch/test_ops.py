@@ -167,7 +167,8 @@ def test_the_results_of_several_are_new_memory():
     of_step = torch.ops.sparseggm.sample_and_kl(key, *tensors)
     z, kl = of_step
     of_vjp = torch.ops.sparseggm.sample_and_kl_vjp(key, *tensors, z, kl, True)
-    of_eigenpair = torch.ops.sparseggm.leading_eigenpair(key, torch.ones(2, pattern.nnz, dtype=torch.float64))
+    couplings = torch.from_numpy(np.tile(pattern.rows != pattern.cols, (2, 1)).astype(np.float64))
+    of_eigenpair = torch.ops.sparseggm.leading_eigenpair(key, couplings)
     memory = [tensor.untyped_storage().data_ptr() for tensor in (*tensors, *of_step, *of_vjp, *of_eigenpair)]
     assert len(set(memory)) == len(memory)
 
