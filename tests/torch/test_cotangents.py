@@ -12,10 +12,10 @@ from tests.torch.test_heads import FAMILIES
 
 TOPOLOGIES = [sg.Chain(4), sg.ExtendedGrid(2, 3)]
 COMPILED = [
-    *("ops.solve", "ops.outer", "ops.cholesky", "ops.gram_vjp", "ops.precision_logdet", "ops.marginal_variances"),
-    *("fused.sample_and_kl", "rsample", "rsample_and_log_prob", "log_prob", "variance"),
+    *("ops.solve", "ops.cholesky", "ops.precision_logdet", "ops.marginal_variances"),
+    *("fused.sample_and_kl", "log_prob"),
 ]
-"""Each kind of backward: a compilation takes a second."""
+"""Each kind of backward: a compilation takes seconds."""
 
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
 every_topology = pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
@@ -96,8 +96,9 @@ SCALED = {
 }
 
 
-@pytest.mark.parametrize("name", SCALED)
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("name", "compiled"), [*((name, False) for name in SCALED), ("factor", True), ("dominant", True)]
+)
 def test_a_gradient_scaler_skips_the_step_that_overflowed_and_takes_the_next(name, compiled):
     torch.manual_seed(0)
     torch._dynamo.reset()
