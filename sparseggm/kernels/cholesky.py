@@ -133,8 +133,7 @@ def log_determinants_of_factors(indptr, factor, sums, first, last):
 @njit(**INNER)
 def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
     """Overwrite L; the first column in which a pivot is not positive, where it stops; `SMALL_PIVOT`, or −1."""
-    n, least = indptr.shape[0] - 1, constant(L, 1.0)
-    small = constant(L, small_share(L))
+    n = indptr.shape[0] - 1
     negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
     if is_chain:
         return factorise(P, L, negligible)
@@ -149,16 +148,18 @@ def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
         begin, end = indptr[k], indptr[k + 1]
         for q in range(begin, end):
             slot[rows[q]] = q
-        P_kk = load(L, begin)
         _subtract_columns(indptr, rows, by_rows, k, slot, L)
         pivot = load(L, begin)
         if not_positive(pivot):
             return k
-        least = smaller(pivot - small * P_kk, least)
         pivot = square_root(pivot)
         store(L, begin, pivot)
         for q in range(begin + 1, end):
             store(L, q, flushed(load(L, q) / pivot, load(threshold, rows[q])))
+    least = constant(L, 1.0)
+    root_of_share = constant(L, math.sqrt(small_share(L))) / negligible
+    for k in range(n):  # L_kk² > ∛u P_kk; here, as in the loop above it would cost a register
+        least = smaller(load(L, indptr[k]) - root_of_share * load(threshold, k), least)
     return SMALL_PIVOT if not_positive(least) else -1
 
 
