@@ -7,6 +7,7 @@ the mathematics in `linalg` and `stochastic`; quantities are in nats, and every 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -50,8 +51,7 @@ class GaussianGraphicalModel(FactoredGaussian):
             size: number or shape of independent draws of the whole batch.
             rng: source of ε, a generator or a seed; None: a fresh, unseeded one.
         """
-        size = (int(size),) if isinstance(size, int | np.integer) else tuple(size)
-        shape = (*size, *self.batch_shape, self.n)
+        shape = (*_shape_of("sample", size), *self.batch_shape, self.n)
         noise = generator("sample", rng).standard_normal(shape, dtype=self.dtype.type)
         return self.loc + self._in_elimination_order("sample", linalg.solve_t, noise=noise)
 
@@ -338,3 +338,11 @@ def _trace_inverse(function: str, pattern: Pattern, factor: FloatArray) -> Float
 def square_norm(x: FloatArray) -> FloatArray:
     """‖x‖² over the last axis, in float64, without a copy of x."""
     return cast(FloatArray, np.einsum("...i,...i->...", x, x, dtype=np.float64))
+
+
+def _shape_of(function: str, size: Any) -> Shape:
+    """A number or a shape of draws as a shape."""
+    sides = tuple(size) if isinstance(size, Iterable) else (size,)
+    if any(isinstance(side, bool) or not hasattr(side, "__index__") or side < 0 for side in sides):
+        raise ShapeError(f"{function}: size must be a nonnegative integer, or a shape of them, got {size!r}.")
+    return tuple(map(int, sides))

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparseggm import checks
 from sparseggm.errors import NonPositiveError, PatternError, ShapeError
-from sparseggm.namespace import Array, known_to_fail, namespace, segment_sum, take
+from sparseggm.namespace import Array, known, known_to_fail, namespace, segment_sum, take
 from sparseggm.pattern import Pattern
 
 
@@ -34,11 +34,13 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
         raise PatternError(
             f"gershgorin: pattern must be a Pattern, as precision_pattern, got {type(pattern).__name__}."
         )
+    precision = known("gershgorin", "precision", precision)
     if precision.shape[-1:] != (pattern.nnz,):
         raise ShapeError(
             f"gershgorin: precision must end in {pattern.nnz}, the nnz of the pattern, got {tuple(precision.shape)}."
         )
     if weights is not None:
+        weights = known("gershgorin", "weights", weights)
         _require_valid_weights(pattern, weights)
     off_diagonal = np.flatnonzero(pattern.rows != pattern.cols)
     magnitudes = namespace(precision).abs(take(precision, off_diagonal))

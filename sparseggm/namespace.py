@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from sparseggm.errors import DTypeError
 from sparseggm.pattern import IntArray
+from sparseggm.promotion import plain
 
 Array = Any  # a NumPy array or a torch tensor
 
@@ -22,6 +24,19 @@ Array = Any  # a NumPy array or a torch tensor
 def namespace(array: Array) -> Any:
     """numpy or torch: the module of `abs`, `exp`, `tanh`, `where`, `sign`, `concatenate`."""
     return np if _is_numpy(array) else sys.modules["torch"]
+
+
+def known(function: str, name: str, array: Array) -> Array:
+    """A tensor as it is, an array as one of NumPy's own class.
+
+    Raises:
+        DTypeError: neither, or a subclass of NumPy's array whose meaning would be lost, see `promotion.plain`.
+    """
+    if _is_numpy(array):
+        return plain(function, name, array)
+    if not hasattr(array, "index_select"):
+        raise DTypeError(f"{function}: {name} must be a NumPy array or a tensor, got {type(array).__name__}.")
+    return array
 
 
 def mask(array: Array, condition: Any) -> Array:

@@ -28,7 +28,7 @@ import math
 from typing import Protocol
 
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.namespace import Array, in_dtype_of, mask, namespace, scatter, segment_sum, take
+from sparseggm.namespace import Array, in_dtype_of, known, mask, namespace, scatter, segment_sum, take
 from sparseggm.spectral import largest_eigenvalue
 from sparseggm.topology import Topology, require_topology
 
@@ -68,7 +68,7 @@ class FactorFamily:
         return topology.factor_pattern.nnz
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
-        _check_inputs("parametrize.factor", inputs, self.num_inputs(topology))
+        inputs = _checked_inputs("parametrize.factor", inputs, self.num_inputs(topology))
         pattern = topology.factor_pattern
         on_diagonal = mask(inputs, pattern.rows == pattern.cols)
         # exp of all, then a choice: the bound keeps the discarded half finite, and its gradient zero.
@@ -87,7 +87,7 @@ class DominantFamily:
         return topology.n + len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
-        _check_inputs("parametrize.dominant", inputs, self.num_inputs(topology))
+        inputs = _checked_inputs("parametrize.dominant", inputs, self.num_inputs(topology))
         return _packed(topology, *_dominant(topology, inputs))
 
 
@@ -106,7 +106,7 @@ class ScaledFamily:
         return 2 * topology.n + len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
-        _check_inputs("parametrize.scaled", inputs, self.num_inputs(topology))
+        inputs = _checked_inputs("parametrize.scaled", inputs, self.num_inputs(topology))
         xp, n = namespace(inputs), topology.n
         scales = xp.exp(bounded(inputs[..., n : 2 * n]))
         rest = xp.concatenate([inputs[..., :n], inputs[..., 2 * n :]], -1)
@@ -129,7 +129,7 @@ class EdgeFamily:
         return topology.n + 2 * len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
-        _check_inputs("parametrize.edge", inputs, self.num_inputs(topology))
+        inputs = _checked_inputs("parametrize.edge", inputs, self.num_inputs(topology))
         xp, n, m = namespace(inputs), topology.n, len(topology.edges)
         couplings, shares = inputs[..., n : n + m], bounded(inputs[..., n + m :])
         magnitudes = xp.abs(couplings)
@@ -157,7 +157,7 @@ class SpectralFamily:
         return topology.n + len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
-        _check_inputs("parametrize.spectral", inputs, self.num_inputs(topology))
+        inputs = _checked_inputs("parametrize.spectral", inputs, self.num_inputs(topology))
         xp, n = namespace(inputs), topology.n
         scales, couplings = xp.exp(bounded(inputs[..., :n])), inputs[..., n:]
         ones = xp.ones_like(scales)
@@ -199,6 +199,8 @@ def _packed(topology: Topology, diagonal: Array, couplings: Array) -> Array:
     return scatter(parts, topology.precision_pattern.nnz)
 
 
-def _check_inputs(family: str, inputs: Array, size: int) -> None:
+def _checked_inputs(family: str, inputs: Array, size: int) -> Array:
+    inputs = known(family, "inputs", inputs)
     if tuple(inputs.shape[-1:]) != (size,):
         raise ShapeError(f"{family}: inputs must end in {size}, got shape {tuple(inputs.shape)}.")
+    return inputs

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparseggm import Chain, DTypeError, Grid, Pattern
+from sparseggm import Chain, DTypeError, Grid, Pattern, gershgorin, parametrize
 from tests.numerics import Array
 from tests.verbs import PAIRS, VERBS, arguments
 
@@ -113,3 +113,33 @@ def test_packing_says_that_it_needs_an_array(start: str, call: Any, array: Array
     else:
         with pytest.raises(DTypeError, match=f"^{re.escape(start)} must be a NumPy array, got list\\.$"):
             call(array.tolist())
+
+
+# Each takes an array with an axis of five, of arrays or tensors alike.
+BOTH_KINDS = {
+    **{name: getattr(parametrize, name) for name in ("factor", "dominant", "spectral")},
+    **{name: getattr(gershgorin, name) for name in ("discs", "slack", "bounds", "condition_bound")},
+}
+
+
+def call_on_five(name: str, five: Any) -> Any:
+    function = BOTH_KINDS[name]
+    return function(Chain(3) if name in ("factor", "dominant", "spectral") else Chain(3).precision_pattern, five)
+
+
+@pytest.mark.parametrize("name", BOTH_KINDS)
+def test_what_takes_arrays_and_tensors_refuses_all_else(name: str) -> None:
+    values = np.array([2.0, 0.1, 2.0, 0.1, 2.0])
+    np.testing.assert_array_equal(np.ravel(call_on_five(name, np.matrix(values))), np.ravel(call_on_five(name, values)))
+    with pytest.raises(DTypeError, match=r"must be a NumPy array or a tensor, got list\.$"):
+        call_on_five(name, values.tolist())
+    with pytest.raises(DTypeError, match=r"got a masked array with masked entries"):
+        call_on_five(name, np.ma.masked_less(values, 1.0))
+
+
+def test_gershgorin_weights_are_of_the_same_classes() -> None:
+    pattern, precision = Chain(2).precision_pattern, np.array([2.0, 1.0, 2.0])
+    with pytest.raises(DTypeError, match=r"weights must be a NumPy array or a tensor, got list\.$"):
+        gershgorin.slack(pattern, precision, weights=[1.0, 1.0])
+    with pytest.raises(DTypeError, match=r"weights must have a value in every place"):
+        gershgorin.slack(pattern, precision, np.ma.masked_greater(np.array([1.0, 2.0]), 1.5))

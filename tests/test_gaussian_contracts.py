@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,3 +179,10 @@ def test_a_vector_that_is_not_finite_is_named_by_the_callers_node(name: str, wor
         NonFiniteError, match=rf"^{name}: {word} must be finite, got nan at column 2, batch element \(1,\)"
     ):
         getattr(g, name)(x)
+
+
+@pytest.mark.parametrize("size", [-1, (2, -1), 2.5, "ab", True, [2.0], None])
+def test_a_size_that_is_no_shape_is_refused(size: Any) -> None:
+    g = GaussianGraphicalModel(np.zeros(3), factor=np.ones(3), topology=Diagonal(3))
+    with pytest.raises(ShapeError, match=r"^sample: size must be a nonnegative integer, or a shape of them, got "):
+        g.sample(size)
