@@ -127,6 +127,7 @@ def call_on_five(name: str, five: Any) -> Any:
     return function(Chain(3) if name in ("factor", "dominant", "spectral") else Chain(3).precision_pattern, five)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.parametrize("name", BOTH_KINDS)
 def test_what_takes_arrays_and_tensors_refuses_all_else(name: str) -> None:
     values = np.array([2.0, 0.1, 2.0, 0.1, 2.0])
