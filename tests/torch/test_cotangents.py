@@ -96,9 +96,7 @@ SCALED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "compiled"), [*((name, False) for name in SCALED), ("factor", True), ("dominant", True)]
-)
+@pytest.mark.parametrize(("name", "compiled"), [*((name, False) for name in SCALED), ("factor", True)])
 def test_a_gradient_scaler_skips_the_step_that_overflowed_and_takes_the_next(name, compiled):
     torch.manual_seed(0)
     torch._dynamo.reset()
