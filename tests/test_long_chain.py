@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numba import njit
 
@@ -100,6 +100,17 @@ any_chain = given(
 with_strips = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+def has_small_pivot(P: Array) -> bool:
+    """Whether some pivot is at most ∛u P_jj; those that are so within rounding are left out of the tests."""
+    wide, share = P.astype(WIDE), np.cbrt(numerics.unit_roundoff(P.dtype))
+    d, least = wide[0], WIDE(1)
+    for j in range(2, len(wide), 2):
+        d = wide[j] - wide[j - 1] ** 2 / d
+        least = min(least, d / wide[j])
+    assume(abs(least - share) > 0.01 * share)
+    return bool(least < share)
+
+
 @pytest.mark.property
 @any_chain
 @with_strips
@@ -153,7 +164,7 @@ def test_a_factor_gives_back_its_matrix(strips, n, couplings, seed, dtype) -> No
     pattern = Chain(n).factor_pattern
     P = precision_of(n, couplings, seed, dtype)
     L = np.empty_like(P)
-    assert long_chain.cholesky(P, L) == 0
+    assert long_chain.cholesky(P, L) == (2 if has_small_pivot(P) else 0)
     product = linalg.gram(pattern, abs(L).astype(np.float64))
     wide = L.astype(WIDE)
     residual = -P.astype(WIDE)
@@ -199,7 +210,8 @@ def test_a_system_is_solved_for_a_matrix_within_rounding_of_the_given(strips, n,
     P, rng = precision_of(n, couplings, seed, dtype), np.random.default_rng(seed)
     b, x = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
     status, _ = long_chain.solve_precision(Chain(n).factor_pattern, P, b, x)
-    assert status == 0
+    assert bool(status) == has_small_pivot(P)
+    assume(not status)  # it goes by its factor
     bound = numerics.rounding(13, dtype) * times_vector(abs(P), abs(x)) + 4 * numerics.underflow(dtype)
     check("long chain: precision_solve", "Chain", dtype, times_vector(P, x.astype(WIDE)) - b, bound)
 
@@ -215,7 +227,8 @@ def test_the_log_det_is_that_of_a_matrix_within_rounding_of_the_given(strips, n,
     """
     P = precision_of(n, couplings, seed, dtype)
     status, found = long_chain.solve_precision(Chain(n).factor_pattern, P, P[:0], P[:0])
-    assert status == 0
+    assert bool(status) == has_small_pivot(P)
+    assume(not status)  # it goes by its factor
     D = np.zeros(len(P), WIDE)
     D[::2] = numerics.rounding(13, dtype) * times_vector(abs(P), np.ones(n))
     exact, size = log_det(P)
