@@ -37,7 +37,7 @@ def cholesky(P: FloatArray, L: FloatArray) -> int:
 
 
 def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArray) -> tuple[int, float]:
-    """x = P⁻¹ b, unless b is empty, and log det P. Nonzero status: a pivot fails or is small, or all is not finite."""
+    """x = P⁻¹ b, unless b is empty, and log det P. Status: a pivot fails or is small, or not all is finite."""
     carry, lanes = _carry(P, 2), REGISTER_BYTES // P.itemsize
     chunks, work = carry.shape[1] // 2 - 1, _work(P, carry)
     sums, rest = np.empty((len(carry), chunks * lanes)), np.empty(lanes)
