@@ -29,7 +29,7 @@ import scipy
 import scipy.optimize
 
 import sparseggm as sg
-from sparseggm.spectral import largest_eigenvalue
+from sparseggm.positivity.spectral import largest_eigenvalue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

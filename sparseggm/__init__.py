@@ -8,8 +8,7 @@ sg.spectral     the largest eigenvalue of a sparse matrix, with a certificate
 sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never imported from here
 """
 
-from sparseggm import adjoints, gershgorin, linalg, parametrize, spectral, stochastic
-from sparseggm.colouring import distance_colouring
+from sparseggm import linalg, stochastic
 from sparseggm.errors import (
     DTypeError,
     NonFiniteError,
@@ -18,13 +17,18 @@ from sparseggm.errors import (
     PatternError,
     ShapeError,
 )
-from sparseggm.gaussian import GaussianGraphicalModel
-from sparseggm.graphs import Cycle, Graph, Grid, Star, Torus, Tree, from_networkx, from_scipy, union
-from sparseggm.memory import release_memory
-from sparseggm.pattern import Pattern
-from sparseggm.storage import load, save
-from sparseggm.threads import get_num_threads, set_num_threads
-from sparseggm.topology import Band, BlockChain, Chain, Diagonal, ExtendedGrid, Stencil, Topology
+from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.storage import load, save
+from sparseggm.graph.colouring import distance_colouring
+from sparseggm.graph.families import Band, BlockChain, Chain, Diagonal, ExtendedGrid, Stencil
+from sparseggm.graph.graphs import Cycle, Graph, Grid, Star, Torus, Tree, from_networkx, from_scipy, union
+from sparseggm.graph.pattern import Pattern
+from sparseggm.graph.topology import Topology
+from sparseggm.linalg import calculus as adjoints
+from sparseggm.linalg.memory import release_memory
+from sparseggm.linalg.threads import get_num_threads, set_num_threads
+from sparseggm.positivity import families as parametrize
+from sparseggm.positivity import gershgorin, spectral
 
 __version__ = "0.1.0"
 

@@ -14,11 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import adjoints, draws, linalg, long_chain, step, threads
-from sparseggm.colouring import distance_colouring
-from sparseggm.graphs import Graph
-from sparseggm.pattern import Pattern
-from sparseggm.topology import Chain, ExtendedGrid
+from sparseggm import linalg
+from sparseggm.graph.colouring import distance_colouring
+from sparseggm.graph.families import Chain, ExtendedGrid
+from sparseggm.graph.graphs import Graph
+from sparseggm.graph.pattern import Pattern
+from sparseggm.linalg import calculus, long_chain, sampling, step, threads
 
 _BATCH = threads.LANES
 
@@ -37,11 +38,11 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     linalg.selected_inverse(filled, linalg.cholesky(filled, linalg.gram(filled, closed)))
     linalg.attempt_cholesky(Chain(2).precision_pattern, np.array([1, 1, 1 + 2e-7], dtype))  # a pivot to look at
     linalg.precision_logdet(filled, closed[0])
-    adjoints.cholesky_jvp(filled, closed, closed)
-    adjoints.marginal_variances_vjp(pattern, factor, x)
+    calculus.cholesky_jvp(filled, closed, closed)
+    calculus.marginal_variances_vjp(pattern, factor, x)
     _compile_step(pattern, dtype)
     _compile_step(Chain(3).factor_pattern, dtype)
-    draws.draw_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
+    sampling.draw_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
     _compile_long_chain(dtype)
 
 

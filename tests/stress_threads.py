@@ -24,7 +24,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from sparseggm import Chain, ExtendedGrid, Grid, set_num_threads, threads
+from sparseggm import Chain, ExtendedGrid, Grid, set_num_threads
+from sparseggm.linalg import threads
 from tests.numerics import Array
 from tests.verbs import VERBS, arguments
 

@@ -26,8 +26,9 @@ import numpy as np
 import pytest
 
 import sparseggm as sg
-from sparseggm import Grid, linalg, memory, set_num_threads, threads
-from sparseggm.kernels.blocks import UNCACHED
+from sparseggm import Grid, linalg, set_num_threads
+from sparseggm.kernels.lanes.blocks import UNCACHED
+from sparseggm.linalg import memory, threads
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_TO_HANG = 20.0

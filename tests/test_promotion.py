@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from sparseggm import Chain, DTypeError, GaussianGraphicalModel, NonFiniteError, ShapeError
-from sparseggm.scipy_adapter import SparsePrecisionCovariance
+from sparseggm.gaussian.scipy_adapter import SparsePrecisionCovariance
 from tests.calls import TOPOLOGIES, VECTOR, Call, arrays_of, calls, gaussian
 
 NAMES = list(calls(Chain(4)))

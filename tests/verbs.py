@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import Pattern, adjoints, draws, linalg, step
+from sparseggm import Pattern, adjoints, linalg
+from sparseggm.linalg import sampling, step
 from tests.numerics import Array
 from tests.strategies import Shape, factor_values, precision_values
 
@@ -98,7 +99,7 @@ def result(function: Callable[..., Any], number: int) -> Callable[..., Any]:
 
 
 def draw_and_log_prob(pattern: Any, *arrays: Array) -> tuple[Array, ...]:
-    return draws.draw_and_log_prob(pattern, None, *arrays)
+    return sampling.draw_and_log_prob(pattern, None, *arrays)
 
 
 SYSTEM = {"precision": "precision", "rhs": "vector"}
@@ -185,8 +186,8 @@ VERBS = {
             )
             for number, name in enumerate(STEP)
         ),
-        Verb(draws.draw_and_log_prob, DRAW, "vector", row=": z", call=result(draw_and_log_prob, 0)),
-        Verb(draws.draw_and_log_prob, DRAW, "scalar", row=": log q(z)", call=result(draw_and_log_prob, 1)),
+        Verb(sampling.draw_and_log_prob, DRAW, "vector", row=": z", call=result(draw_and_log_prob, 0)),
+        Verb(sampling.draw_and_log_prob, DRAW, "scalar", row=": log q(z)", call=result(draw_and_log_prob, 1)),
     )
 }
 

@@ -17,7 +17,7 @@ from benchmarks.contest import Ratio, Result, Setting
 from benchmarks.peers.bare_loop import PIXELS, BareLoop
 from benchmarks.timing import Call, seconds_of
 from sparseggm.vae import Config, Digits, Training
-from sparseggm.vae.interrupt import StopRequest
+from sparseggm.vae.files.interrupt import StopRequest
 
 
 def _digits(setting: Setting) -> Digits:

@@ -13,11 +13,12 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from sparseggm.torch import ops, spectral
+from sparseggm.torch import ops
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.heads import ConvHead, FactorHead, PrecisionHead
+from sparseggm.torch.operators import spectral
 
 __all__ = [
     "ConvHead",

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from sparseggm import checks
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
-from sparseggm.pattern import FloatArray, Pattern
-from sparseggm.topology import Topology
-from sparseggm.torch.registration import are_readable, array, batch_of
+from sparseggm.graph.pattern import FloatArray, Pattern
+from sparseggm.graph.topology import Topology
+from sparseggm.linalg import checks
+from sparseggm.torch.operators.registration import are_readable, array, batch_of
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

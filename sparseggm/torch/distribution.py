@@ -16,15 +16,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sparseggm import conditioning
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.factored import covariance_positions
-from sparseggm.pattern import DENSE_LIMIT, IntArray, as_pairs
-from sparseggm.topology import Topology, require_topology
-from sparseggm.torch import ops, samples
+from sparseggm.gaussian import conditioning
+from sparseggm.gaussian.factored import covariance_positions
+from sparseggm.graph.pattern import DENSE_LIMIT, IntArray, as_pairs
+from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.factored import FactoredDistribution, factorised
-from sparseggm.torch.registration import are_transformed, index
+from sparseggm.torch.operators import samples
+from sparseggm.torch.operators.registration import are_transformed, index
 
 LOG_2PI = math.log(2.0 * math.pi)
 

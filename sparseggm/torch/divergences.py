@@ -16,12 +16,13 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from torch.distributions.kl import register_kl
 
 from sparseggm.errors import ShapeError
-from sparseggm.factored import trace_positions
-from sparseggm.torch import fused, ops, samples
+from sparseggm.gaussian.factored import trace_positions
+from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
-from sparseggm.torch.registration import index
-from sparseggm.torch.tracing import untraced
+from sparseggm.torch.operators import samples, step
+from sparseggm.torch.operators.registration import index
+from sparseggm.torch.operators.tracing import untraced
 
 _positions = untraced(trace_positions)
 
@@ -72,7 +73,7 @@ def sample_and_kl(
     if p is None:
         order = q._order
         loc, eps = samples.reordered(q.loc, order), samples.reordered(noise, order)
-        z, divergence = fused.sample_and_kl(q.factor_pattern, loc, q._factor, eps)
+        z, divergence = step.sample_and_kl(q.factor_pattern, loc, q._factor, eps)
         return q._to_caller(z), divergence
     return q.loc + q.colorize(noise), kl_divergence(q, p)
 

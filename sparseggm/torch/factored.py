@@ -1,8 +1,8 @@
 """`FactoredDistribution`: what the torch Gaussian is made of, and from what it can be made.
 
 Owns the tensors, and crosses between the caller's numbering of nodes and the elimination order of the packed values:
-`sparseggm.factored` for tensors. What a caller gives and is told is in `border`, what is asked of a Gaussian in
-`distribution`.
+`sparseggm.gaussian.factored` for tensors. What a caller gives and is told is in `border`, what is asked of a Gaussian
+in `distribution`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from sparseggm import errors, factored
+from sparseggm import errors
 from sparseggm.errors import ShapeError
-from sparseggm.graphs import product_graph
-from sparseggm.pattern import Pattern
-from sparseggm.topology import Topology, require_topology
+from sparseggm.gaussian import factored
+from sparseggm.graph.graphs import product_graph
+from sparseggm.graph.pattern import Pattern
+from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import (
     as_tensors,
@@ -29,9 +30,9 @@ from sparseggm.torch.border import (
     tells,
 )
 from sparseggm.torch.errors import NotPositiveDefiniteError
-from sparseggm.torch.registration import are_readable, array, index
-from sparseggm.torch.samples import reordered
-from sparseggm.torch.tracing import untraced
+from sparseggm.torch.operators.registration import are_readable, array, index
+from sparseggm.torch.operators.samples import reordered
+from sparseggm.torch.operators.tracing import untraced
 
 _product_graph = untraced(product_graph)
 

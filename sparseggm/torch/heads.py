@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseggm import parametrize
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.graphs import Grid, Torus
-from sparseggm.parametrize import DominantFamily, FactorFamily, Family, SpectralFamily
-from sparseggm.pattern import IntArray
-from sparseggm.topology import ExtendedGrid, Stencil, Topology
+from sparseggm.graph.families import ExtendedGrid, Stencil
+from sparseggm.graph.graphs import Grid, Torus
+from sparseggm.graph.pattern import IntArray
+from sparseggm.graph.topology import Topology
+from sparseggm.positivity import families
+from sparseggm.positivity.families import DominantFamily, FactorFamily, Family, SpectralFamily
 from sparseggm.torch.distribution import GaussianGraphicalModel
-from sparseggm.torch.registration import index
+from sparseggm.torch.operators.registration import index
 
 SILENCE = 2.0**-60
 """How much of their usual start the weights that feed a family have. Nothing beside one, in float32 and float64; but a
@@ -99,7 +100,7 @@ class FactorHead(GaussianHead):
     """
 
     def __init__(self, in_features: int, topology: Topology) -> None:
-        super().__init__(_linear(in_features, topology, parametrize.factor), topology, parametrize.factor)
+        super().__init__(_linear(in_features, topology, families.factor), topology, families.factor)
 
 
 class PrecisionHead(GaussianHead):
@@ -112,7 +113,7 @@ class PrecisionHead(GaussianHead):
     Cost: one sparse Cholesky factorisation a batch element.
     """
 
-    def __init__(self, in_features: int, topology: Topology, family: Family = parametrize.dominant) -> None:
+    def __init__(self, in_features: int, topology: Topology, family: Family = families.dominant) -> None:
         if isinstance(family, FactorFamily):
             raise ValueError("PrecisionHead: the family must give a precision; for L itself use FactorHead.")
         super().__init__(_linear(in_features, topology, family), topology, family)
@@ -140,7 +141,7 @@ class ConvHead(GaussianHead):
         in_channels: int,
         topology: Topology,
         kernel_size: int = 1,
-        family: Family = parametrize.factor,
+        family: Family = families.factor,
     ) -> None:
         layer = _Convolution(in_channels, topology, kernel_size, family)
         super().__init__(layer, topology, family)

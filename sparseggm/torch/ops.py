@@ -4,7 +4,7 @@ Same names, arguments and conventions; tensors on the CPU instead of arrays. All
 under `torch.func`, mapped by `vmap` and traced by `torch.compile`: docs/torch-support.md.
 """
 
-from sparseggm.torch.algebra import (
+from sparseggm.torch.operators.algebra import (
     cholesky,
     cholesky_jvp,
     cholesky_vjp,
@@ -19,8 +19,8 @@ from sparseggm.torch.algebra import (
     solve_t,
     symmetric_matmul,
 )
-from sparseggm.torch.embedding import diagonal, extend, on_diagonal, restrict
-from sparseggm.torch.second_moments import (
+from sparseggm.torch.operators.embedding import diagonal, extend, on_diagonal, restrict
+from sparseggm.torch.operators.second_moments import (
     marginal_variances,
     marginal_variances_vjp,
     precision_logdet,

@@ -11,7 +11,8 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from sparseggm.topology import BlockChain, Chain, Diagonal, ExtendedGrid, Topology
+from sparseggm.graph.families import BlockChain, Chain, Diagonal, ExtendedGrid
+from sparseggm.graph.topology import Topology
 from sparseggm.vae.errors import ConfigError
 
 POSTERIORS = ("diagonal", "chain", "extended-grid", "block-chain")

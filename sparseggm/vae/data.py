@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from sparseggm.files import write_atomically
-from sparseggm.vae.draws import binarize, generator
 from sparseggm.vae.errors import DataError
 from sparseggm.vae.networks import PIXELS
+from sparseggm.vae.randomness import binarize, generator
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 SHA256 = {

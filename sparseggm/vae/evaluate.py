@@ -22,13 +22,13 @@ from torch import Tensor
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
 from sparseggm.torch import sample_and_kl
-from sparseggm.vae import checkpoint
 from sparseggm.vae.config import Config, require_count
 from sparseggm.vae.data import BINARIZATION_SEED, load_digits
-from sparseggm.vae.draws import generator
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
+from sparseggm.vae.files import checkpoint
 from sparseggm.vae.model import VAE, untrained
 from sparseggm.vae.objective import log_importance_weights
+from sparseggm.vae.randomness import generator
 from sparseggm.vae.train import progress_bar
 
 # 64 images × 16 samples: their logits, 3 MB, stay in cache.

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sparseggm.drawing import DIVERGING, SEQUENTIAL, Array, symmetric
 from sparseggm.files import write_atomically, write_json
-from sparseggm.vae import checkpoint
+from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, Array, symmetric
 from sparseggm.vae.config import POSTERIORS, Config
 from sparseggm.vae.data import Digits, load_digits
-from sparseggm.vae.drawing import draw_factor, draw_over_training, draw_tiles, new_figure, stored_couplings
-from sparseggm.vae.draws import generator
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.evaluate import load_run
-from sparseggm.vae.lock import only_process
+from sparseggm.vae.files import checkpoint
+from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.model import VAE
+from sparseggm.vae.plotting import draw_factor, draw_over_training, draw_tiles, new_figure, stored_couplings
+from sparseggm.vae.randomness import generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm.files import write_atomically, write_json
-from sparseggm.vae import checkpoint
 from sparseggm.vae.config import Config, require_count
 from sparseggm.vae.data import Digits, load_digits
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.evaluate import evaluate, standard_error
-from sparseggm.vae.interrupt import StopRequest
-from sparseggm.vae.lock import only_process
+from sparseggm.vae.files import checkpoint
+from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.train import Training, progress_bar, require_startable
 
 # (log p(x), its lower bound): Table 1 of the poster, in nats an image.

@@ -24,15 +24,15 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
-from sparseggm.vae import checkpoint
 from sparseggm.vae.config import Config
 from sparseggm.vae.data import Digits, load_digits
-from sparseggm.vae.draws import binarize, generator
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, Interrupted
-from sparseggm.vae.interrupt import StopRequest
-from sparseggm.vae.lock import only_process
+from sparseggm.vae.files import checkpoint
+from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.model import VAE
 from sparseggm.vae.networks import PIXELS
+from sparseggm.vae.randomness import binarize, generator
 
 # Reading a loss back waits for the device, so it is looked at every so many steps, and before anything is saved.
 STEPS_BETWEEN_CHECKS = 50

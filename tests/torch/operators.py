@@ -16,7 +16,7 @@ from torch import Tensor
 import sparseggm as sg
 import sparseggm.torch  # registers
 from sparseggm import Pattern
-from sparseggm.torch.registration import index
+from sparseggm.torch.operators.registration import index
 from tests.torch.problems import factor, values, vectors
 
 Shape = tuple[int, ...]

@@ -21,8 +21,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 import sparseggm as sg
 from sparseggm import Topology, parametrize
-from sparseggm.torch import GaussianGraphicalModel, fused, sample_and_kl
-from sparseggm.torch.registration import key_of
+from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
+from sparseggm.torch.operators import step
+from sparseggm.torch.operators.registration import key_of
 from tests.torch.problems import calls, factor, values, vectors
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "torch-support.md"
@@ -122,7 +123,7 @@ def _own_kl(q: GaussianGraphicalModel, loc: Tensor) -> Tensor:
 def _fused(topology: Topology) -> Problem:
     pattern, n = topology.factor_pattern, topology.n
     arguments = (vectors(n, 2), factor(pattern, 2), vectors(n, 3, 2, seed=1))
-    return Problem(lambda *tensors: fused.sample_and_kl(pattern, *tensors), arguments)
+    return Problem(lambda *tensors: step.sample_and_kl(pattern, *tensors), arguments)
 
 
 OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {

@@ -12,7 +12,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, jacrev, vmap
 
 import sparseggm as sg
-from sparseggm.torch import FactorHead, fused, ops, sample_and_kl
+from sparseggm.torch import FactorHead, ops, sample_and_kl
+from sparseggm.torch.operators import step as fused
 from tests.torch.problems import calls, factor, vectors
 
 every_operator = pytest.mark.parametrize("name", list(calls(sg.Chain(4))))

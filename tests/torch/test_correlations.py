@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparseggm.torch import GaussianGraphicalModel
-from tests.test_correlations import PAIRS, SAME, TOPOLOGIES, tight
+from tests.gaussian.test_correlations import PAIRS, SAME, TOPOLOGIES, tight
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)

@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 import sparseggm as sg
 from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
-from sparseggm.torch.registration import key_of
+from sparseggm.torch.operators.registration import key_of
 from tests.torch.gaussians import KINDS, Kind, dense, gaussian, in_numpy
 from tests.torch.problems import TOPOLOGIES, factor, vectors
 

@@ -16,7 +16,8 @@ from hypothesis import given
 
 import sparseggm as sg
 from sparseggm import parametrize
-from sparseggm.torch import ConvHead, FactorHead, PrecisionHead, portable, sample_and_kl
+from sparseggm.torch import ConvHead, FactorHead, PrecisionHead, sample_and_kl
+from sparseggm.torch.operators import portable
 from tests.strategies import named_patterns
 from tests.torch.exported import FEATURES, Wrapped
 

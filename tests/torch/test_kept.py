@@ -15,7 +15,7 @@ import torch
 from torch.distributions import kl_divergence
 
 import sparseggm as sg
-from sparseggm import pattern as patterns
+from sparseggm.graph import pattern as patterns
 from sparseggm.kernels import symbolic
 from sparseggm.torch import GaussianGraphicalModel, PrecisionHead, ops, sample_and_kl
 from tests.torch.operators import FIRST_ORDER, OPERATORS, name_of, operator, operators

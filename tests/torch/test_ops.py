@@ -9,8 +9,9 @@ from torch.autograd import forward_ad
 
 import sparseggm as sg
 from sparseggm import linalg
-from sparseggm.torch import fused, ops
-from sparseggm.torch.registration import key_of
+from sparseggm.torch import ops
+from sparseggm.torch.operators import step as fused
+from sparseggm.torch.operators.registration import key_of
 from tests.torch.problems import CALLS, TOPOLOGIES, calls, factor, vectors
 
 every_call = pytest.mark.parametrize(("topology", "name"), CALLS, ids=str)

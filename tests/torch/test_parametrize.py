@@ -11,7 +11,7 @@ import torch
 import sparseggm as sg
 import sparseggm.torch
 from sparseggm import parametrize, spectral
-from tests.test_parametrize import FAMILIES, level
+from tests.positivity.test_families import FAMILIES, level
 
 TOPOLOGIES = [sg.Diagonal(3), sg.Chain(2), sg.Chain(5), sg.ExtendedGrid(2, 3), sg.Grid(3, 3), sg.Star(4)]
 
@@ -119,7 +119,7 @@ def test_a_second_derivative_that_is_not_there_says_so():
 def test_the_operator_passes_the_checks_of_torch():
     pattern = sg.Chain(4).precision_pattern
     sparseggm.torch.spectral.largest_eigenvalue(pattern, torch.zeros(pattern.nnz))
-    key = sparseggm.torch.registration.key_of(pattern, "test")
+    key = sparseggm.torch.operators.registration.key_of(pattern, "test")
     values = torch.tensor([0, 1.0, 0, 2.0, 0, -1.0, 0], dtype=torch.float64, requires_grad=True)
     operator = torch.ops.sparseggm.leading_eigenpair.default
     # Its vector has no derivative, which the check of AOT dispatch would ask for.

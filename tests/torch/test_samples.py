@@ -10,8 +10,9 @@ import torch
 
 import sparseggm as sg
 from sparseggm import linalg
-from sparseggm.torch import GaussianGraphicalModel, blocks, samples
-from sparseggm.torch.registration import index, key_of
+from sparseggm.torch import GaussianGraphicalModel
+from sparseggm.torch.operators import blocks, samples
+from sparseggm.torch.operators.registration import index, key_of
 from tests.torch.gaussians import KINDS, Kind
 from tests.torch.problems import TOPOLOGIES, factor, vectors
 

@@ -9,7 +9,8 @@ import torch
 from torch.func import grad, jacrev, vjp, vmap
 
 import sparseggm as sg
-from sparseggm.torch import fused, ops
+from sparseggm.torch import ops
+from sparseggm.torch.operators import step as fused
 from tests.torch.problems import calls, factor, vectors
 
 TOPOLOGIES = [sg.ExtendedGrid(2, 3), sg.Grid(3, 3)]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sparseggm.vae import Config, Digits, load_digits
-from sparseggm.vae.interrupt import SIGNALS
+from sparseggm.vae.files.interrupt import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 

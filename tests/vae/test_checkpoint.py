@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparseggm.vae import CheckpointError, Config, Digits, Training, checkpoint, load_run
+from sparseggm.vae import CheckpointError, Config, Digits, Training, load_run
 from sparseggm.vae.config import digest
+from sparseggm.vae.files import checkpoint
 from tests.vae.conftest import assert_same_numbers
 
 

@@ -19,9 +19,9 @@ import pytest
 from sparseggm import __version__
 from sparseggm.cli import main
 from sparseggm.vae import Digits, Training
-from sparseggm.vae.checkpoint import load
-from sparseggm.vae.interrupt import StopRequest
-from sparseggm.vae.lock import only_process
+from sparseggm.vae.files.checkpoint import load
+from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.files.lock import only_process
 from tests.vae.conftest import ROOT, command_line
 
 SMALL = ("--latent=4", "--hidden=16", "--batch=50", "--epochs=1")
@@ -327,7 +327,7 @@ def test_a_table_holds_the_directories_of_its_runs(run: Path) -> None:
 
 def test_a_killed_process_releases_its_directory(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from sparseggm.vae.lock import only_process\n"
+        "import sys, time; from pathlib import Path; from sparseggm.vae.files.lock import only_process\n"
         "with only_process(Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sparseggm.vae import DataError, data, load_digits
-from sparseggm.vae.draws import binarize, generator
+from sparseggm.vae.randomness import binarize, generator
 
 COUNTS = {data.TRAIN: 30, data.TEST: 7}
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sparseggm.vae import POSTERIORS, CheckpointError, Config, Digits, Interrupted, Training, figures, table1
-from sparseggm.vae.checkpoint import load
-from sparseggm.vae.interrupt import StopRequest
+from sparseggm.vae.files.checkpoint import load
+from sparseggm.vae.files.interrupt import StopRequest
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseggm.topology import Chain, ExtendedGrid, Topology
+from sparseggm.graph.families import Chain, ExtendedGrid
+from sparseggm.graph.topology import Topology
 from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae import (
     VAE,

@@ -29,8 +29,8 @@ from sparseggm.vae import (
     load_run,
     train,
 )
-from sparseggm.vae.checkpoint import load
-from sparseggm.vae.interrupt import StopRequest
+from sparseggm.vae.files.checkpoint import load
+from sparseggm.vae.files.interrupt import StopRequest
 from tests.vae.conftest import assert_same_numbers, command_line
 
 

@@ -1,0 +1,1 @@
+"""The Gaussian graphical model in NumPy: probability, inference, fitting, files."""

@@ -1,0 +1,289 @@
+"""`FactoredGaussian`: what a batch of Gaussians N(loc, P⁻¹), P = L Lᵀ sparse, is made of, and from what it can be made.
+
+Owns the arrays, their checks, and the border between the caller's numbering of nodes and the elimination order of the
+packed values; turns a failing column into the caller's node. What is asked of a Gaussian is in `gaussian`.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, Self, cast
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseggm import linalg
+from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError
+from sparseggm.graph.graphs import product_graph
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
+from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.linalg import checks
+from sparseggm.linalg.checks import Shape
+from sparseggm.positivity import gershgorin
+from sparseggm.promotion import constant, promoted
+
+
+class FactoredGaussian:
+    """A mean and a sparse factor on a topology: see `GaussianGraphicalModel`."""
+
+    loc: FloatArray
+    factor: FloatArray
+    topology: Topology
+    factor_pattern: Pattern
+    """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
+    is_on_topology: bool
+    """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
+
+    def __init__(self, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology) -> None:
+        function = type(self).__name__
+        require_topology(function, topology)
+        loc, factor = promoted(function, loc=loc, factor=factor)
+        self._set(function, constant(loc), constant(factor), topology, topology.factor_pattern)
+        self.is_on_topology = topology.is_factor_free
+
+    @classmethod
+    def from_precision(cls, loc: npt.ArrayLike, *, precision: npt.ArrayLike, topology: Topology) -> Self:
+        """The Gaussians with precision P: (..., nnz) values on `topology.precision_pattern`, see `topology.pack`.
+
+        Raises:
+            NotPositiveDefiniteError: names batch index, node and pivot, and P's Gershgorin slack there.
+        Cost: one `linalg.cholesky`.
+        """
+        function = f"{cls.__name__}.from_precision"
+        require_topology(function, topology)
+        loc, precision = promoted(function, loc=loc, precision=precision)
+        factor = _factorised(function, topology, precision, loc=loc)
+        return cls._made(function, constant(loc), factor, topology, topology.precision_pattern.filled())
+
+    @classmethod
+    def on_pattern(cls, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology, pattern: Pattern) -> Self:
+        """The Gaussians with factor L, of a P on the graph, on a pattern whose Gram pattern holds that of the graph."""
+        function = f"{cls.__name__}.on_pattern"
+        require_topology(function, topology)
+        checks.require_pattern(function, pattern)
+        _require_graph(function, topology, pattern)
+        loc, factor = promoted(function, loc=loc, factor=factor)
+        return cls._made(function, constant(loc), constant(factor), topology, pattern)
+
+    @classmethod
+    def _made(cls, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> Self:
+        """From arrays of one dtype that no caller can write into, P on the topology."""
+        self = cls.__new__(cls)
+        self._set(function, loc, factor, topology, pattern)
+        self.is_on_topology = True
+        return self
+
+    def _set(self, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> None:
+        checks.check(function, pattern, packed={"factor": factor}, loc=loc)
+        self.batch_shape: Shape = checks.broadcast(function, loc=loc.shape[:-1], factor=factor.shape[:-1])
+        checks.require_finite(function, "loc", None, loc)
+        checks.require_finite(function, "factor", pattern, factor, topology)
+        checks.require_positive_diagonal(function, pattern, factor, topology)
+        loc.flags.writeable = factor.flags.writeable = False
+        self.loc, self.factor = loc, factor
+        self.topology, self.factor_pattern = topology, pattern
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.topology}, batch_shape={self.batch_shape}, dtype={self.dtype})"
+
+    @property
+    def n(self) -> int:
+        """Number of nodes."""
+        return self.topology.n
+
+    @property
+    def graph(self) -> Topology:
+        """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
+        return self.topology if self.is_on_topology else product_graph(self.topology)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.factor.dtype
+
+    # ------------------------------------------------------------------ maps
+
+    def whiten(self, d: npt.ArrayLike) -> FloatArray:
+        """Lᵀ d for a centred vector d (..., n): white if d has covariance Σ. As in SciPy, no mean is subtracted.
+
+        Cost: 2 nnz(L) flops a vector.
+        """
+        g, (d,) = self._beside("whiten", d=d)
+        return g._in_elimination_order("whiten", linalg.matmul_t, d=d)
+
+    def colorize(self, eps: npt.ArrayLike) -> FloatArray:
+        """L⁻ᵀ ε for white noise ε (..., n): covariance Σ. The inverse of `whiten`; no mean is added.
+
+        Cost: 2 nnz(L) flops a vector.
+        """
+        g, (eps,) = self._beside("colorize", eps=eps)
+        return g._in_elimination_order("colorize", linalg.solve_t, eps=eps)
+
+    def _in_elimination_order(self, function: str, verb: Any, **vector: Any) -> FloatArray:
+        """`verb` of L and one vector in the caller's numbering, whose name is the caller's word for it."""
+        [(name, x)] = vector.items()
+        checks.check(function, self.factor_pattern, **vector)
+        checks.broadcast(function, gaussian=self.factor.shape[:-1], **{name: x.shape[:-1]})
+        natural = self.topology.is_naturally_ordered
+        try:
+            y = verb(self.factor_pattern, self.factor, x if natural else x.take(self.topology.order, axis=-1))
+        except NonFiniteError:  # named by the caller's node, not the elimination's
+            checks.explain(function, {name: (None, x)})
+            raise
+        return cast(FloatArray, y if natural else y.take(self.topology.inverse_order, axis=-1))
+
+    def _of_factor(self, function: str, verb: Any, **options: Any) -> FloatArray:
+        """`verb` of L alone, which is known to be good: only its result can overflow."""
+        try:
+            return cast(FloatArray, verb(self.factor_pattern, self.factor, **options))
+        except NonFiniteError:
+            checks.explain(function, {"factor": (self.factor_pattern, self.factor)}, topology=self.topology)
+            raise
+
+    def _beside(self, function: str, **values: Any) -> tuple[Self, list[FloatArray]]:
+        """This Gaussian and the values, all in the wider of their dtypes: see `promotion`."""
+        arrays = promoted(function, self.dtype, **values)
+        return self._in_dtype(arrays[0].dtype), arrays
+
+    def _in_dtype(self, dtype: np.dtype[Any]) -> Self:
+        """The same numbers in a dtype at least as wide."""
+        if dtype == self.dtype:
+            return self
+        wider = copy(self)
+        wider.loc, wider.factor = self.loc.astype(dtype), self.factor.astype(dtype)
+        return wider
+
+    # ------------------------------------------------------------------ parameters
+
+    @property
+    def precision(self) -> FloatArray:
+        """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
+        on, product = self.graph.precision_pattern, self.factor_pattern.gram()
+        return self._of_factor("precision", linalg.gram).take(on.positions_in(product), axis=-1)
+
+    @property
+    def information(self) -> FloatArray:
+        """h = P loc, (..., n): with P, the natural parameters."""
+        return self._times_precision("information", loc=self.loc)
+
+    def _times_precision(self, function: str, **vector: Any) -> FloatArray:
+        """P x = L Lᵀ x."""
+        white = self._in_elimination_order(function, linalg.matmul_t, **vector)
+        return self._in_elimination_order(function, linalg.matmul, **dict.fromkeys(vector, white))
+
+    @classmethod
+    def from_information(cls, information: npt.ArrayLike, *, precision: npt.ArrayLike, topology: Topology) -> Self:
+        """The Gaussians with density ∝ exp(hᵀ z − ½ zᵀ P z): mean P⁻¹ h. Arguments and errors as `from_precision`."""
+        function = f"{cls.__name__}.from_information"
+        require_topology(function, topology)
+        information, precision = promoted(function, information=information, precision=precision)
+        return cls._from_information(function, information, precision, topology)
+
+    @classmethod
+    def _from_information(
+        cls, function: str, information: FloatArray, precision: FloatArray, topology: Topology, loc: Any = 0.0
+    ) -> Self:
+        """Mean loc + P⁻¹ h."""
+        factor = _factorised(function, topology, precision, information=information)
+        pattern = topology.precision_pattern.filled()
+        centred = cls._made(function, np.zeros(topology.n, factor.dtype), factor, topology, pattern)
+        half = centred._in_elimination_order(function, linalg.solve, information=information)
+        move = centred._in_elimination_order(function, linalg.solve_t, information=half)
+        return cls._made(function, loc + move, factor, topology, pattern)
+
+    def moved_to(self, loc: npt.ArrayLike) -> Self:
+        """The same precision about another mean; the factor is shared."""
+        g, (loc,) = self._beside("moved_to", loc=loc)
+        moved = self._made("moved_to", constant(loc), g.factor, self.topology, self.factor_pattern)
+        moved.is_on_topology = self.is_on_topology
+        return moved
+
+
+def _factorised(function: str, topology: Topology, precision: FloatArray, **vector: Any) -> FloatArray:
+    """L of P, after the checks of P and of the vector that comes with it."""
+    pattern = topology.precision_pattern
+    checks.check(function, pattern, packed={"precision": precision}, **vector)
+    checks.broadcast(function, **{name: array.shape[:-1] for name, array in {**vector, "precision": precision}.items()})
+    for name, array in vector.items():
+        checks.require_finite(function, name, None, array)
+    try:
+        return linalg.cholesky(pattern, precision)
+    except NonFiniteError:
+        checks.explain(function, {"precision": (pattern, precision)}, topology=topology)
+        raise
+    except NotPositiveDefiniteError as failure:
+        raise named_by_node(failure, topology, precision, function) from None
+
+
+def _require_graph(function: str, topology: Topology, pattern: Pattern) -> None:
+    """Raise unless L Lᵀ may be nonzero on the whole graph, for L on the pattern."""
+    if pattern.n != topology.n:
+        raise PatternError(f"{function}: pattern must be one of {topology.n} nodes, as {topology}, got {pattern!r}.")
+    ends = topology.inverse_order[topology.edges]
+    lacking = pattern.gram().positions_of(ends.max(axis=1), ends.min(axis=1)) < 0
+    if lacking.any():
+        i, j = topology.edges[lacking][0]
+        raise PatternError(
+            f"{function}: pattern must be that of an L whose L Lᵀ joins what {topology} does, got one that does not "
+            f"join {i} and {j}."
+        )
+
+
+def covariance_positions(
+    topology: Topology, pattern: Pattern, pairs: npt.ArrayLike, function: str = "covariance_on"
+) -> tuple[Pattern, IntArray, IntArray]:
+    """F, where the selected inverse of an L on `pattern` must be formed, and the place on F of nodes and of pairs.
+
+    Args:
+        pairs: (m, 2) nodes of the topology, in any order; i = j is allowed.
+    Returns:
+        (pattern of L ∪ pairs).filled(), packed positions (n,) of Σ_ii and (m,) of Σ_ij.
+    """
+    pairs = as_pairs(function, pairs)
+    n = topology.n
+    if pairs.size and (pairs.min() < 0 or pairs.max() >= n):
+        raise PatternError(f"{function}: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
+    ends = topology.inverse_order[pairs]
+    fill = pattern.union(Pattern.from_edges(n, ends)).filled()
+    nodes = fill.diagonal[topology.inverse_order].astype(np.int64)
+    return fill, nodes, fill.positions_of(ends.max(1), ends.min(1))
+
+
+_OfGraph = WeakKeyDictionary[Topology, tuple[str, Pattern, IntArray]]
+_trace_positions: WeakKeyDictionary[Topology, _OfGraph] = WeakKeyDictionary()
+
+
+def trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tuple[Pattern, IntArray]:
+    """What tr(P Σ) needs of Σ, P on another graph: F of `covariance_positions`, and the place of each P_ij on F.
+
+    Found once for an L on `pattern`, and kept while both topologies live: a prior meets many posteriors.
+    """
+    of_graph = _trace_positions.setdefault(topology, WeakKeyDictionary())
+    key, fill, positions = of_graph.get(graph, ("", pattern, np.empty(0, np.int64)))
+    if key != pattern.key:
+        on = graph.precision_pattern
+        fill, _, positions = covariance_positions(topology, pattern, graph.order[np.stack([on.rows, on.cols], axis=-1)])
+        of_graph[graph] = pattern.key, fill, positions
+    return fill, positions
+
+
+def named_by_node(
+    failure: NotPositiveDefiniteError,
+    topology: Topology,
+    precision: FloatArray,
+    function: str = "GaussianGraphicalModel.from_precision",
+) -> NotPositiveDefiniteError:
+    """The same failure in the caller's words: node, place on a grid, and what Gershgorin's theorem says of it."""
+    node = int(topology.order[failure.column])
+    found = "singular to working precision" if failure.pivot > 0 else "not positive definite"
+    with np.errstate(over="ignore"):
+        slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
+    return NotPositiveDefiniteError(
+        f"{function}: {found}: pivot {failure.pivot:.3g} at "
+        f"{topology.describe(node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "
+        "Raise the diagonal, or use parametrize.dominant, which guarantees P ≻ 0.",
+        batch_index=failure.batch_index,
+        column=failure.column,
+        pivot=failure.pivot,
+    )

@@ -1,0 +1,127 @@
+"""Maximum likelihood of a sparse factor in closed form, column by column.
+
+Samples are read in chunks, so that what is held beside them is bounded: see `CHUNK_VALUES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from sparseggm.errors import NotPositiveDefiniteError
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
+from sparseggm.graph.topology import Topology
+from sparseggm.linalg import checks
+
+CHUNK_VALUES = 1 << 22
+"""Numbers in one array of centred samples, or of correlations: 8 MiB in float64."""
+
+BLOCK = 32
+"""Columns of the moments that are formed by one product of matrices."""
+
+
+def mean_and_factor(topology: Topology, samples: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The mean, in the caller's numbering, and the L on `topology.factor_pattern` that are most likely, in float64.
+
+    Column j is a regression on its own: with C the empirical covariance of S_j = {j, later rows of column j},
+        L_{S_j, j} = C⁻¹ e₁ / √(e₁ᵀ C⁻¹ e₁).
+    Solved with the correlations R, C = S R S, so that units do not matter; columns of equal length together.
+
+    Args:
+        topology: factor-free.
+        samples: (..., N, n), of any real dtype.
+    Raises:
+        NonFiniteError: a sample is not finite, or a moment is beyond float64.
+        NotPositiveDefiniteError: an R is singular to working precision.
+    Memory: C on `topology.precision_pattern`, which holds the pairs of every S_j, and a few chunks.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = samples.mean(axis=-2, dtype=np.float64)
+        covariance = covariance_on(topology.precision_pattern, topology.order, samples, mean)
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        checks.explain("fit", {"samples": (None, samples)})
+    return mean, columns_of_factor(topology, covariance, samples.shape[-2])
+
+
+def covariance_on(pattern: Pattern, order: IntArray, samples: FloatArray, mean: FloatArray) -> FloatArray:
+    """C_ij = mean of (x_i − mean_i)(x_j − mean_j) for every entry of a pattern, (..., nnz), in float64.
+
+    A block of columns is a product of matrices, of whose entries those on the pattern are kept.
+    """
+    *batch, count, n = samples.shape
+    rows, means = samples.reshape(-1, count, n), mean.reshape(-1, n)
+    sums = np.zeros((len(rows), pattern.nnz))
+    blocks = [_block(pattern, first) for first in range(0, n, BLOCK)]
+    for elements in parts(len(rows), count * n):
+        for chunk in parts(count, n * (elements.stop - elements.start)):
+            x = rows[elements, chunk] - means[elements, None]
+            x = np.ascontiguousarray(np.swapaxes(x, -1, -2).take(order, axis=-2))  # (elements, n, chunk)
+            for columns, stored, later, i, j in blocks:
+                product = x[:, later] @ np.swapaxes(x[:, columns], -1, -2)
+                sums[elements, stored] += product[:, i, j]
+    return np.asarray(sums / count).reshape(*batch, pattern.nnz)
+
+
+def _block(pattern: Pattern, first: int) -> tuple[Any, ...]:
+    """Some columns, their packed entries, the rows that these stand in, and the place of each among those and these."""
+    columns = slice(first, min(first + BLOCK, pattern.n))
+    stored = slice(int(pattern.indptr[columns.start]), int(pattern.indptr[columns.stop]))
+    rows, places = np.unique(pattern.rows[stored], return_inverse=True)
+    return columns, stored, rows, places, pattern.cols[stored] - first
+
+
+def parts(count: int, values_each: int) -> Iterator[slice]:
+    """Slices of range(count), each as long as `CHUNK_VALUES` allows."""
+    chunk = max(1, CHUNK_VALUES // max(1, values_each))
+    return (slice(first, min(first + chunk, count)) for first in range(0, count, chunk))
+
+
+def columns_of_factor(topology: Topology, covariance: FloatArray, count: int) -> FloatArray:
+    """L (..., nnz) from the covariance of `count` samples on `topology.precision_pattern`."""
+    pattern, moments = topology.factor_pattern, topology.precision_pattern
+    deviation = np.sqrt(covariance.take(moments.diagonal, axis=-1))
+    scale = np.where(deviation > 0, deviation, 1.0)
+    lengths = np.diff(pattern.indptr)
+    factor = np.empty((*covariance.shape[:-1], pattern.nnz))
+    for length in np.unique(lengths):
+        alike = np.flatnonzero(lengths == length)
+        for part in parts(len(alike), length**2 * math.prod(covariance.shape[:-1])):
+            columns = alike[part]
+            positions = pattern.indptr[columns, None] + np.arange(length)
+            rows = pattern.rows[positions]  # (columns, length)
+            low, high = np.sort([np.broadcast_arrays(rows[:, :, None], rows[:, None, :])], axis=1)[0]
+            units = scale[..., rows]
+            correlation = covariance[..., moments.positions_of(high, low)]
+            correlation /= units[..., :, None] * units[..., None, :]
+            _require_regular(correlation, topology, columns, count)
+            factor[..., positions] = _first_column(correlation) / units
+    return factor
+
+
+def _first_column(correlation: FloatArray) -> FloatArray:
+    """R⁻¹ e₁ / √(e₁ᵀ R⁻¹ e₁), (..., c), for each R (..., c, c)."""
+    unit = np.zeros((correlation.shape[-1], 1))
+    unit[0] = 1.0
+    first = np.linalg.solve(correlation, np.broadcast_to(unit, (*correlation.shape[:-1], 1)))[..., 0]
+    return np.asarray(first / np.sqrt(first[..., :1]))
+
+
+def _require_regular(correlation: FloatArray, topology: Topology, columns: IntArray, count: int) -> None:
+    """λ_min > c u λ_max for every R (..., columns, c, c): else its inverse has no digit left."""
+    eigenvalues = np.linalg.eigvalsh(correlation)
+    limit = correlation.shape[-1] * np.finfo(np.float64).eps * eigenvalues[..., -1]
+    singular = ~(eigenvalues[..., 0] > limit)
+    if singular.any():
+        *batch_index, place = (int(axis) for axis in np.argwhere(singular)[0])
+        column, pivot = int(columns[place]), float(eigenvalues[(*batch_index, place, 0)])
+        raise NotPositiveDefiniteError(
+            f"fit: the correlation of {topology.describe(int(topology.order[column]))} and its "
+            f"{correlation.shape[-1] - 1} later neighbours is singular for {count} samples (least eigenvalue "
+            f"{pivot:.3g}){checks.in_batch(tuple(batch_index))}. Give more samples, or a sparser topology.",
+            batch_index=tuple(batch_index),
+            column=column,
+            pivot=pivot,
+        )

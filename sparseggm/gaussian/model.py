@@ -1,0 +1,352 @@
+"""`GaussianGraphicalModel`: a batch of Gaussians N(loc, P⁻¹), P = L Lᵀ sparse, in NumPy.
+
+Everything a caller gives or gets is in the caller's numbering of nodes. What a Gaussian is made of is in `factored`,
+the mathematics in `linalg` and `stochastic`; quantities are in nats, and every reduction is formed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseggm import linalg
+from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
+from sparseggm.gaussian import conditioning, fitting
+from sparseggm.gaussian.factored import FactoredGaussian, covariance_positions, trace_positions
+from sparseggm.graph.colouring import distance_colouring
+from sparseggm.graph.families import Diagonal
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
+from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.linalg import checks
+from sparseggm.linalg.checks import Shape
+from sparseggm.promotion import as_numbers, widest
+from sparseggm.stochastic import estimators
+from sparseggm.stochastic.estimators import Estimate
+from sparseggm.stochastic.probes import trace_options
+from sparseggm.stochastic.randomness import Seed, generator
+
+LOG_2PI = math.log(2.0 * math.pi)
+TraceMethod = Literal["hutchinson", "probing", "hutchpp", "xtrace"]
+
+
+class GaussianGraphicalModel(FactoredGaussian):
+    """Gaussians with mean `loc` and precision P = L Lᵀ, given by the factor L.
+
+    Args:
+        loc: (..., n) mean, in the caller's numbering.
+        factor: (..., nnz) values of L on `topology.factor_pattern`, diagonal positive.
+        topology: the graph. `factor` and `topology` are keyword-only: the packed L and P of a chain have equal lengths.
+    Raises:
+        ShapeError, DTypeError: sizes or dtypes that do not fit.
+        NonFiniteError, NonPositiveError: a value of `loc` or `factor`.
+    Batch axes of `loc` and `factor` broadcast; L is never copied to do so.
+    """
+
+    # ------------------------------------------------------------------ sampling and densities
+
+    def sample(self, size: int | Shape = (), rng: Seed = None) -> FloatArray:
+        """Draws loc + L⁻ᵀ ε, of shape size + batch_shape + (n,).
+
+        Args:
+            size: number or shape of independent draws of the whole batch.
+            rng: source of ε, a generator or a seed; None: a fresh, unseeded one.
+        """
+        shape = (*_shape_of("sample", size), *self.batch_shape, self.n)
+        noise = generator("sample", rng).standard_normal(shape, dtype=self.dtype.type)
+        return self.loc + self._in_elimination_order("sample", linalg.solve_t, noise=noise)
+
+    def log_prob(self, x: npt.ArrayLike) -> FloatArray:
+        """log N(x; loc, P⁻¹) = ½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats; batch axes of x (..., n) broadcast."""
+        g, (x,) = self._beside("log_prob", x=x)
+        square = g._square_distance("log_prob", x=x, loc=g.loc)
+        log_prob = 0.5 * (g._logdet() - square - g.n * LOG_2PI)
+        return checks.require_representable("log_prob", log_prob, g.dtype)
+
+    def entropy(self) -> FloatArray:
+        """½ [n (1 + log 2π) − log det P], nats, shape batch_shape."""
+        entropy = 0.5 * (self.n * (1.0 + LOG_2PI) - self._logdet())
+        return checks.require_representable("entropy", np.broadcast_to(entropy, self.batch_shape), self.dtype)
+
+    def kl_divergence(self, other: GaussianGraphicalModel | None = None) -> FloatArray:
+        """KL(self ‖ other), exact, in nats; batch axes broadcast. `other` None is the standard normal N(0, I).
+
+            ½ [tr(P_p Σ_q) + (loc_p − loc_q)ᵀ P_p (loc_p − loc_q) − n + log det P_q − log det P_p]
+
+        The topologies may differ: P_p is brought into q's order, and Σ_q computed only where P_p is nonzero, on
+        F = (S_q ∪ pattern of P_p).filled().
+        Cost: one selected inverse on F; to N(0, I) the marginal variances.
+        """
+        if other is None:
+            loc = self.loc if self.topology.is_naturally_ordered else self.loc.take(self.topology.order, axis=-1)
+            return kl_to_standard_normal(self.factor_pattern, loc, self.factor, "kl_divergence")
+        q, p = self._with("kl_divergence", other)
+        kl = 0.5 * (q._trace_against(p) + q._kl_but_trace("kl_divergence", p))
+        return checks.require_representable("kl_divergence", kl, q.dtype)
+
+    def _with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
+        """Both in the wider dtype of the two, once they are known to fit together."""
+        if not isinstance(other, GaussianGraphicalModel):
+            raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(other).__name__}.")
+        if other.n != self.n:
+            raise ShapeError(f"{function}: needs two Gaussians of {self.n} nodes, got one of {other.n}.")
+        checks.broadcast(function, this=self.batch_shape, other=other.batch_shape)
+        dtype = np.promote_types(self.dtype, other.dtype)
+        return self._in_dtype(dtype), other._in_dtype(dtype)
+
+    def _kl_but_trace(self, function: str, other: GaussianGraphicalModel) -> FloatArray:
+        """2 KL(self ‖ other) − tr(P_p Σ_q), in float64."""
+        square = other._square_distance(function, other_loc=other.loc, loc=self.loc)
+        return square - self.n + self._logdet() - other._logdet()
+
+    def _square_distance(self, function: str, **vectors: Any) -> FloatArray:
+        """(a − b)ᵀ P (a − b) for the two vectors, in float64."""
+        checks.check(function, self.factor_pattern, **vectors)
+        shapes = {name: vector.shape[:-1] for name, vector in vectors.items()}
+        checks.broadcast(function, **shapes, factor=self.factor.shape[:-1])
+        a, b = vectors.values()
+        try:
+            with np.errstate(over="ignore"):  # infinity is for the verb to find
+                return square_norm(self._in_elimination_order(function, linalg.matmul_t, difference=a - b))
+        except NonFiniteError:
+            checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
+            raise
+
+    def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
+        """tr(P_p Σ_q) = Σ w P Σ over the entries of P_p, w = 2 off the diagonal, in float64."""
+        fill, positions = trace_positions(self.topology, self.factor_pattern, other.graph)
+        sigma = linalg.selected_inverse(self.factor_pattern, self.factor, on=fill).take(positions, axis=-1)
+        weighted = other.precision * other.graph.precision_pattern.multiplicity
+        return cast(FloatArray, np.einsum("...p,...p->...", weighted, sigma.astype(np.float64)))
+
+    # ------------------------------------------------------------------ second moments
+
+    @property
+    def variance(self) -> FloatArray:
+        """diag Σ, shape batch_shape + (n,), in the caller's numbering. Computed at each access."""
+        variances = self._of_factor("variance", linalg.marginal_variances)
+        return np.broadcast_to(variances, (*self.batch_shape, self.n)).take(self.topology.inverse_order, axis=-1)
+
+    def trace_covariance(self) -> FloatArray:
+        """tr Σ, shape batch_shape, exact."""
+        trace = np.broadcast_to(_trace_inverse("trace_covariance", self.factor_pattern, self.factor), self.batch_shape)
+        return checks.require_representable("trace_covariance", trace, self.dtype)
+
+    def covariance_on(self, edges: npt.ArrayLike) -> FloatArray:
+        """Σ_ij for each of the (m, 2) pairs, batch_shape + (m,); exact. Pairs need not be edges, and i = j is allowed.
+
+        Cost: one selected inverse on (S ∪ pairs).filled(): cheap on the graph, dearer with distant pairs.
+        """
+        sigma = self._covariance_at("covariance_on", edges)[..., self.n :]
+        return np.broadcast_to(sigma, (*self.batch_shape, sigma.shape[-1])).copy()
+
+    def correlation_on(self, edges: npt.ArrayLike) -> FloatArray:
+        """Σ_ij / √(Σ_ii Σ_jj) for each of the (m, 2) pairs, batch_shape + (m,); cost as `covariance_on`.
+
+        At most 1 in absolute value, and 1 for i = j, whatever the rounding.
+        """
+        pairs = as_pairs("correlation_on", edges)
+        sigma = self._covariance_at("correlation_on", pairs)
+        deviation = np.sqrt(sigma[..., : self.n])  # roots first: a product of variances could leave the range
+        correlation = sigma[..., self.n :] / deviation[..., pairs[:, 0]] / deviation[..., pairs[:, 1]]
+        correlation = np.where(pairs[:, 0] == pairs[:, 1], 1, correlation.clip(-1, 1))
+        return np.broadcast_to(correlation, (*self.batch_shape, len(pairs))).astype(self.dtype)
+
+    def _covariance_at(self, function: str, edges: npt.ArrayLike) -> FloatArray:
+        """Σ_ii of every node, then Σ_ij of every pair, (..., n + m), on the batch axes of the factor."""
+        fill, nodes, pairs = covariance_positions(self.topology, self.factor_pattern, edges, function)
+        sigma = self._of_factor(function, linalg.selected_inverse, on=fill)
+        return sigma.take(np.concatenate([nodes, pairs]), axis=-1)
+
+    # ------------------------------------------------------------------ estimates
+
+    def estimate_trace_covariance(self, method: TraceMethod = "probing", rng: Seed = None, **options: int) -> Estimate:
+        """tr Σ from random probes, and its standard error, each of shape batch_shape: for graphs of dear exact trace.
+
+        Args:
+            method: "hutchinson" (num_probes=32), "probing" (distance=4, replicates=2), "hutchpp" (rank=16,
+                num_probes=32) or "xtrace" (num_probes=32). Which to choose: docs/stochastic.md.
+            rng: source of the probes, a generator or a seed; None: a fresh, unseeded one.
+            options: the numbers in parentheses, as of `stochastic.estimate_trace_by_…`, where cost and variance stand.
+                Probing colours the graph of P so that nodes of one colour are more than `distance` edges apart. Of
+                fewer nodes than a default asks for, all directions are taken.
+        """
+        function, name = "estimate_trace_covariance", f"estimate_trace_by_{method}"
+        given = trace_options(function, method, self.n, options)
+        with checks.speaking_as(function, name, "distance_colouring"):
+            if method == "probing":
+                given["colours"] = distance_colouring(self.graph.precision_pattern, given.pop("distance"))
+            estimate = getattr(estimators, name)(self.factor_pattern, self.factor, rng=rng, **given)
+        return self._as_estimate(function, *estimate)
+
+    def estimate_kl_divergence(
+        self, other: GaussianGraphicalModel | None = None, *, num_probes: int, rng: Seed = None
+    ) -> Estimate:
+        """KL(self ‖ other), unbiased, in nats, and its standard error: tr(P_p Σ_q) from random probes, the rest exact.
+
+        Arguments, topologies and batch axes as `kl_divergence`; may be negative.
+
+        Args:
+            num_probes: N, at least 2.
+            rng: source of the probes, a generator or a seed; None: a fresh, unseeded one.
+        Cost: N solves with L_qᵀ and N products with L_pᵀ: linear in both factors, whatever the fill of their union.
+        Variance: (‖M‖_F² − Σ_i M_ii²) / (2N), M = L_q⁻¹ P_p L_q⁻ᵀ: zero for p = q.
+        """
+        function = "estimate_kl_divergence"
+        if other is None:
+            zero, one = np.zeros(self.n, self.dtype), np.ones(self.n, self.dtype)
+            other = GaussianGraphicalModel(zero, factor=one, topology=Diagonal(self.n))
+        q, p = self._with(function, other)
+        rest = q._kl_but_trace(function, p)
+        order = q.topology.inverse_order[p.topology.order]
+        with checks.speaking_as(function, "estimate_trace_product"):
+            trace, error = estimators.estimate_trace_product(
+                q.factor_pattern,
+                q.factor,
+                p.factor_pattern,
+                num_probes,
+                rng,
+                other_factor=p.factor,
+                gather=None if (order == np.arange(q.n)).all() else order,
+            )
+        return q._as_estimate(function, 0.5 * (trace.astype(np.float64) + rest), 0.5 * error)
+
+    def _as_estimate(self, function: str, value: FloatArray, error: FloatArray) -> Estimate:
+        """On the common batch axes, in the dtype."""
+        parts = np.broadcast_arrays(value, error, np.empty(self.batch_shape))[:2]
+        return Estimate(*(checks.require_representable(function, part, self.dtype) for part in parts))
+
+    # ------------------------------------------------------------------ inference
+
+    def condition(self, nodes: npt.ArrayLike, values: npt.ArrayLike) -> GaussianGraphicalModel:
+        """The Gaussian of the other nodes, ascending, given z[nodes] = values: on `Graph(n − k, induced edges)`.
+
+        Args:
+            nodes: k distinct nodes, fewer than n, or a mask (n,) of them.
+            values: (..., k) in the order of `nodes`; batch axes broadcast.
+        Cost: one factorisation of the induced graph, whatever the number of values.
+        """
+        function = "condition"
+        observed = conditioning.distinct_nodes(function, self.topology, nodes)
+        kept = np.setdiff1d(np.arange(self.n), observed)
+        if not kept.size:
+            raise PatternError(f"condition: all {self.n} nodes are given, so nothing is left. Leave at least one.")
+        g, (values,) = self._beside(function, values=values)
+        pull = g._times_precision(function, values=g._shift_at(function, observed, values))  # P_AB (v − loc_B)
+        graph, gather = conditioning.induced(g.graph, kept)
+        precision, loc = g.precision.take(gather, axis=-1), g.loc.take(kept, axis=-1)
+        return g._from_information(function, -pull.take(kept, axis=-1), precision, graph, loc)
+
+    def observe(self, nodes: npt.ArrayLike, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
+        """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
+
+        P gains 1/variance on the diagonal of the observed nodes; the mean moves by P_new⁻¹ (y − loc)/variance.
+
+        Args:
+            nodes: k distinct nodes, or a mask (n,) of them.
+            values, variance: broadcast to (..., k); variances positive, infinite for no observation, whose value may be
+                NaN: as in `g.observe(np.arange(g.n), y, np.where(np.isnan(y), np.inf, variance))`.
+        Cost: one factorisation.
+        """
+        function = "observe"
+        observed = conditioning.distinct_nodes(function, self.topology, nodes)
+        g, (values, variance) = self._beside(function, values=values, variance=variance)
+        values, weight = conditioning.observations(function, observed, values, variance)
+        shift = g._shift_at(function, observed, values)
+        more = conditioning.at_nodes(g.topology, observed, weight)
+        precision = conditioning.with_more_on_diagonal(g.graph, g.precision, more)
+        return g._from_information(function, shift * more, precision, g.graph, g.loc)
+
+    def _shift_at(self, function: str, nodes: IntArray, values: FloatArray) -> FloatArray:
+        """values − loc at the nodes, zero elsewhere: (..., n)."""
+        if values.shape[-1:] != nodes.shape:
+            raise ShapeError(f"{function}: values must end in {len(nodes)}, the nodes, got shape {values.shape}.")
+        checks.broadcast(function, values=values.shape[:-1], gaussian=self.batch_shape)
+        checks.require_finite(function, "values", None, values)
+        return conditioning.at_nodes(self.topology, nodes, values - self.loc[..., nodes])
+
+    def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> GaussianGraphicalModel:
+        """The Gaussian of some nodes alone, numbered as in `nodes`, on their graph with its Schur fill.
+
+        Raises:
+            PatternError: no nodes, or a fill of more than 10⁷ entries a batch element, unless `force`.
+            NotPositiveDefiniteError: P = L Lᵀ is not positive definite to working precision.
+        Cost: one factorisation in which the other nodes go first.
+        """
+        chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
+        schur = conditioning.schur_complement(self.graph, chosen, force)
+        try:
+            factor = schur.factor_of(linalg.cholesky(schur.pattern, self.precision.take(schur.gather, axis=-1)))
+        except NotPositiveDefiniteError as failure:
+            raise schur.named_by_node(failure) from None
+        factor, loc = np.ascontiguousarray(factor), self.loc.take(chosen, axis=-1)
+        return self._made("marginal", loc, factor, schur.graph, schur.graph.factor_pattern)
+
+    @classmethod
+    def fit(cls, samples: npt.ArrayLike, topology: Topology) -> GaussianGraphicalModel:
+        """Maximum likelihood for samples (..., N, n), on a factor-free topology (chordal graphs among them).
+
+        Column j of L minimises KL to the empirical covariance C on its own [Schäfer, Katzfuss & Owhadi 2021, Thm 2.1]:
+            L_{S_j, j} = C_{S_j S_j}⁻¹ e₁ / √(e₁ᵀ C_{S_j S_j}⁻¹ e₁),        S_j the rows of column j.
+        Raises:
+            PatternError: the topology is not factor-free.
+            NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular to working precision.
+        Cost: Σ_j (N |S_j|² + |S_j|³) flops.
+        """
+        function = "fit"
+        require_topology(function, topology)
+        if not topology.is_factor_free:
+            raise PatternError(f"fit: {topology} is not factor-free, so maximum likelihood has no closed form on it.")
+        samples, dtype = as_numbers(function, "samples", samples)
+        if samples.shape[-1:] != (topology.n,):
+            raise ShapeError(f"fit: samples must end in {topology.n}, the nodes, got shape {samples.shape}.")
+        if samples.ndim < 2 or not samples.shape[-2]:
+            raise ShapeError(f"fit: samples must be (..., N, {topology.n}) with N ≥ 1, got shape {samples.shape}.")
+        loc, factor = (array.astype(widest(dtype)) for array in fitting.mean_and_factor(topology, samples))
+        return cls._made(function, loc, factor, topology, topology.factor_pattern)
+
+    # ------------------------------------------------------------------ float64 scalars a batch element
+
+    def _logdet(self) -> FloatArray:
+        return linalg.logdet(self.factor_pattern, self.factor, np.float64)
+
+
+def kl_to_standard_normal(
+    pattern: Pattern, loc: FloatArray, factor: FloatArray, function: str = "kl_to_standard_normal"
+) -> FloatArray:
+    """KL(N(loc, P⁻¹) ‖ N(0, I)) = ½ [tr Σ + |loc|² − n + log det P], nats, everything in the pattern's numbering.
+
+    Args:
+        pattern: of L.
+        loc, factor: (..., n) and (..., nnz); batch axes broadcast.
+        function: the call of which messages speak.
+    Cost: the marginal variances; the sums are formed in float64.
+    """
+    checks.check(function, pattern, packed={"factor": factor}, loc=loc)
+    trace = _trace_inverse(function, pattern, factor)  # tests every value of the factor
+    kl = 0.5 * (trace + square_norm(loc) - pattern.n + linalg.logdet(pattern, factor, np.float64))
+    return checks.require_representable(function, kl, factor.dtype, loc=loc)
+
+
+def _trace_inverse(function: str, pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """tr Σ in float64."""
+    with checks.speaking_as(function, "marginal_variances"):
+        variances = linalg.marginal_variances(pattern, factor)
+    with np.errstate(over="ignore"):  # infinity is for `checks.require_representable`
+        return cast(FloatArray, variances.sum(axis=-1, dtype=np.float64))
+
+
+def square_norm(x: FloatArray) -> FloatArray:
+    """‖x‖² over the last axis, in float64, without a copy of x."""
+    return cast(FloatArray, np.einsum("...i,...i->...", x, x, dtype=np.float64))
+
+
+def _shape_of(function: str, size: Any) -> Shape:
+    """A number or a shape of draws as a shape."""
+    sides = tuple(size) if isinstance(size, Iterable) else (size,)
+    if any(isinstance(side, bool) or not hasattr(side, "__index__") or side < 0 for side in sides):
+        raise ShapeError(f"{function}: size must be a nonnegative integer, or a shape of them, got {size!r}.")
+    return tuple(map(int, sides))

@@ -1,0 +1,147 @@
+"""Gaussians in npz files: plain arrays and JSON text, never a pickled object.
+
+A file holds mean, factor, the factor's pattern and its key, the topology and its order of elimination. Loading builds
+the topology anew and compares: a file whose layout this version would not make is refused, not reinterpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from sparseggm.errors import PatternError
+from sparseggm.files import DAMAGE, damage, write_atomically
+from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.graph import families, graphs
+from sparseggm.graph.graphs import Graph, Grid, Torus
+from sparseggm.graph.pattern import Pattern
+from sparseggm.graph.topology import Ordered, Topology
+
+FORMAT = 1
+HEADER = ("format", "topology", "arguments", "key", "is_on_topology")
+
+TOPOLOGIES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        families.Diagonal,
+        families.Chain,
+        families.Band,
+        families.BlockChain,
+        families.ExtendedGrid,
+        families.Stencil,
+        graphs.Grid,
+        graphs.Torus,
+        graphs.Tree,
+        graphs.Star,
+        graphs.Cycle,
+        graphs.Graph,
+    )
+}
+
+
+def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None:
+    """Write a Gaussian to an npz file, uncompressed, which takes the place of an older one at once or not at all.
+
+    Raises:
+        PatternError: the topology is a class of your own.
+        OSError: the file cannot be written; an older one is untouched.
+    """
+    kind, arguments = _describe(gaussian.topology)
+    pattern = gaussian.factor_pattern
+    header = {
+        "format": FORMAT,
+        "topology": kind,
+        "arguments": arguments,
+        "key": pattern.key,
+        "is_on_topology": gaussian.is_on_topology,
+    }
+    arrays: dict[str, Any] = {
+        "header": np.array(json.dumps(header, default=operator.index)),
+        "edges": gaussian.topology.edges,
+        "order": gaussian.topology.order,
+        "indptr": pattern.indptr,
+        "rows": pattern.rows,
+        "loc": gaussian.loc,
+        "factor": gaussian.factor,
+    }
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
+    """Read what `save` wrote.
+
+    Raises:
+        PatternError: not such a file, a damaged one, another format, or a topology that this version orders otherwise.
+        OSError: the file cannot be opened.
+        ShapeError, NonFiniteError, …: as the constructor.
+    """
+    name = os.fsdecode(path)
+    arrays, header = _read(name)
+    form, kind = header["format"], header["topology"]
+    if form != FORMAT or kind not in list(TOPOLOGIES):
+        raise PatternError(
+            f"load: {name} has format {form} and topology {kind!r}; needed format {FORMAT} and one of "
+            f"{', '.join(TOPOLOGIES)}."
+        )
+    try:
+        built = _build(kind, header["arguments"], arrays)
+        pattern = Pattern(built.n, arrays["indptr"], arrays["rows"])
+        same_graph = np.array_equal(built.edges, arrays["edges"]) and np.array_equal(built.order, arrays["order"])
+        same_pattern, is_on_topology = pattern.key == header["key"], header["is_on_topology"]
+        if not isinstance(is_on_topology, bool):
+            raise TypeError(f"is_on_topology is {is_on_topology!r}")
+        loc, factor = arrays["loc"], arrays["factor"]
+    except DAMAGE as error:
+        raise _foreign(name, repr(error)) from error
+    if not (same_graph and same_pattern):
+        raise PatternError(f"load: {name} has another graph, order of elimination or pattern than {built}.")
+    gaussian = GaussianGraphicalModel.on_pattern(loc, factor=factor, topology=built, pattern=pattern)
+    gaussian.is_on_topology = is_on_topology
+    return gaussian
+
+
+def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays and header of a whole archive."""
+    with open(name, "rb") as file:
+        if (reason := damage(file)) is not None:
+            raise _foreign(name, reason)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            stored_header = json.loads(str(arrays["header"]))
+            header = {entry: stored_header[entry] for entry in HEADER}
+        except DAMAGE as error:
+            raise _foreign(name, repr(error)) from error
+    return arrays, header
+
+
+def _foreign(name: str, reason: str) -> PatternError:
+    return PatternError(f"load: {name} is not a file that sparseggm.save wrote ({reason}).")
+
+
+def _describe(of: Topology) -> tuple[str, dict[str, Any]]:
+    """Name and arguments, as JSON; edges and order stand in arrays of their own."""
+    kind = type(of).__name__
+    if TOPOLOGIES.get(kind) is not type(of):
+        raise PatternError(f"save: {of} is not one of {', '.join(TOPOLOGIES)}. Save it as Graph(n, edges).")
+    if isinstance(of, Graph):
+        return kind, {"n": of.n, "ordered": of.given_order is not None}
+    facts = {each.name: getattr(of, each.name) for each in fields(of)}  # type: ignore[arg-type]
+    if isinstance(of, Ordered):
+        facts["ordered"] = facts.pop("given_order") is not None
+    return kind, facts
+
+
+def _build(kind: str, arguments: dict[str, Any], arrays: dict[str, Any]) -> Topology:
+    make, rest = TOPOLOGIES[kind], dict(arguments)
+    order = {"order": arrays["order"]} if rest.pop("ordered", False) else {}
+    if make is Graph:
+        return Graph(rest["n"], arrays["edges"], **order)
+    if make in (Grid, Torus):
+        return make(*rest["shape"], **order)  # type: ignore[no-any-return]
+    return make(**rest, **order)  # type: ignore[no-any-return]

@@ -1,0 +1,175 @@
+"""One long chain given its precision: x = P⁻¹ b and log det P, and nothing is stored but x.
+
+P = L D Lᵀ with a unit diagonal in L takes one division a node, and no root. Parts, strips, guesses and seams are those
+of `long_chain`. The first pass goes forward and keeps only what enters each chunk; the second goes backward, computes
+D, L and D⁻¹ L⁻¹ b of a chunk again, and the solution from them: to read three numbers a node twice is less than to
+write L and y, and to read them.
+
+carry[strip] holds what enters chunk c, `pull` and `carried` of `eliminate`, in rows 2c and 2c + 1; found[strip, c] is
+the solution at the first node of chunk c. For c = `chunks`, they are of the node after the part.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparseggm.kernels import INNER, KERNEL, njit
+from sparseggm.kernels.chain.chunks import gather_factor
+from sparseggm.kernels.chain.recurrences import eliminate, substitute
+from sparseggm.kernels.chain.seams import (
+    CHUNK,
+    WARM_UP,
+    differ,
+    fetch,
+    gather_entries,
+    gather_nodes,
+    keep,
+    left_over,
+    most_nodes,
+    part_length,
+    place,
+    replace,
+)
+from sparseggm.kernels.lanes.blocks import bad_lanes, begins_a_line, gather_runs, new_block, scatter_runs
+from sparseggm.kernels.lanes.sums import log_determinants, new_scratch
+from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_positive, store
+
+
+@njit(**KERNEL)
+def eliminate_strips(indptr, P, b, carry, sums, first, last):
+    """Forward along strips: `carry`, and sums[strip], twice log det P of each chunk and lane. b empty: zero.
+
+    Nonzero status: a pivot is small, see `chain.eliminate`, or not positive.
+    """
+    lanes, chunks = lanes_of(P), carry.shape[1] // 2 - 1
+    part, bad = part_length(P, carry), 0
+    blocks, scratch = _blocks(P, CHUNK), new_scratch(P)
+    for strip in range(first, last):
+        start = strip * lanes * part
+        _, _, pull, carried = _look(P, b, start, part, False, constant(blocks[0], 0.0), constant(blocks[0], 0.0))
+        keep(carry[strip], 0, pull, carried)
+        for c in range(chunks):
+            where = place(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), CHUNK)
+            pull, carried, worse = _eliminate_chunk(P, b, where, blocks, pull, carried)
+            log_determinants(indptr, blocks[0], where[5], scratch, sums[strip][c * lanes :])
+            keep(carry[strip], c + 1, pull, carried)
+            bad += worse
+    return bad
+
+
+@njit(**KERNEL)
+def mend_elimination(indptr, P, b, carry, sums, rest):
+    """The seams, then the left-over nodes, whose sum is rest[0]. Nonzero status: also where something is not finite."""
+    lanes, chunks = lanes_of(P), carry.shape[1] // 2 - 1
+    part, bad = part_length(P, carry), 0
+    blocks, scratch, kept = _blocks(P, most_nodes(P, carry)), new_scratch(P), new_block(2, P)
+    for p in range(carry.shape[0] * lanes):
+        states, lane = carry[p // lanes], p % lanes
+        again = p > 0 and differ(states, 0, lane, kept)
+        if again:
+            replace(states, 0, lane, kept)
+        for c in range(chunks if again else 0):
+            where = place(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
+            pull, carried, worse = _eliminate_chunk(P, b, where, blocks, load(kept, 0), load(kept, 1))
+            log_determinants(indptr, blocks[0], where[5], scratch, rest)
+            sums[p // lanes, c * lanes + lane] = rest[0]
+            keep(kept, 0, pull, carried)
+            bad += worse
+            if replace(states, c + 1, lane, kept):
+                break
+        fetch(states, chunks, lane, kept)
+        bad += bad_lanes(kept, 0, 2)
+    where = left_over(P, carry)
+    pull, carried, worse = _eliminate_chunk(P, b, where, blocks, load(kept, 0), load(kept, 1))
+    log_determinants(indptr, blocks[0], where[5], scratch, rest)
+    return bad + worse
+
+
+@njit(**KERNEL)
+def substitute_strips(P, b, x, carry, found, first, last):
+    """Backward along strips: x of all nodes but those left over."""
+    lanes, chunks = lanes_of(P), found.shape[1] - 1
+    part, blocks, past_caches = part_length(P, carry), _blocks(P, CHUNK), begins_a_line(x)
+    for strip in range(first, last):
+        start, entering = strip * lanes * part, carry[strip]
+        window, w, _, _ = _look(
+            P, b, start + part, part, True, load(entering, 2 * chunks), load(entering, 2 * chunks + 1)
+        )
+        x_j = substitute(window, w, w.shape[0], constant(window, 0.0))
+        store(found[strip], chunks, x_j)
+        for c in range(chunks - 1, -1, -1):
+            where = place(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), -CHUNK)
+            _eliminate_chunk(P, b, where, blocks, load(entering, 2 * c), load(entering, 2 * c + 1))
+            x_j = substitute(blocks[0], blocks[1], where[5], x_j)
+            scatter_runs(blocks[1], where[5], x, where[0], part, lanes, past_caches)
+            store(found[strip], c, x_j)
+    return 0
+
+
+@njit(**KERNEL)
+def mend_substitution(P, b, x, carry, found):
+    """The left-over nodes, then the seams. Nonzero status: something is not finite."""
+    lanes, chunks, part, bad = lanes_of(P), found.shape[1] - 1, part_length(P, carry), 0
+    blocks, entering, kept = _blocks(P, most_nodes(P, carry)), new_block(2, P), new_block(1, P)
+    where = left_over(P, carry)
+    fetch(carry[carry.shape[0] - 1], chunks, lanes - 1, entering)
+    _eliminate_chunk(P, b, where, blocks, load(entering, 0), load(entering, 1))
+    store(kept, 0, substitute(blocks[0], blocks[1], where[5], constant(kept, 0.0)))
+    scatter_runs(blocks[1], where[5], x, where[0], 0, 1, False)
+    for p in range(carry.shape[0] * lanes - 1, -1, -1):
+        states, solution, lane = carry[p // lanes], found[p // lanes], p % lanes
+        again = differ(solution, chunks, lane, kept)
+        for c in range(chunks - 1 if again else -1, -1, -1):
+            where = place(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
+            fetch(states, c, lane, entering)
+            _eliminate_chunk(P, b, where, blocks, load(entering, 0), load(entering, 1))
+            store(kept, 0, substitute(blocks[0], blocks[1], where[5], load(kept, 0)))
+            scatter_runs(blocks[1], where[5], x, where[0], 0, 1, False)
+            if replace(solution, c, lane, kept):
+                break
+        fetch(solution, 0, lane, kept)
+        bad += bad_lanes(kept, 0, 1)
+    return bad
+
+
+@njit(**INNER)
+def _blocks(P, nodes):
+    """Memory for P and b of some nodes."""
+    memory = new_block(3 * nodes, P)
+    memory[2 * nodes :] = 0.0
+    return memory[: 2 * nodes], memory[2 * nodes :]
+
+
+@njit(**INNER)
+def _eliminate_chunk(P, b, where, blocks, pull, carried):
+    at, stride, at_P, stride_P, count, size, _, ahead = where
+    P_chunk, w_chunk = blocks
+    gather_factor(P, where, P_chunk)
+    if b.shape[0]:
+        gather_runs(b, at, stride, count, w_chunk, size)
+    return eliminate(P_chunk, w_chunk, size, pull, carried, ((P, at_P + 2 * ahead, stride_P), (b, at + ahead, stride)))
+
+
+@njit(**INNER)
+def _look(P, b, seam, stride, outward, pull, carried):
+    """Eliminate so many nodes after a seam, or before it, that what is beyond them counts for less than half a unit.
+
+    That is Π |L_{j+1,j}| in every lane; at most the nodes of a part. It is known only afterwards: the way is lengthened
+    until it does. Returns P and b of these nodes as `eliminate` leaves them, and what enters the node after them.
+    """
+    negligible, reach = (np.finfo(P.dtype).eps / 4) ** 2, WARM_UP
+    while True:
+        reach = min(reach, stride)
+        P_window, w = _blocks(P, reach)
+        first = seam if outward else seam - reach
+        gather_nodes(P, first, stride, P_window)
+        gather_entries(b, first, stride, w)
+        coming = (P, 2 * first, 2 * stride), (b, first, stride)
+        pull_after, carried_after, bad = eliminate(P_window, w, reach, pull, carried, coming)
+        influence = constant(P_window, 1.0)
+        for j in range(reach):
+            ratio = load(P_window, 2 * j + 1)
+            influence = influence * (ratio * ratio)
+        if bad or reach == stride or not_positive(constant(P_window, negligible) - influence) == 0:
+            return P_window, w, pull_after, carried_after
+        reach *= 4

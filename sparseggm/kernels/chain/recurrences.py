@@ -1,0 +1,219 @@
+"""The recurrences of a chain, L_jj = a_j and L_{j+1,j} = b_j, on blocks or 1-D arrays.
+
+Backward, for a draw and the variances:   y_j = (ε_j − b_j y_{j+1}) / a_j,   v_j = (1 + b_j² v_{j+1}) / a_j².
+Forward, for their adjoints:   ε̄_j = (z̄_j − b_{j−1} ε̄_{j−1}) / a_j,   g_j = k̄ + (b_{j−1} / a_{j−1})² g_{j−1}.
+Forward, for the factor:   d_j = P_jj − b_{j−1}²,   a_j = √d_j,   b_j = P_{j+1,j} / a_j.
+Forward, for P = L D Lᵀ:   d_j = P_jj − l_{j−1} P_{j,j−1},   l_j = P_{j+1,j} / d_j,   y_j = rhs_j − l_{j−1} y_{j−1}.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparseggm.kernels import INNER, njit
+from sparseggm.kernels.lanes.tiles import announce
+from sparseggm.kernels.lanes.vector import (
+    constant,
+    flushed,
+    load,
+    not_finite,
+    not_positive,
+    smaller,
+    square_root,
+    store,
+)
+
+SMALL_PIVOT = -2
+"""Of a factorisation that succeeded: some pivot d_k ≤ ∛u P_kk has lost a third of its digits, or more."""
+
+
+@njit(**INNER)
+def small_share(like):
+    """∛u, so that a pivot is small, and suspected of being made by rounding, from ∛u P_kk on."""
+    return (0.5 * np.finfo(like.dtype).eps) ** (1.0 / 3.0)
+
+
+@njit(**INNER)
+def solve_backward(L, y, end, y_j, coming):
+    """y of Lᵀ y = rhs in place of rhs at nodes end − 1 … 0, each coupled to the next, from that of node `end`.
+
+    `coming` are the sources of the next L and rhs, see `tiles.announce`.
+    """
+    for j in range(end - 1, -1, -1):
+        announce(L, coming[0], 2 * j)
+        announce(L, coming[0], 2 * j + 1)
+        announce(y, coming[1], j)
+        y_j = (load(y, j) - load(L, 2 * j + 1) * y_j) / load(L, 2 * j)
+        store(y, j, y_j)
+    return y_j
+
+
+@njit(**INNER)
+def solve_forward(L, y, end, carried, coming):
+    """y of L y = rhs in place of rhs at nodes 0 … end − 1, each coupled to the next; `carried` is b_{j−1} y_{j−1}."""
+    for j in range(end):
+        announce(L, coming[0], 2 * j)
+        announce(L, coming[0], 2 * j + 1)
+        announce(y, coming[1], j)
+        y_j = (load(y, j) - carried) / load(L, 2 * j)
+        store(y, j, y_j)
+        carried = load(L, 2 * j + 1) * y_j
+    return carried
+
+
+@njit(**INNER)
+def backward(L, y, v, end, y_j, v_j, coming):
+    """y in place of ε, and v, at nodes end − 1 … 0, each coupled to the next, from those of node `end`.
+
+    Returns those of node 0, and the number of lanes with a pivot that is not positive and finite. `coming` are the
+    sources of the next L and ε.
+    """
+    one, zero = constant(L, 1.0), constant(L, 0.0)
+    least, taint = one, zero
+    for j in range(end - 1, -1, -1):
+        announce(L, coming[0], 2 * j)
+        announce(L, coming[0], 2 * j + 1)
+        announce(y, coming[1], j)
+        a, b = load(L, 2 * j), load(L, 2 * j + 1)
+        least, taint = smaller(a, least), taint + zero * a
+        inverse = one / a  # one division a node: it takes longer than all else
+        y_j = (load(y, j) - b * y_j) * inverse
+        ratio = b * inverse
+        v_j = inverse * inverse + (ratio * ratio) * v_j
+        store(y, j, y_j)
+        store(v, j, v_j)
+    return y_j, v_j, not_positive(least + taint)
+
+
+@njit(**INNER)
+def forward(L, y, v, e, k_bar, end, carried, g, coming):
+    """ε̄ in place of z̄ = e, and L̄ in place of L, at nodes 0 … end − 1, each coupled to the next.
+
+    y and v are there. L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}; returns
+    it and g for node `end`, and the number of lanes where L̄ is not finite. `coming` is the source of the next z̄.
+    """
+    one, zero = constant(L, 1.0), constant(L, 0.0)
+    taint = zero
+    for j in range(end):
+        announce(e, coming, j)
+        inverse, b = one / load(L, 2 * j), load(L, 2 * j + 1)
+        e_j = (load(e, j) - carried) * inverse
+        ratio = b * inverse
+        pull = ratio * g
+        store(e, j, e_j)
+        a_bar = inverse * (k_bar - g * load(v, j)) - load(y, j) * e_j
+        b_bar = (pull * inverse) * load(v, j + 1) - load(y, j + 1) * e_j
+        taint = taint + (zero * a_bar + zero * b_bar)
+        store(L, 2 * j, a_bar)
+        store(L, 2 * j + 1, b_bar)
+        carried = b * e_j
+        g = k_bar + ratio * pull
+    return carried, g, not_finite(taint)
+
+
+@njit(**INNER)
+def variances(L, v):
+    """v alone."""
+    one = constant(L, 1.0)
+    last = v.shape[0] - 1
+    inverse = one / load(L, 2 * last)
+    v_j = inverse * inverse
+    store(v, last, v_j)
+    for j in range(last - 1, -1, -1):
+        inverse = one / load(L, 2 * j)
+        ratio = load(L, 2 * j + 1) * inverse
+        v_j = inverse * inverse + (ratio * ratio) * v_j
+        store(v, j, v_j)
+
+
+@njit(**INNER)
+def variances_adjoint(L, v, v_bar, L_bar):
+    """L̄ for the cotangents of v: g_j = v̄_j + (b_{j−1} / a_{j−1})² g_{j−1}."""
+    one, two = constant(L, 1.0), constant(L, 2.0)
+    last = v.shape[0] - 1
+    g = load(v_bar, 0)
+    for j in range(last):
+        inverse = one / load(L, 2 * j)
+        ratio = load(L, 2 * j + 1) * inverse
+        store(L_bar, 2 * j, constant(L, -2.0) * g * (load(v, j) * inverse))
+        store(L_bar, 2 * j + 1, (two * g) * ((ratio * inverse) * load(v, j + 1)))
+        g = load(v_bar, j + 1) + (ratio * ratio) * g
+    store(L_bar, 2 * last, constant(L, -2.0) * g * (load(v, last) / load(L, 2 * last)))
+
+
+@njit(**INNER)
+def factorise(P, L, negligible):
+    """L with P = L Lᵀ, couplings below negligible √P_ii set to zero.
+
+    Returns the first column that fails, `SMALL_PIVOT`, or −1.
+    """
+    last = (P.shape[0] - 1) // 2
+    coming = L.reshape(L.size), 0, 0
+    d, failed, least = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), constant(L, 1.0), coming)
+    if failed >= 0:
+        return failed
+    if not_positive(d):
+        store(L, 2 * last, d)
+        return last
+    store(L, 2 * last, square_root(d))
+    return SMALL_PIVOT if not_positive(least) else -1
+
+
+@njit(**INNER)
+def factorise_nodes(P, L, negligible, d, least, coming):
+    """Nodes 0 … L.shape[0] / 2 − 1, each coupled to the next, from the pivot d of the first.
+
+    Returns the pivot of the node after them and −1, or a pivot that is not positive and its node; and the least of
+    `least` and d_{j+1} − ∛u P_{j+1,j+1}, which is positive where no pivot is small. `coming` is the source of the
+    next P.
+    """
+    small = constant(P, small_share(P))
+    for j in range(L.shape[0] // 2):
+        announce(P, coming, 2 * j)
+        announce(P, coming, 2 * j + 1)
+        if not_positive(d):
+            store(L, 2 * j, d)
+            return d, j, least
+        a, next_d = square_root(d), load(P, 2 * j + 2)
+        b = flushed(load(P, 2 * j + 1) / a, negligible * square_root(next_d))
+        store(L, 2 * j, a)
+        store(L, 2 * j + 1, b)
+        d = next_d - b * b
+        least = smaller(d - small * next_d, least)
+    return d, -1, least
+
+
+@njit(**INNER)
+def eliminate(P, w, end, pull, carried, coming):
+    """D and L of P = L D Lᵀ in place of P, w = D⁻¹ L⁻¹ b in place of b, at nodes 0 … end − 1, each coupled to the next.
+
+    What enters a node: `pull` = l_{j−1} P_{j,j−1}, `carried` = l_{j−1} y_{j−1}. Returns both for node `end`, and the
+    number of lanes with a pivot that is not finite, or not above ∛u P_jj by a normal number. `coming` are the sources
+    of the next P and b.
+    """
+    small = constant(P, small_share(P))
+    one, zero = constant(P, 1.0), constant(P, 0.0)
+    least, taint = one, zero
+    for j in range(end):
+        announce(P, coming[0], 2 * j)
+        announce(P, coming[0], 2 * j + 1)
+        announce(w, coming[1], j)
+        P_jj, coupling, y_j = load(P, 2 * j), load(P, 2 * j + 1), load(w, j) - carried
+        d = P_jj - pull
+        least, taint = smaller(d - small * P_jj, least), taint + zero * d
+        inverse = one / d
+        ratio = coupling * inverse
+        store(P, 2 * j, d)
+        store(P, 2 * j + 1, ratio)
+        store(w, j, y_j * inverse)
+        pull, carried = ratio * coupling, ratio * y_j
+    return pull, carried, not_positive(least + taint - constant(P, np.finfo(P.dtype).tiny))
+
+
+@njit(**INNER)
+def substitute(L, w, end, x_j):
+    """x of Lᵀ x = w in place of w at nodes end − 1 … 0 from that of node `end`, L as `eliminate` leaves it."""
+    for j in range(end - 1, -1, -1):
+        x_j = load(w, j) - load(L, 2 * j + 1) * x_j
+        store(w, j, x_j)
+    return x_j

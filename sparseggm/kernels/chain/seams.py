@@ -1,0 +1,117 @@
+"""Parts of one long chain: what they pass to each other at seams, and how far a guess must look. See `long_chain`."""
+
+import numpy as np
+
+from sparseggm.kernels import INNER, njit
+from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_finite, not_positive, store
+
+CHUNK = 256
+"""Nodes of each part whose numbers are in cache at a time."""
+
+WARM_UP = 64
+"""Nodes that a guess looks outward at a time."""
+
+
+@njit(**INNER)
+def part_length(L, carry):
+    """Nodes of a part: whole lines of memory, so that results can be stored past the caches."""
+    lanes = lanes_of(L)
+    return ((L.shape[0] + 1) // 2 - 1) // (carry.shape[0] * lanes * lanes) * lanes
+
+
+@njit(**INNER)
+def most_nodes(L, carry):
+    """Of a chunk or of what is left over after the last part."""
+    return max(CHUNK, left_over(L, carry)[5])
+
+
+@njit(**INNER)
+def place(L, at, stride, size, ahead):
+    """`where` of `chunks`: `size` nodes from `at` on of each part."""
+    entries = min(2 * size, L.shape[0] - 2 * at)
+    return at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead
+
+
+@njit(**INNER)
+def left_over(L, carry):
+    """`place` of the nodes after the last part, the same in every lane."""
+    start = carry.shape[0] * lanes_of(L) * part_length(L, carry)
+    return place(L, start, 0, (L.shape[0] + 1) // 2 - start, 0)
+
+
+@njit(**INNER)
+def keep(states, c, first, second):
+    store(states, 2 * c, first)
+    store(states, 2 * c + 1, second)
+
+
+@njit(**INNER)
+def fetch(states, c, lane, kept):
+    """What one part kept, for all lanes."""
+    rows = kept.shape[0]
+    for i in range(rows):
+        kept[i] = states[rows * c + i, lane]
+
+
+@njit(**INNER)
+def differ(states, c, lane, kept):
+    """Whether what a part began with differs by more than 2u, relatively, from what its neighbour arrived at."""
+    tolerance, rows, near = np.finfo(kept.dtype).eps, kept.shape[0], True
+    for i in range(rows):
+        near &= abs(states[rows * c + i, lane] - kept[i, 0]) <= tolerance * abs(kept[i, 0])
+    return not near
+
+
+@njit(**INNER)
+def replace(states, c, lane, kept):
+    """What a part kept before, by what it has now; whether they are equal."""
+    rows, equal = kept.shape[0], True
+    for i in range(rows):
+        equal &= states[rows * c + i, lane] == kept[i, 0]
+        states[rows * c + i, lane] = kept[i, 0]
+    return equal
+
+
+@njit(**INNER)
+def bad_chain_pivots(positive, L):
+    """The number of pivots of nodes that are infinite or NaN; or not positive either."""
+    bad = 0
+    for j in range(0, L.shape[0], 2):
+        bad += not_positive(load(L, j)) if positive else not_finite(load(L, j))
+    return bad
+
+
+@njit(**INNER)
+def reach_of(L, seam, stride, outward, L_chunk):
+    """Nodes after a seam, or before it, whose Π |b_j / a_j| is below u / 2 in every lane; at most those of a part."""
+    influence, reach = constant(L_chunk, 1.0), 0
+    negligible = constant(L_chunk, (np.finfo(L.dtype).eps / 4) ** 2)
+    while reach < stride:
+        size = min(WARM_UP, stride - reach)
+        gather_nodes(L, seam + reach if outward else seam - reach - size, stride, L_chunk[: 2 * size])
+        for j in range(size):
+            ratio = load(L_chunk, 2 * j + 1) / load(L_chunk, 2 * j)
+            influence = influence * (ratio * ratio)
+        reach += size
+        if not_positive(negligible - influence) == 0:
+            break
+    return reach
+
+
+@njit(**INNER)
+def gather_nodes(L, first, stride, block):
+    """Diagonals and couplings of nodes first + lane · stride + i; a node outside the chain is 1 and uncoupled."""
+    for lane in range(block.shape[1]):
+        for i in range(block.shape[0] // 2):
+            p = 2 * (first + lane * stride + i)
+            block[2 * i, lane] = L[p] if 0 <= p < L.shape[0] else 1.0
+            block[2 * i + 1, lane] = L[p + 1] if 0 <= p < L.shape[0] - 1 else 0.0
+
+
+@njit(**INNER)
+def gather_entries(x, first, stride, block):
+    """Entries x[first + lane · stride + i], 0 outside the chain; an empty x leaves the block alone."""
+    for lane in range(block.shape[1] if x.shape[0] else 0):
+        for i in range(block.shape[0]):
+            j = first + lane * stride + i
+            block[i, lane] = x[j] if 0 <= j < x.shape[0] else 0.0

@@ -1,0 +1,315 @@
+"""One long chain, whose parts go together in lanes.
+
+A recurrence waits for its own divisions, and one chain has nothing else to do meanwhile. So a long chain is cut into
+parts of equal length; as many as a vector has lanes make a *strip*, and strips are what threads share. The value that
+enters a part is guessed, by starting from nothing so far outside that the couplings in between multiply to less than
+half a unit roundoff. Afterwards each guess is compared with the value at which the neighbouring part arrived. Where
+they differ by more than 2u, relatively, the part is done again, chunk by chunk, until it meets what it had before. So
+the result satisfies the recurrences up to their roundings and 2u where parts meet, whatever the numbers are; couplings
+that grow or hardly decay cost time, not accuracy. The number of parts depends on the length of the chain alone.
+
+Every recurrence has a kernel for strips `first … last`, and one that mends: it goes along the seams, does parts again,
+and finishes the few nodes that are left over after the last part. A chunk that is done again, or left over, goes in
+lanes too: all of them do the same.
+
+What a part passes from chunk to chunk is kept in `carry[strip]`, two rows a chunk. Backward, chunk c leaves y and v of
+its first node in rows 2c and 2c + 1, and finds those of the node after it in the next two; forward, it finds what
+enters it in rows 2c and 2c + 1, and leaves what enters the next. Arrays are 1-D; an empty one is an argument that is
+zero, or a result that is not wanted. A recurrence that has met NaN or infinity arrives at one; an infinite pivot alone
+hides, and is looked for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sparseggm.kernels import INNER, KERNEL, njit
+from sparseggm.kernels.chain.chunks import backward_blocks, backward_chunk, forward_blocks, forward_chunk
+from sparseggm.kernels.chain.recurrences import backward, factorise_nodes, solve_backward, solve_forward
+from sparseggm.kernels.chain.seams import (
+    CHUNK,
+    WARM_UP,
+    bad_chain_pivots,
+    differ,
+    fetch,
+    gather_entries,
+    gather_nodes,
+    keep,
+    left_over,
+    most_nodes,
+    part_length,
+    place,
+    reach_of,
+    replace,
+)
+from sparseggm.kernels.lanes.blocks import (
+    add_means,
+    bad_lanes,
+    bad_numbers,
+    begins_a_line,
+    gather_runs,
+    new_block,
+    scatter_runs,
+)
+from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_positive, store
+
+# ---------------------------------------------------------------------- backward
+
+
+@njit(**KERNEL)
+def backward_strips(task, L, carry, sums, first, last):
+    """One pass over ε, loc, z, v = task[2:]: z = loc + L⁻ᵀ ε, and v = diag Σ if pivots are to be positive, task[0].
+
+    sums[strip] are those of v + loc² + 2 log L_jj, if wanted. Nonzero status: something may be wrong.
+    """
+    lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
+    part, bad = part_length(L, carry), 0
+    blocks = backward_blocks(L, CHUNK)
+    for strip in range(first, last):
+        start = strip * lanes * part
+        y_j, v_j = _guess_backward(task, L, start + part, part, blocks)
+        keep(carry[strip], chunks, y_j, v_j)
+        for c in range(chunks - 1, -1, -1):
+            at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
+            where = place(L, at, part, size, -CHUNK)
+            y_j, v_j, worse = backward_chunk(task, L, where, blocks, y_j, v_j, sums[strip][c * lanes :])
+            keep(carry[strip], c, y_j, v_j)
+            bad += worse
+    return bad
+
+
+@njit(**KERNEL)
+def mend_backward(suspect, task, L, carry, sums, rest):
+    """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
+    lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
+    part, blocks, kept = part_length(L, carry), backward_blocks(L, most_nodes(L, carry)), new_block(2, L)
+    zero, sum_again = constant(kept, 0.0), np.empty(rest.shape[0])
+    y_j, v_j, bad = backward_chunk(task, L, left_over(L, carry), blocks, zero, zero, rest)
+    keep(kept, 0, y_j, v_j)
+    for p in range(carry.shape[0] * lanes - 1, -1, -1):
+        states, lane = carry[p // lanes], p % lanes
+        again = differ(states, chunks, lane, kept)
+        if again:
+            replace(states, chunks, lane, kept)
+        for c in range(chunks - 1 if again else -1, -1, -1):
+            at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
+            where = place(L, at, 0, size, 0)
+            y_j, v_j, worse = backward_chunk(task, L, where, blocks, load(kept, 0), load(kept, 1), sum_again)
+            keep(kept, 0, y_j, v_j)
+            bad += worse
+            if rest.shape[0]:
+                sums[p // lanes, c * lanes + lane] = sum_again[0]
+            if replace(states, c, lane, kept):
+                break
+        fetch(states, 0, lane, kept)
+        bad += bad_lanes(kept, 0, 2)
+    if suspect:  # in a part that was done again?
+        bad += bad_chain_pivots(task[0], L) + bad_numbers(task[4]) + bad_numbers(task[5])
+    return bad
+
+
+@njit(**INNER)
+def _guess_backward(task, L, seam, stride, blocks):
+    """y and v at node `seam` of each lane."""
+    positive, eps = task[0], task[2]
+    L_chunk, y_chunk, v_chunk, _, _ = blocks
+    y_j, v_j = constant(L_chunk, 0.0), constant(L_chunk, 0.0)
+    reach = reach_of(L, seam, stride, True, L_chunk)
+    for offset in range((reach - 1) // CHUNK * CHUNK, -1, -CHUNK):
+        size = min(CHUNK, reach - offset)
+        coming = (L, 2 * (seam + offset - CHUNK), 2 * stride), (eps, seam + offset - CHUNK, stride)
+        gather_nodes(L, seam + offset, stride, L_chunk[: 2 * size])
+        gather_entries(eps, seam + offset, stride, y_chunk[:size])
+        if positive:
+            y_j, v_j, _ = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
+        else:
+            y_j = solve_backward(L_chunk, y_chunk, size, y_j, coming)
+    return y_j, v_j
+
+
+# ---------------------------------------------------------------------- forward
+
+
+@njit(**KERNEL)
+def forward_strips(task, L, entering, carry, first, last):
+    """One pass over task = ε, z̄, k̄, L̄, ε̄, _, loc, loc̄: ε̄ = L⁻¹ z̄; if L̄ is wanted, all cotangents of a step.
+
+    y and v are computed again from `entering`, what `backward_strips` carried. Nonzero status: something may be wrong.
+    """
+    lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
+    part, bad = part_length(L, carry), 0
+    blocks = forward_blocks(L, CHUNK)
+    for strip in range(first, last):
+        start = strip * lanes * part
+        carried, g = _guess_forward(task, L, start, part, blocks)
+        keep(carry[strip], 0, carried, g)
+        for c in range(chunks):
+            at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
+            where = place(L, at, part, size, CHUNK)
+            carried, g, worse = _forward_chunk(task, L, where, blocks, entering[strip], 2 * c + 2, carried, g)
+            keep(carry[strip], c + 1, carried, g)
+            bad += worse
+            for lane in range(lanes):
+                bad += _add_mean(task, at + lane * part, size)
+    return bad
+
+
+@njit(**KERNEL)
+def mend_forward(suspect, task, L, entering, carry):
+    """The seams, then the left-over nodes. Nonzero status: something is wrong."""
+    lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
+    part, bad = part_length(L, carry), 0
+    blocks, kept, after = forward_blocks(L, most_nodes(L, carry)), new_block(2, L), new_block(2, L)
+    for p in range(carry.shape[0] * lanes):
+        states, lane = carry[p // lanes], p % lanes
+        for c in range(chunks if p and differ(states, 0, lane, kept) else 0):
+            at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
+            where = place(L, at, 0, size, 0)
+            fetch(entering[p // lanes], c + 1, lane, after)
+            carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
+            keep(kept, 0, carried, g)
+            bad += worse
+            if replace(states, c + 1, lane, kept):
+                break
+        fetch(states, chunks, lane, kept)
+        bad += bad_lanes(kept, 0, 2)
+    after[:] = 0.0
+    where = left_over(L, carry)
+    start, size = where[0], where[5]
+    carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
+    if suspect:
+        bad += bad_chain_pivots(False, L) + bad_numbers(task[3]) + bad_numbers(task[4]) + bad_numbers(task[7])
+    return bad + worse + bad_lanes(blocks[3], 0, size) + _add_mean(task, start, size)
+
+
+@njit(**INNER)
+def _forward_chunk(task, L, where, blocks, entering, row, carried, g):
+    """A chunk, whose y and v are computed again from those of the node after it, at `row` of `entering`."""
+    _, y, v, _ = blocks
+    if task[3].shape[0]:
+        store(y, where[5], load(entering, row))
+        store(v, where[5], load(entering, row + 1))
+    return forward_chunk(task[:6], L, where, blocks, carried, g)
+
+
+@njit(**INNER)
+def _add_mean(task, at, size):
+    """loc̄ of some nodes, if it is wanted."""
+    z_bar, k_bar, loc, loc_bar = task[1], task[2], task[6], task[7]
+    if not loc_bar.shape[0]:
+        return 0
+    rows = z_bar[at : at + size], loc[at : at + size], loc_bar[at : at + size]
+    return add_means(rows[0].reshape(1, size), k_bar, rows[1].reshape(1, size), rows[2].reshape(1, size), 0, 1)
+
+
+@njit(**INNER)
+def _guess_forward(task, L, seam, stride, blocks):
+    """What enters node `seam` of each lane: b ε̄ of the node before it, and g."""
+    z_bar, k_bar, adjoint = task[1], task[2], task[3].shape[0] > 0
+    L_chunk, e_chunk = blocks[0], blocks[3]
+    one, start = constant(L_chunk, 1.0), load(k_bar, 0)
+    carried, g = constant(L_chunk, 0.0), start
+    reach = reach_of(L, seam, stride, False, L_chunk)
+    for offset in range(reach, 0, -CHUNK):
+        size = min(CHUNK, offset)
+        coming = (L, 2 * (seam - offset + CHUNK), 2 * stride), (z_bar, seam - offset + CHUNK, stride)
+        gather_nodes(L, seam - offset, stride, L_chunk[: 2 * size])
+        gather_entries(z_bar, seam - offset, stride, e_chunk[:size])
+        carried = solve_forward(L_chunk, e_chunk, size, carried, coming)
+        for j in range(size if adjoint else 0):
+            ratio = load(L_chunk, 2 * j + 1) * (one / load(L_chunk, 2 * j))
+            g = start + (ratio * ratio) * g
+    return carried, g
+
+
+# ---------------------------------------------------------------------- factorisation
+
+
+@njit(**KERNEL)
+def factorise_strips(P, L, carry, first, last):
+    """L with P = L Lᵀ; carry[strip, c] are the pivots of the first nodes of chunk c.
+
+    Status 1: a pivot fails; 2: a pivot is small, see `chain.factorise_nodes`.
+    """
+    lanes, chunks, small_pivots = lanes_of(P), carry.shape[1] - 1, 0
+    part, negligible = part_length(P, carry), math.sqrt(np.finfo(P.dtype).tiny)
+    P_chunk, L_chunk = new_block(2 * CHUNK + 2, P), new_block(2 * CHUNK, P)
+    small, past_caches = constant(P_chunk, negligible), begins_a_line(L)
+    for strip in range(first, last):
+        start = strip * lanes * part
+        d, least = _guess_pivot(P, start, part, P_chunk, L_chunk), constant(P_chunk, 1.0)
+        store(carry[strip], 0, d)
+        for c in range(chunks):
+            at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
+            gather_runs(P, 2 * at, 2 * part, lanes, P_chunk, 2 * size + 1)
+            coming = P, 2 * (at + CHUNK), 2 * part
+            d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, least, coming)
+            if failed >= 0:
+                return 1
+            scatter_runs(L_chunk, 2 * size, L, 2 * at, 2 * part, lanes, past_caches)
+            store(carry[strip], c + 1, d)
+        small_pivots += not_positive(least)
+    return 2 if small_pivots else 0
+
+
+@njit(**KERNEL)
+def mend_factorise(P, L, carry):
+    """The seams, then the left-over nodes. Status as `factorise_strips`."""
+    lanes, chunks = lanes_of(P), carry.shape[1] - 1
+    part, most = part_length(P, carry), most_nodes(P, carry)
+    P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
+    small = constant(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
+    kept, least = new_block(1, P), constant(P_chunk, 1.0)
+    for p in range(carry.shape[0] * lanes):
+        pivots, lane = carry[p // lanes], p % lanes
+        again = p > 0 and differ(pivots, 0, lane, kept)
+        for c in range(chunks if again else 0):
+            at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
+            gather_runs(P, 2 * at, 0, lanes, P_chunk, 2 * size + 1)
+            coming = P, 2 * (at + CHUNK), 0
+            d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), least, coming)
+            if failed >= 0:
+                return 1
+            scatter_runs(L_chunk, 2 * size, L, 2 * at, 0, lanes, False)
+            store(kept, 0, d)
+            if replace(pivots, c + 1, lane, kept):
+                break
+        fetch(pivots, chunks, lane, kept)
+    where = left_over(P, carry)
+    start, size = where[0], where[5]
+    gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])
+    # The node that `gather_nodes` puts after the last is 1 and uncoupled: its pivot is not small.
+    d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), least, (P, 2 * start, 0))
+    scatter_runs(L_chunk, 2 * size - 1, L, 2 * start, 0, lanes, False)
+    if failed >= 0:
+        return 1
+    return 2 if not_positive(least) else 0
+
+
+@njit(**INNER)
+def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
+    """The pivot of node `seam` of each lane, from nodes before it, the first of which is taken for uncoupled.
+
+    How a pivot bears on the next, (L_{j+1,j} / L_jj)², is known only afterwards: the way is doubled until it does.
+    """
+    negligible, small = np.finfo(P.dtype).eps / 4, constant(P_chunk, 0.0)
+    reach = WARM_UP
+    while True:
+        reach = min(reach, stride)
+        influence, d = constant(P_chunk, 1.0), constant(P_chunk, 1.0)
+        for offset in range(reach, 0, -CHUNK):
+            size = min(CHUNK, offset)
+            gather_nodes(P, seam - offset, stride, P_chunk[: 2 * size + 2])
+            d = load(P_chunk, 0) if offset == reach else d
+            coming = P, 2 * (seam - offset + CHUNK), 2 * stride
+            d, failed, _ = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, d, coming)
+            if failed >= 0:
+                return d
+            for j in range(size):
+                ratio = load(L_chunk, 2 * j + 1) / load(L_chunk, 2 * j)
+                influence = influence * (ratio * ratio)
+        if reach == stride or not_positive(constant(P_chunk, negligible) - influence) == 0:
+            return d
+        reach *= 4

@@ -1,0 +1,1 @@
+"""Vectors of batch elements, blocks of them, and sums over their nodes."""

@@ -1,0 +1,60 @@
+"""Sums over the nodes in float64: log determinants, and what a draw adds to KL(q ‖ N(0, I)), for each lane."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sparseggm.kernels import INNER, njit
+from sparseggm.kernels.lanes.logarithm import logarithms
+from sparseggm.kernels.lanes.tiles import announce
+from sparseggm.kernels.lanes.vector import constant, double, exponent, lanes_of, load, mantissa, put, store
+
+_LN2 = math.log(2.0)
+
+
+@njit(**INNER)
+def new_scratch(like):
+    """Memory for `energies`."""
+    return np.empty(2 * lanes_of(like))
+
+
+@njit(**INNER)
+def log_determinants(indptr, L, n, scratch, sums):
+    """sums[lane] = 2 Σ log L_jj over the first n nodes.
+
+    The product of the pivots is kept as 2ᵏ m, so that one logarithm is taken for all: of four float32 numbers at a
+    time, which in float64 are far from its ends, or of each float64 number, which must not be subnormal.
+    """
+    lanes, group = lanes_of(L), 4 if L.itemsize == 4 else 1
+    one = double(constant(L, 1.0))
+    product, k, m = one, double(constant(L, 0.0)), one
+    for j in range(n):
+        product = product * double(load(L, indptr[j]))
+        if (j + 1) % group == 0 or j + 1 == n:
+            k, m = k + exponent(product), m * mantissa(product)
+            k, m, product = k + exponent(m), mantissa(m), one
+    put(scratch, 0, m)
+    put(scratch, lanes, k)
+    logarithms(scratch[:lanes])
+    for lane in range(lanes):
+        sums[lane] = 2.0 * (scratch[lane] + scratch[lanes + lane] * _LN2)
+
+
+@njit(**INNER)
+def energies(indptr, L, mean, y, variances, n, scratch, sums, coming):
+    """sums[lane] = Σ v + loc² + 2 log L_jj over the first n nodes, and loc + y in place of y.
+
+    Pivots are not subnormal, as the variances are finite. `coming` is the source of the next loc, see `tiles.announce`.
+    """
+    lanes, total = lanes_of(y), double(constant(y, 0.0))
+    for j in range(n):
+        announce(mean, coming, j)
+        loc = load(mean, j)
+        total = total + (double(load(variances, j)) + double(loc) * double(loc))
+        store(y, j, loc + load(y, j))
+    log_determinants(indptr, L, n, scratch, sums)
+    put(scratch, 0, total)
+    for lane in range(lanes):
+        sums[lane] += scratch[lane]

@@ -1,0 +1,312 @@
+"""Triangular products and solves, outer products and log determinants, on values of any pattern.
+
+`product` walks a batch in blocks of lanes, see `vector`: rows are transposed into blocks on the way in and out, which
+reads memory in long runs, and the recurrence over the columns then works on registers, so that the latency of its
+divisions is shared by the lanes. Few rows are done one at a time, on their own memory. A factor that a whole block of
+right-hand sides shares is not copied: its numbers meet vectors.
+
+Arguments are C-contiguous 2-D arrays, one batch element a row; `owner[r]` is the row of the matrix that belongs to
+row r of the vectors. Every kernel ends in `first, last`: the part of the batch it is to do, so that threads can share
+a call.
+
+Kernels check nothing on entry. A sum of 0 · v over the values v that pass is NaN as soon as one of them is not finite;
+they return 0 or a failure code, and `linalg` then looks for the culprit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sparseggm.kernels import INNER, KERNEL, njit
+from sparseggm.kernels.chain.recurrences import solve_backward, solve_forward
+from sparseggm.kernels.lanes.blocks import (
+    after,
+    bad_lanes,
+    gather,
+    gather_rows,
+    is_few,
+    is_in_lines,
+    new_block,
+    scatter,
+)
+from sparseggm.kernels.lanes.logarithm import logarithms
+from sparseggm.kernels.lanes.tiles import announce
+from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_finite, store
+
+_TINY_PIVOT, _HUGE_PIVOT = 2.0**-127, 2.0**127
+
+SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
+
+
+@njit(**KERNEL)
+def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, last):
+    """y = verb(matrix, x), row by row. Nonzero status: something is not finite.
+
+    Where owners repeat after `period` rows, many draws of each of many matrices, a block of matrices is gathered once.
+    """
+    lanes, bad, solves = lanes_of(x), 0, verb <= SOLVE_T
+    if is_few(first, last, lanes):
+        for r in range(first, last):
+            if solves:
+                y[r] = x[r]
+            coming = after(matrix, owner[r], 1), after(x, r, 1)
+            bad += _apply(verb, is_chain, indptr, rows, matrix[owner[r]], x[r], y[r], coming)
+        return bad
+    A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
+    stride = period if period % lanes == 0 and first % lanes == 0 else last - first
+    past_caches = is_in_lines(y)
+    for own in range(first, min(first + stride, last), lanes):
+        shared = (owner[own : min(own + lanes, last)] == owner[own]).all()
+        if not shared:
+            gather_rows(matrix, owner[own : min(own + lanes, last)], A)
+        for start in range(own, last, stride):
+            stop, next_start = min(start + lanes, last), start + stride if start + stride < last else own + lanes
+            coming = after(matrix, owner[own], lanes), after(x, next_start - lanes, lanes)
+            gather(x, start, stop, out if solves else b)
+            if shared:
+                bad += _apply(verb, is_chain, indptr, rows, matrix[owner[start]], b, out, coming)
+            else:
+                bad += _apply(verb, is_chain, indptr, rows, A, b, out, coming)
+            scatter(out, y, start, stop, past_caches)
+    return bad
+
+
+@njit(**INNER)
+def _apply(verb, is_chain, indptr, rows, A, b, y, coming):
+    """y = verb(A, b); where the verb solves, in place of b = y. `coming` are the next A and b, see `tiles.announce`."""
+    if is_chain and verb <= SOLVE_T:
+        return _solve_chain(verb, A, y, coming)
+    if verb == SOLVE:
+        return solve(indptr, rows, A, y, coming)
+    if verb == SOLVE_T:
+        return solve_t(indptr, rows, A, y, coming)
+    if verb == MATMUL:
+        _matmul(indptr, rows, A, b, y, coming)
+    elif verb == MATMUL_T:
+        _matmul_t(indptr, rows, A, b, y, coming)
+    else:
+        _symmetric_matmul(indptr, rows, A, b, y, coming)
+    return bad_lanes(y, 0, y.shape[0])
+
+
+@njit(**INNER)
+def _solve_chain(verb, L, y, coming):
+    """`_apply` without index work. NaN or infinity once met stays; an infinite pivot hides, and is looked for."""
+    last, zero = y.shape[0] - 1, constant(y, 0.0)
+    if verb == SOLVE:
+        carried = solve_forward(L, y, last, zero, coming)
+        end = (load(y, last) - carried) / load(L, 2 * last)
+        store(y, last, end)
+    else:
+        end = load(y, last) / load(L, 2 * last)
+        store(y, last, end)
+        end = solve_backward(L, y, last, end, coming)
+    taint = zero * end
+    for j in range(last + 1):
+        taint = taint + zero * load(L, 2 * j)
+    return not_finite(taint)
+
+
+@njit(**INNER)
+def solve(indptr, rows, L, y, coming):
+    """y = L⁻¹ b in place of b: forward substitution, one column of L at a time; the number of tainted lanes."""
+    zero = constant(y, 0.0)
+    taint = zero
+    for j in range(y.shape[0]):
+        begin, end = indptr[j], indptr[j + 1]
+        announce(y, coming[1], j)
+        announce(L, coming[0], begin)
+        pivot = load(L, begin)
+        y_j = load(y, j) / pivot
+        store(y, j, y_j)
+        taint = taint + zero * pivot + zero * y_j  # an infinite pivot leaves a finite y
+        for p in range(begin + 1, end):  # y_i −= L_ij y_j
+            announce(L, coming[0], p)
+            store(y, rows[p], load(y, rows[p]) - load(L, p) * y_j)
+    return not_finite(taint)
+
+
+@njit(**INNER)
+def solve_t(indptr, rows, L, y, coming):
+    """y = L⁻ᵀ b in place of b: backward substitution, one column of L at a time; the number of tainted lanes."""
+    zero = constant(y, 0.0)
+    taint = zero
+    for j in range(y.shape[0] - 1, -1, -1):
+        begin, end = indptr[j], indptr[j + 1]
+        announce(y, coming[1], j)
+        announce(L, coming[0], begin)
+        y_j = load(y, j)
+        for p in range(begin + 1, end):  # L_jj y_j = b_j − Σ_{i>j} L_ij y_i
+            announce(L, coming[0], p)
+            y_j = y_j - load(L, p) * load(y, rows[p])
+        pivot = load(L, begin)
+        y_j = y_j / pivot
+        store(y, j, y_j)
+        taint = taint + zero * pivot + zero * y_j
+    return not_finite(taint)
+
+
+@njit(**INNER)
+def _matmul(indptr, rows, L, b, y, coming):
+    """y = L b."""
+    for j in range(y.shape[0]):
+        store(y, j, constant(y, 0.0))
+    for j in range(y.shape[0]):
+        b_j = load(b, j)
+        announce(b, coming[1], j)
+        for p in range(indptr[j], indptr[j + 1]):  # y_i += L_ij b_j
+            announce(L, coming[0], p)
+            store(y, rows[p], load(y, rows[p]) + load(L, p) * b_j)
+
+
+@njit(**INNER)
+def _matmul_t(indptr, rows, L, b, y, coming):
+    """y = Lᵀ b."""
+    for j in range(y.shape[0]):
+        y_j = constant(y, 0.0)
+        announce(b, coming[1], j)
+        for p in range(indptr[j], indptr[j + 1]):  # y_j = Σ_{i≥j} L_ij b_i
+            announce(L, coming[0], p)
+            y_j = y_j + load(L, p) * load(b, rows[p])
+        store(y, j, y_j)
+
+
+@njit(**INNER)
+def _symmetric_matmul(indptr, rows, P, b, y, coming):
+    """y = P b from the lower triangle of P."""
+    for j in range(y.shape[0]):
+        store(y, j, constant(y, 0.0))
+    for j in range(y.shape[0]):
+        begin, end = indptr[j], indptr[j + 1]
+        b_j = load(b, j)
+        announce(b, coming[1], j)
+        announce(P, coming[0], begin)
+        y_j = load(P, begin) * b_j
+        for p in range(begin + 1, end):  # P_ij stands for two entries
+            announce(P, coming[0], p)
+            i = rows[p]
+            store(y, i, load(y, i) + load(P, p) * b_j)
+            y_j = y_j + load(P, p) * load(b, i)
+        store(y, j, load(y, j) + y_j)
+
+
+# ---------------------------------------------------------------------- outer products
+
+
+@njit(**KERNEL)
+def outer(indptr, rows, members, x, y, values, first, last):
+    """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = members[g], in float64. Nonzero status: not finite.
+
+    Lanes are groups; of a single group they are its members, and are added at the end.
+    """
+    double = np.empty(0)
+    a, b, total = new_block(x.shape[1], double), new_block(x.shape[1], double), new_block(rows.shape[0], double)
+    lanes = total.shape[1]
+    chosen = np.empty(lanes, members.dtype)  # a column; of the type of a row's copy, so that one `gather_rows` serves
+    for start in range(first, last, lanes):
+        stop = min(start + lanes, last)
+        some = chosen[: stop - start]
+        total[:] = 0.0
+        if stop - start > 1:
+            for t in range(members.shape[1]):
+                for g in range(start, stop):
+                    some[g - start] = members[g, t]
+                gather_rows(x, some, a)
+                gather_rows(y, some, b)
+                _add_outer(indptr, rows, a, b, total)
+            scatter(total, values, start, stop)
+        else:
+            _outer_of_one_group(indptr, rows, members[start].copy(), x, y, a, b, total, values[start])
+    bad = 0
+    for g in range(first, last):
+        for p in range(rows.shape[0]):
+            bad += not abs(values[g, p]) < math.inf
+    return bad
+
+
+@njit(**INNER)
+def _outer_of_one_group(indptr, rows, members, x, y, a, b, total, values):
+    lanes = a.shape[1]
+    for t in range(0, members.shape[0], lanes):
+        some = members[t : t + lanes]
+        gather_rows(x, some, a)
+        gather_rows(y, some, b)
+        a[:, some.shape[0] :] = 0.0
+        _add_outer(indptr, rows, a, b, total)
+    for p in range(rows.shape[0]):
+        values[p] = total[p].sum()
+
+
+@njit(**INNER)
+def _add_outer(indptr, rows, a, b, total):
+    for j in range(indptr.shape[0] - 1):
+        b_j = load(b, j)
+        for p in range(indptr[j], indptr[j + 1]):
+            store(total, p, load(total, p) + load(a, rows[p]) * b_j)
+
+
+# ---------------------------------------------------------------------- log determinants
+
+
+@njit(**KERNEL)
+def logdet(indptr, factor, sums, first, last):
+    """sums[r, s] = Σ log L_jj over segment s of the nodes, in float64, for the entries first … last of `sums`.
+
+    Segments are what threads share of one large matrix. Nonzero status: a diagonal is not finite and positive.
+    """
+    n, segments = indptr.shape[0] - 1, sums.shape[1]
+    size, bad = (n + segments - 1) // segments, 0
+    logs = np.empty(min(n, 4096))
+    for i in range(first, last):
+        start = i % segments * size
+        total = _sum_of_logarithms(indptr, factor[i // segments], start, min(start + size, n), logs)
+        bad += not abs(total) < math.inf
+        sums[i // segments, i % segments] = total
+    return bad
+
+
+@njit(**INNER)
+def _sum_of_logarithms(indptr, L, first, last, logs):
+    """Σ log L_jj of nodes first … last, NaN if a pivot is not positive and finite; `logs` is memory for some.
+
+    Eight pivots between 2⁻¹²⁷ and 2¹²⁷ multiply to a normal number: an eighth of the logarithms do.
+    """
+    size, total = logs.shape[0], 0.0
+    for start in range(first, last, size):
+        part = logs[: min(size, last - start)]
+        diagonal = indptr[start : start + part.shape[0]]
+        for i in range(part.shape[0]):
+            part[i] = L[np.uint32(diagonal[i])]  # a signed index is tested for counting from the end
+        outside = 0
+        for i in range(part.shape[0]):
+            outside += not _TINY_PIVOT < part[i] < _HUGE_PIVOT
+        if not outside:
+            part = _halved_product(_halved_product(_halved_product(part)))
+        elif not (part > 0.0).all() or not (part < math.inf).all():
+            return math.nan
+        logarithms(part)
+        total += _halved_sum(part)
+    return total
+
+
+@njit(**INNER)
+def _halved_product(x):
+    """Each number of the first half, times its partner in the second, if it has one."""
+    half = (x.shape[0] + 1) // 2
+    for i in range(x.shape[0] - half):
+        x[i] *= x[half + i]
+    return x[:half]
+
+
+@njit(**INNER)
+def _halved_sum(x):
+    """The sum, by halves; x is used up."""
+    size = x.shape[0]
+    while size > 1:
+        half = (size + 1) // 2
+        for i in range(size - half):
+            x[i] += x[half + i]
+        size = half
+    return x[0]

@@ -1,0 +1,142 @@
+"""The calculus of the verbs: with these, everything in `linalg` can be differentiated, to every order.
+
+All are linear in their last argument, and each pair jvp / vjp is adjoint in the inner product of stored values,
+⟨A, B⟩ = Σ_p A[p] B[p]. Lower values throughout; the two of `cholesky` live on a closed pattern:
+
+    gram_jvp(A, B) = tril(A Bᵀ + B Aᵀ)                gram_vjp(A, V) = tril((V + Vᵀ) A)
+    cholesky_jvp(L, V) = X with X Lᵀ + L Xᵀ = V       cholesky_vjp(L, X) = V with tril((V + Vᵀ) L) = X
+
+so that P = L Lᵀ has dP = gram_jvp(L, dL), L̄ = gram_vjp(L, P̄); L = cholesky(P) has dL = cholesky_jvp(L, dP),
+P̄ = cholesky_vjp(L, L̄). Conventions and common errors: see `linalg`. Derivations: docs/math.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparseggm.errors import PatternError
+from sparseggm.graph.pattern import FloatArray, IndexArray, Pattern
+from sparseggm.kernels.sparse import cholesky as cholesky_kernels
+from sparseggm.kernels.sparse import inverse
+from sparseggm.linalg import checks, memory, threads
+from sparseggm.linalg.work import ALL, column_pairs, squared_columns, wide
+
+
+def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
+    """tril(A Bᵀ + B Aᵀ), (..., nnz of the result) on `pattern.gram()`.
+
+    Cost: 4 Σ_j |S_j|² / 2 flops. Error: |Δ| ≤ γ_{2r+1} (|A| |B|ᵀ + |B| |A|ᵀ), r the longest row.
+    Reference: `reference.linalg.gram_jvp`.
+    """
+    checks.check("gram_jvp", pattern, packed={"a": a, "b": b})
+    product = pattern.gram()
+    call = _wide_call(inverse.GRAM_JVP, pattern, product)
+    return _run("gram_jvp", call, squared_columns(pattern), product.nnz, a=(pattern, a), b=(pattern, b))
+
+
+def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
+    """tril((V + Vᵀ) A), (..., nnz) on `pattern`, for V on `pattern.gram()`.
+
+    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{c+2} (|V| + |V|ᵀ) |A|, c the longest column.
+    Reference: `reference.linalg.gram_vjp`.
+    """
+    checks.check("gram_vjp", pattern, packed={"a": a})
+    product = pattern.gram()
+    checks.check("gram_vjp", product, packed={"v": v})
+    call = _wide_call(inverse.GRAM_VJP, pattern, product)
+    return _run("gram_vjp", call, squared_columns(pattern), pattern.nnz, a=(pattern, a), v=(product, v))
+
+
+def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatArray:
+    """X, lower, with X Lᵀ + L Xᵀ = V: the derivative of `cholesky` along V. On a closed pattern.
+
+    Cost: 2 Σ_j |F_j|² flops. Error: the equation holds within γ_{2r+2} (|X| |L|ᵀ + |L| |X|ᵀ), r the longest row.
+    Raises: NonPositiveError for a diagonal entry of L ≤ 0. Reference: `reference.linalg.cholesky_jvp`.
+    """
+    _check_closed("cholesky_jvp", pattern)
+    checks.check("cholesky_jvp", pattern, packed={"factor": factor, "v": v})
+    call = (cholesky_kernels.cholesky_jvp, pattern.indptr, pattern.rows, *pattern.row_structure)
+    work = 2 * squared_columns(pattern)
+    return _run("cholesky_jvp", call, work, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
+
+
+def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray, on: Pattern | None = None) -> FloatArray:
+    """V, lower, with tril((V + Vᵀ) L) = X: the reverse mode of `cholesky`, P̄ for L̄ = X. On a closed pattern.
+
+    Args:
+        pattern: of L, closed.
+        factor, x: (..., nnz).
+        on: where V is wanted: the pattern of P. None: all of it.
+    Cost: 2 Σ_j |F_j|² flops. Error: the equation holds within γ_{c+2} (|V| + |V|ᵀ) |L|, c the longest column.
+    Raises: NonPositiveError for a diagonal entry of L ≤ 0. Reference: `reference.linalg.cholesky_vjp`.
+    """
+    _check_closed("cholesky_vjp", pattern)
+    checks.check("cholesky_vjp", pattern, packed={"factor": factor, "x": x})
+    work, size, chosen = 2 * squared_columns(pattern), pattern.nnz, ALL
+    if on is not None and on is not pattern:
+        checks.require_pattern("cholesky_vjp", on, "on")
+        is_fill = on.filled() is pattern
+        chosen = on.positions_in_fill if is_fill else checks.frozen(on.positions_in(pattern).astype(np.int32))
+        size = on.nnz
+    call = _wide_call(inverse.CHOLESKY_VJP, pattern, pattern, chosen)
+    return _run("cholesky_vjp", call, work, size, factor=(pattern, factor), x=(pattern, x))
+
+
+def selected_inverse_vjp(
+    pattern: Pattern, factor: FloatArray, sigma_bar: FloatArray, on: Pattern | None = None
+) -> FloatArray:
+    """L̄ on `pattern` for Σ̄ on F, the result pattern of `selected_inverse(pattern, factor, on)`.
+
+    With X = cholesky_jvp(L, Σ̄ with its diagonal doubled): L̄ = −tril(Σ X) − diag(X_jj / L_jj²). Here by the reverse
+    sweep of the recursion itself, which visits the same pairs {i, k} ⊂ F_j and computes Σ again rather than store it.
+
+    Cost: three times `selected_inverse`. Reference: `reference.linalg.selected_inverse_vjp`.
+    """
+    fill = checks.closed_superset("selected_inverse_vjp", pattern, on)
+    checks.check("selected_inverse_vjp", pattern, packed={"factor": factor})
+    checks.check("selected_inverse_vjp", fill, packed={"sigma_bar": sigma_bar})
+    call, work = _wide_call(inverse.SELECTED_INVERSE_VJP, pattern, fill), 3 * column_pairs(pattern, fill)
+    inputs = {"factor": (pattern, factor), "sigma_bar": (fill, sigma_bar)}
+    return _run("selected_inverse_vjp", call, work, pattern.nnz, **inputs)
+
+
+def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: FloatArray) -> FloatArray:
+    """L̄ on `pattern` for the adjoint (..., n) of `marginal_variances`; Σ is not stored beyond scratch.
+
+    Cost: three times `marginal_variances`. Reference: `reference.linalg.marginal_variances_vjp`.
+    """
+    checks.check("marginal_variances_vjp", pattern, packed={"factor": factor}, variances_bar=variances_bar)
+    fill = pattern.filled()
+    call, work = _wide_call(inverse.MARGINAL_VARIANCES_VJP, pattern, fill), 3 * column_pairs(pattern, fill)
+    inputs = {"factor": (pattern, factor), "variances_bar": (None, variances_bar)}
+    return _run("marginal_variances_vjp", call, work, pattern.nnz, **inputs)
+
+
+def _check_closed(verb: str, pattern: Pattern) -> None:
+    checks.require_pattern(verb, pattern)
+    if not pattern.is_closed:
+        raise PatternError(f"{verb}: the pattern must be closed under elimination, {pattern!r} is not. Use filled().")
+
+
+def _wide_call(code: int, pattern: Pattern, other: Pattern, chosen: IndexArray = ALL) -> tuple[Any, ...]:
+    """The kernel `inverse.derive` and its arguments before the values."""
+    return inverse.derive, code, pattern.is_chain, pattern.indptr, pattern.rows, wide(other), chosen
+
+
+def _run(
+    verb: str, call: tuple[Any, ...], work: int, size: int, **inputs: tuple[Pattern | None, FloatArray]
+) -> FloatArray:
+    """Broadcast the inputs, each given with the pattern it is on, run the kernel, explain its failure."""
+    arrays = {name: array for name, (_, array) in inputs.items()}
+    checks.same_dtype(verb, **arrays)
+    batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})
+    result = memory.new((*batch_shape, size), next(iter(arrays.values())).dtype)
+    rows = [checks.as_rows(array, batch_shape) for array in arrays.values()]
+    batch = math.prod(batch_shape)
+    kernel, *structure = call
+    if threads.run(kernel, work, *structure, *rows, result.reshape(batch, size), batch=batch):
+        checks.explain(verb, inputs)
+    return result

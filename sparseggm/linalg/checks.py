@@ -1,0 +1,241 @@
+"""What the verbs share: checks of arguments, batch axes, and the search for the culprit when a kernel fails.
+
+Kernels only report that something was wrong. The functions here then look at the arguments, at leisure, and say
+what: NaN in, a diagonal that is not positive, or a result beyond the dtype.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
+from sparseggm.errors import in_batch as in_batch  # the verbs say checks.in_batch
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
+from sparseggm.graph.topology import Topology
+from sparseggm.promotion import plain as plain
+
+Shape = tuple[int, ...]
+
+REMEDY = "Rescale, or use float64."
+
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_identity = np.arange(1024)
+_thread = threading.local()
+
+
+# ---------------------------------------------------------------------- before the work
+
+
+def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:
+    """Every packed array ends in nnz, every vector in n, and all are float32 or all float64, native byte order."""
+    require_pattern(verb, pattern)
+    dtypes = set()
+    for arrays, size, meaning in ((packed, pattern.nnz, "the nnz"), (vectors, pattern.n, "the size")):
+        for name, array in (arrays or {}).items():
+            require_floats(verb, name, array)
+            if array.shape[-1:] != (size,):
+                raise ShapeError(
+                    f"{verb}: {name} must end in {size}, {meaning} of the pattern, got shape {array.shape}."
+                )
+            dtypes.add(array.dtype)
+    if len(dtypes) > 1:
+        same_dtype(verb, **(packed or {}), **vectors)
+
+
+def require_floats(verb: str, name: str, array: Any) -> None:
+    """float32 or float64 in native byte order, as a plain array."""
+    plain(verb, name, array)
+    if array.dtype not in _DTYPES:
+        raise DTypeError(
+            f"{verb}: {name} must be float32 or float64 in native byte order, got {array.dtype!r}. "
+            "Convert it with astype."
+        )
+
+
+def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
+    """A topology in its place has two patterns, and only the caller knows which is meant."""
+    if not isinstance(pattern, Pattern):
+        raise PatternError(
+            f"{verb}: {name} must be a Pattern, got {type(pattern).__name__}. A topology has two: factor_pattern, "
+            "of L, and precision_pattern, of P."
+        )
+
+
+def same_dtype(verb: str, **arrays: FloatArray) -> None:
+    """Arrays of two dtypes are not mixed: which one would the result have?"""
+    dtypes = {array.dtype for array in arrays.values()}
+    if len(dtypes) > 1:
+        named = " and ".join(f"{array.dtype} for {name}" for name, array in arrays.items())
+        raise DTypeError(f"{verb}: all arguments must have one dtype, got {named}. Convert one with astype.")
+
+
+def broadcast(verb: str, **batch_shapes: Shape) -> Shape:
+    """The common batch shape."""
+    shapes = set(batch_shapes.values())
+    if len(shapes) == 1:
+        return shapes.pop()
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        named = " and ".join(f"{shape} of {name}" for name, shape in batch_shapes.items())
+        raise ShapeError(f"{verb}: batch axes must broadcast, got {named}.") from None
+
+
+def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
+    """F: `on` if it is closed and holds the pattern; by default the pattern's own fill."""
+    require_pattern(verb, pattern)
+    if on is None or on is pattern.filled():
+        return pattern.filled()
+    require_pattern(verb, on, "on")
+    if not on.is_closed:
+        raise PatternError(f"{verb}: `on` must be closed under elimination, {on!r} is not. Use on.filled().")
+    pattern.positions_in(on, verb)  # raises where it lacks an entry
+    return on
+
+
+# ---------------------------------------------------------------------- arrays as kernels take them
+
+
+def frozen(array: Any) -> Any:
+    """A read-only view: all inputs of a kernel are, so that one compiled signature serves all."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
+    """(batch, k), C-contiguous and read-only; a copy only where needed to broadcast or to make contiguous."""
+    array = np.asarray(array)  # a matrix or a memory map, see `plain`, would keep its class
+    if array.shape[:-1] != batch_shape:
+        array = np.broadcast_to(array, (*batch_shape, array.shape[-1]))
+    if array.ndim != 2 or not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array).reshape(math.prod(batch_shape), array.shape[-1])
+    return frozen(array)  # type: ignore[no-any-return]
+
+
+def owners(batch_shape: Shape, full: Shape) -> IntArray:
+    """For each row of the batch `full`, the row of `batch_shape` that broadcasts to it."""
+    global _identity
+    count, identity = math.prod(batch_shape), _identity
+    if count > len(identity):
+        _identity = identity = np.arange(2 * count)  # another thread may replace the global meanwhile, not this
+    own = identity[:count]
+    if batch_shape == full:
+        return frozen(own)  # type: ignore[no-any-return]
+    return frozen(np.ascontiguousarray(np.broadcast_to(own.reshape(batch_shape), full)).ravel())  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------- after a failure
+
+
+@contextmanager
+def speaking_as(function: str, *inner: str) -> Iterator[None]:
+    """Errors of the functions `inner`, which begin with their names, as those of the function that the user called."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        verb, _, rest = str(error).partition(": ")
+        if verb in inner:
+            error.args = (f"{function}: {rest}",)
+        raise
+
+
+def explain(
+    verb: str,
+    inputs: dict[str, tuple[Pattern | None, FloatArray]],
+    divides: bool = True,
+    topology: Topology | None = None,
+) -> None:
+    """Raise what made a kernel fail. Within `non_finite_passes` return: the result is what arithmetic gave.
+
+    Args:
+        verb: the name in the message.
+        inputs: each array with the pattern it is on, None for a vector.
+        divides: whether the verb divides by the diagonal of its `factor`.
+        topology: whose nodes to name, in place of entries and columns of the pattern.
+    """
+    if lets_non_finite_pass():
+        return
+    for name, (pattern, array) in inputs.items():
+        require_finite(verb, name, pattern, array, topology)
+    if divides and "factor" in inputs:
+        pattern, factor = inputs["factor"]
+        assert pattern is not None
+        require_positive_diagonal(verb, pattern, factor, topology)
+    dtype = next(iter(inputs.values()))[1].dtype
+    raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+
+
+class non_finite_passes:  # a context, named as those of contextlib, whose generators cost more
+    """In this thread verbs return results that are not finite, as a backward pass must: its caller looks at gradients.
+
+    A loss that was scaled too far has infinite cotangents. Who scaled it (torch's GradScaler) finds infinity in the
+    gradient of a parameter, and takes no step; an exception on the way there would end the training.
+    """
+
+    def __enter__(self) -> None:
+        self._before, _thread.passes = lets_non_finite_pass(), True
+        self._warnings = np.errstate(over="ignore", invalid="ignore")
+        self._warnings.__enter__()
+
+    def __exit__(self, *failure: object) -> None:
+        _thread.passes = self._before
+        self._warnings.__exit__(*failure)  # type: ignore[arg-type]
+
+
+def lets_non_finite_pass() -> bool:
+    """Whether this thread is within `non_finite_passes`."""
+    return getattr(_thread, "passes", False)
+
+
+def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **arguments: FloatArray) -> FloatArray:
+    """A float64 result in dtype. Raises where it is beyond that, or one of these arguments is not finite."""
+    with np.errstate(over="ignore"):
+        rounded = np.array(result, dtype=dtype)
+    if not np.isfinite(rounded).all():
+        for name, array in arguments.items():
+            require_finite(verb, name, None, array)
+        raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+    return rounded
+
+
+def require_finite(
+    verb: str, name: str, pattern: Pattern | None, array: FloatArray, topology: Topology | None = None
+) -> None:
+    """Raise at the first NaN or infinity; of values on a pattern, by the nodes of a topology where that is given."""
+    bad = ~np.isfinite(array)
+    if bad.any():
+        *batch_index, p = (int(axis) for axis in np.argwhere(bad)[0])
+        if pattern is None:
+            where = f"column {p}"
+        elif topology is None:
+            where = f"entry ({pattern.rows[p]}, {pattern.cols[p]})"
+        else:
+            where = _nodes(topology, pattern.rows[p], pattern.cols[p])
+        value = float(array[(*batch_index, p)])
+        raise NonFiniteError(f"{verb}: {name} must be finite, got {value} at {where}{in_batch(tuple(batch_index))}.")
+
+
+def require_positive_diagonal(
+    verb: str, pattern: Pattern, factor: FloatArray, topology: Topology | None = None
+) -> None:
+    """Raise at the first diagonal entry ≤ 0; by node as `require_finite`."""
+    diagonal = factor[..., pattern.diagonal]
+    bad = diagonal <= 0
+    if bad.any():
+        *batch_index, column = (int(axis) for axis in np.argwhere(bad)[0])
+        value = float(diagonal[(*batch_index, column)])
+        where = f"column {column} of {pattern.n}" if topology is None else _nodes(topology, column)
+        where += in_batch(tuple(batch_index))
+        raise NonPositiveError(f"{verb}: the diagonal of factor must be positive, got {value:.3g} at {where}.")
+
+
+def _nodes(topology: Topology, *eliminated: int) -> str:
+    """The caller's nodes that are eliminated then, each once."""
+    return " and ".join(map(topology.describe, sorted({int(topology.order[k]) for k in eliminated})))

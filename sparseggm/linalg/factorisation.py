@@ -1,0 +1,230 @@
+"""Cholesky factorisation, and what is formed with the factor: Gram products, log determinants, solutions given P."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseggm.errors import DTypeError, NotPositiveDefiniteError
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
+from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
+from sparseggm.kernels.sparse import cholesky as cholesky_kernels
+from sparseggm.kernels.sparse import inverse, products
+from sparseggm.linalg import checks, long_chain, memory, threads
+from sparseggm.linalg.checks import Shape
+from sparseggm.linalg.products import solve, solve_t
+from sparseggm.linalg.work import ALL, squared_columns, wide
+
+_SEGMENT = 1 << 16
+"""Nodes whose logarithms one thread sums."""
+
+_NONE: FloatArray = np.empty(0)
+
+
+def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
+    """The factor L of P = L Lᵀ, lower triangular with positive diagonal.
+
+    Args:
+        pattern: of P.
+        precision: (..., nnz) lower triangle of P.
+    Returns:
+        (..., nnz of F) values of L on F = `pattern.filled()`.
+    Raises:
+        NotPositiveDefiniteError: a pivot is not positive, or elimination overflowed, or rounding alone could have made
+            the pivot: L_kk² ≤ min(∛u P_kk, γ_{r+1} |w|ᵀ |L| |L|ᵀ |w|), w = L_kk L⁻ᵀ e_k, which a singular P does not
+            pass by luck. It carries batch index, column and pivot.
+    Cost: Σ_j |F_j|² flops, memory nnz(F); left-looking [Davis 2006, §4.8].
+    Error: L Lᵀ = P + ΔP with |ΔP| ≤ γ_{r+1} |L| |Lᵀ| + 2 r √tiny √(P_ii P_jj), r the longest row of F: the first term
+        is [Higham 2002, Thm 10.3], the second that of entries below √tiny √P_ii, which are set to zero. Of one long
+        chain 2u L_jj² more where parts meet.
+    Reference: `reference.linalg.cholesky`.
+    """
+    factor, columns, status = _factorise("cholesky", pattern, precision)
+    if status:
+        checks.require_finite("cholesky", "precision", pattern, precision)
+        filled = pattern.filled()
+        _raise_not_positive_definite(filled, factor.reshape(-1, filled.nnz), columns, precision.shape[:-1])
+    return factor
+
+
+def attempt_cholesky(pattern: Pattern, precision: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """`cholesky` that says of each batch element whether it succeeded, which proves P ≻ 0 up to rounding.
+
+    Returns:
+        (..., nnz of F) values, those of L where the factorisation succeeded; and booleans (...).
+    Cost, Error: as `cholesky`.
+    """
+    factor, columns, _ = _factorise("attempt_cholesky", pattern, precision)
+    return factor, np.asarray(columns.reshape(precision.shape[:-1]) < 0)
+
+
+def _factorise(
+    verb: str, pattern: Pattern, precision: FloatArray, sums: FloatArray = _NONE
+) -> tuple[FloatArray, IntArray, int]:
+    """L (..., nnz of F), for each matrix of the flattened batch the column of its failing pivot, or −1, and a status.
+
+    Where there are `sums`, log det P goes there, and neither L nor columns are given; a nonzero status then says that
+    a matrix may have failed, or that they are too few.
+    """
+    checks.check(verb, pattern, packed={"precision": precision})
+    filled, batch_shape = pattern.filled(), precision.shape[:-1]
+    count = math.prod(batch_shape)
+    factor = memory.new((*batch_shape, 0 if sums.size else filled.nnz), precision.dtype)
+    columns = np.empty(count, np.int64)
+    rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, factor.shape[-1]), columns)
+    by_rows = (*filled.row_structure, filled.column_groups)
+    status = 1
+    if long_chain.is_long(pattern, count):
+        statuses = [long_chain.cholesky(P, L) for P, L in zip(*rows[:2], strict=True)]
+        columns[:] = [SMALL_PIVOT if status else -1 for status in statuses]
+        status = 1 if 1 in statuses else max(statuses, default=0)
+    if status == 1:  # in strips a failure has no column
+        structure = (pattern.is_chain, filled.indptr, filled.rows, by_rows, pattern.positions_in_fill)
+        work = squared_columns(filled)
+        status = threads.run(cholesky_kernels.cholesky, work, *structure, *rows, sums, batch=count)
+    if status and not sums.size:
+        judged = filled.indptr, filled.rows, by_rows, *rows[1:]
+        threads.run(cholesky_kernels.singular_columns, 2 * filled.nnz, *judged, batch=count)
+        status = int((columns >= 0).any())
+    return factor, columns, status
+
+
+def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any, batch_shape: Shape) -> NoReturn:
+    """Describe the first failing matrix; the kernel left the pivot on its diagonal."""
+    row = int(np.argmax(columns >= 0))
+    column = int(columns[row])
+    batch_index = tuple(int(axis) for axis in np.unravel_index(row, batch_shape)) if batch_shape else ()
+    pivot = float(rows[row, filled.indptr[column]])
+    failure = "not positive definite" if not pivot > 0 else "singular to working precision"
+    raise NotPositiveDefiniteError(
+        f"cholesky: {failure}: pivot {pivot:.3g} at column {column} of {filled.n}{checks.in_batch(batch_index)}.",
+        batch_index=batch_index,
+        column=column,
+        pivot=pivot,
+    )
+
+
+def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
+    """P = L Lᵀ, (..., nnz of the result) on `pattern.gram()`.
+
+    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{r+1} |L| |L|ᵀ, r the longest row [Higham 2002, §3.5], and
+        η (|L|1 + 1ᵀ|L|ᵀ) where L is subnormal, η the smallest subnormal.
+    Reference: `reference.linalg.gram`.
+    """
+    checks.check("gram", pattern, packed={"factor": factor})
+    product, batch_shape = pattern.gram(), factor.shape[:-1]
+    values = memory.new((*batch_shape, product.nnz), factor.dtype)
+    rows = checks.as_rows(factor, batch_shape)
+    half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
+    structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, wide(product), ALL)
+    out = values.reshape(len(rows), product.nnz)
+    if threads.run(inverse.derive, squared_columns(pattern), *structure, rows, half, out, batch=len(rows)):
+        checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
+    return values
+
+
+def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = None) -> FloatArray:
+    """log det P = 2 Σ_j log L_jj, shape (...).
+
+    Args:
+        pattern: of L.
+        factor: (..., nnz) values of L.
+        dtype: of the result, float32 or float64; None for that of the factor. The sum is in float64 in any case.
+    Raises:
+        DTypeError: `dtype` is another.
+        NonPositiveError: a diagonal entry of L is ≤ 0. Other entries are not read.
+    Cost: n/8 logarithms (n if a pivot is beyond 2^±127), summed in float64.
+    Error: |Δ| ≤ γ_{n+1} Σ 2 |log L_jj| + 2 γ_n in float64, and u |log det P| for the rounding
+        to another dtype.
+    Reference: `reference.linalg.logdet`.
+    """
+    checks.check("logdet", pattern, packed={"factor": factor})
+    result_dtype = factor.dtype if dtype is None else np.dtype(dtype)
+    if result_dtype not in (np.float32, np.float64):
+        raise DTypeError(f"logdet: dtype must be float32 or float64, got {result_dtype}.")
+    batch_shape = factor.shape[:-1]
+    rows = checks.as_rows(factor, batch_shape)
+    segments = -(-pattern.n // _SEGMENT)
+    sums, work = np.empty((len(rows), segments)), 20 * pattern.n // segments
+    if threads.run(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
+        checks.explain("logdet", {"factor": (pattern, factor)})
+    return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(result_dtype)  # type: ignore[no-any-return]
+
+
+def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
+    """log det P given P itself, shape (...): `logdet` of `cholesky`, but L never leaves the cache.
+
+    Args:
+        pattern: of P.
+        precision: (..., nnz) lower triangle of P.
+    Raises:
+        NotPositiveDefiniteError: as `cholesky`.
+    Cost: as `cholesky`, without the memory.
+    Error: |Δ| ≤ 2 γ_{n+3} + 4 u |log det (P + ΔP)| in float64, ΔP the backward error of `cholesky`; of one long chain
+        as `precision_solve`; and u |log det P| for the rounding to the dtype.
+    Reference: `reference.linalg.precision_logdet`.
+    """
+    checks.check("precision_logdet", pattern, packed={"precision": precision})
+    sums = np.empty(math.prod(precision.shape[:-1]))
+    if long_chain.is_long(pattern, sums.size):
+        nothing = precision[..., :0]
+        done = _solve_long_precision(pattern, precision, nothing, nothing, sums)
+    else:
+        done = sums.size >= threads.LANES and not _factorise("precision_logdet", pattern, precision, sums)[2]
+    if not done:
+        with checks.speaking_as("precision_logdet", "cholesky"):
+            filled, factor = pattern.filled(), cholesky(pattern, precision)
+        rows = checks.as_rows(factor, precision.shape[:-1])
+        threads.run(
+            cholesky_kernels.log_determinants_of_factors, 20 * filled.n, filled.indptr, rows, sums, batch=sums.size
+        )
+    return sums.reshape(precision.shape[:-1]).astype(precision.dtype)
+
+
+def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """x = P⁻¹ b and log det P given P itself: a posterior mean and its evidence, without the factor.
+
+    Args:
+        pattern: of P.
+        precision: (..., nnz) lower triangle of P.
+        rhs: (..., n), b; batch axes broadcast.
+    Returns:
+        (..., n) solutions, and log det P on the batch axes of `precision`.
+    Raises:
+        NotPositiveDefiniteError: as `cholesky`.
+    Cost: `cholesky`, `solve`, `solve_t` and `logdet`; of one long chain two passes over P and b, two divisions a node
+        and n/256 logarithms, and no memory but that of x. A long chain with a pivot beyond the normal numbers goes by
+        its factor.
+    Error: (P + ΔP) x = b with |ΔP| ≤ γ_{3r+1} |L| |Lᵀ|, r the longest row of L [Higham 2002, Thm 10.4], and what
+        `cholesky` sets to zero. Of one long chain |ΔP| ≤ γ_13 |P| entrywise, as in [Higham 2002, Thm 9.14], a smallest
+        subnormal a product more; log det P that of such a matrix within 2 γ_{n+3} + γ_{n+1} Σ |log D_jj|.
+    Reference: `reference.linalg.precision_solve`.
+    """
+    checks.check("precision_solve", pattern, packed={"precision": precision}, rhs=rhs)
+    full = checks.broadcast("precision_solve", precision=precision.shape[:-1], rhs=rhs.shape[:-1])
+    count = math.prod(full)
+    if count and long_chain.is_long(pattern, count):
+        x, sums = memory.new((*full, pattern.n), rhs.dtype), np.empty(math.prod(precision.shape[:-1]))
+        if _solve_long_precision(pattern, precision, rhs, x, sums):
+            return x, sums.reshape(precision.shape[:-1]).astype(rhs.dtype)
+    with checks.speaking_as("precision_solve", "cholesky", "solve", "solve_t"):
+        filled, factor = pattern.filled(), cholesky(pattern, precision)
+        x = solve(filled, factor, rhs)
+        return solve_t(filled, factor, x, out=x), logdet(filled, factor)
+
+
+def _solve_long_precision(
+    pattern: Pattern, precision: FloatArray, rhs: FloatArray, x: FloatArray, logdets: FloatArray
+) -> bool:
+    """Long chains one by one; x and `rhs` without entries are not wanted. False: see what `cholesky` says."""
+    full = x.shape[:-1]
+    rows, right = checks.as_rows(precision, precision.shape[:-1]), checks.as_rows(rhs, full)
+    solutions = x.reshape(len(right), rhs.shape[-1])
+    for k, owner in enumerate(checks.owners(precision.shape[:-1], full)):
+        status, logdets[owner] = long_chain.solve_precision(pattern, rows[owner], right[k], solutions[k])
+        if status:
+            return False
+    return True

@@ -1,0 +1,143 @@
+"""The verbs on one long chain, which is cut into strips that threads share: see `kernels.long_chain`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparseggm.graph.pattern import FloatArray, Pattern
+from sparseggm.kernels.chain import elimination
+from sparseggm.kernels.chain import strips as kernels
+from sparseggm.kernels.chain.seams import CHUNK
+from sparseggm.kernels.lanes.blocks import begins_a_line
+from sparseggm.kernels.lanes.vector import REGISTER_BYTES
+from sparseggm.linalg import checks, threads
+
+LONG = 1 << 14
+"""Nodes from which a chain is worth cutting."""
+
+_STRIP = 1 << 17
+"""Nodes of a strip, unless that made more than `_MOST` of them."""
+
+_MOST = 16
+
+
+def is_long(pattern: Pattern, batch: int) -> bool:
+    """Whether to take the chains of a batch one by one, each in strips: they are long, and too few to share."""
+    return pattern.is_chain and pattern.n >= LONG and batch < 2 * threads.LANES
+
+
+def cholesky(P: FloatArray, L: FloatArray) -> int:
+    """Overwrite L with the factor of P. Status 1: a pivot fails, but not which; 2: a pivot is small."""
+    carry = _carry(P, 1)
+    status = threads.run(kernels.factorise_strips, _work(P, carry), P, L, carry, batch=len(carry))
+    return status if status == 1 else int(kernels.mend_factorise(P, L, carry)) or status
+
+
+def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArray) -> tuple[int, float]:
+    """x = P⁻¹ b, unless b is empty, and log det P. Status: a pivot fails or is small, or not all is finite."""
+    carry, lanes = _carry(P, 2), REGISTER_BYTES // P.itemsize
+    chunks, work = carry.shape[1] // 2 - 1, _work(P, carry)
+    sums, rest = np.empty((len(carry), chunks * lanes)), np.empty(lanes)
+    status = threads.run(elimination.eliminate_strips, work, pattern.indptr, P, b, carry, sums, batch=len(carry))
+    status = status or int(elimination.mend_elimination(pattern.indptr, P, b, carry, sums, rest))
+    if len(b) and not status:
+        found = np.empty((len(carry), chunks + 1, lanes), P.dtype)
+        threads.run(elimination.substitute_strips, work, P, b, x, carry, found, batch=len(carry))
+        status = int(elimination.mend_substitution(P, b, x, carry, found))
+    return status, 0.5 * float(sums.sum() + rest[0])
+
+
+def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+    """y = L⁻¹ b; y may be b. Nonzero status: something is not finite."""
+    absent, unwanted, carry = L[:0], y[:0], _carry(L, 2)
+    task = absent, _apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted
+    return _forward(task, L, carry, carry)
+
+
+def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+    """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
+    return _backward((False, pattern.indptr, _apart(b, y), L[:0], y, y[:0], begins_a_line(y)), L, _carry(L, 2))[0]
+
+
+def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
+    """v = diag (L Lᵀ)⁻¹. Nonzero status: something is not finite, or a pivot not positive."""
+    return _backward((True, pattern.indptr, L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
+
+
+def sample_and_kl(
+    pattern: Pattern, loc: FloatArray, L: FloatArray, eps: FloatArray, z: FloatArray, kl: FloatArray
+) -> tuple[int, FloatArray]:
+    """z = loc + L⁻ᵀ ε, and kl[0]. Nonzero status: something is not finite, or a pivot not positive.
+
+    With it what `sample_and_kl_vjp` needs of the draw, y and v at the ends of chunks.
+    """
+    carry = _carry(L, 2)
+    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
+    with np.errstate(over="ignore"):
+        kl[0] = 0.5 * (energy - pattern.n)
+    return status + (not math.isfinite(kl[0])), carry
+
+
+def sample_and_kl_vjp(
+    pattern: Pattern,
+    entering: FloatArray | None,
+    loc: FloatArray,
+    L: FloatArray,
+    eps: FloatArray,
+    z_bar: FloatArray,
+    kl_bar: FloatArray,
+    loc_bar: FloatArray,
+    L_bar: FloatArray,
+    eps_bar: FloatArray,
+) -> int:
+    """The cotangents of loc, L and ε for those of z and kl[0]; an empty `eps_bar` is not wanted. Status likewise.
+
+    `entering` is what `sample_and_kl` gave; None: it is computed again.
+    """
+    status = 0
+    if entering is None:
+        entering = _carry(L, 2)
+        status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0], False), L, entering)
+    task = (eps, z_bar, _in_lanes(kl_bar[0], L), L_bar, eps_bar, begins_a_line(L_bar), loc, loc_bar)
+    return status + _forward(task, L, entering, _carry(L, 2))
+
+
+def _backward(task: tuple[Any, ...], L: FloatArray, carry: FloatArray) -> tuple[int, float]:
+    """Both kernels: a status, and the sum of the energies if there is a mean."""
+    lanes = carry.shape[2] if len(task[3]) else 0
+    sums, rest = np.empty((len(carry), (carry.shape[1] // 2 - 1) * lanes)), np.zeros(lanes)
+    suspect = threads.run(kernels.backward_strips, _work(L, carry), task, L, carry, sums, batch=len(carry))
+    status = int(kernels.mend_backward(suspect, task, L, carry, sums, rest))
+    return status, float(sums.sum() + rest[:1].sum())
+
+
+def _forward(task: tuple[Any, ...], L: FloatArray, entering: FloatArray, carry: FloatArray) -> int:
+    """Both kernels."""
+    suspect = threads.run(kernels.forward_strips, _work(L, carry), task, L, entering, carry, batch=len(carry))
+    return int(kernels.mend_forward(suspect, task, L, entering, carry))
+
+
+def _in_lanes(number: float, L: FloatArray) -> FloatArray:
+    """A block of one row."""
+    return np.full((1, REGISTER_BYTES // L.itemsize), number, L.dtype)
+
+
+def _work(L: FloatArray, carry: FloatArray) -> int:
+    """Multiply-adds a strip, as `threads` weighs them."""
+    return 5 * len(L) // len(carry)
+
+
+def _carry(L: FloatArray, rows: int) -> FloatArray:
+    """Memory for what chunks pass on: (strips, chunks + 1 times `rows`, lanes)."""
+    n, lanes = (len(L) + 1) // 2, REGISTER_BYTES // L.itemsize
+    strips = max(1, min(n // _STRIP, _MOST))
+    part = (n - 1) // (strips * lanes * lanes) * lanes
+    return np.empty((strips, rows * (-(-part // CHUNK) + 1), lanes), L.dtype)
+
+
+def _apart(b: FloatArray, y: FloatArray) -> FloatArray:
+    """b, or a copy where y is to take its place: parts that are done again need it as it was."""
+    return checks.frozen(b.copy()) if np.may_share_memory(b, y) else b

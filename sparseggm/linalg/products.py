@@ -1,0 +1,167 @@
+"""Products and triangular solves with one sparse matrix and any number of vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparseggm.errors import ShapeError
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
+from sparseggm.kernels.sparse import products
+from sparseggm.linalg import checks, long_chain, memory, threads
+from sparseggm.linalg.checks import Shape
+
+
+def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
+    """Solve L x = rhs.
+
+    Args:
+        pattern: of L.
+        factor: (..., nnz) values of L, diagonal nonzero.
+        rhs: (..., n); many right-hand sides of one factor are batch axes that `factor` lacks.
+    Returns:
+        (..., n).
+    Cost: 2 nnz − n flops a right-hand side; the factor is never copied.
+    Error: (L + ΔL) x = rhs with |ΔL| ≤ γ_r |L| entrywise, r the longest row [Higham 2002, Thm 8.5]; 2u more where
+        parts of one long chain meet.
+    Reference: `reference.linalg.solve`.
+    """
+    return _product("solve", products.SOLVE, pattern, ("factor", factor), ("rhs", rhs), divides=True)
+
+
+def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Solve Lᵀ x = rhs: with rhs = ε ~ N(0, I), x is a draw from N(0, (L Lᵀ)⁻¹).
+
+    Args, Returns, Cost: as `solve`; but `out`, if given, is where the result goes. It may be `rhs` itself, whose values
+        are lost then: draws need no memory beyond their own. What it overlaps otherwise is copied first.
+    Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5]; of one long chain as `solve`.
+    Reference: `reference.linalg.solve_t`.
+    """
+    return _product("solve_t", products.SOLVE_T, pattern, ("factor", factor), ("rhs", rhs), divides=True, out=out)
+
+
+def matmul(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
+    """L x, (..., n).
+
+    Cost: 2 nnz flops. Error: |Δ| ≤ γ_r |L| |x|, r the longest row [Higham 2002, §3.5].
+    Reference: `reference.linalg.matmul`.
+    """
+    return _product("matmul", products.MATMUL, pattern, ("factor", factor), ("x", x))
+
+
+def matmul_t(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
+    """Lᵀ x, (..., n).
+
+    Cost: 2 nnz flops. Error: |Δ| ≤ γ_c |L|ᵀ |x| [Higham 2002, §3.5]. Reference: `reference.linalg.matmul_t`.
+    """
+    return _product("matmul_t", products.MATMUL_T, pattern, ("factor", factor), ("x", x))
+
+
+def symmetric_matmul(pattern: Pattern, precision: FloatArray, x: FloatArray) -> FloatArray:
+    """P x, (..., n), from the lower triangle of P.
+
+    Cost: 4 nnz − 2 n flops. Error: |Δ| ≤ γ_k |P| |x|, k the entries of the fullest row of P, both triangles counted
+    [Higham 2002, §3.5]. Reference: `reference.linalg.symmetric_matmul`.
+    """
+    return _product("symmetric_matmul", products.SYMMETRIC_MATMUL, pattern, ("precision", precision), ("x", x))
+
+
+def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | None = None) -> FloatArray:
+    """x yᵀ on the pattern: result[p] = x[rows[p]] y[cols[p]].
+
+    Args:
+        pattern: where to evaluate; all else of x yᵀ is dropped.
+        x, y: (..., n).
+        batch_shape: of the result; axes along which it would broadcast to the batch of x and y are summed, which is the
+            gradient of a factor that many right-hand sides shared. None: that batch, no sum.
+    Returns:
+        batch_shape + (nnz,).
+    Cost: 2 nnz flops a term; sums are formed in float64, and single terms are never stored.
+    Error: |Δ| ≤ (u + γ_m) Σ |x| |y|ᵀ for m terms, γ with the float64 u.
+    Reference: `reference.linalg.outer`.
+    """
+    checks.check("outer", pattern, x=x, y=y)
+    full = checks.broadcast("outer", x=x.shape[:-1], y=y.shape[:-1])
+    target = full if batch_shape is None else batch_shape
+    if checks.broadcast("outer", batch_shape=target, terms=full) != full:
+        raise ShapeError(f"outer: batch_shape {target} must broadcast to {full}, the batch of x and y.")
+    members = checks.frozen(_terms(target, full))
+    values = memory.new((*target, pattern.nnz), x.dtype)
+    rows = (checks.as_rows(x, full), checks.as_rows(y, full), values.reshape(len(members), pattern.nnz))
+    work = pattern.nnz * members.shape[1]
+    if threads.run(products.outer, work, pattern.indptr, pattern.rows, members, *rows, batch=len(members)):
+        checks.explain("outer", {"x": (None, x), "y": (None, y)})
+    return values
+
+
+def _terms(target: Shape, full: Shape) -> IntArray:
+    """For each row of the batch `target` those of the batch `full` that broadcasting gives: (rows, terms)."""
+    rows = np.arange(math.prod(full)).reshape(full)
+    added = len(full) - len(target)
+    summed = [*range(added), *(axis for axis in range(added, len(full)) if target[axis - added] != full[axis])]
+    kept = [axis for axis in range(len(full)) if axis not in summed]
+    terms = math.prod(full[axis] for axis in summed)
+    return np.ascontiguousarray(rows.transpose(kept + summed).reshape(math.prod(target), terms))
+
+
+def _product(
+    verb: str,
+    code: int,
+    pattern: Pattern,
+    matrix: tuple[str, FloatArray],
+    vector: tuple[str, FloatArray],
+    divides: bool = False,
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Run `products.product` on one matrix a batch element and any number of vectors a matrix."""
+    values, x = matrix[1], vector[1]
+    checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
+    full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
+    if out is None:
+        result = memory.new((*full, pattern.n), x.dtype)
+    else:
+        result = _checked_out(verb, out, (*full, pattern.n), x.dtype)
+        values, x = _apart(values, out), x if _is_same(x, out) else _apart(x, out)
+    count = math.prod(full)
+    matrices, owners = checks.as_rows(values, values.shape[:-1]), checks.owners(values.shape[:-1], full)
+    rows = (checks.as_rows(x, full), result.reshape(count, pattern.n))
+    if divides and long_chain.is_long(pattern, count):
+        status = sum(
+            _solve_long(code, pattern, matrices[owner], *pair) for owner, *pair in zip(owners, *rows, strict=True)
+        )
+    else:
+        period = math.prod(values.shape[:-1]) if full[len(full) - values.ndim + 1 :] == values.shape[:-1] else count
+        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, matrices, owners, period)
+        status = threads.run(products.product, pattern.nnz, *structure, *rows, batch=count)
+    if status:
+        inputs = {matrix[0]: (pattern, values), vector[0]: (None, x)}
+        if out is not None and _is_same(x, out):  # overwritten: only the factor can still be asked
+            del inputs[vector[0]]
+        checks.explain(verb, inputs, divides)
+    return result
+
+
+def _checked_out(verb: str, out: FloatArray, shape: Shape, dtype: np.dtype[Any]) -> FloatArray:
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        raise ShapeError(
+            f"{verb}: out must be C-contiguous {dtype} of shape {shape}, got {out.dtype} of shape {out.shape}."
+        )
+    if not out.flags.writeable:
+        raise ValueError(f"{verb}: out must be writeable, got a read-only array.")
+    return out
+
+
+def _is_same(x: FloatArray, out: FloatArray) -> bool:
+    """Whether they are the same numbers in memory, so that each row may take the place of its right-hand side."""
+    return x is out or (x.ctypes.data == out.ctypes.data and x.shape == out.shape and x.strides == out.strides)
+
+
+def _apart(array: FloatArray, out: FloatArray) -> FloatArray:
+    """The array, copied if it might be overwritten before it is read."""
+    return array.copy() if np.may_share_memory(array, out) else array
+
+
+def _solve_long(code: int, pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
+    return long_chain.solve(L, b, y) if code == products.SOLVE else long_chain.solve_t(pattern, L, b, y)

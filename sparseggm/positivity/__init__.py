@@ -1,0 +1,1 @@
+"""Positive definiteness: Gershgorin's bounds, families of matrices, certified eigenvalues."""

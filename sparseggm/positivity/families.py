@@ -1,0 +1,206 @@
+"""From unconstrained numbers to positive-definite matrices: the maps a network's outputs go through.
+
+A family is a map `family(topology, inputs) → packed values` with `family.num_inputs(topology)` inputs, for NumPy
+arrays and torch tensors, with batch axes in front. Zero inputs give the identity, so that a network starts at N(0, I).
+
+| family     | inputs | covers                                            |                                    cost |
+|------------|--------|---------------------------------------------------|-----------------------------------------|
+| `factor`   | nnz(L) | every L of a factor-free pattern                  | O(nnz)                                  |
+| `dominant` | n + m  | diagonally dominant P                             | O(nnz)                                  |
+| `scaled`   | 2n + m | walk-summable P, those that scaling makes dominant| O(nnz)                                  |
+| `edge`     | n + 2m | the same, without a shared scale                  | O(nnz)                                  |
+| `spectral` | n + m  | every positive-definite P on the graph            | an eigenvalue: see `sparseggm.spectral` |
+
+dominant ⊂ scaled = edge ⊂ spectral; on a tree the last two are equal. docs/positivity.md measures what is lost between.
+Log-scales are bounded, here and nowhere else,
+
+    bounded(d) = 5 tanh(d / 5),      slope 1 at 0,      e^±5 = 148, 0.0067 at the ends,
+
+because an unbounded exponential turns one bad step into an overflow. "Covers" is up to these ends.
+
+Derivatives are those of the formulas. |w| has derivative sign(w), hence 0 at w = 0: the symmetric subgradient, by
+which a coupling at zero has no pull of its own on the diagonal, while that of P_ij with respect to w is ±1 there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from sparseggm.errors import PatternError, ShapeError
+from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.positivity.namespace import Array, in_dtype_of, known, mask, namespace, scatter, segment_sum, take
+from sparseggm.positivity.spectral import largest_eigenvalue
+
+LOG_BOUND = 5.0
+"""Largest |log-scale| that a family can give."""
+
+SPECTRAL_MARGIN = math.exp(-2.0 * LOG_BOUND)
+"""ε of `spectral`: I − R / (1 + (1 + ε) λ_max(R)) has no eigenvalue below ε / (1 + ε), however large R."""
+
+
+class Family(Protocol):
+    """A map from unconstrained inputs to packed values."""
+
+    def num_inputs(self, topology: Topology) -> int:
+        """Length of the last axis of `inputs`."""
+        ...
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        """Packed values (..., nnz) from inputs (..., num_inputs)."""
+        ...
+
+
+class FactorFamily:
+    """L itself, on a factor-free topology: L_jj = exp(bounded(d_j)), L_ij = w_ij.
+
+    Inputs (..., nnz(L)) stand where their values will, on `topology.factor_pattern`. Covers every L of that pattern
+    with |log L_jj| < 5.
+    """
+
+    def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.factor", topology)
+        if not topology.is_factor_free:
+            raise PatternError(
+                f"parametrize.factor: {topology} is not factor-free: L Lᵀ would have entries off its graph. "
+                "Give its precision instead, by parametrize.dominant."
+            )
+        return topology.factor_pattern.nnz
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        inputs = _checked_inputs("parametrize.factor", inputs, self.num_inputs(topology))
+        pattern = topology.factor_pattern
+        on_diagonal = mask(inputs, pattern.rows == pattern.cols)
+        # exp of all, then a choice: the bound keeps the discarded half finite, and its gradient zero.
+        return namespace(inputs).where(on_diagonal, namespace(inputs).exp(bounded(inputs)), inputs)
+
+
+class DominantFamily:
+    """The poster's Gershgorin family: P_ij = w_ij, P_ii = exp(bounded(d_i)) + Σ_j |w_ij|.
+
+    Inputs (..., n + m): d by node, then w by row of `topology.edges`. Covers the strictly diagonally dominant P whose
+    slack is within e^±5; λ_min(P) ≥ min_i exp(bounded(d_i)). Values are packed on `topology.precision_pattern`.
+    """
+
+    def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.dominant", topology)
+        return topology.n + len(topology.edges)
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        inputs = _checked_inputs("parametrize.dominant", inputs, self.num_inputs(topology))
+        return _packed(topology, *_dominant(topology, inputs))
+
+
+class ScaledFamily:
+    """D M D, D = diag(exp(bounded(s))), M of the dominant family: P_ij = w_ij D_i D_j, P_ii = M_ii D_i².
+
+    Inputs (..., 2n + m): d by node and s by node, then w by row of `topology.edges`. Covers the walk-summable P, those
+    of which some D⁻¹ P D⁻¹ is strictly diagonally dominant with slack within e^±5 and D within e^±5; on trees, and for
+    couplings that are all ≤ 0, that is every positive-definite P [Malioutov, Johnson & Willsky 2006]. Redundant: a
+    small change of s can be undone in d and w. `gershgorin.slack` with weights D⁻¹ gives λ_min(P) ≥ min slack(M) D².
+    Values are packed on `topology.precision_pattern`.
+    """
+
+    def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.scaled", topology)
+        return 2 * topology.n + len(topology.edges)
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        inputs = _checked_inputs("parametrize.scaled", inputs, self.num_inputs(topology))
+        xp, n = namespace(inputs), topology.n
+        scales = xp.exp(bounded(inputs[..., n : 2 * n]))
+        rest = xp.concatenate([inputs[..., :n], inputs[..., 2 * n :]], -1)
+        return _packed(topology, *_congruent(topology, scales, *_dominant(topology, rest)))
+
+
+class EdgeFamily:
+    """diag(exp(bounded(d))) + Σ_e |w_e| [[e^{r_e}, sign w_e], [sign w_e, e^{−r_e}]], r bounded too: a sum over edges.
+
+    So P_ij = w_e and P_ii = exp(d_i) + Σ_e |w_e| e^{±r_e}, with + for the first node i of the row (i, j) of
+    `topology.edges` and − for the second: r_e says how an edge shares its weight. Every summand is positive
+    semidefinite, hence λ_min(P) ≥ min_i exp(bounded(d_i)). Inputs (..., n + 2m): d by node, then w and then r by row of
+    `topology.edges`. Covers the walk-summable P with these slacks and shares within e^±5: the factor-width-two
+    matrices [Boman et al. 2005]. At zero ∂P_ij/∂w_e = 1; a sum of squares u uᵀ would have no gradient there. r_e has
+    none while w_e = 0. Values are packed on `topology.precision_pattern`.
+    """
+
+    def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.edge", topology)
+        return topology.n + 2 * len(topology.edges)
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        inputs = _checked_inputs("parametrize.edge", inputs, self.num_inputs(topology))
+        xp, n, m = namespace(inputs), topology.n, len(topology.edges)
+        couplings, shares = inputs[..., n : n + m], bounded(inputs[..., n + m :])
+        magnitudes = xp.abs(couplings)
+        terms = xp.concatenate([magnitudes * xp.exp(shares), magnitudes * xp.exp(-shares)], -1)
+        diagonal = xp.exp(bounded(inputs[..., :n])) + segment_sum(terms, topology.edges.T.ravel(), n)
+        return _packed(topology, diagonal, couplings)
+
+
+class SpectralFamily:
+    """D (I − R / (1 + (1 + ε) λ_max(R))) D, D = diag(exp(bounded(d))), R = w on the edges and zero on the diagonal.
+
+    So P_ii = D_i², and w_ij > 0 makes the partial correlation of i and j positive: P_ij = −D_i D_j w_ij / (1 + …).
+    R has trace 0, so λ_max(R) ≥ 0. Inputs (..., n + m): d by node, then w by row of `topology.edges`. Covers every
+    positive-definite P on the graph with √P_ii within e^±5 whose D⁻¹ P D⁻¹ has its least eigenvalue above
+    ε / (1 + ε) = 4.5e-5: ε = e⁻¹⁰ keeps P away from singular however large w, and is the room in which the eigenvalue
+    is certified (see `sparseggm.spectral`, which also says what it costs).
+
+    The gradient goes through λ_max by 2 v_i v_j, v its unit eigenvector. Where λ_max is multiple, as at R = 0, it has
+    the derivatives of the mean of its copies; the gradient at R = 0 is exact, for R multiplies that of λ_max. Values
+    are packed on `topology.precision_pattern`.
+    """
+
+    def num_inputs(self, topology: Topology) -> int:
+        require_topology("parametrize.spectral", topology)
+        return topology.n + len(topology.edges)
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        inputs = _checked_inputs("parametrize.spectral", inputs, self.num_inputs(topology))
+        xp, n = namespace(inputs), topology.n
+        scales, couplings = xp.exp(bounded(inputs[..., :n])), inputs[..., n:]
+        ones = xp.ones_like(scales)
+        top = largest_eigenvalue(topology.precision_pattern, _packed(topology, xp.zeros_like(scales), couplings))
+        shrinkage = in_dtype_of(1 / (1 + (1 + SPECTRAL_MARGIN) * top), inputs)
+        return _packed(topology, *_congruent(topology, scales, ones, -couplings * shrinkage[..., None]))
+
+
+factor = FactorFamily()
+dominant = DominantFamily()
+scaled = ScaledFamily()
+edge = EdgeFamily()
+spectral = SpectralFamily()
+
+
+def bounded(log_scale: Array) -> Array:
+    """5 tanh(d / 5)."""
+    return LOG_BOUND * namespace(log_scale).tanh(log_scale / LOG_BOUND)
+
+
+def _dominant(topology: Topology, inputs: Array) -> tuple[Array, Array]:
+    """Diagonal (..., n) and couplings (..., m) of the dominant family."""
+    xp, n = namespace(inputs), topology.n
+    couplings = inputs[..., n:]
+    magnitudes = xp.abs(couplings)
+    radii = segment_sum(xp.concatenate([magnitudes, magnitudes], -1), topology.edges.T.ravel(), n)
+    return xp.exp(bounded(inputs[..., :n])) + radii, couplings
+
+
+def _congruent(topology: Topology, scales: Array, diagonal: Array, couplings: Array) -> tuple[Array, Array]:
+    """Diagonal and couplings of D M D, D = diag(scales)."""
+    ends = topology.edges
+    return diagonal * scales * scales, couplings * take(scales, ends[:, 0]) * take(scales, ends[:, 1])
+
+
+def _packed(topology: Topology, diagonal: Array, couplings: Array) -> Array:
+    """Values (..., nnz) on the precision pattern."""
+    parts = [(topology.node_positions, diagonal), (topology.edge_positions, couplings)]
+    return scatter(parts, topology.precision_pattern.nnz)
+
+
+def _checked_inputs(family: str, inputs: Array, size: int) -> Array:
+    inputs = known(family, "inputs", inputs)
+    if tuple(inputs.shape[-1:]) != (size,):
+        raise ShapeError(f"{family}: inputs must end in {size}, got shape {tuple(inputs.shape)}.")
+    return inputs

@@ -1,0 +1,111 @@
+"""The few array operations that differ between NumPy and torch, so that the backend-agnostic layer serves both.
+
+A tensor can only exist once torch is imported, so its module is found among the loaded ones: nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from sparseggm.errors import DTypeError
+from sparseggm.graph.pattern import IntArray
+from sparseggm.promotion import plain
+
+Array = Any  # a NumPy array or a torch tensor
+
+
+def namespace(array: Array) -> Any:
+    """numpy or torch: the module of `abs`, `exp`, `tanh`, `where`, `sign`, `concatenate`."""
+    return np if _is_numpy(array) else sys.modules["torch"]
+
+
+def known(function: str, name: str, array: Array) -> Array:
+    """A tensor as it is, an array as one of NumPy's own class.
+
+    Raises:
+        DTypeError: neither, or a subclass of NumPy's array whose meaning would be lost, see `promotion.plain`.
+    """
+    if _is_numpy(array):
+        return plain(function, name, array)
+    if not hasattr(array, "index_select"):
+        raise DTypeError(f"{function}: {name} must be a NumPy array or a tensor, got {type(array).__name__}.")
+    return array
+
+
+def mask(array: Array, condition: Any) -> Array:
+    """A boolean NumPy array as a constant beside `array`."""
+    return condition if _is_numpy(array) else _beside(array, condition)
+
+
+def known_to_fail(condition: Array) -> bool:
+    """Whether booleans are known not to hold everywhere; under a transform or a trace those of a tensor are unknown."""
+    if not _is_numpy(condition):
+        torch = namespace(condition)
+        if torch.compiler.is_compiling() or type(condition) is not torch.Tensor or condition.device.type == "meta":
+            return False
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return False
+    return not condition.all()
+
+
+def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
+    """(..., count): the sum of the terms (..., m) of each segment, `segments` (m,) naming theirs."""
+    if _is_numpy(terms):
+        ones = np.ones(len(segments), terms.dtype)
+        incidence = scipy.sparse.csc_array((ones, (segments, np.arange(len(segments)))), shape=(count, len(segments)))
+        rows = terms.reshape(math.prod(terms.shape[:-1]), len(segments))  # −1 could not be inferred without segments
+        return (incidence @ rows.T).T.reshape(*terms.shape[:-1], count)
+    return terms.new_zeros((*terms.shape[:-1], count)).index_add(-1, _index(segments, terms), terms)
+
+
+def take(array: Array, positions: npt.NDArray[Any]) -> Array:
+    """array[..., positions] (..., k), C-contiguous, as indexing with an array of positions (k,) would not be."""
+    return array.take(positions, axis=-1) if _is_numpy(array) else array.index_select(-1, _index(positions, array))
+
+
+def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:
+    """(..., size): each part's values at its positions; the positions together are 0 … size − 1."""
+    order = np.argsort(np.concatenate([positions for positions, _ in parts]))
+    values = [array for _, array in parts]
+    return take(namespace(values[0]).concatenate(values, -1), order)
+
+
+def in_float64(array: Array) -> Array:
+    """The numbers in float64."""
+    return array.astype(np.float64) if _is_numpy(array) else array.double()
+
+
+def in_dtype_of(array: Array, like: Array) -> Array:
+    """The numbers in the dtype of `like`."""
+    return array.astype(like.dtype) if _is_numpy(array) else array.to(like.dtype)
+
+
+def _is_numpy(array: Array) -> bool:
+    """An array, or the scalar that NumPy makes of one without axes."""
+    return isinstance(array, (np.ndarray, np.generic))  # a tuple, which torch.compile can trace
+
+
+def _index(positions: npt.NDArray[Any], beside: Array) -> Array:
+    """Positions as an index tensor; a copy, since torch warns of read-only memory."""
+    return _beside(beside, positions.astype(np.int64))
+
+
+def _beside(tensor: Array, facts: npt.NDArray[Any]) -> Array:
+    """An array of facts as a tensor on the device of another; in a program of torch.export a constant."""
+    is_exporting = namespace(tensor).compiler.is_exporting()
+    return (constant if is_exporting else namespace(tensor).from_numpy)(facts).to(tensor.device)
+
+
+def constant(facts: npt.NDArray[Any]) -> Array:
+    """An array as a tensor. `sparseggm.torch` marks this function, so that a tracer calls it and keeps its result.
+
+    A tracer that traced it instead would keep a tensor without numbers.
+    """
+    return sys.modules["torch"].as_tensor(facts)

@@ -1,0 +1,337 @@
+"""How a verb becomes a torch operator: definition, CPU kernel, fake kernel, autograd rule, vmap rule.
+
+An operator takes its patterns by `key`, since the dispatcher knows strings and not our types. The last axis of each of
+its tensors is its own (packed values or nodes); all others are batch axes, which broadcast. Operators that loop
+under vmap are free of this rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from sparseggm.graph.derived import derived
+from sparseggm.graph.pattern import Pattern
+from sparseggm.linalg import checks
+from sparseggm.positivity import namespace
+from sparseggm.torch.operators import portable
+from sparseggm.torch.operators.tracing import constant_in_graphs, untraced
+
+Shape = tuple[int, ...]
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+_library = torch.library.Library("sparseggm", "FRAGMENT")
+derived.__get__ = untraced(derived.__get__)  # type: ignore[method-assign]
+
+PASSES = "~"
+"""Before the key of a pattern: the operator is part of a backward pass, where numbers that are not finite pass."""
+
+_traced: dict[str, Pattern] = {}  # a compiled graph holds the key of a pattern, so the pattern must outlive the graph
+
+
+def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
+    """The key to call operator `verb` with, once its tensors are known to be on the CPU.
+
+    A program of `torch.export` may run in another process, so its key is the whole pattern as text. Without side
+    effects, so that torch.compile can trace it.
+    """
+    for tensor in tensors:
+        if tensor.device.type not in ("cpu", "meta"):
+            raise ValueError(
+                f"{verb}: needs tensors on the CPU, got one on {tensor.device}. Move it with .cpu(): nothing is copied "
+                "silently."
+            )
+    checks.require_pattern(verb, pattern)
+    key = _text_of(pattern) if torch.compiler.is_exporting() else pattern.key
+    if torch.compiler.is_dynamo_compiling() or not checks.lets_non_finite_pass():
+        return key
+    return PASSES + key  # a compiled graph must know it when it runs
+
+
+@constant_in_graphs
+def _text_of(pattern: Pattern) -> str:
+    return portable.to_text(pattern)
+
+
+def pattern_of(key: str) -> Pattern:
+    """The pattern an operator was called with. Its caller keeps it alive, and its backward's `ctx`."""
+    key = key.removeprefix(PASSES)
+    pattern = _traced.get(key)
+    if pattern is not None:
+        return pattern
+    return _traced.setdefault(key, portable.from_text(key)) if ":" in key else Pattern.from_key(key)
+
+
+def _keeping_patterns(fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The fake kernel; where it is asked by a tracer the patterns stay alive, for a compiled graph holds keys alone."""
+
+    def keeping(*args: Any) -> Any:
+        if any(isinstance(arg, FakeTensor) for arg in args):
+            keys = [arg.removeprefix(PASSES) for arg in args if isinstance(arg, str) and arg]
+            _traced.update((key, pattern_of(key)) for key in keys)
+        return fake(*args)
+
+    return keeping
+
+
+def array(tensor: Tensor) -> Any:
+    """The tensor's memory as a NumPy array."""
+    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
+
+
+def are_transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, as vmap: only verbs may be called, which have rules for it."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def are_readable(*tensors: Tensor) -> bool:
+    """Whether values may decide what happens: not under torch.compile, `torch.func`, or on the meta device."""
+    if torch.compiler.is_compiling() or are_transformed():
+        return False
+    return all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in tensors)
+
+
+def are_plain(*tensors: Tensor) -> bool:
+    """Whether an operator may skip the dispatcher: `are_readable`, and no dispatch mode is to see the call."""
+    if not are_readable(*tensors) or torch._C._len_torch_dispatch_stack():
+        return False
+    return not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # torch.autograd.grad(is_grads_batched=)
+
+
+def batch_of(*tensors: Tensor) -> Shape:
+    """The common batch shape."""
+    first, *others = (tensor.shape[:-1] for tensor in tensors)
+    return tuple(first if all(shape == first for shape in others) else torch.broadcast_shapes(first, *others))
+
+
+def summed_to(gradient: Tensor | None, like: Tensor) -> Tensor | None:
+    """Summed over the axes that broadcasting added to `like`."""
+    return gradient if gradient is None or gradient.shape == like.shape else gradient.sum_to_size(like.shape)
+
+
+def register(
+    signature: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    setup: Callable[..., None] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    *,
+    loops: bool = False,
+    tags: tuple[torch.Tag, ...] = (),
+) -> Any:
+    """Define an operator, its CPU kernel, its fake kernel and its vmap rule; with `setup` and `vjp`, its autograd rule.
+
+    Args:
+        signature: of strings, tensors, and lists of integers, which are batch shapes.
+        run, fake: of the same arguments. Results are new memory, never an alias of an argument.
+        setup: (ctx, arguments, result) keeps what the backward needs.
+        vjp: (ctx, cotangents) → those of the arguments, made of differentiable operators.
+        loops: whether vmap calls the operator once an element, as it must where results have the shapes of arguments,
+            summed over the axes that broadcasting added.
+        tags: torch's, such as `nondeterministic_seeded`; vmap of such an operator needs randomness="different".
+    """
+    name = signature.split("(")[0]
+    _library.define(signature, tags=tags)
+    _library.impl(name, _cpu_kernel(run), "CPU")
+    torch.library.register_fake(f"sparseggm::{name}", _keeping_patterns(fake), lib=_library)
+    operator = getattr(torch.ops.sparseggm, name).default
+    torch.library.register_vmap(
+        f"sparseggm::{name}", (_loop_rule if loops else _vmap_rule)(operator, fake), lib=_library
+    )
+    if setup is not None and vjp is not None:
+        _library.impl(name, _autograd_kernel(operator, setup, vjp), "Autograd", with_keyset=True)
+    return operator
+
+
+def _cpu_kernel(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run`, which lets numbers that are not finite pass where its key says so."""
+
+    def kernel(*args: Any) -> Any:
+        if isinstance(args[0], str) and args[0].startswith(PASSES):
+            with checks.non_finite_passes():
+                return run(*args)
+        return run(*args)
+
+    return kernel
+
+
+def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.library.register_autograd` makes of a rule, made to work under torch.func too.
+
+    torch's own wraps the rule in an `autograd.Function`, which stands above all levels of `torch.func` and refuses to
+    run inside one; the dispatcher brings an operator here once a level, so a function of a single level is right.
+    """
+
+    def below(keyset: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+        with torch.enable_grad():  # a function's forward has it off, and the levels below may record
+            output = below(keyset, *args)
+        setup(ctx, args, output)
+        return output
+
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        with checks.non_finite_passes():
+            return None, *vjp(ctx, *cotangents)
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(f"{operator._opname}_backward", (_SingleLevelFunction,), methods)
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        _refuse_tangents(operator, args)
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return below(keyset, *args)
+        with enable_single_level_autograd_function():
+            return function.apply(keyset, *args)
+
+    return kernel
+
+
+def _refuse_tangents(operator: Any, args: tuple[Any, ...]) -> None:
+    """Raise in forward mode, whose tangents would otherwise be lost in silence."""
+    for arg in args:
+        if isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+            raise NotImplementedError(
+                f"{operator._opname}: has no forward mode. Use reverse mode: backward, torch.func.vjp, grad or jacrev; "
+                "for a Hessian jacrev(jacrev(f))."
+            )
+
+
+def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The mapped axis becomes the first batch axis of the same operator, which broadcasts over batch axes anyway."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        _require_randomness(operator, info.randomness)
+        size = info.batch_size
+        single = [_one_of(arg, dim) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, in_dims, strict=True)]
+        rank = max(map(_batch_axes, single))
+        mapped = [_mapped(arg, dim, size, rank) for arg, dim in zip(args, in_dims, strict=True)]
+        results, shapes = operator(*mapped), fake(*single)
+        if isinstance(results, Tensor):
+            return _unmapped(results, shapes, size)
+        pairs = [_unmapped(result, one, size) for result, one in zip(results, shapes, strict=True)]
+        return tuple(result for result, _ in pairs), tuple(dim for _, dim in pairs)
+
+    return rule
+
+
+def _require_randomness(operator: Any, randomness: str) -> None:
+    """Each mapped element draws noise of its own, or none does."""
+    if torch.Tag.nondeterministic_seeded in operator.tags and randomness != "different":
+        raise RuntimeError(
+            f'{operator._opname}: vmap was called with randomness="{randomness}", it needs "different". For the same '
+            "noise in each element, draw it outside and colorize it inside."
+        )
+
+
+def _one_of(tensor: Tensor, dim: int | None) -> Tensor:
+    """The shape of one of the mapped elements, without memory."""
+    shape = list(tensor.shape)
+    if dim is not None:
+        del shape[dim]
+    return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+
+def _batch_axes(arg: Any) -> int:
+    """How many batch axes an argument has: a tensor all but the last, a list of integers is a batch shape."""
+    if isinstance(arg, Tensor):
+        return arg.ndim - 1
+    return len(arg) if isinstance(arg, list | tuple) else 0
+
+
+def _mapped(arg: Any, dim: int | None, size: int, rank: int) -> Any:
+    """An argument with the mapped axis in front of `rank` batch axes; a tensor that lacks it broadcasts, uncopied.
+
+    A batch shape has it in any case: what is summed is summed for each mapped element.
+    """
+    if isinstance(arg, list | tuple):
+        return (size, *(1,) * (rank - len(arg)), *arg)
+    if not isinstance(arg, Tensor) or dim is None:
+        return arg
+    front = arg.movedim(dim, 0)
+    return front.reshape(size, *(1,) * (rank + 2 - front.ndim), *front.shape[1:])
+
+
+def _unmapped(result: Tensor, one: Tensor, size: int) -> tuple[Tensor, int | None]:
+    """A result without the axes of size 1 that `_mapped` put in, and its mapped axis if it has any."""
+    if result.numel() == size * one.numel():
+        return result.reshape(size, *one.shape), 0
+    return result, None
+
+
+def _loop_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """One call for each mapped element; for operators of several results."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def element(i: int) -> list[Any]:
+            return [arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)]
+
+        single = [_one_of(arg, dim) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, in_dims, strict=True)]
+        shapes = [one.shape for one in fake(*single)]
+        of_each = [operator(*element(i)) for i in range(info.batch_size)]
+        like = next(arg for arg in args if isinstance(arg, Tensor))
+        stacked = [torch.stack(results) for results in zip(*of_each, strict=True)]
+        return tuple(stacked or [like.new_empty((0, *shape)) for shape in shapes]), (0,) * len(shapes)
+
+    return rule
+
+
+def register_pair(
+    verb: Callable[..., Any],
+    size: Callable[[Pattern], int],
+    rule: Callable[[Pattern, tuple[bool, bool], Tensor, Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None]],
+) -> Callable[[str, Tensor, Tensor], Tensor]:
+    """Register a verb of two tensors.
+
+    Args:
+        verb: the NumPy function.
+        size: of the last axis of the result; its batch axes are those of the arguments, broadcast.
+        rule: (pattern, which cotangents are needed, a, b, result, its cotangent) → the cotangents of a and b, which are
+            then summed over the axes that broadcasting added.
+    """
+
+    def run(key: str, a: Tensor, b: Tensor) -> Tensor:
+        return torch.from_numpy(verb(pattern_of(key), array(a), array(b)))
+
+    def fake(key: str, a: Tensor, b: Tensor) -> Tensor:
+        return a.new_empty((*batch_of(a, b), size(pattern_of(key))))
+
+    def setup(ctx: Any, inputs: tuple[str, Tensor, Tensor], output: Tensor) -> None:
+        ctx.pattern = pattern_of(inputs[0])
+        ctx.save_for_backward(*inputs[1:], output)
+
+    def vjp(ctx: Any, cotangent: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        a, b, result = ctx.saved_tensors
+        *_, needs_a, needs_b = ctx.needs_input_grad
+        a_bar, b_bar = rule(ctx.pattern, (needs_a, needs_b), a, b, result, cotangent)
+        return None, summed_to(a_bar, a), summed_to(b_bar, b)
+
+    operator: Callable[[str, Tensor, Tensor], Tensor]
+    operator = register(f"{verb.__name__}(str key, Tensor a, Tensor b) -> Tensor", run, fake, setup, vjp)
+    return operator
+
+
+def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> Any:
+    """Cotangents of the inputs of a differentiable function, themselves differentiable, under every transform."""
+    return torch.func.vjp(function, *inputs)[1](cotangents)
+
+
+constant_in_graphs(namespace.constant)
+
+
+def index(positions: Any, beside: Tensor | None = None) -> Tensor:
+    """Packed positions as torch indexes, on the device of the tensor that they index; without one, on the CPU."""
+    indexes = positions.astype(np.int64)
+    on_cpu = namespace.constant(indexes) if torch.compiler.is_exporting() else torch.from_numpy(indexes)
+    return on_cpu if beside is None or beside.is_cpu else on_cpu.to(beside.device)

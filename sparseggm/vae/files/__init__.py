@@ -1,0 +1,1 @@
+"""Checkpoints, the lock on a run, and a run that is interrupted."""
