@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results[name] = ROWS[name](setting)
         print("\n" + "\n".join(report.lines(name, results[name])), flush=True)
         report.write_json(options.out, about, results)  # after each row: a long run may be stopped
-    figure.draw(options.out.with_suffix(".png"), results)
+    figure.plot(options.out.with_suffix(".png"), results)
     if options.markdown:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(report.markdown(about, results))

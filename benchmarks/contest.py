@@ -52,7 +52,7 @@ class Contestant:
     Args:
         call: what is timed.
         answer: from the result of `call` to arrays that must agree with ours, in order, None in place of one that
-            cannot (other random draws). None: another model, whose work is comparable and whose answer is not.
+            cannot (other random samples). None: another model, whose work is comparable and whose answer is not.
     """
 
     call: Callable[[], Any]

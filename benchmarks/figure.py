@@ -19,7 +19,7 @@ def label(name: str, ratio: Ratio) -> str:
     return f"{name}: {ratio.of.removeprefix('as fast as ')}"
 
 
-def draw(path: Path, results: Mapping[str, Result]) -> None:
+def plot(path: Path, results: Mapping[str, Result]) -> None:
     """Write the picture."""
     judged = [(name, ratio) for name, result in results.items() for ratio in result.telling if ratio.goal is not None]
     bars = [(label(name, ratio), ratio) for name, ratio in judged]

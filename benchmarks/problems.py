@@ -30,7 +30,7 @@ def precision_of(topology: sg.Topology, batch: tuple[int, ...]) -> Array:
 
 @dataclass(frozen=True)
 class Step:
-    """A training step: loc, L, noise, and the cotangents of the draw z and of KL(q ‖ N(0, I)).
+    """A training step: loc, L, noise, and the cotangents of the sample z and of KL(q ‖ N(0, I)).
 
     What the rest of a network would give, all contestants are given.
     """

@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
         n = work.make(work.reference).n
         constant = work.seconds() / work.operations(n)
         print(f"| {work.family} | {work.verb} | {' | '.join(cell(work, constant, n, options.memory) for n in NODES)} |")
-    print("\n| batch of chains, n = 784, float32 | draw | bytes of the draws |\n|---|---|---|")
+    print("\n| batch of chains, n = 784, float32 | sample | bytes of the samples |\n|---|---|---|")
     topology, rng = sg.Chain(784), np.random.default_rng(0)
     pattern, rows = topology.factor_pattern, 4096 // options.scale
     factor = np.where(pattern.rows == pattern.cols, 1.0, 0.3).astype(np.float32)

@@ -192,18 +192,18 @@ def summary(settings: Settings, losses: dict[float, dict[str, Losses]]) -> dict[
     return {"settings": asdict(settings), "versions": versions | {"sparseggm": sg.__version__}, "losses": rows}
 
 
-def draw(settings: Settings, losses: dict[float, dict[str, Losses]], path: Path) -> None:
+def plot(settings: Settings, losses: dict[float, dict[str, Losses]], path: Path) -> None:
     """The figure: mean loss over the fraction, and every model at one fraction."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.9), dpi=160, layout="constrained")
     over, at = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
-    draw_over_fractions(over, losses)
-    draw_models(at, losses[settings.shown], settings)
+    plot_over_fractions(over, losses)
+    plot_models(at, losses[settings.shown], settings)
     figure.savefig(path, metadata={"Software": None})
 
 
-def draw_over_fractions(axes: Axes, losses: dict[float, dict[str, Losses]]) -> None:
+def plot_over_fractions(axes: Axes, losses: dict[float, dict[str, Losses]]) -> None:
     fractions = np.array(list(losses))
     for way in WAYS:
         mean = np.array([losses[f][way].from_model.mean() for f in losses])
@@ -218,7 +218,7 @@ def draw_over_fractions(axes: Axes, losses: dict[float, dict[str, Losses]]) -> N
     axes.legend(frameon=False)
 
 
-def draw_models(axes: Axes, losses: dict[str, Losses], settings: Settings) -> None:
+def plot_models(axes: Axes, losses: dict[str, Losses], settings: Settings) -> None:
     rng = np.random.default_rng(0)
     for place, way in enumerate(WAYS):
         nats = losses[way].from_model
@@ -243,7 +243,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     losses = measure(settings)
     result = summary(settings, losses)
     out.mkdir(parents=True, exist_ok=True)
-    draw(settings, losses, out / "cone.png")
+    plot(settings, losses, out / "cone.png")
     (out / "cone.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 

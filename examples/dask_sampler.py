@@ -1,8 +1,8 @@
-"""A batch larger than memory, a chunk at a time: `python examples/dask_sampler.py --draws 4000000`.
+"""A batch larger than memory, a chunk at a time: `python examples/dask_sampler.py --samples 4000000`.
 
 Our verbs release the GIL and take any batch, so Dask runs them unchanged. Here it maps a chain's sampler over a lazy
 batch and reduces each chunk to what is wanted of it, sums and sums of squares; no more chunks exist at a time than
-there are threads. Chunk k draws from its own stream, spawned from one seed: the result depends neither on the workers
+there are threads. Chunk k has its own stream, spawned from one seed: the result depends neither on the workers
 nor on who did what.
 """
 
@@ -23,22 +23,22 @@ Moments = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Work:
-    """How many draws of a chain of how many nodes, and how many at a time."""
+    """How many samples of a chain of how many nodes, and how many at a time."""
 
-    draws: int
+    samples: int
     nodes: int
     chunk: int
     seed: int = 0
 
     @property
     def sizes(self) -> list[int]:
-        """Draws in each chunk."""
-        return [min(self.chunk, self.draws - start) for start in range(0, self.draws, self.chunk)]
+        """Samples in each chunk."""
+        return [min(self.chunk, self.samples - start) for start in range(0, self.samples, self.chunk)]
 
     @property
     def batch_bytes(self) -> int:
         """The whole batch, if it existed at once."""
-        return 4 * self.draws * self.nodes
+        return 4 * self.samples * self.nodes
 
 
 def chain(nodes: int) -> sg.GaussianGraphicalModel:
@@ -50,33 +50,33 @@ def chain(nodes: int) -> sg.GaussianGraphicalModel:
 
 
 def moments_of_chunk(work: Work, number: int) -> Moments:
-    """(2, nodes): Σ z and Σ z² over the draws of one chunk."""
+    """(2, nodes): Σ z and Σ z² over the samples of one chunk."""
     stream = np.random.SeedSequence(work.seed, spawn_key=(number,))
     z = chain(work.nodes).sample(work.sizes[number], np.random.default_rng(stream))
     return np.stack([z.sum(0, dtype=np.float64), np.einsum("ri,ri->i", z, z, dtype=np.float64)])
 
 
 def moments(work: Work, client: Client) -> tuple[Moments, Moments]:
-    """Mean and variance of each node over all draws, by the cluster; chunks are added two by two."""
+    """Mean and variance of each node over all samples, by the cluster; chunks are added two by two."""
     parts = [delayed(moments_of_chunk)(work, number) for number in range(len(work.sizes))]
     while len(parts) > 1:
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
         parts = [delayed(sum)(pair) if len(pair) == 2 else pair[0] for pair in pairs]
     first, second = client.compute(parts[0]).result()
-    mean = first / work.draws
-    return mean, second / work.draws - mean**2
+    mean = first / work.samples
+    return mean, second / work.samples - mean**2
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=4_000_000)
+    parser.add_argument("--samples", type=int, default=4_000_000)
     parser.add_argument("--nodes", type=int, default=1_000)
-    parser.add_argument("--chunk", type=int, default=10_000, help="draws that exist at a time, for each thread")
+    parser.add_argument("--chunk", type=int, default=10_000, help="samples that exist at a time, for each thread")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory", default="1GiB", help="limit of each worker")
     options = parser.parse_args(arguments)
-    work = Work(options.draws, options.nodes, options.chunk)
+    work = Work(options.samples, options.nodes, options.chunk)
     with (
         LocalCluster(
             n_workers=options.workers, threads_per_worker=1, memory_limit=options.memory, dashboard_address=None
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"the batch: {work.batch_bytes / 1e9:.1f} GB; the largest worker grew to {peak / 1e9:.2f} GB")
     error = abs(variance / exact - 1).max()
     print(f"largest |mean|: {abs(mean).max():.2e}, largest relative error of a variance: {error:.2e}")
-    print(f"one standard error: {work.draws**-0.5:.2e} and {(2 / work.draws) ** 0.5:.2e}")
+    print(f"one standard error: {work.samples**-0.5:.2e} and {(2 / work.samples) ** 0.5:.2e}")
 
 
 def peak_bytes() -> int:

@@ -83,7 +83,7 @@ def trace_error(
     report = measure(sides, slacks, solves, repeats, seed)
     out.mkdir(parents=True, exist_ok=True)
     (out / "trace_error.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(report).savefig(out / "trace_error.png")
+    plot(report).savefig(out / "trace_error.png")
 
 
 def measure(
@@ -204,10 +204,10 @@ def plain_sampling(pattern: sg.Pattern, factor: Any, count: int, rng: np.random.
     return Estimate(value, np.sqrt(2 / (count + 2)) * value)
 
 
-# ---------------------------------------------------------------------- drawing
+# ---------------------------------------------------------------------- plotting
 
 
-def draw(report: dict[str, Any]) -> Figure:
+def plot(report: dict[str, Any]) -> Figure:
     """The figure, from what `trace_error` writes: a row of panels for each side, the traces and then the variances."""
     sides, slacks = report["arguments"]["sides"], report["arguments"]["slacks"]
     shape = len(sides), len(slacks) + 1
@@ -218,7 +218,7 @@ def draw(report: dict[str, Any]) -> Figure:
             exact = next(exact for exact in report["exact"] if (exact["side"], exact["slack"]) == (side, slack))
             quantity = "trace" if column < len(slacks) else "variances"
             points = [point for point in report["points"] if (point["side"], point["slack"]) == (side, slack)]
-            draw_panel(panels[row, column], exact, [point for point in points if point["quantity"] == quantity])
+            plot_panel(panels[row, column], exact, [point for point in points if point["quantity"] == quantity])
             values = f"{exact['least_variance']:.2f} … {exact['largest_variance']:.2f}"
             title = f"tr Σ = {exact['trace']:.2f}" if quantity == "trace" else f"diag Σ = {values}"
             panels[row, column].set_title(f"{side} × {side}, slack {slack:g}: {title}", fontsize=10)
@@ -237,7 +237,7 @@ def draw(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_panel(axes: Axes, exact: dict[str, float], points: list[dict[str, Any]]) -> None:
+def plot_panel(axes: Axes, exact: dict[str, float], points: list[dict[str, Any]]) -> None:
     """Measured errors as markers, reported standard errors as lines, and where the exact value costs no more."""
     for method, (colour, marker) in STYLES.items():
         own = sorted((point for point in points if point["method"] == method), key=lambda point: point["solves"])

@@ -98,7 +98,7 @@ def parser() -> ArgumentParser:
         ("train", "train one model", _train_options),
         ("evaluate", "ELBO and log p(x) of held-out digits", _evaluate_options),
         ("table1", "train and compare the models of the poster's Table 1", _table1_options),
-        ("figures", "draw the figures of runs", _figures_options),
+        ("figures", "plot the figures of runs", _figures_options),
     ):
         command = ArgumentParser(description=summary, exit_on_error=False)
         command.add_argument("--config", action="config", help="YAML file of options")

@@ -42,7 +42,7 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     calculus.marginal_variances_vjp(pattern, factor, x)
     _compile_step(pattern, dtype)
     _compile_step(Chain(3).factor_pattern, dtype)
-    sampling.draw_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
+    sampling.sample_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
     _compile_long_chain(dtype)
 
 

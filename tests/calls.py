@@ -62,7 +62,7 @@ def calls(topology: Any) -> dict[str, Call]:
             {"information": VECTOR, **P},
             False,
         ),
-        Call(f"{name}.on_pattern", of_class(lambda c, **v: c.on_pattern(pattern=pattern, **v)), {**loc, **L}, False),
+        Call(f"{name}.from_factor", of_class(lambda c, **v: c.from_factor(pattern=pattern, **v)), {**loc, **L}, False),
         Call("fit", of_class(lambda c, **v: c.fit(**v)), {"samples": SAMPLES}, False),
         Call("moved_to", g.moved_to, loc),
         Call("log_prob", g.log_prob, {"x": VECTOR}),

@@ -87,7 +87,7 @@ def use_everything(number: int) -> None:
     pattern = Grid(3, 4 + number).factor_pattern
     values, rhs = np.tile(pattern.rows == pattern.cols, (64, 1)).astype(float), np.ones((64, pattern.n))
     np.testing.assert_array_equal(linalg.solve_t(pattern, values, rhs), rhs)
-    memory.new((UNCACHED,), "float64")
+    memory.empty((UNCACHED,), "float64")
     assert numba.njit(lambda x: x + 1)(number) == number + 1
 
 

@@ -16,13 +16,17 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 import sparseggm as sg
 from benchmarks.rows.dtypes import call_of
-from sparseggm import linalg, precompile, step
-from sparseggm.kernels import chain_step, cholesky, draws, elimination, inverse, long_chain, products, symbolic
-from sparseggm.kernels import step as step_kernels
+from sparseggm import linalg, precompile
+from sparseggm.kernels import symbolic
+from sparseggm.kernels.chain import elimination, strips
+from sparseggm.kernels.chain import step as chain_step
+from sparseggm.kernels.sparse import cholesky, inverse, products, sampling
+from sparseggm.kernels.sparse import step as step_kernels
+from sparseggm.linalg import step
 from tests.verbs import VERBS
 
 def loaded():
-    modules = (chain_step, cholesky, draws, elimination, inverse, long_chain, products, step_kernels, symbolic)
+    modules = (chain_step, cholesky, elimination, inverse, products, sampling, step_kernels, strips, symbolic)
     kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
     return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
 

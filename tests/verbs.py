@@ -63,7 +63,9 @@ class Verb:
     @property
     def needs_positive_diagonal(self) -> bool:
         """Whether a factor with a diagonal entry ≤ 0 is an error (a triangular solve only needs it nonzero)."""
-        return "factor" in self.operands and not self.name.startswith(("matmul", "solve", "gram", "draw"))
+        return "factor" in self.operands and not self.name.startswith(
+            ("matmul", "solve", "gram", "sample_and_log_prob")
+        )
 
     def on(self, pattern: Pattern) -> Pattern:
         """The pattern, or its fill where it must be closed."""
@@ -98,14 +100,14 @@ def result(function: Callable[..., Any], number: int) -> Callable[..., Any]:
     return lambda *arguments: function(*arguments)[number]
 
 
-def draw_and_log_prob(pattern: Any, *arrays: Array) -> tuple[Array, ...]:
-    return sampling.draw_and_log_prob(pattern, None, *arrays)
+def sample_and_log_prob(pattern: Any, *arrays: Array) -> tuple[Array, ...]:
+    return sampling.sample_and_log_prob(pattern, None, *arrays)
 
 
 SYSTEM = {"precision": "precision", "rhs": "vector"}
 STEP = {"loc": "vector", "factor": "factor", "noise": "vector"}
 STEP_VJP = {**STEP, "z_bar": "vector", "kl_bar": "number"}
-DRAW = {"loc": "vector", "factor": "factor", "peak": "number in float64", "noise": "vector"}
+SAMPLE = {"loc": "vector", "factor": "factor", "at_mean": "number in float64", "noise": "vector"}
 
 VERBS = {
     str(verb): verb
@@ -186,8 +188,8 @@ VERBS = {
             )
             for number, name in enumerate(STEP)
         ),
-        Verb(sampling.draw_and_log_prob, DRAW, "vector", row=": z", call=result(draw_and_log_prob, 0)),
-        Verb(sampling.draw_and_log_prob, DRAW, "scalar", row=": log q(z)", call=result(draw_and_log_prob, 1)),
+        Verb(sampling.sample_and_log_prob, SAMPLE, "vector", row=": z", call=result(sample_and_log_prob, 0)),
+        Verb(sampling.sample_and_log_prob, SAMPLE, "scalar", row=": log q(z)", call=result(sample_and_log_prob, 1)),
     )
 }
 

@@ -1,4 +1,4 @@
-"""torchsparsegradutils: draws by its sparse triangular solve, a batch of CSR matrices."""
+"""torchsparsegradutils: samples by its sparse triangular solve, a batch of CSR matrices."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def loop_over_nodes(loc: Tensor, pivots: Tensor, couplings: Tensor, noise: Tenso
 
 
 def dense(loc: Tensor, pivots: Tensor, couplings: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Dense triangular solves with Lᵀ for the draw, and with L for tr Σ = ‖L⁻¹‖²."""
+    """Dense triangular solves with Lᵀ for the sample, and with L for tr Σ = ‖L⁻¹‖²."""
     factor = torch.diag_embed(pivots) + torch.diag_embed(couplings, -1)
     offset = torch.linalg.solve_triangular(factor.mT, noise[..., None], upper=True)[..., 0]
     identity = torch.eye(loc.shape[-1], dtype=loc.dtype)
@@ -40,7 +40,7 @@ def dense(loc: Tensor, pivots: Tensor, couplings: Tensor, noise: Tensor) -> tupl
 
 
 def multivariate_normal(loc: Tensor, pivots: Tensor, couplings: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """torch's own distribution; it draws its own noise, by another factor of Σ."""
+    """torch's own distribution; it makes its own noise, by another factor of Σ."""
     factor = torch.diag_embed(pivots) + torch.diag_embed(couplings, -1)
     q = MultivariateNormal(loc, precision_matrix=factor @ factor.mT, validate_args=False)
     n = loc.shape[-1]
@@ -124,13 +124,13 @@ def logdet(pattern: Pattern, precision: Array) -> Contestant:
 
 
 def draws_by_solve(pattern: Pattern, loc: Array, factor: Array, noise: Array) -> Contestant:
-    """Many draws of each Gaussian by one triangular solve a factor; log q(z) from the noise itself."""
+    """Many samples of each Gaussian by one triangular solve a factor; log q(z) from the noise itself."""
     upper = torch.from_numpy(pattern.to_dense(factor)).mT.contiguous()
 
-    def draw(eps: Tensor) -> Tensor:
+    def sample(eps: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(upper, eps, upper=True)
 
-    return _draws(draw, upper, loc, noise)
+    return _draws(sample, upper, loc, noise)
 
 
 def draws_by_inverse(pattern: Pattern, loc: Array, factor: Array, noise: Array) -> Contestant:
@@ -138,21 +138,21 @@ def draws_by_inverse(pattern: Pattern, loc: Array, factor: Array, noise: Array) 
     upper = torch.from_numpy(pattern.to_dense(factor)).mT.contiguous()
     identity = torch.eye(pattern.n, dtype=upper.dtype)
 
-    def draw(eps: Tensor) -> Tensor:
+    def sample(eps: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(upper, identity, upper=True) @ eps
 
-    return _draws(draw, upper, loc, noise)
+    return _draws(sample, upper, loc, noise)
 
 
-def _draws(draw: Callable[[Tensor], Tensor], upper: Tensor, loc: Array, noise: Array) -> Contestant:
-    """z (batch, n, draws) and log q(z) (batch, draws), in the layout that dense algebra likes."""
+def _draws(sample: Callable[[Tensor], Tensor], upper: Tensor, loc: Array, noise: Array) -> Contestant:
+    """z (batch, n, samples) and log q(z) (batch, samples), in the layout that dense algebra likes."""
     mean = torch.from_numpy(loc)[..., None]
     eps = torch.from_numpy(noise).permute(1, 2, 0).contiguous()
     distribution = MultivariateNormal(torch.zeros(len(loc[0])), torch.eye(len(loc[0])))
     constant = distribution.log_prob(distribution.mean)  # −½ n log 2π
 
     def call() -> Any:
-        z = draw(eps) + mean
+        z = sample(eps) + mean
         logdet = upper.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return z, (constant + logdet)[:, None] - 0.5 * eps.square().sum(1)
 

@@ -16,7 +16,7 @@ from sparseggm import linalg
 
 
 def step(setting: Setting, n: int) -> Result:
-    """A draw, log det, tr Σ (in the KL), and the gradients of all, given L."""
+    """A sample, log det, tr Σ (in the KL), and the gradients of all, given L."""
     problem = Step.make(sg.Chain(setting.size(n)), 1, np.float64)
     work = f"sample + log det + tr Σ + backward, {problem.topology}, one matrix, float64"
     return race(setting, work, ours(problem), bytes_moved=bytes_of(problem), limit_goal=0.4)

@@ -1,4 +1,4 @@
-"""`solve_t`, the draw given L, against the memory limit."""
+"""`solve_t`, the sample given L, against the memory limit."""
 
 from __future__ import annotations
 

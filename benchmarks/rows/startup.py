@@ -52,9 +52,9 @@ def importing(setting: Setting) -> Result:
 
 
 def first_call(setting: Setting) -> Result:
-    """The first draw of a process, the kernels in Numba's cache."""
+    """The first sample of a process, the kernels in Numba's cache."""
     seconds = _median(FIRST_CALL, setting.rounds)
-    return Result("first draw, warm cache", {"sparseggm": seconds}, [Ratio("in all", seconds, 0.2, "≤", "s")])
+    return Result("first sample, warm cache", {"sparseggm": seconds}, [Ratio("in all", seconds, 0.2, "≤", "s")])
 
 
 def cold_compile(setting: Setting) -> Result:

@@ -57,9 +57,12 @@ class FactoredGaussian:
         return cls._made(function, constant(loc), factor, topology, topology.precision_pattern.filled())
 
     @classmethod
-    def on_pattern(cls, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology, pattern: Pattern) -> Self:
-        """The Gaussians with factor L, of a P on the graph, on a pattern whose Gram pattern holds that of the graph."""
-        function = f"{cls.__name__}.on_pattern"
+    def from_factor(cls, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology, pattern: Pattern) -> Self:
+        """Gaussians given by L on an explicit pattern, such as one with fill.
+
+        `pattern.gram()` must hold `topology.precision_pattern`, and L Lᵀ must vanish off it.
+        """
+        function = f"{cls.__name__}.from_factor"
         require_topology(function, topology)
         checks.require_pattern(function, pattern)
         _require_graph(function, topology, pattern)
@@ -129,7 +132,7 @@ class FactoredGaussian:
         try:
             y = verb(self.factor_pattern, self.factor, x if natural else x.take(self.topology.order, axis=-1))
         except NonFiniteError:  # named by the caller's node, not the elimination's
-            checks.explain(function, {name: (None, x)})
+            checks.raise_cause(function, {name: (None, x)})
             raise
         return cast(FloatArray, y if natural else y.take(self.topology.inverse_order, axis=-1))
 
@@ -138,7 +141,7 @@ class FactoredGaussian:
         try:
             return cast(FloatArray, verb(self.factor_pattern, self.factor, **options))
         except NonFiniteError:
-            checks.explain(function, {"factor": (self.factor_pattern, self.factor)}, topology=self.topology)
+            checks.raise_cause(function, {"factor": (self.factor_pattern, self.factor)}, topology=self.topology)
             raise
 
     def _beside(self, function: str, **values: Any) -> tuple[Self, list[FloatArray]]:
@@ -163,7 +166,7 @@ class FactoredGaussian:
         return self._of_factor("precision", linalg.gram).take(on.positions_in(product), axis=-1)
 
     @property
-    def information(self) -> FloatArray:
+    def information_vector(self) -> FloatArray:
         """h = P loc, (..., n): with P, the natural parameters."""
         return self._times_precision("information", loc=self.loc)
 
@@ -210,7 +213,7 @@ def _factorised(function: str, topology: Topology, precision: FloatArray, **vect
     try:
         return linalg.cholesky(pattern, precision)
     except NonFiniteError:
-        checks.explain(function, {"precision": (pattern, precision)}, topology=topology)
+        checks.raise_cause(function, {"precision": (pattern, precision)}, topology=topology)
         raise
     except NotPositiveDefiniteError as failure:
         raise named_by_node(failure, topology, precision, function) from None

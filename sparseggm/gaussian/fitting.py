@@ -42,7 +42,7 @@ def mean_and_factor(topology: Topology, samples: FloatArray) -> tuple[FloatArray
         mean = samples.mean(axis=-2, dtype=np.float64)
         covariance = covariance_on(topology.precision_pattern, topology.order, samples, mean)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        checks.explain("fit", {"samples": (None, samples)})
+        checks.raise_cause("fit", {"samples": (None, samples)})
     return mean, columns_of_factor(topology, covariance, samples.shape[-2])
 
 

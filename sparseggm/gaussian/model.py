@@ -49,10 +49,10 @@ class GaussianGraphicalModel(FactoredGaussian):
     # ------------------------------------------------------------------ sampling and densities
 
     def sample(self, size: int | Shape = (), rng: Seed = None) -> FloatArray:
-        """Draws loc + L⁻ᵀ ε, of shape size + batch_shape + (n,).
+        """Samples loc + L⁻ᵀ ε, of shape size + batch_shape + (n,).
 
         Args:
-            size: number or shape of independent draws of the whole batch.
+            size: number or shape of independent samples of the whole batch.
             rng: source of ε, a generator or a seed; None: a fresh, unseeded one.
         """
         shape = (*_shape_of("sample", size), *self.batch_shape, self.n)
@@ -112,7 +112,7 @@ class GaussianGraphicalModel(FactoredGaussian):
             with np.errstate(over="ignore"):  # infinity is for the verb to find
                 return square_norm(self._in_elimination_order(function, linalg.matmul_t, difference=a - b))
         except NonFiniteError:
-            checks.explain(function, {name: (None, vector) for name, vector in vectors.items()})
+            checks.raise_cause(function, {name: (None, vector) for name, vector in vectors.items()})
             raise
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
@@ -345,7 +345,7 @@ def square_norm(x: FloatArray) -> FloatArray:
 
 
 def _shape_of(function: str, size: Any) -> Shape:
-    """A number or a shape of draws as a shape."""
+    """A number or a shape of samples as a shape."""
     sides = tuple(size) if isinstance(size, Iterable) else (size,)
     if any(isinstance(side, bool) or not hasattr(side, "__index__") or side < 0 for side in sides):
         raise ShapeError(f"{function}: size must be a nonnegative integer, or a shape of them, got {size!r}.")

@@ -20,7 +20,7 @@ from sparseggm.graph.pattern import FloatArray
 class SparsePrecisionCovariance(scipy.stats.Covariance):  # type: ignore[misc]  # SciPy is untyped
     """Σ = P⁻¹ of one Gaussian, never formed unless `covariance` is asked for.
 
-    scipy.stats.multivariate_normal(g.loc, SparsePrecisionCovariance(g)) has the logpdf, entropy and draws of g.
+    scipy.stats.multivariate_normal(g.loc, SparsePrecisionCovariance(g)) has the logpdf, entropy and samples of g.
 
     Args:
         gaussian: without batch axes; its mean is not used.

@@ -100,7 +100,7 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
         raise _foreign(name, repr(error)) from error
     if not (same_graph and same_pattern):
         raise PatternError(f"load: {name} has another graph, order of elimination or pattern than {built}.")
-    gaussian = GaussianGraphicalModel.on_pattern(loc, factor=factor, topology=built, pattern=pattern)
+    gaussian = GaussianGraphicalModel.from_factor(loc, factor=factor, topology=built, pattern=pattern)
     gaussian.is_on_topology = is_on_topology
     return gaussian
 

@@ -1,9 +1,11 @@
-"""`derived`: facts of an immutable object, computed at the first use and kept. No lock: see the class."""
+"""Facts of immutable objects: computed at their first use, kept, and read-only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, cast, overload
+
+import numpy.typing as npt
 
 T = TypeVar("T")
 
@@ -30,3 +32,9 @@ class derived(Generic[T]):
         if instance is None:
             return self
         return cast(T, vars(instance).setdefault(self.name, self.compute(instance)))
+
+
+def make_read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array itself, which nobody can write to from now on."""
+    array.flags.writeable = False
+    return array

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparseggm.errors import PatternError
+from sparseggm.graph.derived import make_read_only
 from sparseggm.graph.pattern import IntArray, as_pairs
 
 Order = tuple[int, ...] | None
@@ -34,7 +35,7 @@ def canonical_edges(n: int, edges: Any) -> IntArray:
     if twice.any():
         j, i = divmod(int(codes[1:][twice][0]), n)
         raise PatternError(f"edges: the pair ({i}, {j}) is given twice.")
-    return frozen(np.stack([codes % n, codes // n], axis=-1))
+    return make_read_only(np.stack([codes % n, codes // n], axis=-1))
 
 
 def lattice_edges(shape: tuple[int, ...]) -> IntArray:
@@ -87,9 +88,3 @@ def integers(what: str, numbers: Iterable[Any]) -> tuple[int, ...]:
     if any(isinstance(number, bool) for number in given):  # which Python counts among the integers
         raise PatternError(f"{what} must be integers, got {given!r}.")
     return indices
-
-
-def frozen(array: IntArray) -> IntArray:
-    """The array, read-only from now on."""
-    array.flags.writeable = False
-    return array

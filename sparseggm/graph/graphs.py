@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from sparseggm.errors import PatternError
 from sparseggm.graph import orders, plotting
-from sparseggm.graph.derived import derived
+from sparseggm.graph.derived import derived, make_read_only
 from sparseggm.graph.edges import (
     canonical_edges,
-    frozen,
     integers,
     lattice_edges,
     require_at_least,
@@ -146,7 +145,7 @@ class Tree(Topology):
 
     @derived
     def order(self) -> IntArray:
-        return frozen(np.argsort(-self._depth, kind="stable"))
+        return make_read_only(np.argsort(-self._depth, kind="stable"))
 
     def node_places(self) -> FloatArray:
         return plotting.by_depth(self.parents)
@@ -168,7 +167,7 @@ class Star(Topology):
 
     @derived
     def order(self) -> IntArray:
-        return frozen(np.roll(np.arange(self.n), -1))
+        return make_read_only(np.roll(np.arange(self.n), -1))
 
     def node_places(self) -> FloatArray:
         return np.concatenate([np.zeros((1, 2)), plotting.circle(self.n - 1)])

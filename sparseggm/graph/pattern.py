@@ -28,7 +28,7 @@ import scipy.sparse
 
 from sparseggm import forks
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.graph.derived import derived
+from sparseggm.graph.derived import derived, make_read_only
 from sparseggm.graph.exchange import lower_entries, square_coordinates, symmetric_entries
 from sparseggm.kernels import symbolic
 from sparseggm.promotion import plain
@@ -163,7 +163,7 @@ class Pattern:
     @derived
     def cols(self) -> IndexArray:
         """(nnz,) column of each entry."""
-        return _read_only(np.repeat(np.arange(self.n, dtype=np.int32), np.diff(self.indptr)))
+        return make_read_only(np.repeat(np.arange(self.n, dtype=np.int32), np.diff(self.indptr)))
 
     @property
     def diagonal(self) -> IndexArray:
@@ -173,7 +173,7 @@ class Pattern:
     @derived
     def multiplicity(self) -> FloatArray:
         """(nnz,) how many entries of a symmetric matrix each stored one stands for: 1 on the diagonal, 2 off it."""
-        return _read_only(np.where(self.rows == self.cols, 1.0, 2.0))
+        return make_read_only(np.where(self.rows == self.cols, 1.0, 2.0))
 
     @derived
     def bandwidth(self) -> int:
@@ -208,14 +208,14 @@ class Pattern:
         row_cols = np.empty(self.nnz - self.n, np.int32)
         row_positions = np.empty(self.nnz - self.n, np.int32)
         symbolic.transpose(self.indptr, self.rows, row_indptr, row_cols, row_positions)
-        return _read_only(row_indptr), _read_only(row_cols), _read_only(row_positions)
+        return make_read_only(row_indptr), make_read_only(row_cols), make_read_only(row_positions)
 
     @derived
     def column_groups(self) -> npt.NDArray[np.int8]:
         """Of each strictly lower entry, row by row: how many columns from its own on a factorisation takes together."""
         groups = np.zeros(self.nnz - self.n, np.int8)
         symbolic.group_columns(self.indptr, self.rows, *self.row_structure, groups)
-        return _read_only(groups)
+        return make_read_only(groups)
 
     @derived
     def is_chain(self) -> bool:
@@ -251,8 +251,8 @@ class Pattern:
     def positions_in_fill(self) -> IndexArray:
         """(nnz,) where each entry stands in `filled()`."""
         if self.is_closed:
-            return _read_only(np.arange(self.nnz, dtype=np.int32))
-        return _read_only(self.positions_in(self.filled()).astype(np.int32))
+            return make_read_only(np.arange(self.nnz, dtype=np.int32))
+        return make_read_only(self.positions_in(self.filled()).astype(np.int32))
 
     def diagonal_part(self) -> Pattern:
         """The diagonal alone."""
@@ -314,7 +314,7 @@ class Pattern:
         """
         known = self._positions_in.get(other)
         if known is None:
-            known = self._positions_in[other] = _read_only(self._found_in(other, function))
+            known = self._positions_in[other] = make_read_only(self._found_in(other, function))
         return known
 
     @derived
@@ -341,7 +341,7 @@ class Pattern:
         """(n²,) packed position of each entry of a full symmetric matrix; nnz where there is none."""
         positions = np.full((self.n, self.n), self.nnz, np.int64)
         positions[self.rows, self.cols] = positions[self.cols, self.rows] = np.arange(self.nnz)
-        return _read_only(positions.ravel())
+        return make_read_only(positions.ravel())
 
     @property
     def _codes(self) -> IntArray:
@@ -434,7 +434,7 @@ def _checked(n: int, indptr: npt.NDArray[Any], rows: npt.NDArray[Any]) -> tuple[
     follows[indptr[:-1]] = False  # entries that have a predecessor in their column
     if (np.diff(rows)[follows[1:]] <= 0).any() or rows.max() >= n:
         raise PatternError(f"Pattern: the rows of a column must increase and stay below {n}.")
-    return _read_only(indptr.astype(np.int32)), _read_only(rows.astype(np.int32))
+    return make_read_only(indptr.astype(np.int32)), make_read_only(rows.astype(np.int32))
 
 
 def _from_codes(n: int, codes: IntArray) -> Pattern:
@@ -453,8 +453,3 @@ def _sorted_once(codes: IntArray) -> IntArray:
 def _require_indexable(nnz: int) -> None:
     if nnz > _MAX_ENTRIES:
         raise PatternError(f"Pattern: {nnz} entries, but indices are 32-bit: at most {_MAX_ENTRIES}. Split the graph.")
-
-
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    array.flags.writeable = False
-    return array

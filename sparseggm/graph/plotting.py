@@ -1,6 +1,6 @@
-"""Pictures of graphs and patterns, with matplotlib: where each node goes, and what is drawn there.
+"""Pictures of graphs and patterns, with matplotlib: where each node goes, and what is plotted there.
 
-Knows no topologies: `Topology.node_places` chooses among the layouts, `Topology.draw` calls `draw_graph`. Layouts put
+Knows no topologies: `Topology.node_places` chooses among the layouts, `Topology.plot` calls `plot_graph`. Layouts put
 joined nodes about one apart and depend on nothing but the graph. The blue and the orange are Okabe and Ito's and the
 colour maps are cividis and purple–orange: colour-blind readers can tell them apart.
 """
@@ -124,7 +124,7 @@ def by_distance(n: int, edges: IntArray, steps: int = 200) -> Array:
 # ---------------------------------------------------------------------- pictures
 
 
-def draw_graph(
+def plot_graph(
     ax: Axes | None,
     places: Array,
     edges: IntArray,
@@ -134,7 +134,7 @@ def draw_graph(
     node_limits: Limits | None = None,
     edge_limits: Limits | None = None,
 ) -> Axes:
-    """Discs at the places and a line for each edge: see `Topology.draw`."""
+    """Discs at the places and a line for each edge: see `Topology.plot`."""
     ax = _axes(ax, np.ptp(places, axis=0) + 1.5)
     from matplotlib.collections import EllipseCollection, LineCollection
 
@@ -188,8 +188,8 @@ def curves(places: Array, edges: IntArray) -> list[Array]:
     return lines
 
 
-def draw_patterns(ax: Axes | None, precision: Pattern, factor: Pattern) -> Axes:
-    """Stored entries of L (below the diagonal) and P (on both sides): see `Topology.draw_pattern`."""
+def plot_patterns(ax: Axes | None, precision: Pattern, factor: Pattern) -> Axes:
+    """Stored entries of L (below the diagonal) and P (on both sides): see `Topology.plot_pattern`."""
     ax = _axes(ax, np.array([5.0, 5.0]))
     from matplotlib.colors import to_rgb
 
@@ -219,7 +219,7 @@ def _axes(ax: Axes | None, size: Array) -> Axes:
     try:
         from matplotlib import pyplot
     except ImportError:
-        raise ImportError("draw: needs matplotlib, which is not installed. Try: pip install matplotlib") from None
+        raise ImportError("plot: needs matplotlib, which is not installed. Try: pip install matplotlib") from None
     inches = size * min(0.7, 10.0 / size.max())
     return pyplot.subplots(figsize=np.maximum(inches, 1.0), layout="constrained")[1]
 

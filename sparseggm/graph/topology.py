@@ -23,12 +23,11 @@ import scipy.sparse
 
 from sparseggm.errors import DTypeError, PatternError, ShapeError
 from sparseggm.graph import plotting
-from sparseggm.graph.derived import derived
+from sparseggm.graph.derived import derived, make_read_only
 from sparseggm.graph.edges import (
     Order,
     canonical_edges,
     checked_order,
-    frozen,
     require_positive,
 )
 from sparseggm.graph.exchange import symmetric_entries
@@ -56,12 +55,12 @@ class Topology(ABC):
     @property
     def order(self) -> IntArray:
         """(n,) `order[k]` is the node eliminated k-th: x_elim = x[..., order]."""
-        return frozen(np.arange(self.n, dtype=np.int64))
+        return make_read_only(np.arange(self.n, dtype=np.int64))
 
     @derived
     def inverse_order(self) -> IntArray:
         """(n,) when each node is eliminated: x = x_elim[..., inverse_order]."""
-        return frozen(np.argsort(self.order))
+        return make_read_only(np.argsort(self.order))
 
     @derived
     def is_naturally_ordered(self) -> bool:
@@ -97,18 +96,18 @@ class Topology(ABC):
     @derived
     def node_positions(self) -> IntArray:
         """(n,) packed position on `precision_pattern` of each node's diagonal."""
-        return frozen(self.precision_pattern.diagonal[self.inverse_order].astype(np.int64))
+        return make_read_only(self.precision_pattern.diagonal[self.inverse_order].astype(np.int64))
 
     @derived
     def edge_positions(self) -> IntArray:
         """(m,) packed position on `precision_pattern` of each row of `edges`."""
-        return frozen(self._positions_of_edges(self.precision_pattern))
+        return make_read_only(self._positions_of_edges(self.precision_pattern))
 
     @derived
     def factor_positions(self) -> tuple[IntArray, IntArray]:
         """The same two arrays on `factor_pattern`; −1 for an edge of P where L has no entry."""
         nodes = self.factor_pattern.diagonal[self.inverse_order].astype(np.int64)
-        return frozen(nodes), frozen(self._positions_of_edges(self.factor_pattern))
+        return make_read_only(nodes), make_read_only(self._positions_of_edges(self.factor_pattern))
 
     def _positions_of_edges(self, pattern: Pattern) -> IntArray:
         ends = self.inverse_order[self.edges]
@@ -175,7 +174,7 @@ class Topology(ABC):
         """(n, 2) places of the nodes in a picture, joined ones about one apart. Here for any graph, dense in n."""
         return plotting.by_distance(self.n, self.edges)
 
-    def draw(
+    def plot(
         self,
         ax: Axes | None = None,
         *,
@@ -184,30 +183,30 @@ class Topology(ABC):
         node_limits: tuple[float, float] | None = None,
         edge_limits: tuple[float, float] | None = None,
     ) -> Axes:
-        """Draw the graph of P with matplotlib: lines solid where L has an entry too, dashed and grey where it has none.
+        """Plot the graph of P with matplotlib: lines solid where L has an entry too, dashed and grey where it has none.
 
         Args:
-            ax: where to draw; None: a new figure of pyplot's.
+            ax: where to plot; None: a new figure of pyplot's.
             node_values, edge_values: (n,) and (m,), a number for each node and each row of `edges`, shown as colours;
-                NaN, or masked, for none. As in `t.draw(node_values=g.variance, edge_values=g.correlation_on(t.edges))`.
+                NaN, or masked, for none. As in `t.plot(node_values=g.variance, edge_values=g.correlation_on(t.edges))`.
             node_limits, edge_limits: ranges of the colours; None: of the values, for edges about zero.
         Raises:
             ImportError: there is no matplotlib.
         """
         nodes, edges = self._colours("node", node_values, self.n), self._colours("edge", edge_values, len(self.edges))
         is_solid, places = self.factor_positions[1] >= 0, self.node_places()
-        return plotting.draw_graph(ax, places, self.edges, is_solid, nodes, edges, node_limits, edge_limits)
+        return plotting.plot_graph(ax, places, self.edges, is_solid, nodes, edges, node_limits, edge_limits)
 
     def _colours(self, name: str, values: npt.ArrayLike | None, size: int) -> FloatArray | None:
         if values is None:
             return None
         if np.shape(values) != (size,):
-            raise ShapeError(f"{self}.draw: {name}_values must be ({size},), got shape {np.shape(values)}.")
+            raise ShapeError(f"{self}.plot: {name}_values must be ({size},), got shape {np.shape(values)}.")
         return np.ma.asarray(values, np.float64).filled(np.nan)
 
-    def draw_pattern(self, ax: Axes | None = None) -> Axes:
-        """Draw the stored entries, in elimination order: of L blue below the diagonal, its fill orange; of P grey."""
-        return plotting.draw_patterns(ax, self.precision_pattern, self.factor_pattern)
+    def plot_pattern(self, ax: Axes | None = None) -> Axes:
+        """Plot the stored entries, in elimination order: of L blue below the diagonal, its fill orange; of P grey."""
+        return plotting.plot_patterns(ax, self.precision_pattern, self.factor_pattern)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -218,7 +217,7 @@ class Ordered(Topology):
 
     @derived
     def order(self) -> IntArray:
-        return frozen(self._own_order() if self.given_order is None else np.array(self.given_order, np.int64))
+        return make_read_only(self._own_order() if self.given_order is None else np.array(self.given_order, np.int64))
 
     def _own_order(self) -> IntArray:
         """(n,) the order where none was given: as numbered."""

@@ -22,7 +22,7 @@ from sparseggm.graph.pattern import FloatArray, IndexArray, Pattern
 from sparseggm.kernels.sparse import cholesky as cholesky_kernels
 from sparseggm.kernels.sparse import inverse
 from sparseggm.linalg import checks, memory, threads
-from sparseggm.linalg.work import ALL, column_pairs, squared_columns, wide
+from sparseggm.linalg.work import ALL, factorisation_work, fill_structure, selected_inverse_work
 
 
 def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
@@ -34,7 +34,7 @@ def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
     checks.check("gram_jvp", pattern, packed={"a": a, "b": b})
     product = pattern.gram()
     call = _wide_call(inverse.GRAM_JVP, pattern, product)
-    return _run("gram_jvp", call, squared_columns(pattern), product.nnz, a=(pattern, a), b=(pattern, b))
+    return _run("gram_jvp", call, factorisation_work(pattern), product.nnz, a=(pattern, a), b=(pattern, b))
 
 
 def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
@@ -47,7 +47,7 @@ def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
     product = pattern.gram()
     checks.check("gram_vjp", product, packed={"v": v})
     call = _wide_call(inverse.GRAM_VJP, pattern, product)
-    return _run("gram_vjp", call, squared_columns(pattern), pattern.nnz, a=(pattern, a), v=(product, v))
+    return _run("gram_vjp", call, factorisation_work(pattern), pattern.nnz, a=(pattern, a), v=(product, v))
 
 
 def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatArray:
@@ -59,7 +59,7 @@ def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatAr
     _check_closed("cholesky_jvp", pattern)
     checks.check("cholesky_jvp", pattern, packed={"factor": factor, "v": v})
     call = (cholesky_kernels.cholesky_jvp, pattern.indptr, pattern.rows, *pattern.row_structure)
-    work = 2 * squared_columns(pattern)
+    work = 2 * factorisation_work(pattern)
     return _run("cholesky_jvp", call, work, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
 
 
@@ -75,11 +75,11 @@ def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray, on: Patter
     """
     _check_closed("cholesky_vjp", pattern)
     checks.check("cholesky_vjp", pattern, packed={"factor": factor, "x": x})
-    work, size, chosen = 2 * squared_columns(pattern), pattern.nnz, ALL
+    work, size, chosen = 2 * factorisation_work(pattern), pattern.nnz, ALL
     if on is not None and on is not pattern:
         checks.require_pattern("cholesky_vjp", on, "on")
         is_fill = on.filled() is pattern
-        chosen = on.positions_in_fill if is_fill else checks.frozen(on.positions_in(pattern).astype(np.int32))
+        chosen = on.positions_in_fill if is_fill else checks.read_only_view(on.positions_in(pattern).astype(np.int32))
         size = on.nnz
     call = _wide_call(inverse.CHOLESKY_VJP, pattern, pattern, chosen)
     return _run("cholesky_vjp", call, work, size, factor=(pattern, factor), x=(pattern, x))
@@ -98,7 +98,7 @@ def selected_inverse_vjp(
     fill = checks.closed_superset("selected_inverse_vjp", pattern, on)
     checks.check("selected_inverse_vjp", pattern, packed={"factor": factor})
     checks.check("selected_inverse_vjp", fill, packed={"sigma_bar": sigma_bar})
-    call, work = _wide_call(inverse.SELECTED_INVERSE_VJP, pattern, fill), 3 * column_pairs(pattern, fill)
+    call, work = _wide_call(inverse.SELECTED_INVERSE_VJP, pattern, fill), 3 * selected_inverse_work(pattern, fill)
     inputs = {"factor": (pattern, factor), "sigma_bar": (fill, sigma_bar)}
     return _run("selected_inverse_vjp", call, work, pattern.nnz, **inputs)
 
@@ -110,7 +110,7 @@ def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: 
     """
     checks.check("marginal_variances_vjp", pattern, packed={"factor": factor}, variances_bar=variances_bar)
     fill = pattern.filled()
-    call, work = _wide_call(inverse.MARGINAL_VARIANCES_VJP, pattern, fill), 3 * column_pairs(pattern, fill)
+    call, work = _wide_call(inverse.MARGINAL_VARIANCES_VJP, pattern, fill), 3 * selected_inverse_work(pattern, fill)
     inputs = {"factor": (pattern, factor), "variances_bar": (None, variances_bar)}
     return _run("marginal_variances_vjp", call, work, pattern.nnz, **inputs)
 
@@ -122,8 +122,8 @@ def _check_closed(verb: str, pattern: Pattern) -> None:
 
 
 def _wide_call(code: int, pattern: Pattern, other: Pattern, chosen: IndexArray = ALL) -> tuple[Any, ...]:
-    """The kernel `inverse.derive` and its arguments before the values."""
-    return inverse.derive, code, pattern.is_chain, pattern.indptr, pattern.rows, wide(other), chosen
+    """The kernel `inverse.sweep` and its arguments before the values."""
+    return inverse.sweep, code, pattern.is_chain, pattern.indptr, pattern.rows, fill_structure(other), chosen
 
 
 def _run(
@@ -133,10 +133,10 @@ def _run(
     arrays = {name: array for name, (_, array) in inputs.items()}
     checks.same_dtype(verb, **arrays)
     batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})
-    result = memory.new((*batch_shape, size), next(iter(arrays.values())).dtype)
+    result = memory.empty((*batch_shape, size), next(iter(arrays.values())).dtype)
     rows = [checks.as_rows(array, batch_shape) for array in arrays.values()]
     batch = math.prod(batch_shape)
     kernel, *structure = call
-    if threads.run(kernel, work, *structure, *rows, result.reshape(batch, size), batch=batch):
-        checks.explain(verb, inputs)
+    if threads.over_batch(kernel, work, *structure, *rows, result.reshape(batch, size), batch=batch):
+        checks.raise_cause(verb, inputs)
     return result

@@ -102,7 +102,7 @@ def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
 # ---------------------------------------------------------------------- arrays as kernels take them
 
 
-def frozen(array: Any) -> Any:
+def read_only_view(array: Any) -> Any:
     """A read-only view: all inputs of a kernel are, so that one compiled signature serves all."""
     view = array.view()
     view.flags.writeable = False
@@ -116,7 +116,7 @@ def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
         array = np.broadcast_to(array, (*batch_shape, array.shape[-1]))
     if array.ndim != 2 or not array.flags.c_contiguous:
         array = np.ascontiguousarray(array).reshape(math.prod(batch_shape), array.shape[-1])
-    return frozen(array)  # type: ignore[no-any-return]
+    return read_only_view(array)  # type: ignore[no-any-return]
 
 
 def owners(batch_shape: Shape, full: Shape) -> IntArray:
@@ -127,8 +127,8 @@ def owners(batch_shape: Shape, full: Shape) -> IntArray:
         _identity = identity = np.arange(2 * count)  # another thread may replace the global meanwhile, not this
     own = identity[:count]
     if batch_shape == full:
-        return frozen(own)  # type: ignore[no-any-return]
-    return frozen(np.ascontiguousarray(np.broadcast_to(own.reshape(batch_shape), full)).ravel())  # type: ignore[no-any-return]
+        return read_only_view(own)  # type: ignore[no-any-return]
+    return read_only_view(np.ascontiguousarray(np.broadcast_to(own.reshape(batch_shape), full)).ravel())  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- after a failure
@@ -146,7 +146,7 @@ def speaking_as(function: str, *inner: str) -> Iterator[None]:
         raise
 
 
-def explain(
+def raise_cause(
     verb: str,
     inputs: dict[str, tuple[Pattern | None, FloatArray]],
     divides: bool = True,

@@ -16,7 +16,7 @@ from sparseggm.kernels.sparse import inverse, products
 from sparseggm.linalg import checks, long_chain, memory, threads
 from sparseggm.linalg.checks import Shape
 from sparseggm.linalg.products import solve, solve_t
-from sparseggm.linalg.work import ALL, squared_columns, wide
+from sparseggm.linalg.work import ALL, factorisation_work, fill_structure
 
 _SEGMENT = 1 << 16
 """Nodes whose logarithms one thread sums."""
@@ -72,7 +72,7 @@ def _factorise(
     checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
     count = math.prod(batch_shape)
-    factor = memory.new((*batch_shape, 0 if sums.size else filled.nnz), precision.dtype)
+    factor = memory.empty((*batch_shape, 0 if sums.size else filled.nnz), precision.dtype)
     columns = np.empty(count, np.int64)
     rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, factor.shape[-1]), columns)
     by_rows = (*filled.row_structure, filled.column_groups)
@@ -83,11 +83,11 @@ def _factorise(
         status = 1 if 1 in statuses else max(statuses, default=0)
     if status == 1:  # in strips a failure has no column
         structure = (pattern.is_chain, filled.indptr, filled.rows, by_rows, pattern.positions_in_fill)
-        work = squared_columns(filled)
-        status = threads.run(cholesky_kernels.cholesky, work, *structure, *rows, sums, batch=count)
+        work = factorisation_work(filled)
+        status = threads.over_batch(cholesky_kernels.cholesky, work, *structure, *rows, sums, batch=count)
     if status and not sums.size:
         judged = filled.indptr, filled.rows, by_rows, *rows[1:]
-        threads.run(cholesky_kernels.singular_columns, 2 * filled.nnz, *judged, batch=count)
+        threads.over_batch(cholesky_kernels.singular_columns, 2 * filled.nnz, *judged, batch=count)
         status = int((columns >= 0).any())
     return factor, columns, status
 
@@ -116,13 +116,13 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """
     checks.check("gram", pattern, packed={"factor": factor})
     product, batch_shape = pattern.gram(), factor.shape[:-1]
-    values = memory.new((*batch_shape, product.nnz), factor.dtype)
+    values = memory.empty((*batch_shape, product.nnz), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
-    half = checks.frozen(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
-    structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, wide(product), ALL)
+    half = checks.read_only_view(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
+    structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, fill_structure(product), ALL)
     out = values.reshape(len(rows), product.nnz)
-    if threads.run(inverse.derive, squared_columns(pattern), *structure, rows, half, out, batch=len(rows)):
-        checks.explain("gram", {"factor": (pattern, factor)}, divides=False)
+    if threads.over_batch(inverse.sweep, factorisation_work(pattern), *structure, rows, half, out, batch=len(rows)):
+        checks.raise_cause("gram", {"factor": (pattern, factor)}, divides=False)
     return values
 
 
@@ -149,8 +149,8 @@ def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = N
     rows = checks.as_rows(factor, batch_shape)
     segments = -(-pattern.n // _SEGMENT)
     sums, work = np.empty((len(rows), segments)), 20 * pattern.n // segments
-    if threads.run(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
-        checks.explain("logdet", {"factor": (pattern, factor)})
+    if threads.over_batch(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
+        checks.raise_cause("logdet", {"factor": (pattern, factor)})
     return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(result_dtype)  # type: ignore[no-any-return]
 
 
@@ -178,7 +178,7 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
         with checks.speaking_as("precision_logdet", "cholesky"):
             filled, factor = pattern.filled(), cholesky(pattern, precision)
         rows = checks.as_rows(factor, precision.shape[:-1])
-        threads.run(
+        threads.over_batch(
             cholesky_kernels.log_determinants_of_factors, 20 * filled.n, filled.indptr, rows, sums, batch=sums.size
         )
     return sums.reshape(precision.shape[:-1]).astype(precision.dtype)
@@ -207,7 +207,7 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
     full = checks.broadcast("precision_solve", precision=precision.shape[:-1], rhs=rhs.shape[:-1])
     count = math.prod(full)
     if count and long_chain.is_long(pattern, count):
-        x, sums = memory.new((*full, pattern.n), rhs.dtype), np.empty(math.prod(precision.shape[:-1]))
+        x, sums = memory.empty((*full, pattern.n), rhs.dtype), np.empty(math.prod(precision.shape[:-1]))
         if _solve_long_precision(pattern, precision, rhs, x, sums):
             return x, sums.reshape(precision.shape[:-1]).astype(rhs.dtype)
     with checks.speaking_as("precision_solve", "cholesky", "solve", "solve_t"):

@@ -7,7 +7,7 @@ import numpy as np
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.kernels.sparse import inverse
 from sparseggm.linalg import checks, long_chain, memory, threads
-from sparseggm.linalg.work import ALL, column_pairs, wide
+from sparseggm.linalg.work import ALL, fill_structure, selected_inverse_work
 
 
 def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = None) -> FloatArray:
@@ -53,22 +53,22 @@ def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
     with np.errstate(over="ignore"):  # tested below
         trace = np.asarray(variances.sum(axis=-1, dtype=np.float64)).astype(factor.dtype)
     if not np.isfinite(trace).all():
-        checks.explain("trace_inverse", {"factor": (pattern, factor)})
+        checks.raise_cause("trace_inverse", {"factor": (pattern, factor)})
     return trace
 
 
 def _inverse(verb: str, code: int, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:
-    """Run `inverse.derive` for a verb that computes Σ on `fill`; (..., size)."""
+    """Run `inverse.sweep` for a verb that computes Σ on `fill`; (..., size)."""
     batch_shape = factor.shape[:-1]
-    result = memory.new((*batch_shape, size), factor.dtype)
+    result = memory.empty((*batch_shape, size), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
     out = result.reshape(len(rows), size)
     if code == inverse.MARGINAL_VARIANCES and long_chain.is_long(pattern, len(rows)):
         status = sum(long_chain.marginal_variances(pattern, L, v) for L, v in zip(rows, out, strict=True))
     else:
-        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, wide(fill), ALL)
-        arrays, work = (rows, rows[:, :0], out), column_pairs(pattern, fill)
-        status = threads.run(inverse.derive, work, *structure, *arrays, batch=len(rows))
+        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, fill_structure(fill), ALL)
+        arrays, work = (rows, rows[:, :0], out), selected_inverse_work(pattern, fill)
+        status = threads.over_batch(inverse.sweep, work, *structure, *arrays, batch=len(rows))
     if status:
-        checks.explain(verb, {"factor": (pattern, factor)})
+        checks.raise_cause(verb, {"factor": (pattern, factor)})
     return result

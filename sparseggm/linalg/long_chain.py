@@ -32,7 +32,7 @@ def is_long(pattern: Pattern, batch: int) -> bool:
 def cholesky(P: FloatArray, L: FloatArray) -> int:
     """Overwrite L with the factor of P. Status 1: a pivot fails, but not which; 2: a pivot is small."""
     carry = _carry(P, 1)
-    status = threads.run(kernels.factorise_strips, _work(P, carry), P, L, carry, batch=len(carry))
+    status = threads.over_batch(kernels.factorise_strips, _work(P, carry), P, L, carry, batch=len(carry))
     return status if status == 1 else int(kernels.mend_factorise(P, L, carry)) or status
 
 
@@ -41,11 +41,11 @@ def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArra
     carry, lanes = _carry(P, 2), REGISTER_BYTES // P.itemsize
     chunks, work = carry.shape[1] // 2 - 1, _work(P, carry)
     sums, rest = np.empty((len(carry), chunks * lanes)), np.empty(lanes)
-    status = threads.run(elimination.eliminate_strips, work, pattern.indptr, P, b, carry, sums, batch=len(carry))
+    status = threads.over_batch(elimination.eliminate_strips, work, pattern.indptr, P, b, carry, sums, batch=len(carry))
     status = status or int(elimination.mend_elimination(pattern.indptr, P, b, carry, sums, rest))
     if len(b) and not status:
         found = np.empty((len(carry), chunks + 1, lanes), P.dtype)
-        threads.run(elimination.substitute_strips, work, P, b, x, carry, found, batch=len(carry))
+        threads.over_batch(elimination.substitute_strips, work, P, b, x, carry, found, batch=len(carry))
         status = int(elimination.mend_substitution(P, b, x, carry, found))
     return status, 0.5 * float(sums.sum() + rest[0])
 
@@ -72,7 +72,7 @@ def sample_and_kl(
 ) -> tuple[int, FloatArray]:
     """z = loc + L⁻ᵀ ε, and kl[0]. Nonzero status: something is not finite, or a pivot not positive.
 
-    With it what `sample_and_kl_vjp` needs of the draw, y and v at the ends of chunks.
+    With it what `sample_and_kl_vjp` needs of the sample, y and v at the ends of chunks.
     """
     carry = _carry(L, 2)
     status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
@@ -109,14 +109,14 @@ def _backward(task: tuple[Any, ...], L: FloatArray, carry: FloatArray) -> tuple[
     """Both kernels: a status, and the sum of the energies if there is a mean."""
     lanes = carry.shape[2] if len(task[3]) else 0
     sums, rest = np.empty((len(carry), (carry.shape[1] // 2 - 1) * lanes)), np.zeros(lanes)
-    suspect = threads.run(kernels.backward_strips, _work(L, carry), task, L, carry, sums, batch=len(carry))
+    suspect = threads.over_batch(kernels.backward_strips, _work(L, carry), task, L, carry, sums, batch=len(carry))
     status = int(kernels.mend_backward(suspect, task, L, carry, sums, rest))
     return status, float(sums.sum() + rest[:1].sum())
 
 
 def _forward(task: tuple[Any, ...], L: FloatArray, entering: FloatArray, carry: FloatArray) -> int:
     """Both kernels."""
-    suspect = threads.run(kernels.forward_strips, _work(L, carry), task, L, entering, carry, batch=len(carry))
+    suspect = threads.over_batch(kernels.forward_strips, _work(L, carry), task, L, entering, carry, batch=len(carry))
     return int(kernels.mend_forward(suspect, task, L, entering, carry))
 
 
@@ -140,4 +140,4 @@ def _carry(L: FloatArray, rows: int) -> FloatArray:
 
 def _apart(b: FloatArray, y: FloatArray) -> FloatArray:
     """b, or a copy where y is to take its place: parts that are done again need it as it was."""
-    return checks.frozen(b.copy()) if np.may_share_memory(b, y) else b
+    return checks.read_only_view(b.copy()) if np.may_share_memory(b, y) else b

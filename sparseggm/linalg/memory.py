@@ -37,7 +37,7 @@ class _Loan:
                 _idle.append(self.memory)
 
 
-def new(shape: tuple[int, ...], dtype: npt.DTypeLike) -> FloatArray:
+def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> FloatArray:
     """As `numpy.empty`."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < UNCACHED:

@@ -32,10 +32,10 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
 
 
 def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArray | None = None) -> FloatArray:
-    """Solve Lᵀ x = rhs: with rhs = ε ~ N(0, I), x is a draw from N(0, (L Lᵀ)⁻¹).
+    """Solve Lᵀ x = rhs: with rhs = ε ~ N(0, I), x is a sample from N(0, (L Lᵀ)⁻¹).
 
     Args, Returns, Cost: as `solve`; but `out`, if given, is where the result goes. It may be `rhs` itself, whose values
-        are lost then: draws need no memory beyond their own. What it overlaps otherwise is copied first.
+        are lost then: samples need no memory beyond their own. What it overlaps otherwise is copied first.
     Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5]; of one long chain as `solve`.
     Reference: `reference.linalg.solve_t`.
     """
@@ -87,12 +87,12 @@ def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | N
     target = full if batch_shape is None else batch_shape
     if checks.broadcast("outer", batch_shape=target, terms=full) != full:
         raise ShapeError(f"outer: batch_shape {target} must broadcast to {full}, the batch of x and y.")
-    members = checks.frozen(_terms(target, full))
-    values = memory.new((*target, pattern.nnz), x.dtype)
+    members = checks.read_only_view(_terms(target, full))
+    values = memory.empty((*target, pattern.nnz), x.dtype)
     rows = (checks.as_rows(x, full), checks.as_rows(y, full), values.reshape(len(members), pattern.nnz))
     work = pattern.nnz * members.shape[1]
-    if threads.run(products.outer, work, pattern.indptr, pattern.rows, members, *rows, batch=len(members)):
-        checks.explain("outer", {"x": (None, x), "y": (None, y)})
+    if threads.over_batch(products.outer, work, pattern.indptr, pattern.rows, members, *rows, batch=len(members)):
+        checks.raise_cause("outer", {"x": (None, x), "y": (None, y)})
     return values
 
 
@@ -120,7 +120,7 @@ def _product(
     checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
     full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
     if out is None:
-        result = memory.new((*full, pattern.n), x.dtype)
+        result = memory.empty((*full, pattern.n), x.dtype)
     else:
         result = _checked_out(verb, out, (*full, pattern.n), x.dtype)
         values, x = _apart(values, out), x if _is_same(x, out) else _apart(x, out)
@@ -134,12 +134,12 @@ def _product(
     else:
         period = math.prod(values.shape[:-1]) if full[len(full) - values.ndim + 1 :] == values.shape[:-1] else count
         structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, matrices, owners, period)
-        status = threads.run(products.product, pattern.nnz, *structure, *rows, batch=count)
+        status = threads.over_batch(products.product, pattern.nnz, *structure, *rows, batch=count)
     if status:
         inputs = {matrix[0]: (pattern, values), vector[0]: (None, x)}
         if out is not None and _is_same(x, out):  # overwritten: only the factor can still be asked
             del inputs[vector[0]]
-        checks.explain(verb, inputs, divides)
+        checks.raise_cause(verb, inputs, divides)
     return result
 
 

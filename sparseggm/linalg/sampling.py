@@ -1,4 +1,4 @@
-"""Many draws of each of several Gaussians with their log-densities, in one pass over the noise.
+"""Many samples of each of several Gaussians with their log-densities, in one pass over the noise.
 
 Vectors are in the caller's numbering of nodes, packed values in that of their pattern.
 """
@@ -13,61 +13,71 @@ from sparseggm.linalg import checks, long_chain, memory, threads
 from sparseggm.linalg.products import solve_t
 
 
-def draw_and_log_prob(
-    pattern: Pattern, order: IntArray | None, loc: FloatArray, factor: FloatArray, peak: FloatArray, noise: FloatArray
+def sample_and_log_prob(
+    pattern: Pattern,
+    order: IntArray | None,
+    loc: FloatArray,
+    factor: FloatArray,
+    at_mean: FloatArray,
+    noise: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """z = loc + L⁻ᵀ ε, and log q(z) = peak − ½ ‖ε‖².
+    """z = loc + L⁻ᵀ ε, and log q(z) = log q(loc) − ½ ‖ε‖².
 
     Args:
         pattern: of L.
         order: (n,) the caller's node of each column of L; None if the two numberings agree.
         loc, factor, noise: (..., n), (..., nnz) and (..., n); batch axes broadcast, nothing is copied for it but noise.
-        peak: (...) log q(loc) in float64, ½ [log det P − n log 2π].
+        at_mean: (...) log q(loc) in float64, ½ [log det P − n log 2π].
     Returns:
         z (..., n) and log q(z) (...), the sum of which is formed in float64, on the common batch axes.
     Raises:
         NonPositiveError: a diagonal entry of L is ≤ 0, where that makes z infinite; and the common errors of `linalg`.
-    Cost: 2 nnz + 2 n flops a draw, each byte moved once; scratch is a quarter of a megabyte, or one block.
+    Cost: 2 nnz + 2 n flops a sample, each byte moved once; scratch is a quarter of a megabyte, or one block.
     Error: of z − loc as `solve_t`, then one rounding; of log q(z) n + 2 roundings in float64 and one in the dtype.
     """
-    verb, n = "draw_and_log_prob", pattern.n
+    verb, n = "sample_and_log_prob", pattern.n
     checks.check(verb, pattern, packed={"factor": factor}, loc=loc, noise=noise)
-    checks.require_floats(verb, "peak", peak)
-    own = checks.broadcast(verb, factor=factor.shape[:-1], loc=loc.shape[:-1], peak=peak.shape)
+    checks.require_floats(verb, "at_mean", at_mean)
+    own = checks.broadcast(verb, factor=factor.shape[:-1], loc=loc.shape[:-1], at_mean=at_mean.shape)
     full = checks.broadcast(verb, noise=noise.shape[:-1], gaussians=own)
     own = own if full[len(full) - len(own) :] == own else full
-    z, log_prob = memory.new((*full, n), noise.dtype), np.empty(full, noise.dtype)
+    z, log_prob = memory.empty((*full, n), noise.dtype), np.empty(full, noise.dtype)
     if long_chain.is_long(pattern, log_prob.size):
-        z[...], log_prob[...] = _by_verbs(pattern, order, loc, factor, peak, noise)
+        z[...], log_prob[...] = _by_verbs(pattern, order, loc, factor, at_mean, noise)
         return z, log_prob
     nodes = np.arange(n) if order is None else order
-    status = threads.run(
-        sampling.draw_and_log_prob,
+    status = threads.over_batch(
+        sampling.sample_and_log_prob,
         pattern.nnz,
         pattern.indptr,
-        checks.frozen(nodes[pattern.rows]),
-        checks.frozen(nodes),
+        checks.read_only_view(nodes[pattern.rows]),
+        checks.read_only_view(nodes),
         checks.owners(factor.shape[:-1], own),
         checks.as_rows(factor, factor.shape[:-1]),
         checks.owners(loc.shape[:-1], own),
         checks.as_rows(loc, loc.shape[:-1]),
-        checks.as_rows(peak[..., None], own),
+        checks.as_rows(at_mean[..., None], own),
         checks.as_rows(noise, full),
         z.reshape(log_prob.size, n),
         log_prob.reshape(log_prob.size),
         batch=log_prob.size,
     )
     if status:
-        checks.explain(verb, {"factor": (pattern, factor), "loc": (None, loc), "noise": (None, noise)})
+        checks.raise_cause(verb, {"factor": (pattern, factor), "loc": (None, loc), "noise": (None, noise)})
     return z, log_prob
 
 
 def _by_verbs(
-    pattern: Pattern, order: IntArray | None, loc: FloatArray, factor: FloatArray, peak: FloatArray, noise: FloatArray
+    pattern: Pattern,
+    order: IntArray | None,
+    loc: FloatArray,
+    factor: FloatArray,
+    at_mean: FloatArray,
+    noise: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """The same for long chains, whose own parts go in lanes."""
     for name, vector in (("loc", loc), ("noise", noise)):
-        checks.require_finite("draw_and_log_prob", name, None, vector)  # by the caller's node
+        checks.require_finite("sample_and_log_prob", name, None, vector)  # by the caller's node
     x = solve_t(pattern, factor, noise if order is None else noise.take(order, axis=-1))
     z = x if order is None else x.take(np.argsort(order), axis=-1)
-    return loc + z, peak - 0.5 * np.square(noise, dtype=np.float64).sum(axis=-1)
+    return loc + z, at_mean - 0.5 * np.square(noise, dtype=np.float64).sum(axis=-1)

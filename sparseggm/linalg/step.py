@@ -1,4 +1,4 @@
-"""The training step of a variational autoencoder on arrays: a draw, KL to N(0, I), and their gradients, in one pass.
+"""The training step of a variational autoencoder on arrays: a sample, KL to N(0, I), and their gradients, in one pass.
 
 Composed of verbs, a step moves every byte three times, and at n = 16 calling them costs more than their arithmetic.
 """
@@ -15,20 +15,24 @@ from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.sparse import step
 from sparseggm.linalg import checks, long_chain, memory, threads
-from sparseggm.linalg.work import column_pairs, wide
+from sparseggm.linalg.work import fill_structure, selected_inverse_work
 
-_NUMBERS: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
+_LIKE: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
 
 
 def sample_and_kl(
-    pattern: Pattern, loc: FloatArray, factor: FloatArray, noise: FloatArray, kept: list[FloatArray] | None = None
+    pattern: Pattern,
+    loc: FloatArray,
+    factor: FloatArray,
+    noise: FloatArray,
+    seam_states: list[FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """z = loc + L⁻ᵀ ε, and KL(N(loc, P⁻¹) ‖ N(0, I)) = ½ [tr Σ + |loc|² − n + log det P] in nats.
 
     Args:
         pattern: of L, whose numbering all arguments follow.
         loc, factor, noise: (..., n), (..., nnz) and (..., n), of one batch shape.
-        kept: where a long chain leaves what `sample_and_kl_vjp` would otherwise compute again: a sixty-fourth of L.
+        seam_states: a list to which a long chain adds what `sample_and_kl_vjp` would compute again, 1/64 of L.
     Returns:
         z (..., n) and KL (...), the sums of which are formed in float64.
     Raises:
@@ -37,20 +41,20 @@ def sample_and_kl(
     Cost: one solve and the marginal variances, each byte moved once; scratch of 5 n + nnz(L) + nnz(F) for a block.
     """
     _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)
-    z, kl = memory.new(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
+    z, kl = memory.empty(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
     rows = [checks.as_rows(array, loc.shape[:-1]) for array in (loc, factor, noise)]
     out, batch = (z.reshape(rows[0].shape), kl.reshape(len(rows[0]))), len(rows[0])
     if long_chain.is_long(pattern, batch):
         each = zip(*rows, out[0], out[1].reshape(batch, 1), strict=True)
         statuses, carries = zip(*(long_chain.sample_and_kl(pattern, *row) for row in each), strict=True)
         status = sum(statuses)
-        if kept is not None:
-            kept += carries
+        if seam_states is not None:
+            seam_states += carries
     else:
         addresses = (array.ctypes.data for array in (*rows, *out))
-        status = sample_and_kl_at(pattern, _NUMBERS[loc.dtype], batch, *addresses)
+        status = sample_and_kl_at(pattern, _LIKE[loc.dtype], batch, *addresses)
     if status:
-        checks.explain("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
+        checks.raise_cause("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
     return z, kl
 
 
@@ -62,14 +66,14 @@ def sample_and_kl_vjp(
     z_bar: FloatArray,
     kl_bar: FloatArray,
     noise_too: bool = True,
-    kept: list[FloatArray] | None = None,
+    seam_states: list[FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
     """The cotangents of loc, factor and noise for those of z (..., n) and KL (...); the last None unless `noise_too`.
 
         ε̄ = L⁻¹ z̄,   loc̄ = z̄ + k̄ loc,   L̄ = −y ε̄ᵀ + k̄ (½ ∂tr Σ/∂L + diag(1/L_jj)),   y = L⁻ᵀ ε
 
     Args:
-        kept: what `sample_and_kl` left there.
+        seam_states: what `sample_and_kl` left there.
     Cost: y and Σ are computed again rather than stored: three times `sample_and_kl`.
     """
     verb = "sample_and_kl_vjp"
@@ -81,46 +85,48 @@ def sample_and_kl_vjp(
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
     batch = len(rows[0])
-    loc_bar, factor_bar = memory.new(loc.shape, loc.dtype), memory.new(factor.shape, loc.dtype)
-    noise_bar = memory.new(noise.shape if noise_too else (0, pattern.n), loc.dtype)
+    loc_bar, factor_bar = memory.empty(loc.shape, loc.dtype), memory.empty(factor.shape, loc.dtype)
+    noise_bar = memory.empty(noise.shape if noise_too else (0, pattern.n), loc.dtype)
     bars: tuple[FloatArray, ...] = (loc_bar, factor_bar, noise_bar)
     out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]
     if long_chain.is_long(pattern, batch):
         out[2] = out[2] if noise_too else np.empty((batch, 0), loc.dtype)
-        each = zip(kept or batch * [None], *rows, *out, strict=True)
+        each = zip(seam_states or batch * [None], *rows, *out, strict=True)
         status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in each)
     else:
         addresses = [array.ctypes.data if array.size else 0 for array in (*rows, *out)]
-        status = sample_and_kl_vjp_at(pattern, _NUMBERS[loc.dtype], batch, *addresses)
+        status = sample_and_kl_vjp_at(pattern, _LIKE[loc.dtype], batch, *addresses)
     if status:
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
-        checks.explain(verb, inputs)
+        checks.raise_cause(verb, inputs)
     return loc_bar, factor_bar, noise_bar if noise_too else None
 
 
-def sample_and_kl_at(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
+def sample_and_kl_at(pattern: Pattern, like: Any, batch: int, *addresses: int) -> int:
     """`sample_and_kl` at the addresses of loc, factor, noise, z and KL, in that order, contiguous and each its own.
 
     Args:
-        number: any of the type of their numbers.
+        like: any number of the type of their numbers.
         batch: rows of each.
     Returns:
         Nonzero if `sample_and_kl` would raise.
     """
     if pattern.is_chain:
-        arguments = number, batch, pattern.n, pattern.indptr, *addresses
-        return threads.run(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=batch)
-    structure = pattern.indptr, pattern.rows, wide(pattern.filled())
-    return threads.run(step.sample_and_kl, _work(pattern), number, batch, *structure, *addresses, batch=batch)
+        arguments = like, batch, pattern.n, pattern.indptr, *addresses
+        return threads.over_batch(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=batch)
+    structure = pattern.indptr, pattern.rows, fill_structure(pattern.filled())
+    return threads.over_batch(step.sample_and_kl, _work(pattern), like, batch, *structure, *addresses, batch=batch)
 
 
-def sample_and_kl_vjp_at(pattern: Pattern, number: Any, batch: int, *addresses: int) -> int:
+def sample_and_kl_vjp_at(pattern: Pattern, like: Any, batch: int, *addresses: int) -> int:
     """`sample_and_kl_vjp` likewise: loc, factor, noise, z̄, k̄, and the results; 0 for that of noise, if not wanted."""
     if pattern.is_chain:
-        arguments = number, batch, pattern.n, *addresses
-        return threads.run(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=batch)
-    structure = pattern.indptr, pattern.rows, wide(pattern.filled())
-    return threads.run(step.sample_and_kl_vjp, 3 * _work(pattern), number, batch, *structure, *addresses, batch=batch)
+        arguments = like, batch, pattern.n, *addresses
+        return threads.over_batch(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=batch)
+    structure = pattern.indptr, pattern.rows, fill_structure(pattern.filled())
+    return threads.over_batch(
+        step.sample_and_kl_vjp, 3 * _work(pattern), like, batch, *structure, *addresses, batch=batch
+    )
 
 
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
@@ -139,10 +145,10 @@ def _require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> 
 
 
 def _inputs(pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict[str, Any]:
-    """The arguments as `checks.explain` takes them."""
+    """The arguments as `checks.raise_cause` takes them."""
     return {"factor": (pattern, factor), **{name: (None, vector) for name, vector in vectors.items()}}
 
 
 def _work(pattern: Pattern) -> int:
     """Multiply-adds a batch element, as `threads` weighs them."""
-    return 4 * pattern.nnz + column_pairs(pattern, pattern.filled())
+    return 4 * pattern.nnz + selected_inverse_work(pattern, pattern.filled())

@@ -60,7 +60,7 @@ def _cores() -> int:
     return cores.allowed_cores()
 
 
-def run(kernel: Callable[..., int], work: int, *args: Any, batch: int) -> int:
+def over_batch(kernel: Callable[..., int], work: int, *args: Any, batch: int) -> int:
     """kernel(*args, first, last) over a batch of `batch` elements of `work` multiply-adds; the worst status."""
     parts = min(batch, 1 + work * batch // (2 * MIN_WORK))
     if parts > 1:

@@ -9,20 +9,20 @@ import numpy as np
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks
 
-ALL = checks.frozen(np.empty(0, np.int32))
-"""For `inverse.derive`: no choice among the entries of its result."""
+ALL = checks.read_only_view(np.empty(0, np.int32))
+"""For `inverse.sweep`: no choice among the entries of its result."""
 
 
-def wide(pattern: Pattern) -> tuple[Any, ...]:
-    """The wide pattern of `inverse.derive`, by columns and by rows."""
+def fill_structure(pattern: Pattern) -> tuple[Any, ...]:
+    """The wide pattern of `inverse.sweep`, by columns and by rows."""
     return pattern.indptr, pattern.rows, *pattern.row_structure
 
 
-def column_pairs(pattern: Pattern, fill: Pattern) -> int:
+def selected_inverse_work(pattern: Pattern, fill: Pattern) -> int:
     """2 Σ_j |S_j| |F_j|: multiply-adds of the selected inverse, the work that `threads` weighs."""
     return 2 * pattern.column_pairs(fill)
 
 
-def squared_columns(pattern: Pattern) -> int:
+def factorisation_work(pattern: Pattern) -> int:
     """Σ_j |S_j|²: multiply-adds, twice over, of a factorisation or a Gram product."""
-    return column_pairs(pattern, pattern) // 2
+    return selected_inverse_work(pattern, pattern) // 2

@@ -29,7 +29,7 @@ from typing import Protocol
 
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.graph.topology import Topology, require_topology
-from sparseggm.positivity.namespace import Array, in_dtype_of, known, mask, namespace, scatter, segment_sum, take
+from sparseggm.positivity.namespace import Array, array_namespace, in_dtype_of, known, mask, scatter, segment_sum, take
 from sparseggm.positivity.spectral import largest_eigenvalue
 
 LOG_BOUND = 5.0
@@ -72,7 +72,7 @@ class FactorFamily:
         pattern = topology.factor_pattern
         on_diagonal = mask(inputs, pattern.rows == pattern.cols)
         # exp of all, then a choice: the bound keeps the discarded half finite, and its gradient zero.
-        return namespace(inputs).where(on_diagonal, namespace(inputs).exp(bounded(inputs)), inputs)
+        return array_namespace(inputs).where(on_diagonal, array_namespace(inputs).exp(bounded(inputs)), inputs)
 
 
 class DominantFamily:
@@ -107,7 +107,7 @@ class ScaledFamily:
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.scaled", inputs, self.num_inputs(topology))
-        xp, n = namespace(inputs), topology.n
+        xp, n = array_namespace(inputs), topology.n
         scales = xp.exp(bounded(inputs[..., n : 2 * n]))
         rest = xp.concatenate([inputs[..., :n], inputs[..., 2 * n :]], -1)
         return _packed(topology, *_congruent(topology, scales, *_dominant(topology, rest)))
@@ -130,7 +130,7 @@ class EdgeFamily:
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.edge", inputs, self.num_inputs(topology))
-        xp, n, m = namespace(inputs), topology.n, len(topology.edges)
+        xp, n, m = array_namespace(inputs), topology.n, len(topology.edges)
         couplings, shares = inputs[..., n : n + m], bounded(inputs[..., n + m :])
         magnitudes = xp.abs(couplings)
         terms = xp.concatenate([magnitudes * xp.exp(shares), magnitudes * xp.exp(-shares)], -1)
@@ -158,7 +158,7 @@ class SpectralFamily:
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.spectral", inputs, self.num_inputs(topology))
-        xp, n = namespace(inputs), topology.n
+        xp, n = array_namespace(inputs), topology.n
         scales, couplings = xp.exp(bounded(inputs[..., :n])), inputs[..., n:]
         ones = xp.ones_like(scales)
         top = largest_eigenvalue(topology.precision_pattern, _packed(topology, xp.zeros_like(scales), couplings))
@@ -175,12 +175,12 @@ spectral = SpectralFamily()
 
 def bounded(log_scale: Array) -> Array:
     """5 tanh(d / 5)."""
-    return LOG_BOUND * namespace(log_scale).tanh(log_scale / LOG_BOUND)
+    return LOG_BOUND * array_namespace(log_scale).tanh(log_scale / LOG_BOUND)
 
 
 def _dominant(topology: Topology, inputs: Array) -> tuple[Array, Array]:
     """Diagonal (..., n) and couplings (..., m) of the dominant family."""
-    xp, n = namespace(inputs), topology.n
+    xp, n = array_namespace(inputs), topology.n
     couplings = inputs[..., n:]
     magnitudes = xp.abs(couplings)
     radii = segment_sum(xp.concatenate([magnitudes, magnitudes], -1), topology.edges.T.ravel(), n)

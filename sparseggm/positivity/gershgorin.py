@@ -14,7 +14,7 @@ import numpy as np
 from sparseggm.errors import NonPositiveError, PatternError, ShapeError
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, known, known_to_fail, namespace, segment_sum, take
+from sparseggm.positivity.namespace import Array, array_namespace, known, known_to_fail, segment_sum, take
 
 
 def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> tuple[Array, Array]:
@@ -43,15 +43,15 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
         weights = known("gershgorin", "weights", weights)
         _require_valid_weights(pattern, weights)
     off_diagonal = np.flatnonzero(pattern.rows != pattern.cols)
-    magnitudes = namespace(precision).abs(take(precision, off_diagonal))
+    magnitudes = array_namespace(precision).abs(take(precision, off_diagonal))
     i, j = pattern.rows[off_diagonal], pattern.cols[off_diagonal]
     if weights is None:
         terms = [magnitudes, magnitudes]  # an entry stands for two
     else:
         terms = [magnitudes * take(weights, j), magnitudes * take(weights, i)]
-    radii = segment_sum(namespace(precision).concatenate(terms, -1), np.concatenate([i, j]), pattern.n)
+    radii = segment_sum(array_namespace(precision).concatenate(terms, -1), np.concatenate([i, j]), pattern.n)
     if weights is not None:
-        xp = namespace(radii)
+        xp = array_namespace(radii)
         radii = xp.where(weights > 0, radii / weights, xp.full_like(radii, np.inf))
     return take(precision, pattern.diagonal), radii
 
@@ -77,14 +77,14 @@ def slack(pattern: Pattern, precision: Array, weights: Array | None = None) -> A
 def bounds(pattern: Pattern, precision: Array, weights: Array | None = None) -> tuple[Array, Array]:
     """Numbers (...) with lower ≤ λ ≤ upper for every eigenvalue of P; the lower may be negative even if P ≻ 0."""
     centres, radii = discs(pattern, precision, weights)
-    xp = namespace(precision)
+    xp = array_namespace(precision)
     return xp.amin(centres - radii, -1), xp.amax(centres + radii, -1)
 
 
 def condition_bound(pattern: Pattern, precision: Array, weights: Array | None = None) -> Array:
     """A number (...) ≥ λ_max(P) / λ_min(P): upper / lower of `bounds`; infinite where the slack proves nothing."""
     lower, upper = bounds(pattern, precision, weights)
-    xp = namespace(precision)
+    xp = array_namespace(precision)
     proven = lower > 0
     # The quotient that is discarded stays finite, and so does its gradient.
     return xp.where(proven, upper / xp.where(proven, lower, xp.ones_like(lower)), xp.full_like(lower, np.inf))

@@ -21,7 +21,7 @@ from sparseggm.promotion import plain
 Array = Any  # a NumPy array or a torch tensor
 
 
-def namespace(array: Array) -> Any:
+def array_namespace(array: Array) -> Any:
     """numpy or torch: the module of `abs`, `exp`, `tanh`, `where`, `sign`, `concatenate`."""
     return np if _is_numpy(array) else sys.modules["torch"]
 
@@ -47,7 +47,7 @@ def mask(array: Array, condition: Any) -> Array:
 def known_to_fail(condition: Array) -> bool:
     """Whether booleans are known not to hold everywhere; under a transform or a trace those of a tensor are unknown."""
     if not _is_numpy(condition):
-        torch = namespace(condition)
+        torch = array_namespace(condition)
         if torch.compiler.is_compiling() or type(condition) is not torch.Tensor or condition.device.type == "meta":
             return False
         if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -74,7 +74,7 @@ def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:
     """(..., size): each part's values at its positions; the positions together are 0 … size − 1."""
     order = np.argsort(np.concatenate([positions for positions, _ in parts]))
     values = [array for _, array in parts]
-    return take(namespace(values[0]).concatenate(values, -1), order)
+    return take(array_namespace(values[0]).concatenate(values, -1), order)
 
 
 def in_float64(array: Array) -> Array:
@@ -99,8 +99,8 @@ def _index(positions: npt.NDArray[Any], beside: Array) -> Array:
 
 def _beside(tensor: Array, facts: npt.NDArray[Any]) -> Array:
     """An array of facts as a tensor on the device of another; in a program of torch.export a constant."""
-    is_exporting = namespace(tensor).compiler.is_exporting()
-    return (constant if is_exporting else namespace(tensor).from_numpy)(facts).to(tensor.device)
+    is_exporting = array_namespace(tensor).compiler.is_exporting()
+    return (constant if is_exporting else array_namespace(tensor).from_numpy)(facts).to(tensor.device)
 
 
 def constant(facts: npt.NDArray[Any]) -> Array:

@@ -25,7 +25,7 @@ from sparseggm.errors import DTypeError, NonFiniteError, PatternError, ShapeErro
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import checks
 from sparseggm.positivity import gershgorin
-from sparseggm.positivity.namespace import Array, in_float64, known_to_fail, namespace, take
+from sparseggm.positivity.namespace import Array, array_namespace, in_float64, known_to_fail, take
 
 DENSE_NODES = 64
 """Up to about here dense eigenvalues are cheaper than sparse factorisations. In torch they have second derivatives."""
@@ -97,7 +97,7 @@ def _of_array(values: FloatArray, pattern: Pattern) -> FloatArray:
 def dense(pattern: Pattern, values: Array) -> Array:
     """R, (..., n, n) in float64, both triangles; differentiable in torch."""
     padded = in_float64(values)
-    padded = namespace(values).concatenate([padded, namespace(values).zeros_like(padded[..., :1])], -1)
+    padded = array_namespace(values).concatenate([padded, array_namespace(values).zeros_like(padded[..., :1])], -1)
     return take(padded, pattern.dense_positions).reshape(*values.shape[:-1], pattern.n, pattern.n)
 
 

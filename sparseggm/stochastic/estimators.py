@@ -6,7 +6,7 @@ those of `linalg`; every batch element has probes of its own, and its many probe
 which is never copied. Vectors have the dtype of the factor; sums, and the small matrices of Hutch++ and XTrace, are
 float64.
 
-*Randomness.* `rng` None draws from a fresh, unseeded generator. Given its state, the result is determined: neither
+*Randomness.* `rng` None is a fresh, unseeded generator. Given its state, the result is determined: neither
 threads nor the size of a chunk of probes change which numbers a probe is made of.
 
 *Costs* count triangular solves with L or Lᵀ, 2 nnz(L) − n flops each; zᵀΣz = ‖L⁻¹z‖² needs one, Σz two. Probes go
@@ -35,8 +35,8 @@ from sparseggm.stochastic.randomness import Seed, generator
 class Estimate(NamedTuple):
     """An unbiased estimate and its standard error, arrays of one shape in the dtype of the factor.
 
-    `standard_error` is itself estimated, from the same draws: from how many, and under which assumption, is said where
-    it is made. Its square is unbiased for the variance of `value`; XTrace's errs on the safe side.
+    `standard_error` is itself estimated, from the same samples: each estimator says from how many, and under which
+    assumption. Its square is unbiased for the variance of `value`; XTrace's errs on the safe side.
     """
 
     value: FloatArray
@@ -55,7 +55,7 @@ def estimate_trace_by_hutchinson(pattern: Pattern, factor: FloatArray, num_probe
         num_probes: N, at least 2.
         rng: source of the signs, a generator or a seed.
     Cost: N solves.
-    Variance: 2 (‖Σ‖_F² − Σ_i Σ_ii²) / N; the standard error is that of N independent draws.
+    Variance: 2 (‖Σ‖_F² − Σ_i Σ_ii²) / N; the standard error is that of N independent samples.
     Source: [Hutchinson 1990; Girard 1989].
     """
     verb = "estimate_trace_by_hutchinson"
@@ -122,7 +122,7 @@ def estimate_trace_by_hutchpp(
         num_probes: N, at least 2.
     Cost: 3 rank + N solves and 4 n rank (rank + N) flops; memory 2 rank vectors a batch element.
     Variance: given Q, with d = n − rank, (2 d / (d + 2)) (‖ΠΣΠ‖_F² − tr(ΠΣΠ)² / d) / N; the standard error is that of N
-        independent draws given Q, which is fair because the estimate is unbiased for every Q.
+        independent samples given Q, which is fair because the estimate is unbiased for every Q.
     Source: [Meyer, Musco, Musco & Woodruff 2021, arXiv 2010.09649]; the sphere from [Epperly, Tropp & Webber 2024].
     """
     verb = "estimate_trace_by_hutchpp"
@@ -211,7 +211,7 @@ def estimate_trace_product(
         gather: (n,) node of q for each node of p, where the two patterns number them differently: z_p = z[..., gather].
     Cost: N solves, and N products with L_pᵀ or P_p.
     Variance: 2 (‖M‖_F² − Σ_i M_ii²) / N, M = L_q⁻¹ P_p L_q⁻ᵀ: zero for p = q. The standard error is that of N
-        independent draws.
+        independent samples.
     """
     verb = "estimate_trace_product"
     rng = _checked(verb, pattern, factor, rng, num_probes=(num_probes, 2))
@@ -240,7 +240,7 @@ def estimate_trace_product(
 def estimate_variances_by_rao_blackwell(
     pattern: Pattern, factor: FloatArray, num_samples: int, rng: Seed = None
 ) -> Estimate:
-    """diag Σ, (..., n), from the conditional variances and draws z = L⁻ᵀ ε, ε ~ N(0, I), of the rest:
+    """diag Σ, (..., n), from the conditional variances and samples z = L⁻ᵀ ε, ε ~ N(0, I), of the rest:
 
         Σ_ii = Var(z_i) = 1 / P_ii + Var(x_i) / P_ii²,        x_i = Σ_{j≠i} P_ij z_j = (L ε)_i − P_ii z_i.
 
@@ -323,9 +323,9 @@ def _checked(
     return generator(verb, rng)
 
 
-def _mean(verb: str, draws: FloatArray, dtype: Any) -> Estimate:
-    """Of N ≥ 2 draws (N, ...): their mean, and their standard deviation over √N."""
-    return _estimate(verb, draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(len(draws)), dtype)
+def _mean(verb: str, samples: FloatArray, dtype: Any) -> Estimate:
+    """Of N ≥ 2 samples (N, ...): their mean, and their standard deviation over √N."""
+    return _estimate(verb, samples.mean(axis=0), samples.std(axis=0, ddof=1) / math.sqrt(len(samples)), dtype)
 
 
 def _estimate(verb: str, value: Any, standard_error: Any, dtype: Any) -> Estimate:

@@ -47,7 +47,7 @@ def parts(count: int, values_each: int) -> Iterator[slice]:
 
 
 def signs(rng: np.random.Generator, shape: Shape, dtype: Any) -> FloatArray:
-    """Independent ±1. Of 64-bit draws: shorter ones would leave bits over at the end of a chunk."""
+    """Independent ±1. Of 64-bit samples: shorter ones would leave bits over at the end of a chunk."""
     return np.asarray(2 * rng.integers(0, 2, shape) - 1, dtype=dtype)
 
 
@@ -64,15 +64,15 @@ def over_signs(
 def by_colour(
     labels: int, members: IntArray, shape: Shape, dtype: Any, rng: np.random.Generator
 ) -> Iterator[tuple[slice, FloatArray]]:
-    """Slices of the colours, and their probes (k, ..., n): one draw of signs, cut up by colour."""
-    drawn = signs(rng, shape, dtype)
+    """Slices of the colours, and their probes (k, ..., n): one sample of signs, cut up by colour."""
+    sampled = signs(rng, shape, dtype)
     for part in parts(labels, math.prod(shape)):
         chosen = members == np.arange(part.start, part.stop)[:, None]
-        yield part, drawn * chosen.reshape(-1, *(1,) * (len(shape) - 1), shape[-1])
+        yield part, sampled * chosen.reshape(-1, *(1,) * (len(shape) - 1), shape[-1])
 
 
 def normal_columns(rng: np.random.Generator, count: int, batch: Shape, n: int) -> FloatArray:
-    """(..., n, count) normal vectors, drawn one vector after another."""
+    """(..., n, count) normal vectors, sampled one vector after another."""
     return np.moveaxis(rng.standard_normal((count, *batch, n)), 0, -1)
 
 

@@ -21,7 +21,7 @@ from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, Shape
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
-from sparseggm.torch.operators.registration import are_readable, array, batch_of
+from sparseggm.torch.operators.registration import array, batch_of, have_values
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -130,7 +130,7 @@ def common_batch(function: str, **tensors: Tensor) -> torch.Size:
 def rounded(total: Tensor, dtype: torch.dtype) -> Tensor:
     """Numbers in a dtype. Raises where one is beyond it, if values can be read."""
     result = total.to(dtype)
-    if are_readable(result) and not np.isfinite(array(result)).all():
+    if have_values(result) and not np.isfinite(array(result)).all():
         raise NonFiniteError(f"the result overflows {_short(dtype)}. {checks.REMEDY}")
     return result
 
@@ -164,7 +164,7 @@ def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...]) -> 
     own = next(value for value in given.values() if hasattr(value, "factor_pattern"))
     named = {name: given[name] for name in vectors if given.get(name) is not None}
     loc, *tensors = as_tensors(function, loc=own.loc, **named)
-    if not are_readable(loc, own._factor, *tensors):
+    if not have_values(loc, own._factor, *tensors):
         return
     for name, tensor in zip(named, tensors, strict=True):
         if tensor.shape[-1] == own.topology.n:

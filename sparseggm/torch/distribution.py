@@ -25,7 +25,7 @@ from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.factored import FactoredDistribution, factorised
 from sparseggm.torch.operators import samples
-from sparseggm.torch.operators.registration import are_transformed, index
+from sparseggm.torch.operators.registration import index, inside_functorch
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -48,7 +48,7 @@ class GaussianGraphicalModel(FactoredDistribution):
         name = type(self).__name__
         require_topology(name, topology)
         loc, factor = as_tensors(name, loc=loc, factor=factor)
-        self._is_from_precision = False
+        self.is_on_topology = topology.is_factor_free
         self._set(name, loc, factor, topology, topology.factor_pattern, validate_args)
 
     # ------------------------------------------------------------------ torch's protocol
@@ -66,9 +66,9 @@ class GaussianGraphicalModel(FactoredDistribution):
         Memory: the sample's own; so has its gradient, which is formed in blocks.
         """
         shape = self._extended_shape(sample_shape)
-        if are_transformed():  # how vmap's elements share a draw is for torch.randn to know
+        if inside_functorch():  # how vmap's elements share a sample is for torch.randn to know
             return self.loc + self.colorize(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
-        return samples.draw(self.factor_pattern, self.loc, self._factor, self._order, shape[:-1])
+        return samples.sample(self.factor_pattern, self.loc, self._factor, self._order, shape[:-1])
 
     @tells("noise")
     def rsample_and_log_prob(
@@ -81,14 +81,14 @@ class GaussianGraphicalModel(FactoredDistribution):
         What importance weights need. The gradient of log q(z) is the whole one, along z(θ) too: only log det P varies.
 
         Args:
-            sample_shape: of independent draws of the whole batch.
-            noise: ε, (..., n) with the batch axes last; None: drawn, sample_shape + batch_shape + (n,).
+            sample_shape: of independent samples of the whole batch.
+            noise: ε, (..., n) with the batch axes last; None: as torch.randn gives, sample_shape + batch_shape + (n,).
         """
         if noise is None:
             noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         own, eps = self._beside("rsample_and_log_prob", noise=noise)
-        peak = 0.5 * (own._logdet() - self.topology.n * LOG_2PI)
-        z, log_prob = samples.draw_and_log_prob(self.factor_pattern, own.loc, own._factor, self._order, peak, eps)
+        at_mean = 0.5 * (own._logdet() - self.topology.n * LOG_2PI)
+        z, log_prob = samples.sample_and_log_prob(self.factor_pattern, own.loc, own._factor, self._order, at_mean, eps)
         return z, rounded(log_prob, z.dtype)
 
     def _log_prob_of_noise(self, noise: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class GaussianGraphicalModel(FactoredDistribution):
 
     def _square_distance(self, x: Tensor) -> Tensor:
         """(x − loc)ᵀ P (x − loc) in float64."""
-        if are_transformed():
+        if inside_functorch():
             return self.whiten(x - self.loc).double().square().sum(-1)
         return samples.square_distance(self.factor_pattern, self.loc, self._factor, self._order, x)
 

@@ -1,4 +1,4 @@
-"""Kullback–Leibler divergences: those registered with `torch.distributions.kl_divergence`, and that of a draw.
+"""Kullback–Leibler divergences: those registered with `torch.distributions.kl_divergence`, and that of a sample.
 
     KL(q ‖ p) = ½ [tr(P_p Σ_q) + (loc_p − loc_q)ᵀ P_p (loc_p − loc_q) − n + log det P_q − log det P_p]
 
@@ -34,13 +34,13 @@ def sample_and_kl(
     noise: Any = None,
     kl: str = "exact",
 ) -> tuple[Tensor, Tensor]:
-    """A reparametrised draw z = loc + L⁻ᵀ ε of q, and KL(q ‖ p) in nats: the training step.
+    """A reparametrised sample z = loc + L⁻ᵀ ε of q, and KL(q ‖ p) in nats: the training step.
 
     Args:
         q: the posterior.
-        p: the prior; None: N(0, I), for which draw and exact KL are one operator.
+        p: the prior; None: N(0, I), for which the sample and the exact KL are one operator.
         noise: ε (..., n), whose batch axes end in q's; None: drawn from torch's generator, shape of q.loc.
-        kl: "exact", by what is registered for the pair; or "sampled", log q(z) − log p(z) of each draw, where
+        kl: "exact", by what is registered for the pair; or "sampled", log q(z) − log p(z) of each sample, where
             log q(z) = ½ [log det P − ‖ε‖² − n log 2π] needs no second pass over L. The sampled one is unbiased, and
             so is its gradient, the plain pathwise one: through z in log p(z), and through log det P, ε held fixed.
     Returns:

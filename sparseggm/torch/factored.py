@@ -30,7 +30,7 @@ from sparseggm.torch.border import (
     tells,
 )
 from sparseggm.torch.errors import NotPositiveDefiniteError
-from sparseggm.torch.operators.registration import are_readable, array, index
+from sparseggm.torch.operators.registration import array, have_values, index
 from sparseggm.torch.operators.samples import reordered
 from sparseggm.torch.operators.tracing import untraced
 
@@ -52,7 +52,8 @@ class FactoredDistribution(Distribution):
     topology: Topology
     factor_pattern: Pattern
     """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
-    _is_from_precision: bool
+    is_on_topology: bool
+    """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
 
     @classmethod
     def from_precision(cls, loc: Any, *, precision: Any, topology: Topology, validate_args: bool | None = None) -> Self:
@@ -84,13 +85,13 @@ class FactoredDistribution(Distribution):
         _require_sizes(function, topology, pattern, **tensors)
         (name, vector), (_, precision) = tensors.items()
         validates = cls._validate_args if validate_args is None else validate_args
-        if validates and are_readable(vector, precision):
+        if validates and have_values(vector, precision):
             require_finite_vector(function, name, topology, array(vector))
             require_finite_entries(function, "precision", topology, pattern, array(precision))
         factor = factorised(
             pattern, precision, lambda failure: factored.named_by_node(failure, topology, array(precision))
         )
-        return cls._of(function, vector, factor, topology, pattern.filled(), validate_args, is_from_precision=True)
+        return cls._of(function, vector, factor, topology, pattern.filled(), validate_args, is_on_topology=True)
 
     def moved_to(self, loc: Any) -> Self:
         """The same precision about another mean; the factor is shared."""
@@ -100,7 +101,7 @@ class FactoredDistribution(Distribution):
     def _with(self, function: str, loc: Tensor, factor: Tensor, validate_args: bool | None) -> Self:
         """Gaussians of the same topology and pattern."""
         alike = self.topology, self.factor_pattern, validate_args
-        return type(self)._of(function, loc, factor, *alike, is_from_precision=self._is_from_precision)
+        return type(self)._of(function, loc, factor, *alike, is_on_topology=self.is_on_topology)
 
     @classmethod
     def _of(
@@ -112,10 +113,10 @@ class FactoredDistribution(Distribution):
         pattern: Pattern,
         validate_args: bool | None,
         *,
-        is_from_precision: bool,
+        is_on_topology: bool,
     ) -> Self:
         self = cls.__new__(cls)
-        self._is_from_precision = is_from_precision
+        self.is_on_topology = is_on_topology
         self._set(function, loc, factor, topology, pattern, validate_args)
         return self
 
@@ -133,7 +134,7 @@ class FactoredDistribution(Distribution):
         self.loc = loc if loc.shape[:-1] == batch_shape else loc.expand(*batch_shape, topology.n)
         super().__init__(batch_shape, torch.Size([topology.n]), validate_args=False)  # it would not name the node
         self._validate_args = type(self)._validate_args if validate_args is None else validate_args
-        if self._validate_args and are_readable(loc, factor):
+        if self._validate_args and have_values(loc, factor):
             require_valid(function, topology, pattern, array(loc), array(factor))
 
     def _in(self, dtype: torch.dtype) -> Self:
@@ -146,7 +147,7 @@ class FactoredDistribution(Distribution):
         """The same Gaussians under more batch axes; copies nothing."""
         new: FactoredDistribution = type(self).__new__(type(self)) if _instance is None else _instance
         new.topology, new.factor_pattern, new._factor = self.topology, self.factor_pattern, self._factor
-        new._is_from_precision = self._is_from_precision
+        new.is_on_topology = self.is_on_topology
         new.loc = self.loc.expand(*batch_shape, self.topology.n)
         super(FactoredDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -165,9 +166,7 @@ class FactoredDistribution(Distribution):
     @property
     def graph(self) -> Topology:
         """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
-        if self._is_from_precision or self.topology.is_factor_free:
-            return self.topology
-        return _product_graph(self.topology)
+        return self.topology if self.is_on_topology else _product_graph(self.topology)
 
     @property
     @tells()
@@ -179,7 +178,7 @@ class FactoredDistribution(Distribution):
 
     @property
     @tells()
-    def information(self) -> Tensor:
+    def information_vector(self) -> Tensor:
         """h = P loc, (..., n): with P, the natural parameters."""
         return self._in_elimination_order(ops.matmul, self.whiten(self.loc))
 
@@ -234,7 +233,7 @@ def factorised(
     try:
         return ops.cholesky(pattern, precision)
     except errors.NotPositiveDefiniteError as failure:
-        raise NotPositiveDefiniteError.of(in_words(failure) if are_readable(precision) else failure) from None
+        raise NotPositiveDefiniteError.of(in_words(failure) if have_values(precision) else failure) from None
 
 
 def _require_sizes(function: str, topology: Topology, pattern: Pattern, **tensors: Tensor) -> torch.Size:

@@ -1,4 +1,4 @@
-"""Variational autoencoders whose posterior is a Gaussian graphical model: train, evaluate, compare, draw.
+"""Variational autoencoders whose posterior is a Gaussian graphical model: train, evaluate, compare, plot.
 
 The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 """

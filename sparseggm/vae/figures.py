@@ -24,7 +24,7 @@ from sparseggm.vae.evaluate import load_run
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.model import VAE
-from sparseggm.vae.plotting import draw_factor, draw_over_training, draw_tiles, new_figure, stored_couplings
+from sparseggm.vae.plotting import new_figure, plot_factor, plot_over_training, plot_tiles, stored_couplings
 from sparseggm.vae.randomness import generator
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ class TrainedRun:
 
 
 def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = None) -> list[Path]:
-    """Draw all figures.
+    """Plot all figures.
 
     Args:
-        runs: directories of runs, or directories that hold some; of several runs of one posterior the first is drawn.
+        runs: directories of runs, or directories that hold some; of several runs of one posterior the first is plotted.
         out: where to; `figures` in the first directory if None.
         data: directory of MNIST, if not found elsewhere.
     Returns:
@@ -68,11 +68,11 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
             raise CheckpointError(f"figures: needed runs of {digits.name}, as found, got one of {run.origin['data']}.")
     out = runs[0] / "figures" if out is None else out
     with only_process(out):
-        pictures = _draw_all(trained, digits)
+        pictures = _plot_all(trained, digits)
         return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
 
 
-def draw_factors(runs: list[TrainedRun]) -> Figure:
+def plot_factors(runs: list[TrainedRun]) -> Figure:
     """The poster's Figure 4: L of one digit's posterior over training, and on the graph at the end."""
     figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
     widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
@@ -84,9 +84,9 @@ def draw_factors(runs: list[TrainedRun]) -> Figure:
     for places, run, diagonal, edge in zip(axes.T, runs, diagonals, edges, strict=False):
         top, middle, bottom = places
         top.set_title(f"{run.name} ({edge.shape[1]} couplings)")
-        shown = draw_over_training(top, diagonal, SEQUENTIAL, lengths)
-        coupled = draw_over_training(middle, edge, DIVERGING, couplings)
-        draw_factor(bottom, run.config.topology, run.factor[-1], lengths, couplings)
+        shown = plot_over_training(top, diagonal, SEQUENTIAL, lengths)
+        coupled = plot_over_training(middle, edge, DIVERGING, couplings)
+        plot_factor(bottom, run.config.topology, run.factor[-1], lengths, couplings)
         bottom.set_title(f"after epoch {len(diagonal) - 1}", fontsize=10)
     axes[0, 0].set_ylabel("node j")
     axes[1, 0].set_ylabel("stored entry (i, j), by column")
@@ -97,13 +97,13 @@ def draw_factors(runs: list[TrainedRun]) -> Figure:
     return figure
 
 
-def draw_means(runs: list[TrainedRun]) -> Figure:
+def plot_means(runs: list[TrainedRun]) -> Figure:
     """The poster's Figure 5: mean of one digit's posterior over training."""
     figure = new_figure(3.0 * len(runs) + 0.8, 3.4)
     axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     limits = symmetric(*(run.loc for run in runs))
     for place, run in zip(axes, runs, strict=True):
-        shown = draw_over_training(place, run.loc, DIVERGING, limits)
+        shown = plot_over_training(place, run.loc, DIVERGING, limits)
         place.set_title(run.name)
     axes[0].set_ylabel("latent variable")
     figure.colorbar(shown, ax=axes, label="posterior mean")
@@ -111,34 +111,34 @@ def draw_means(runs: list[TrainedRun]) -> Figure:
     return figure
 
 
-def draw_topologies(runs: list[TrainedRun]) -> Figure:
+def plot_topologies(runs: list[TrainedRun]) -> Figure:
     """Each posterior's graph and pattern."""
     figure = new_figure(3.0 * len(runs), 6.8)
     axes = figure.subplots(2, len(runs), squeeze=False)
     for column, run in enumerate(runs):
         topology = run.config.topology
-        topology.draw(axes[0, column])
+        topology.plot(axes[0, column])
         axes[0, column].set_title(f"{run.name}\n{len(topology.edges)} edges", fontsize=11)
-        topology.draw_pattern(axes[1, column])
+        topology.plot_pattern(axes[1, column])
         axes[1, column].set_title(f"{topology.factor_pattern.nnz} entries of L", fontsize=11)
     figure.suptitle("Graph of P, dashed where L stores nothing; pattern of L (blue) and P (grey)")
     return figure
 
 
-def draw_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
-    """Decoder means at draws from the prior, the same draws for every model."""
+def plot_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
+    """Decoder means at samples from the prior, the same samples for every model."""
     figure = new_figure(3.2 * len(runs), 3.9)
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, run in zip(axes, runs, strict=True):
         z = torch.randn(side * side, run.config.latent, generator=generator(run.config.seed, "samples"), device="cpu")
         with torch.inference_mode():
-            draw_tiles(place, run.vae.decoder(z.to(run.vae.dtype)).sigmoid().numpy(), side)
+            plot_tiles(place, run.vae.decoder(z.to(run.vae.dtype)).sigmoid().numpy(), side)
         place.set_title(run.name)
     figure.suptitle("Decoder means at z ~ N(0, I)")
     return figure
 
 
-def draw_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12) -> Figure:
+def plot_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12) -> Figure:
     """Test digits, the tracked one first, and decoder means at their posterior means."""
     tracked = runs[0].config.tracked
     others = [index for index in range(len(digits.test)) if index != tracked][: count - 1]
@@ -147,20 +147,20 @@ def draw_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12
         rows = [x, *(run.vae.decoder(run.vae.posterior(x).loc).sigmoid() for run in runs)]
     figure = new_figure(9.0, 0.66 * len(rows) + 0.4)
     axes = figure.subplots()
-    draw_tiles(axes, torch.cat(rows).numpy(), len(rows))
+    plot_tiles(axes, torch.cat(rows).numpy(), len(rows))
     axes.set_yticks(30 * np.arange(len(rows)) + 15, ["test digit", *(run.name for run in runs)])
     axes.tick_params(length=0)
     axes.set_title("Reconstructions at the posterior mean")
     return figure
 
 
-def _draw_all(trained: list[TrainedRun], digits: Digits) -> dict[str, Figure]:
+def _plot_all(trained: list[TrainedRun], digits: Digits) -> dict[str, Figure]:
     structured = [run for run in trained if run.config.posterior != "diagonal"]
-    pictures = {"topologies": draw_topologies(trained), "figure5": draw_means(trained)}
+    pictures = {"topologies": plot_topologies(trained), "figure5": plot_means(trained)}
     if structured:
-        pictures["figure4"] = draw_factors(structured)
-    pictures["samples"] = draw_samples(trained)
-    pictures["reconstructions"] = draw_reconstructions(trained, digits)
+        pictures["figure4"] = plot_factors(structured)
+    pictures["samples"] = plot_samples(trained)
+    pictures["reconstructions"] = plot_reconstructions(trained, digits)
     return pictures
 
 
@@ -183,6 +183,6 @@ def _write(path: Path, picture: Figure, runs: list[TrainedRun]) -> Path:
     content = io.BytesIO()
     picture.savefig(content, format="png")
     write_atomically(path, lambda file: file.write(content.getvalue()))
-    origin = {"picture": path.name, "runs": [run.origin for run in runs], "drawn_with": checkpoint.versions()}
+    origin = {"picture": path.name, "runs": [run.origin for run in runs], "plotted_with": checkpoint.versions()}
     write_json(path.with_suffix(".json"), origin)
     return path

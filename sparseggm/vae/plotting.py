@@ -33,17 +33,17 @@ def stored_couplings(topology: Topology) -> Array:
     return np.flatnonzero(pattern.rows != pattern.cols)
 
 
-def draw_factor(axes: Axes, topology: Topology, factor: Array, node_limits: Limits, edge_limits: Limits) -> None:
-    """Draw L, (nnz,) packed values, on the graph of P: its diagonal at the nodes, its couplings on the edges."""
+def plot_factor(axes: Axes, topology: Topology, factor: Array, node_limits: Limits, edge_limits: Limits) -> None:
+    """Plot L, (nnz,) packed values, on the graph of P: its diagonal at the nodes, its couplings on the edges."""
     nodes, edges = topology.factor_positions
     couplings = np.where(edges >= 0, factor[edges], np.nan)
-    topology.draw(
+    topology.plot(
         axes, node_values=factor[nodes], edge_values=couplings, node_limits=node_limits, edge_limits=edge_limits
     )
 
 
-def draw_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple[float, float]) -> Any:
-    """Draw (epochs + 1, m) numbers as m rows of colour over epochs; returns what a colour bar describes."""
+def plot_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple[float, float]) -> Any:
+    """Plot (epochs + 1, m) numbers as m rows of colour over epochs; returns what a colour bar describes."""
     extent = (-0.5, len(values) - 0.5, values.shape[1] - 0.5, -0.5)
     image = axes.imshow(values.T, aspect="auto", cmap=colour_map, clim=limits, interpolation="nearest", extent=extent)
     from matplotlib.ticker import MaxNLocator
@@ -53,8 +53,8 @@ def draw_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple
     return image
 
 
-def draw_tiles(axes: Axes, images: Array, rows: int) -> None:
-    """Draw (rows · cols, 784) intensities in [0, 1] as one picture, row by row, white on black lines."""
+def plot_tiles(axes: Axes, images: Array, rows: int) -> None:
+    """Plot (rows · cols, 784) intensities in [0, 1] as one picture, row by row, white on black lines."""
     tiles = np.pad(images.reshape(rows, -1, 28, 28), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.4)
     picture = tiles.transpose(0, 2, 1, 3).reshape(rows * 30, -1)
     axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")

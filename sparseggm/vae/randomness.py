@@ -1,6 +1,6 @@
-"""Counter-based randomness: each draw's generator is a function of what it is for.
+"""Counter-based randomness: a generator is a function of what it is for.
 
-No generator lives longer than one draw, so nothing about randomness is stored in a checkpoint, a resumed run repeats
+No generator lives longer than one use, so nothing about randomness is stored in a checkpoint, a resumed run repeats
 an uninterrupted one, and models of different topology see the same digits, bits and noise.
 """
 
@@ -20,11 +20,11 @@ def generator(*purpose: int | str, device: torch.device = CPU) -> torch.Generato
     return torch.Generator(device).manual_seed(int.from_bytes(seed, "little"))
 
 
-def binarize(intensities: Tensor, draws: torch.Generator) -> Tensor:
+def binarize(intensities: Tensor, rng: torch.Generator) -> Tensor:
     """Bernoulli pixels, P(1) = intensity / 255 exactly (up to float32), as float32 zeros and ones.
 
     Args:
         intensities: uint8, any shape.
     """
-    uniform = torch.rand(intensities.shape, generator=draws, device=intensities.device)
+    uniform = torch.rand(intensities.shape, generator=rng, device=intensities.device)
     return torch.lt(uniform.mul_(255.0), intensities).float()

@@ -1,7 +1,7 @@
 """The training loop, and the state of a run that it can be stopped at and resumed from.
 
-`Training.train_epoch` is the whole recipe, top to bottom. Every draw is a function of (seed, epoch, step), see
-`draws`, so the state is: weights, optimiser, place in the epoch, history.
+`Training.train_epoch` is the whole recipe, top to bottom. All randomness is a function of (seed, epoch, step), see
+`randomness`, so the state is: weights, optimiser, place in the epoch, history.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ class Training:
             if stop.signal is not None:
                 self._interrupt(stop.signal, time.perf_counter() - began)
             batch = self.images[order[self.step * config.batch : (self.step + 1) * config.batch]]
-            draws = generator(config.seed, "step", self.epoch, self.step, device=device)
-            noise = torch.randn(len(batch), config.latent, generator=draws, device=device)
-            x = binarize(batch, draws)
+            rng = generator(config.seed, "step", self.epoch, self.step, device=device)
+            noise = torch.randn(len(batch), config.latent, generator=rng, device=device)
+            x = binarize(batch, rng)
 
             self.optimizer.zero_grad()
             try:

@@ -18,9 +18,9 @@ from tests.topologies import topologies
 
 MAKERS: dict[str, tuple[str, Callable[..., Any]]] = {
     "GaussianGraphicalModel": ("factor", GaussianGraphicalModel),
-    "GaussianGraphicalModel.on_pattern": (
+    "GaussianGraphicalModel.from_factor": (
         "factor",
-        lambda loc, topology, **values: GaussianGraphicalModel.on_pattern(
+        lambda loc, topology, **values: GaussianGraphicalModel.from_factor(
             loc, topology=topology, pattern=topology.precision_pattern.filled(), **values
         ),
     ),
@@ -31,7 +31,7 @@ MAKERS: dict[str, tuple[str, Callable[..., Any]]] = {
 
 
 def pattern_of(function: str, topology: Topology) -> Pattern:
-    if function.endswith("on_pattern"):
+    if function.endswith("from_factor"):
         return topology.precision_pattern.filled()
     return topology.factor_pattern if MAKERS[function][0] == "factor" else topology.precision_pattern
 
@@ -72,7 +72,7 @@ def test_an_edge_that_a_pattern_cannot_give_is_named_by_its_nodes(topology: Topo
         (Pattern.from_edges(topology.n, []), f"joins what {topology} does, got one that does not join {i} and {j}."),
         (Pattern.from_edges(topology.n + 1, []), f"must be one of {topology.n} nodes, as {topology}, got "),
     ):
-        with pytest.raises(PatternError, match=f"^GaussianGraphicalModel.on_pattern: .*{re.escape(message)}"):
-            GaussianGraphicalModel.on_pattern(
+        with pytest.raises(PatternError, match=f"^GaussianGraphicalModel.from_factor: .*{re.escape(message)}"):
+            GaussianGraphicalModel.from_factor(
                 np.zeros(topology.n), factor=np.ones(pattern.nnz), topology=topology, pattern=pattern
             )

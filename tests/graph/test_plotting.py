@@ -1,4 +1,4 @@
-"""Pictures: every node and edge of P is drawn once, solid where L stores it; layouts keep nodes apart."""
+"""Pictures: every node and edge of P is plotted once, solid where L stores it; layouts keep nodes apart."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def lines(ax: Axes, dashed: bool) -> list[Any]:
 @pytest.mark.property
 @settings(max_examples=40)
 @given(topology=topologies())
-def test_every_node_and_edge_of_every_family_is_drawn_once(topology: Topology) -> None:
-    ax = topology.draw(Figure().subplots())
+def test_every_node_and_edge_of_every_family_is_plotted_once(topology: Topology) -> None:
+    ax = topology.plot(Figure().subplots())
     (discs,) = (c for c in ax.collections if isinstance(c, EllipseCollection))
     np.testing.assert_array_equal(discs.get_offsets(), topology.node_places())
     assert [text.get_text() for text in ax.texts] == [str(node) for node in range(topology.n)]
     is_stored = topology.factor_positions[1] >= 0
     for dashed in (False, True):
-        drawn = lines(ax, dashed)
+        plotted = lines(ax, dashed)
         expected = topology.node_places()[topology.edges[is_stored != dashed]]
-        assert len(drawn) == len(expected)
-        for path, ends in zip(drawn, expected, strict=True):
+        assert len(plotted) == len(expected)
+        for path, ends in zip(plotted, expected, strict=True):
             np.testing.assert_allclose(path.vertices[[0, -1]], ends, atol=1e-12)
 
 
@@ -130,7 +130,7 @@ def test_no_line_runs_through_a_node_on_a_lattice(topology: Topology) -> None:
 def test_values_are_colours_and_missing_ones_stay_grey() -> None:
     grid = ExtendedGrid(3, 3)
     values = np.where(grid.factor_positions[1] >= 0, np.linspace(-2, 1, len(grid.edges)), np.nan)
-    ax = grid.draw(node_values=np.arange(9.0), edge_values=values, node_limits=(-1.0, 10.0))
+    ax = grid.plot(node_values=np.arange(9.0), edge_values=values, node_limits=(-1.0, 10.0))
     (discs,) = (c for c in ax.collections if isinstance(c, EllipseCollection))
     assert discs.get_clim() == (-1.0, 10.0)
     coloured = [c for c in ax.collections if isinstance(c, LineCollection) and c.get_array() is not None]
@@ -142,7 +142,7 @@ def test_values_are_colours_and_missing_ones_stay_grey() -> None:
 
 @pytest.mark.parametrize("form", [list, tuple, np.float32, np.asarray], ids=lambda form: form.__name__)
 def test_values_may_be_lists_or_arrays_of_any_numbers(form: Any) -> None:
-    ax = Chain(4).draw(node_values=form([0, 1, 2, 3]), edge_values=form([1, -1, 2]))
+    ax = Chain(4).plot(node_values=form([0, 1, 2, 3]), edge_values=form([1, -1, 2]))
     (discs,) = (c for c in ax.collections if isinstance(c, EllipseCollection))
     assert discs.get_array().tolist() == [0, 1, 2, 3]
     ax.figure.canvas.draw()
@@ -150,29 +150,29 @@ def test_values_may_be_lists_or_arrays_of_any_numbers(form: Any) -> None:
 
 def test_masked_values_are_missing() -> None:
     hidden = np.ma.array([1.0, 50.0, 2.0], mask=[False, True, False])
-    lines = [c for c in Chain(4).draw(edge_values=hidden).collections if isinstance(c, LineCollection)]
+    lines = [c for c in Chain(4).plot(edge_values=hidden).collections if isinstance(c, LineCollection)]
     assert {c.get_clim() for c in lines if c.get_array() is not None} == {(-2.0, 2.0)}
 
 
 @pytest.mark.parametrize("name", ["node", "edge"])
 def test_values_of_a_wrong_size_are_refused(name: str) -> None:
     with pytest.raises(
-        ShapeError, match=rf"^Chain\(n=4\)\.draw: {name}_values must be \({4 if name == 'node' else 3},\)"
+        ShapeError, match=rf"^Chain\(n=4\)\.plot: {name}_values must be \({4 if name == 'node' else 3},\)"
     ):
-        Chain(4).draw(**{f"{name}_values": np.ones(5)})
+        Chain(4).plot(**{f"{name}_values": np.ones(5)})
 
 
 def test_without_axes_a_figure_is_made_and_with_axes_none() -> None:
-    ax = Grid(2, 3).draw()
+    ax = Grid(2, 3).plot()
     assert pyplot.get_fignums() == [1]
-    assert Grid(3, 3).draw(ax) is ax
-    assert Grid(3, 3).draw_pattern(ax) is ax
+    assert Grid(3, 3).plot(ax) is ax
+    assert Grid(3, 3).plot_pattern(ax) is ax
     assert pyplot.get_fignums() == [1]
 
 
 def test_the_pattern_shows_fill_apart_from_what_both_store() -> None:
     cycle = Cycle(5)
-    shown = np.asarray(cycle.draw_pattern(Figure().subplots()).images[0].get_array())
+    shown = np.asarray(cycle.plot_pattern(Figure().subplots()).images[0].get_array())
     white, grey = (shown == 1.0).all(axis=-1), (shown == shown[0, 1]).all(axis=-1)
     L, P = np.zeros((5, 5), bool), np.zeros((5, 5), bool)
     L[cycle.factor_pattern.rows, cycle.factor_pattern.cols] = True
@@ -185,5 +185,5 @@ def test_the_pattern_shows_fill_apart_from_what_both_store() -> None:
 
 def test_without_matplotlib_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"^draw: needs matplotlib, .* pip install matplotlib$"):
-        Chain(3).draw()
+    with pytest.raises(ImportError, match=r"^plot: needs matplotlib, .* pip install matplotlib$"):
+        Chain(3).plot()

@@ -71,7 +71,10 @@ def test_omp_num_threads_is_read_as_openmp_reads_it(value, expected, monkeypatch
     assert min(cores.omp_num_threads(), sys.maxsize) == min(expected, sys.maxsize)
 
 
-ASKED = "from sparseggm import cores, get_num_threads, set_num_threads; cores.allowed_cores = lambda: 8; "
+ASKED = (
+    "from sparseggm import get_num_threads, set_num_threads\nfrom sparseggm.linalg import cores\n"
+    "cores.allowed_cores = lambda: 8; "
+)
 
 PROCESSES = {
     "alone": ({}, "", "8"),

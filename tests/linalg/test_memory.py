@@ -31,7 +31,7 @@ def place_of(array) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [0, 3, COUNT - 1, COUNT, 2 * COUNT + 5])
 def test_an_array_is_what_numpy_would_give(size, dtype) -> None:
-    array = memory.new((size, 1), dtype)
+    array = memory.empty((size, 1), dtype)
     assert array.shape == (size, 1)
     assert array.dtype == dtype
     assert array.flags.c_contiguous
@@ -40,32 +40,32 @@ def test_an_array_is_what_numpy_would_give(size, dtype) -> None:
 
 
 def test_a_large_one_begins_at_a_line_of_memory() -> None:
-    arrays = [memory.new((COUNT + extra,), "float64") for extra in range(5)]
+    arrays = [memory.empty((COUNT + extra,), "float64") for extra in range(5)]
     assert {place_of(array) % REGISTER_BYTES for array in arrays} == {0}
 
 
 def test_memory_serves_again_when_no_array_is_left_on_it() -> None:
-    first = memory.new((COUNT,), "float64")
+    first = memory.empty((COUNT,), "float64")
     place, row = place_of(first), first[3:5]
     del first
-    second = memory.new((COUNT,), "float64")
+    second = memory.empty((COUNT,), "float64")
     assert place_of(second) != place  # the row is still there
     row[:] = 7.0
     second[:] = 0.0
     assert row.tolist() == [7.0, 7.0]
     del row
-    assert place_of(memory.new((COUNT,), "float64")) == place
+    assert place_of(memory.empty((COUNT,), "float64")) == place
 
 
 def test_only_memory_of_about_the_size_serves() -> None:
-    place = place_of(memory.new((2 * COUNT,), "float64"))
-    assert place_of(memory.new((COUNT,), "float64")) != place
-    assert place_of(memory.new((2 * COUNT - COUNT // 8,), "float64")) == place
+    place = place_of(memory.empty((2 * COUNT,), "float64"))
+    assert place_of(memory.empty((COUNT,), "float64")) != place
+    assert place_of(memory.empty((2 * COUNT - COUNT // 8,), "float64")) == place
 
 
 def test_no_more_than_what_is_stated_lies_idle(monkeypatch) -> None:
     monkeypatch.setattr(memory, "KEPT", 3 * UNCACHED)
-    arrays = [memory.new((COUNT,), "float64") for _ in range(5)]
+    arrays = [memory.empty((COUNT,), "float64") for _ in range(5)]
     del arrays
     assert 2 * UNCACHED <= sg.release_memory() <= 3 * UNCACHED
     assert sg.release_memory() == 0
@@ -101,7 +101,7 @@ def test_what_is_stored_past_the_caches_is_what_small_batches_give(topology, dty
     loc, noise = (rng.standard_normal((batch, 16)).astype(dtype) for _ in range(2))
 
     def drawn(part: slice):
-        return sampling.draw_and_log_prob(pattern, None, loc[part], factor[part], np.zeros(()), noise[part])[0]
+        return sampling.sample_and_log_prob(pattern, None, loc[part], factor[part], np.zeros(()), noise[part])[0]
 
     calls = {
         "solve_t": lambda part: linalg.solve_t(pattern, factor[part], noise[part]),

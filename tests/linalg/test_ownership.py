@@ -42,7 +42,7 @@ QUESTIONS: dict[str, Callable[[GaussianGraphicalModel], Any]] = {
     "loc": lambda g: g.loc,
     "factor": lambda g: g.factor,
     "precision": lambda g: g.precision,
-    "information": lambda g: g.information,
+    "information": lambda g: g.information_vector,
     "variance": lambda g: g.variance,
     "sample": lambda g: g.sample(rng=0),
     "entropy": lambda g: g.entropy(),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparseggm import Chain, ExtendedGrid, NonFiniteError, NonPositiveError, ShapeError, linalg
-from sparseggm.linalg.sampling import draw_and_log_prob
+from sparseggm.linalg.sampling import sample_and_log_prob
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE
@@ -45,7 +45,7 @@ def test_a_draw_solves_its_equation_and_its_density_is_a_sum(named, shapes, seed
     """Lᵀ (z − loc) = ε as `solve_t` and a rounding of z more; log q(z) to n + 2 roundings in float64, and one."""
     family, pattern = named
     order, loc, factor, peak, noise = arguments(pattern, shapes, seed, dtype)
-    z, log_prob = draw_and_log_prob(pattern, order, loc, factor, peak, noise)
+    z, log_prob = sample_and_log_prob(pattern, order, loc, factor, peak, noise)
     assert z.dtype == log_prob.dtype == dtype
     assert z.shape[:-1] == log_prob.shape == np.broadcast_shapes(*shapes)
 
@@ -71,9 +71,9 @@ def test_a_draw_has_the_bits_of_the_verb_whatever_the_walk(topology, batch, draw
     """Where all factors stay in cache, where they need several walks, and where phases outnumber the Gaussians."""
     pattern = topology.factor_pattern
     _, loc, factor, peak, noise = arguments(pattern, ((batch,), (batch,), (draws, batch)), 0, dtype)
-    z, _ = draw_and_log_prob(pattern, None, loc, factor, peak, noise)
+    z, _ = sample_and_log_prob(pattern, None, loc, factor, peak, noise)
     np.testing.assert_array_equal(z, loc + linalg.solve_t(pattern, factor, noise))
-    alone, _ = draw_and_log_prob(pattern, None, loc[3], factor[3], peak[3], noise[1, 3])
+    alone, _ = sample_and_log_prob(pattern, None, loc[3], factor[3], peak[3], noise[1, 3])
     np.testing.assert_array_equal(alone, z[1, 3])
 
 
@@ -90,8 +90,8 @@ def test_what_is_not_finite_is_named_by_the_callers_node(count) -> None:
         bad = {**good, name: good[name].copy()}
         bad[name].reshape(-1)[3] = np.nan
         with pytest.raises(NonFiniteError, match=message):
-            draw_and_log_prob(pattern, order, bad["loc"], bad["factor"], peak, bad["noise"])
+            sample_and_log_prob(pattern, order, bad["loc"], bad["factor"], peak, bad["noise"])
     with pytest.raises(NonPositiveError, match=r"the diagonal of factor must be positive, got 0 at column 2 of 4"):
-        draw_and_log_prob(pattern, order, good["loc"], np.array([1.0, 0, 1, 0, 0, 0, 1]), peak, good["noise"])
-    with pytest.raises(ShapeError, match=r"draw_and_log_prob: noise must end in 4"):
-        draw_and_log_prob(pattern, order, good["loc"], good["factor"], peak, np.ones((count, 5)))
+        sample_and_log_prob(pattern, order, good["loc"], np.array([1.0, 0, 1, 0, 0, 0, 1]), peak, good["noise"])
+    with pytest.raises(ShapeError, match=r"sample_and_log_prob: noise must end in 4"):
+        sample_and_log_prob(pattern, order, good["loc"], good["factor"], peak, np.ones((count, 5)))

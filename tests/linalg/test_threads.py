@@ -28,7 +28,7 @@ from sparseggm import (
     set_num_threads,
 )
 from sparseggm.linalg import threads
-from sparseggm.linalg.sampling import draw_and_log_prob
+from sparseggm.linalg.sampling import sample_and_log_prob
 from tests import stress_threads
 from tests.numerics import Array
 from tests.strategies import precision_values
@@ -64,7 +64,7 @@ def test_the_calls_of_this_module_do_use_threads(monkeypatch: pytest.MonkeyPatch
 
     gathered = threading.Barrier(3)
     set_num_threads(3)
-    assert threads.run(kernel, 1000, batch=BATCH[0]) == 0
+    assert threads.over_batch(kernel, 1000, batch=BATCH[0]) == 0
     assert len(used) == 3
 
 
@@ -84,14 +84,14 @@ def test_results_do_not_depend_on_the_number_of_threads_by_a_bit(verb: Verb, nam
 def test_every_batch_element_is_done_exactly_once(work: int, batch: int, count: int) -> None:
     done: list[int] = []
     set_num_threads(count)
-    assert threads.run(lambda first, last: done.extend(range(first, last)) or 0, work, batch=batch) == 0
+    assert threads.over_batch(lambda first, last: done.extend(range(first, last)) or 0, work, batch=batch) == 0
     assert sorted(done) == list(range(batch))
 
 
 def test_the_first_failure_is_reported_whichever_thread_finds_it() -> None:
     """Statuses are 1 + the failing row; parts fail independently."""
     set_num_threads(4)
-    assert threads.run(lambda first, last: first + 1 if first else 0, 10**12, batch=8) == 3
+    assert threads.over_batch(lambda first, last: first + 1 if first else 0, 10**12, batch=8) == 3
     pattern = TOPOLOGIES["Chain"].factor_pattern
     values = arguments(VERBS["logdet"], pattern, 0, BATCH)["factor"]
     values[[66, 40, 41], 0] = np.nan
@@ -136,7 +136,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch_around(topology, dtype:
 
     def results(rows: slice) -> tuple[Array, ...]:
         log_det = linalg.precision_logdet(topology.precision_pattern, precision[rows])
-        return log_det, *draw_and_log_prob(pattern, None, loc[rows], factor[rows], peak[rows], noise[rows])
+        return log_det, *sample_and_log_prob(pattern, None, loc[rows], factor[rows], peak[rows], noise[rows])
 
     set_num_threads(1)
     expected = results(slice(None))
@@ -196,14 +196,15 @@ def test_a_small_call_stays_in_its_thread_and_asks_nobody_how_many_there_are(mon
     monkeypatch.undo()
     monkeypatch.delattr(threads, "get_num_threads")
     used = []
-    threads.run(lambda first, last: used.append(threading.get_ident()) or 0, 16, batch=128)
+    threads.over_batch(lambda first, last: used.append(threading.get_ident()) or 0, 16, batch=128)
     assert used == [threading.get_ident()]
 
 
 LATE = """
 import atexit, sys, threading, time
 import numpy as np
-from sparseggm import Chain, linalg, set_num_threads, threads
+from sparseggm import Chain, linalg, set_num_threads
+from sparseggm.linalg import threads
 
 threads.MIN_WORK = 1
 set_num_threads(3)
@@ -257,7 +258,7 @@ def test_where_the_system_gives_no_thread_the_caller_does_all_and_each_part_once
     set_num_threads(4)
     with monkeypatch.context() as limit:
         limit.setattr(threading.Thread, "start", refuse)
-        assert threads.run(lambda first, last: done.extend(range(first, last)) or 0, 10**12, batch=8) == 0
+        assert threads.over_batch(lambda first, last: done.extend(range(first, last)) or 0, 10**12, batch=8) == 0
     assert sorted(done) == list(range(8))
     threads._ensure_pool().submit(int).result(timeout=30)  # a thread works off what the pool has kept
     assert sorted(done) == list(range(8))
@@ -278,5 +279,5 @@ def test_an_interrupted_caller_waits_for_the_threads_that_write_to_its_memory() 
 
     set_num_threads(2)
     with pytest.raises(KeyboardInterrupt):
-        threads.run(kernel, 10**12, batch=2)
+        threads.over_batch(kernel, 10**12, batch=2)
     assert ended.is_set()

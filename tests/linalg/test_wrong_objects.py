@@ -53,12 +53,12 @@ def test_a_pattern_where_a_topology_is_asked_for_is_named() -> None:
         make.from_precision(loc, precision=np.ones(7), topology=pattern)
     with pytest.raises(PatternError, match=f"^fit: {end}"):
         make.fit(np.ones((9, 4)), topology=pattern)
-    with pytest.raises(PatternError, match=rf"^GaussianGraphicalModel\.on_pattern: {end}"):
-        make.on_pattern(loc, factor=np.ones(7), topology=pattern, pattern=pattern)
+    with pytest.raises(PatternError, match=rf"^GaussianGraphicalModel\.from_factor: {end}"):
+        make.from_factor(loc, factor=np.ones(7), topology=pattern, pattern=pattern)
     with pytest.raises(
-        PatternError, match=r"^GaussianGraphicalModel\.on_pattern: pattern must be a Pattern, got Chain"
+        PatternError, match=r"^GaussianGraphicalModel\.from_factor: pattern must be a Pattern, got Chain"
     ):
-        make.on_pattern(loc, factor=np.ones(7), topology=Chain(4), pattern=Chain(4))
+        make.from_factor(loc, factor=np.ones(7), topology=Chain(4), pattern=Chain(4))
     with pytest.raises(TypeError, match=r"^kl_divergence: needs a GaussianGraphicalModel, got Chain\.$"):
         make(loc, factor=np.ones(7), topology=Chain(4)).kl_divergence(Chain(4))
 

@@ -68,6 +68,7 @@ def dense(q: GaussianGraphicalModel) -> MultivariateNormal:
 
 def in_numpy(q: GaussianGraphicalModel) -> sg.GaussianGraphicalModel:
     loc, lower = q.loc.detach().numpy(), q._factor.detach().numpy()
-    if not q._is_from_precision:
+    is_by_factor = q.factor_pattern is q.topology.factor_pattern and q.topology.is_factor_free
+    if is_by_factor or not q.is_on_topology:
         return sg.GaussianGraphicalModel(loc, factor=lower, topology=q.topology)
     return sg.GaussianGraphicalModel.from_precision(loc, precision=q.precision.detach().numpy(), topology=q.topology)

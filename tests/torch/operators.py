@@ -25,7 +25,7 @@ Row = tuple[int, Callable[..., tuple[Any, ...]]]
 BATCHES: list[Shape] = [(), (1,), (2,), (3, 1), (3, 2)]
 EMPTY: list[Shape] = [(), (0,), (3, 1), (3, 0)]
 
-FIRST_ORDER = {"draw_vjp", "sample_and_kl_vjp", "square_distance_vjp"}
+FIRST_ORDER = {"sample_vjp", "sample_and_kl_vjp", "square_distance_vjp"}
 """Operators of a backward pass that is not to be differentiated: they have no derivative."""
 
 
@@ -66,7 +66,7 @@ def operators(on: Pattern) -> dict[str, Row]:
     def step_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
         return on.key, *tensors(a, b, c), nodes(_full(a, b, c), seed=3), numbers(_full(a, b))
 
-    def draw_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+    def sample_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
         full = _full(a, b, c)
         return on.key, nodes(a), lower(b), order, nodes(full, seed=2), nodes(full, seed=3)
 
@@ -101,9 +101,9 @@ def operators(on: Pattern) -> dict[str, Row]:
         "sample_and_kl": (3, lambda a, b, c: (on.key, *tensors(a, b, c))),
         "sample_and_kl_vjp": (3, lambda a, b, c: (*step_vjp(a, b, c), True)),
         "sample_and_kl_vjp, but for the noise": (3, lambda a, b, c: (*step_vjp(a, b, c), False)),
-        "draw": (3, lambda a, b, c: (on.key, nodes(a), lower(b), order, _full(a, b, c))),
-        "draw_vjp": (3, draw_vjp),
-        "draw_and_log_prob": (
+        "sample": (3, lambda a, b, c: (on.key, nodes(a), lower(b), order, _full(a, b, c))),
+        "sample_vjp": (3, sample_vjp),
+        "sample_and_log_prob": (
             4,
             lambda a, b, c, d: (on.key, nodes(a), lower(b), order, numbers(c)[..., None], nodes(d, seed=2)),
         ),

@@ -222,7 +222,18 @@ MISTAKES: dict[str, tuple[Callable[[Call], Any], type[Exception]]] = {
     "NaN": (nan, sg.NonFiniteError),
     "NaN in a list": (lambda call: nan(call).tolist(), sg.NonFiniteError),
 }
-INNER = ("square_distance", "solve", "matmul", "draw", "cholesky", "_vjp", "outer", "astype", "rhs", "column 1 of")
+INNER = (
+    "square_distance",
+    "solve",
+    "matmul",
+    "sample_and",
+    "cholesky",
+    "_vjp",
+    "outer",
+    "astype",
+    "rhs",
+    "column 1 of",
+)
 
 
 @every_call
@@ -314,7 +325,7 @@ BEYOND: dict[str, tuple[str, Callable[[torch.dtype, float], Any]]] = {
     "covariance_matrix": ("covariance_matrix", lambda d, x: pair(d, 0.0, 1 / x).covariance_matrix),
     "precision": ("precision", lambda d, x: pair(d, 0.0, x).precision),
     "precision_matrix": ("precision_matrix", lambda d, x: pair(d, 0.0, x).precision_matrix),
-    "information": ("information", lambda d, x: pair(d, x, x).information),
+    "information": ("information", lambda d, x: pair(d, x, x).information_vector),
     "whiten": ("whiten", lambda d, x: pair(d, 0.0, x).whiten(vector(d, x))),
     "colorize": ("colorize", lambda d, x: pair(d, 0.0, 1 / x).colorize(vector(d, x))),
     "rsample": ("rsample", lambda d, x: pair(d, 0.0, torch.finfo(d).tiny * 2.0**-20).rsample((64,))),

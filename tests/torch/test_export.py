@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def everything(q):
     ones = torch.ones_like(q.loc)
-    moments = q.mean, q.variance, q.entropy(), q.trace_covariance(), q.information, q.precision
+    moments = q.mean, q.variance, q.entropy(), q.trace_covariance(), q.information_vector, q.precision
     return *moments, q.log_prob(ones), *q.rsample_and_log_prob(noise=ones), *sample_and_kl(q, noise=ones)
 
 

@@ -64,7 +64,7 @@ def test_vmap_gives_what_the_loop_gives_on_every_batch_shape(row):
                 each = results(operator(row)(*(a[k] if i in mapped else a for i, a in enumerate(stacked))))
                 for of_map, of_loop in zip(found, each, strict=True):
                     assert of_map[k].shape == of_loop.shape
-                    if row != "draw":  # noise of its own for each element
+                    if row != "sample":  # noise of its own for each element
                         torch.testing.assert_close(of_map[k], of_loop, rtol=1e-13, atol=1e-13)
 
 

@@ -28,7 +28,7 @@ def test_second_moments_are_those_of_numpy_and_of_the_dense_inverse(kind):
     assert np.allclose(q.covariance_matrix.detach(), covariance, **CLOSE)
     assert np.allclose(q.precision_matrix.detach(), dense_precision(q), **CLOSE)
     assert np.allclose(q.precision.detach(), g.precision, **CLOSE)
-    assert np.allclose(q.information.detach(), g.information, **CLOSE)
+    assert np.allclose(q.information_vector.detach(), g.information_vector, **CLOSE)
     assert q.graph == g.graph
 
 
@@ -68,7 +68,7 @@ QUESTIONS = {
     "entropy": lambda q: q.entropy(),
     "precision_matrix": lambda q: q.precision_matrix,
     "covariance_matrix": lambda q: q.covariance_matrix,
-    "information": lambda q: q.information,
+    "information": lambda q: q.information_vector,
     "condition": lambda q: (c := q.condition([2, 0], [[0.5, 1.0]])).loc.sum(-1) + c.variance.sum(-1),
     "marginal": lambda q: (m := q.marginal([2, 0])).loc.sum(-1) + m.variance.sum(-1),
 }
@@ -97,7 +97,7 @@ def test_conditioning_has_gradients_with_respect_to_the_values():
 def test_an_information_vector_gives_the_mean():
     kind = Kind(sg.Grid(3, 3), "precision")
     q = kind.example(2)
-    again = GaussianGraphicalModel.from_information(q.information, precision=q.precision, topology=q.topology)
+    again = GaussianGraphicalModel.from_information(q.information_vector, precision=q.precision, topology=q.topology)
     assert torch.allclose(again.loc, q.loc, **CLOSE)
     assert again.graph == q.graph == kind.topology
 

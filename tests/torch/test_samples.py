@@ -280,12 +280,12 @@ def test_the_operators_keep_the_contract_of_the_dispatcher(topology):
     operators = torch.ops.sparseggm
     # The check of AOT dispatch would draw twice, and compare.
     random = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(operators.draw.default, (key, loc, lower, order, (3, 2)), test_utils=random)
+    torch.library.opcheck(operators.sample.default, (key, loc, lower, order, (3, 2)), test_utils=random)
     torch.library.opcheck(
-        operators.draw_vjp.default, (key, loc.detach(), lower.detach(), order, x.detach(), x.detach())
+        operators.sample_vjp.default, (key, loc.detach(), lower.detach(), order, x.detach(), x.detach())
     )
     peak = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(operators.draw_and_log_prob.default, (key, loc, lower, order, peak, x))
+    torch.library.opcheck(operators.sample_and_log_prob.default, (key, loc, lower, order, peak, x))
     torch.library.opcheck(operators.square_distance.default, (key, loc, lower, order, x))
     bar = torch.ones(3, 2, dtype=torch.float64)
     for needs_x in (True, False):

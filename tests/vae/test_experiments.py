@@ -89,7 +89,7 @@ def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> 
         origin = json.loads(path.with_suffix(".json").read_text())
         assert [run["posterior"] for run in origin["runs"]] == list(POSTERIORS)
         assert origin["runs"][0]["seed"] == 0
-        assert "torch" in origin["drawn_with"]
+        assert "torch" in origin["plotted_with"]
 
 
 def test_figures_need_a_run(tmp_path: Path, few_digits: Digits) -> None:

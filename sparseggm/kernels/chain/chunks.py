@@ -16,8 +16,8 @@ from __future__ import annotations
 from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.chain.recurrences import backward, forward, solve_backward, solve_forward
 from sparseggm.kernels.lanes.blocks import bad_lanes, gather_runs, new_block, scatter_runs
-from sparseggm.kernels.lanes.sums import energies, new_scratch
-from sparseggm.kernels.lanes.vector import constant, load, store
+from sparseggm.kernels.lanes.sums import kl_terms, new_scratch
+from sparseggm.kernels.lanes.vector import full_like, load, store
 
 
 @njit(**INNER)
@@ -26,7 +26,7 @@ def gather_factor(L, where, block):
     _, _, at, stride, count, size, entries, _ = where
     gather_runs(L, at, stride, count, block, entries)
     for p in range(entries, 2 * size):
-        store(block, p, constant(block, 0.0))
+        store(block, p, full_like(block, 0.0))
 
 
 # ---------------------------------------------------------------------- backward
@@ -34,7 +34,7 @@ def gather_factor(L, where, block):
 
 @njit(**INNER)
 def backward_blocks(L, nodes):
-    """Memory for some nodes: L, y, v, loc, and what `energies` needs."""
+    """Memory for some nodes: L, y, v, loc, and what `kl_terms` needs."""
     memory = new_block(5 * nodes, L)
     y, v = memory[2 * nodes : 3 * nodes], memory[3 * nodes : 4 * nodes]
     y[:] = 0.0
@@ -45,7 +45,7 @@ def backward_blocks(L, nodes):
 def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
     """z = loc + L⁻ᵀ ε and v = diag Σ of task[2:] = ε, loc, z, v, from y and v of the node after the chunk.
 
-    Task[0]: pivots must be positive, and v is computed. Task[1] is the pattern's indptr. Sums are those of `energies`,
+    Task[0]: pivots must be positive, and v is computed. Task[1] is the pattern's indptr. Sums are those of `kl_terms`,
     if there is a loc. Returns y and v of the first node, and a status: nonzero if a value may be wrong.
     """
     positive, indptr, eps, loc, z, v, past_caches = task
@@ -62,7 +62,7 @@ def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
         y_j = solve_backward(L_chunk, y_chunk, size, y_j, coming)
     if loc.shape[0]:
         gather_runs(loc, at, stride, count, mean, size)
-        energies(indptr, L_chunk, mean, y_chunk, v_chunk, size, scratch, sums, (loc, at + ahead, stride))
+        kl_terms(indptr, L_chunk, mean, y_chunk, v_chunk, size, scratch, sums, (loc, at + ahead, stride))
         bad += bad_lanes(y_chunk, 0, size)
     if z.shape[0]:
         scatter_runs(y_chunk, size, z, at, stride, count, past_caches and stride > 0)

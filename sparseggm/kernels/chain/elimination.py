@@ -19,20 +19,20 @@ from sparseggm.kernels.chain.recurrences import eliminate, substitute
 from sparseggm.kernels.chain.seams import (
     CHUNK,
     WARM_UP,
+    chunk_at,
     differ,
-    fetch,
     gather_entries,
     gather_nodes,
-    keep,
     left_over,
+    load_state,
     most_nodes,
     part_length,
-    place,
-    replace,
+    save_state,
+    swap_state,
 )
 from sparseggm.kernels.lanes.blocks import bad_lanes, begins_a_line, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.lanes.sums import log_determinants, new_scratch
-from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_positive, store
+from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_positive, store
 
 
 @njit(**KERNEL)
@@ -46,13 +46,13 @@ def eliminate_strips(indptr, P, b, carry, sums, first, last):
     blocks, scratch = _blocks(P, CHUNK), new_scratch(P)
     for strip in range(first, last):
         start = strip * lanes * part
-        _, _, pull, carried = _look(P, b, start, part, False, constant(blocks[0], 0.0), constant(blocks[0], 0.0))
-        keep(carry[strip], 0, pull, carried)
+        _, _, pull, carried = _look(P, b, start, part, False, full_like(blocks[0], 0.0), full_like(blocks[0], 0.0))
+        save_state(carry[strip], 0, pull, carried)
         for c in range(chunks):
-            where = place(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), CHUNK)
+            where = chunk_at(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), CHUNK)
             pull, carried, worse = _eliminate_chunk(P, b, where, blocks, pull, carried)
             log_determinants(indptr, blocks[0], where[5], scratch, sums[strip][c * lanes :])
-            keep(carry[strip], c + 1, pull, carried)
+            save_state(carry[strip], c + 1, pull, carried)
             bad += worse
     return bad
 
@@ -67,17 +67,17 @@ def mend_elimination(indptr, P, b, carry, sums, rest):
         states, lane = carry[p // lanes], p % lanes
         again = p > 0 and differ(states, 0, lane, kept)
         if again:
-            replace(states, 0, lane, kept)
+            swap_state(states, 0, lane, kept)
         for c in range(chunks if again else 0):
-            where = place(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
+            where = chunk_at(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
             pull, carried, worse = _eliminate_chunk(P, b, where, blocks, load(kept, 0), load(kept, 1))
             log_determinants(indptr, blocks[0], where[5], scratch, rest)
             sums[p // lanes, c * lanes + lane] = rest[0]
-            keep(kept, 0, pull, carried)
+            save_state(kept, 0, pull, carried)
             bad += worse
-            if replace(states, c + 1, lane, kept):
+            if swap_state(states, c + 1, lane, kept):
                 break
-        fetch(states, chunks, lane, kept)
+        load_state(states, chunks, lane, kept)
         bad += bad_lanes(kept, 0, 2)
     where = left_over(P, carry)
     pull, carried, worse = _eliminate_chunk(P, b, where, blocks, load(kept, 0), load(kept, 1))
@@ -95,10 +95,10 @@ def substitute_strips(P, b, x, carry, found, first, last):
         window, w, _, _ = _look(
             P, b, start + part, part, True, load(entering, 2 * chunks), load(entering, 2 * chunks + 1)
         )
-        x_j = substitute(window, w, w.shape[0], constant(window, 0.0))
+        x_j = substitute(window, w, w.shape[0], full_like(window, 0.0))
         store(found[strip], chunks, x_j)
         for c in range(chunks - 1, -1, -1):
-            where = place(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), -CHUNK)
+            where = chunk_at(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), -CHUNK)
             _eliminate_chunk(P, b, where, blocks, load(entering, 2 * c), load(entering, 2 * c + 1))
             x_j = substitute(blocks[0], blocks[1], where[5], x_j)
             scatter_runs(blocks[1], where[5], x, where[0], part, lanes, past_caches)
@@ -112,22 +112,22 @@ def mend_substitution(P, b, x, carry, found):
     lanes, chunks, part, bad = lanes_of(P), found.shape[1] - 1, part_length(P, carry), 0
     blocks, entering, kept = _blocks(P, most_nodes(P, carry)), new_block(2, P), new_block(1, P)
     where = left_over(P, carry)
-    fetch(carry[carry.shape[0] - 1], chunks, lanes - 1, entering)
+    load_state(carry[carry.shape[0] - 1], chunks, lanes - 1, entering)
     _eliminate_chunk(P, b, where, blocks, load(entering, 0), load(entering, 1))
-    store(kept, 0, substitute(blocks[0], blocks[1], where[5], constant(kept, 0.0)))
+    store(kept, 0, substitute(blocks[0], blocks[1], where[5], full_like(kept, 0.0)))
     scatter_runs(blocks[1], where[5], x, where[0], 0, 1, False)
     for p in range(carry.shape[0] * lanes - 1, -1, -1):
         states, solution, lane = carry[p // lanes], found[p // lanes], p % lanes
         again = differ(solution, chunks, lane, kept)
         for c in range(chunks - 1 if again else -1, -1, -1):
-            where = place(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
-            fetch(states, c, lane, entering)
+            where = chunk_at(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
+            load_state(states, c, lane, entering)
             _eliminate_chunk(P, b, where, blocks, load(entering, 0), load(entering, 1))
             store(kept, 0, substitute(blocks[0], blocks[1], where[5], load(kept, 0)))
             scatter_runs(blocks[1], where[5], x, where[0], 0, 1, False)
-            if replace(solution, c, lane, kept):
+            if swap_state(solution, c, lane, kept):
                 break
-        fetch(solution, 0, lane, kept)
+        load_state(solution, 0, lane, kept)
         bad += bad_lanes(kept, 0, 1)
     return bad
 
@@ -166,10 +166,10 @@ def _look(P, b, seam, stride, outward, pull, carried):
         gather_entries(b, first, stride, w)
         coming = (P, 2 * first, 2 * stride), (b, first, stride)
         pull_after, carried_after, bad = eliminate(P_window, w, reach, pull, carried, coming)
-        influence = constant(P_window, 1.0)
+        influence = full_like(P_window, 1.0)
         for j in range(reach):
             ratio = load(P_window, 2 * j + 1)
             influence = influence * (ratio * ratio)
-        if bad or reach == stride or not_positive(constant(P_window, negligible) - influence) == 0:
+        if bad or reach == stride or not_positive(full_like(P_window, negligible) - influence) == 0:
             return P_window, w, pull_after, carried_after
         reach *= 4

@@ -1,6 +1,6 @@
 """The recurrences of a chain, L_jj = a_j and L_{j+1,j} = b_j, on blocks or 1-D arrays.
 
-Backward, for a draw and the variances:   y_j = (ε_j − b_j y_{j+1}) / a_j,   v_j = (1 + b_j² v_{j+1}) / a_j².
+Backward, for a sample and the variances:   y_j = (ε_j − b_j y_{j+1}) / a_j,   v_j = (1 + b_j² v_{j+1}) / a_j².
 Forward, for their adjoints:   ε̄_j = (z̄_j − b_{j−1} ε̄_{j−1}) / a_j,   g_j = k̄ + (b_{j−1} / a_{j−1})² g_{j−1}.
 Forward, for the factor:   d_j = P_jj − b_{j−1}²,   a_j = √d_j,   b_j = P_{j+1,j} / a_j.
 Forward, for P = L D Lᵀ:   d_j = P_jj − l_{j−1} P_{j,j−1},   l_j = P_{j+1,j} / d_j,   y_j = rhs_j − l_{j−1} y_{j−1}.
@@ -13,14 +13,14 @@ import numpy as np
 from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.lanes.tiles import announce
 from sparseggm.kernels.lanes.vector import (
-    constant,
-    flushed,
+    full_like,
     load,
+    minimum,
     not_finite,
     not_positive,
-    smaller,
     square_root,
     store,
+    zero_below,
 )
 
 SMALL_PIVOT = -2
@@ -68,14 +68,14 @@ def backward(L, y, v, end, y_j, v_j, coming):
     Returns those of node 0, and the number of lanes with a pivot that is not positive and finite. `coming` are the
     sources of the next L and ε.
     """
-    one, zero = constant(L, 1.0), constant(L, 0.0)
+    one, zero = full_like(L, 1.0), full_like(L, 0.0)
     least, taint = one, zero
     for j in range(end - 1, -1, -1):
         announce(L, coming[0], 2 * j)
         announce(L, coming[0], 2 * j + 1)
         announce(y, coming[1], j)
         a, b = load(L, 2 * j), load(L, 2 * j + 1)
-        least, taint = smaller(a, least), taint + zero * a
+        least, taint = minimum(a, least), taint + zero * a
         inverse = one / a  # one division a node: it takes longer than all else
         y_j = (load(y, j) - b * y_j) * inverse
         ratio = b * inverse
@@ -92,7 +92,7 @@ def forward(L, y, v, e, k_bar, end, carried, g, coming):
     y and v are there. L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}; returns
     it and g for node `end`, and the number of lanes where L̄ is not finite. `coming` is the source of the next z̄.
     """
-    one, zero = constant(L, 1.0), constant(L, 0.0)
+    one, zero = full_like(L, 1.0), full_like(L, 0.0)
     taint = zero
     for j in range(end):
         announce(e, coming, j)
@@ -114,7 +114,7 @@ def forward(L, y, v, e, k_bar, end, carried, g, coming):
 @njit(**INNER)
 def variances(L, v):
     """v alone."""
-    one = constant(L, 1.0)
+    one = full_like(L, 1.0)
     last = v.shape[0] - 1
     inverse = one / load(L, 2 * last)
     v_j = inverse * inverse
@@ -129,16 +129,16 @@ def variances(L, v):
 @njit(**INNER)
 def variances_adjoint(L, v, v_bar, L_bar):
     """L̄ for the cotangents of v: g_j = v̄_j + (b_{j−1} / a_{j−1})² g_{j−1}."""
-    one, two = constant(L, 1.0), constant(L, 2.0)
+    one, two = full_like(L, 1.0), full_like(L, 2.0)
     last = v.shape[0] - 1
     g = load(v_bar, 0)
     for j in range(last):
         inverse = one / load(L, 2 * j)
         ratio = load(L, 2 * j + 1) * inverse
-        store(L_bar, 2 * j, constant(L, -2.0) * g * (load(v, j) * inverse))
+        store(L_bar, 2 * j, full_like(L, -2.0) * g * (load(v, j) * inverse))
         store(L_bar, 2 * j + 1, (two * g) * ((ratio * inverse) * load(v, j + 1)))
         g = load(v_bar, j + 1) + (ratio * ratio) * g
-    store(L_bar, 2 * last, constant(L, -2.0) * g * (load(v, last) / load(L, 2 * last)))
+    store(L_bar, 2 * last, full_like(L, -2.0) * g * (load(v, last) / load(L, 2 * last)))
 
 
 @njit(**INNER)
@@ -149,7 +149,7 @@ def factorise(P, L, negligible):
     """
     last = (P.shape[0] - 1) // 2
     coming = L.reshape(L.size), 0, 0
-    d, failed, least = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), constant(L, 1.0), coming)
+    d, failed, least = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), full_like(L, 1.0), coming)
     if failed >= 0:
         return failed
     if not_positive(d):
@@ -167,7 +167,7 @@ def factorise_nodes(P, L, negligible, d, least, coming):
     `least` and d_{j+1} − ∛u P_{j+1,j+1}, which is positive where no pivot is small. `coming` is the source of the
     next P.
     """
-    small = constant(P, small_share(P))
+    small = full_like(P, small_share(P))
     for j in range(L.shape[0] // 2):
         announce(P, coming, 2 * j)
         announce(P, coming, 2 * j + 1)
@@ -175,11 +175,11 @@ def factorise_nodes(P, L, negligible, d, least, coming):
             store(L, 2 * j, d)
             return d, j, least
         a, next_d = square_root(d), load(P, 2 * j + 2)
-        b = flushed(load(P, 2 * j + 1) / a, negligible * square_root(next_d))
+        b = zero_below(load(P, 2 * j + 1) / a, negligible * square_root(next_d))
         store(L, 2 * j, a)
         store(L, 2 * j + 1, b)
         d = next_d - b * b
-        least = smaller(d - small * next_d, least)
+        least = minimum(d - small * next_d, least)
     return d, -1, least
 
 
@@ -191,8 +191,8 @@ def eliminate(P, w, end, pull, carried, coming):
     number of lanes with a pivot that is not finite, or not above ∛u P_jj by a normal number. `coming` are the sources
     of the next P and b.
     """
-    small = constant(P, small_share(P))
-    one, zero = constant(P, 1.0), constant(P, 0.0)
+    small = full_like(P, small_share(P))
+    one, zero = full_like(P, 1.0), full_like(P, 0.0)
     least, taint = one, zero
     for j in range(end):
         announce(P, coming[0], 2 * j)
@@ -200,14 +200,14 @@ def eliminate(P, w, end, pull, carried, coming):
         announce(w, coming[1], j)
         P_jj, coupling, y_j = load(P, 2 * j), load(P, 2 * j + 1), load(w, j) - carried
         d = P_jj - pull
-        least, taint = smaller(d - small * P_jj, least), taint + zero * d
+        least, taint = minimum(d - small * P_jj, least), taint + zero * d
         inverse = one / d
         ratio = coupling * inverse
         store(P, 2 * j, d)
         store(P, 2 * j + 1, ratio)
         store(w, j, y_j * inverse)
         pull, carried = ratio * coupling, ratio * y_j
-    return pull, carried, not_positive(least + taint - constant(P, np.finfo(P.dtype).tiny))
+    return pull, carried, not_positive(least + taint - full_like(P, np.finfo(P.dtype).tiny))
 
 
 @njit(**INNER)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparseggm.kernels import INNER, njit
-from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_finite, not_positive, store
+from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_finite, not_positive, store
 
 CHUNK = 256
 """Nodes of each part whose numbers are in cache at a time."""
@@ -26,7 +26,7 @@ def most_nodes(L, carry):
 
 
 @njit(**INNER)
-def place(L, at, stride, size, ahead):
+def chunk_at(L, at, stride, size, ahead):
     """`where` of `chunks`: `size` nodes from `at` on of each part."""
     entries = min(2 * size, L.shape[0] - 2 * at)
     return at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead
@@ -34,19 +34,19 @@ def place(L, at, stride, size, ahead):
 
 @njit(**INNER)
 def left_over(L, carry):
-    """`place` of the nodes after the last part, the same in every lane."""
+    """`chunk_at` of the nodes after the last part, the same in every lane."""
     start = carry.shape[0] * lanes_of(L) * part_length(L, carry)
-    return place(L, start, 0, (L.shape[0] + 1) // 2 - start, 0)
+    return chunk_at(L, start, 0, (L.shape[0] + 1) // 2 - start, 0)
 
 
 @njit(**INNER)
-def keep(states, c, first, second):
+def save_state(states, c, first, second):
     store(states, 2 * c, first)
     store(states, 2 * c + 1, second)
 
 
 @njit(**INNER)
-def fetch(states, c, lane, kept):
+def load_state(states, c, lane, kept):
     """What one part kept, for all lanes."""
     rows = kept.shape[0]
     for i in range(rows):
@@ -63,7 +63,7 @@ def differ(states, c, lane, kept):
 
 
 @njit(**INNER)
-def replace(states, c, lane, kept):
+def swap_state(states, c, lane, kept):
     """What a part kept before, by what it has now; whether they are equal."""
     rows, equal = kept.shape[0], True
     for i in range(rows):
@@ -84,8 +84,8 @@ def bad_chain_pivots(positive, L):
 @njit(**INNER)
 def reach_of(L, seam, stride, outward, L_chunk):
     """Nodes after a seam, or before it, whose Π |b_j / a_j| is below u / 2 in every lane; at most those of a part."""
-    influence, reach = constant(L_chunk, 1.0), 0
-    negligible = constant(L_chunk, (np.finfo(L.dtype).eps / 4) ** 2)
+    influence, reach = full_like(L_chunk, 1.0), 0
+    negligible = full_like(L_chunk, (np.finfo(L.dtype).eps / 4) ** 2)
     while reach < stride:
         size = min(WARM_UP, stride - reach)
         gather_nodes(L, seam + reach if outward else seam - reach - size, stride, L_chunk[: 2 * size])

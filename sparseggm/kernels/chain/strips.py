@@ -32,17 +32,17 @@ from sparseggm.kernels.chain.seams import (
     CHUNK,
     WARM_UP,
     bad_chain_pivots,
+    chunk_at,
     differ,
-    fetch,
     gather_entries,
     gather_nodes,
-    keep,
     left_over,
+    load_state,
     most_nodes,
     part_length,
-    place,
     reach_of,
-    replace,
+    save_state,
+    swap_state,
 )
 from sparseggm.kernels.lanes.blocks import (
     add_means,
@@ -53,7 +53,7 @@ from sparseggm.kernels.lanes.blocks import (
     new_block,
     scatter_runs,
 )
-from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_positive, store
+from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_positive, store
 
 # ---------------------------------------------------------------------- backward
 
@@ -70,12 +70,12 @@ def backward_strips(task, L, carry, sums, first, last):
     for strip in range(first, last):
         start = strip * lanes * part
         y_j, v_j = _guess_backward(task, L, start + part, part, blocks)
-        keep(carry[strip], chunks, y_j, v_j)
+        save_state(carry[strip], chunks, y_j, v_j)
         for c in range(chunks - 1, -1, -1):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = place(L, at, part, size, -CHUNK)
+            where = chunk_at(L, at, part, size, -CHUNK)
             y_j, v_j, worse = backward_chunk(task, L, where, blocks, y_j, v_j, sums[strip][c * lanes :])
-            keep(carry[strip], c, y_j, v_j)
+            save_state(carry[strip], c, y_j, v_j)
             bad += worse
     return bad
 
@@ -85,25 +85,25 @@ def mend_backward(suspect, task, L, carry, sums, rest):
     """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
     lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, blocks, kept = part_length(L, carry), backward_blocks(L, most_nodes(L, carry)), new_block(2, L)
-    zero, sum_again = constant(kept, 0.0), np.empty(rest.shape[0])
+    zero, sum_again = full_like(kept, 0.0), np.empty(rest.shape[0])
     y_j, v_j, bad = backward_chunk(task, L, left_over(L, carry), blocks, zero, zero, rest)
-    keep(kept, 0, y_j, v_j)
+    save_state(kept, 0, y_j, v_j)
     for p in range(carry.shape[0] * lanes - 1, -1, -1):
         states, lane = carry[p // lanes], p % lanes
         again = differ(states, chunks, lane, kept)
         if again:
-            replace(states, chunks, lane, kept)
+            swap_state(states, chunks, lane, kept)
         for c in range(chunks - 1 if again else -1, -1, -1):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = place(L, at, 0, size, 0)
+            where = chunk_at(L, at, 0, size, 0)
             y_j, v_j, worse = backward_chunk(task, L, where, blocks, load(kept, 0), load(kept, 1), sum_again)
-            keep(kept, 0, y_j, v_j)
+            save_state(kept, 0, y_j, v_j)
             bad += worse
             if rest.shape[0]:
                 sums[p // lanes, c * lanes + lane] = sum_again[0]
-            if replace(states, c, lane, kept):
+            if swap_state(states, c, lane, kept):
                 break
-        fetch(states, 0, lane, kept)
+        load_state(states, 0, lane, kept)
         bad += bad_lanes(kept, 0, 2)
     if suspect:  # in a part that was done again?
         bad += bad_chain_pivots(task[0], L) + bad_numbers(task[4]) + bad_numbers(task[5])
@@ -115,7 +115,7 @@ def _guess_backward(task, L, seam, stride, blocks):
     """y and v at node `seam` of each lane."""
     positive, eps = task[0], task[2]
     L_chunk, y_chunk, v_chunk, _, _ = blocks
-    y_j, v_j = constant(L_chunk, 0.0), constant(L_chunk, 0.0)
+    y_j, v_j = full_like(L_chunk, 0.0), full_like(L_chunk, 0.0)
     reach = reach_of(L, seam, stride, True, L_chunk)
     for offset in range((reach - 1) // CHUNK * CHUNK, -1, -CHUNK):
         size = min(CHUNK, reach - offset)
@@ -144,12 +144,12 @@ def forward_strips(task, L, entering, carry, first, last):
     for strip in range(first, last):
         start = strip * lanes * part
         carried, g = _guess_forward(task, L, start, part, blocks)
-        keep(carry[strip], 0, carried, g)
+        save_state(carry[strip], 0, carried, g)
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = place(L, at, part, size, CHUNK)
+            where = chunk_at(L, at, part, size, CHUNK)
             carried, g, worse = _forward_chunk(task, L, where, blocks, entering[strip], 2 * c + 2, carried, g)
-            keep(carry[strip], c + 1, carried, g)
+            save_state(carry[strip], c + 1, carried, g)
             bad += worse
             for lane in range(lanes):
                 bad += _add_mean(task, at + lane * part, size)
@@ -166,14 +166,14 @@ def mend_forward(suspect, task, L, entering, carry):
         states, lane = carry[p // lanes], p % lanes
         for c in range(chunks if p and differ(states, 0, lane, kept) else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
-            where = place(L, at, 0, size, 0)
-            fetch(entering[p // lanes], c + 1, lane, after)
+            where = chunk_at(L, at, 0, size, 0)
+            load_state(entering[p // lanes], c + 1, lane, after)
             carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
-            keep(kept, 0, carried, g)
+            save_state(kept, 0, carried, g)
             bad += worse
-            if replace(states, c + 1, lane, kept):
+            if swap_state(states, c + 1, lane, kept):
                 break
-        fetch(states, chunks, lane, kept)
+        load_state(states, chunks, lane, kept)
         bad += bad_lanes(kept, 0, 2)
     after[:] = 0.0
     where = left_over(L, carry)
@@ -209,8 +209,8 @@ def _guess_forward(task, L, seam, stride, blocks):
     """What enters node `seam` of each lane: b ε̄ of the node before it, and g."""
     z_bar, k_bar, adjoint = task[1], task[2], task[3].shape[0] > 0
     L_chunk, e_chunk = blocks[0], blocks[3]
-    one, start = constant(L_chunk, 1.0), load(k_bar, 0)
-    carried, g = constant(L_chunk, 0.0), start
+    one, start = full_like(L_chunk, 1.0), load(k_bar, 0)
+    carried, g = full_like(L_chunk, 0.0), start
     reach = reach_of(L, seam, stride, False, L_chunk)
     for offset in range(reach, 0, -CHUNK):
         size = min(CHUNK, offset)
@@ -236,10 +236,10 @@ def factorise_strips(P, L, carry, first, last):
     lanes, chunks, small_pivots = lanes_of(P), carry.shape[1] - 1, 0
     part, negligible = part_length(P, carry), math.sqrt(np.finfo(P.dtype).tiny)
     P_chunk, L_chunk = new_block(2 * CHUNK + 2, P), new_block(2 * CHUNK, P)
-    small, past_caches = constant(P_chunk, negligible), begins_a_line(L)
+    small, past_caches = full_like(P_chunk, negligible), begins_a_line(L)
     for strip in range(first, last):
         start = strip * lanes * part
-        d, least = _guess_pivot(P, start, part, P_chunk, L_chunk), constant(P_chunk, 1.0)
+        d, least = _guess_pivot(P, start, part, P_chunk, L_chunk), full_like(P_chunk, 1.0)
         store(carry[strip], 0, d)
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
@@ -260,8 +260,8 @@ def mend_factorise(P, L, carry):
     lanes, chunks = lanes_of(P), carry.shape[1] - 1
     part, most = part_length(P, carry), most_nodes(P, carry)
     P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
-    small = constant(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
-    kept, least = new_block(1, P), constant(P_chunk, 1.0)
+    small = full_like(P_chunk, math.sqrt(np.finfo(P.dtype).tiny))
+    kept, least = new_block(1, P), full_like(P_chunk, 1.0)
     for p in range(carry.shape[0] * lanes):
         pivots, lane = carry[p // lanes], p % lanes
         again = p > 0 and differ(pivots, 0, lane, kept)
@@ -274,9 +274,9 @@ def mend_factorise(P, L, carry):
                 return 1
             scatter_runs(L_chunk, 2 * size, L, 2 * at, 0, lanes, False)
             store(kept, 0, d)
-            if replace(pivots, c + 1, lane, kept):
+            if swap_state(pivots, c + 1, lane, kept):
                 break
-        fetch(pivots, chunks, lane, kept)
+        load_state(pivots, chunks, lane, kept)
     where = left_over(P, carry)
     start, size = where[0], where[5]
     gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])
@@ -294,11 +294,11 @@ def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
 
     How a pivot bears on the next, (L_{j+1,j} / L_jj)², is known only afterwards: the way is doubled until it does.
     """
-    negligible, small = np.finfo(P.dtype).eps / 4, constant(P_chunk, 0.0)
+    negligible, small = np.finfo(P.dtype).eps / 4, full_like(P_chunk, 0.0)
     reach = WARM_UP
     while True:
         reach = min(reach, stride)
-        influence, d = constant(P_chunk, 1.0), constant(P_chunk, 1.0)
+        influence, d = full_like(P_chunk, 1.0), full_like(P_chunk, 1.0)
         for offset in range(reach, 0, -CHUNK):
             size = min(CHUNK, offset)
             gather_nodes(P, seam - offset, stride, P_chunk[: 2 * size + 2])
@@ -310,6 +310,6 @@ def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
             for j in range(size):
                 ratio = load(L_chunk, 2 * j + 1) / load(L_chunk, 2 * j)
                 influence = influence * (ratio * ratio)
-        if reach == stride or not_positive(constant(P_chunk, negligible) - influence) == 0:
+        if reach == stride or not_positive(full_like(P_chunk, negligible) - influence) == 0:
             return d
         reach *= 4

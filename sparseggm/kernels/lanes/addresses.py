@@ -20,32 +20,32 @@ from sparseggm.kernels import INNER, njit
 
 
 @njit(**INNER)
-def read_rows(address, rows, size, number):
+def read_rows(address, rows, size, like):
     """A read-only array (rows, size)."""
-    return read_at(address, rows * size, number).reshape(rows, size)
+    return read_at(address, rows * size, like).reshape(rows, size)
 
 
 @njit(**INNER)
-def write_rows(address, rows, size, number):
+def write_rows(address, rows, size, like):
     """An array (rows, size); without rows at the address 0, which says that it is not wanted."""
     rows = rows if address else 0
-    return write_at(address, rows * size, number).reshape(rows, size)
+    return write_at(address, rows * size, like).reshape(rows, size)
 
 
 # ---------------------------------------------------------------------- meaning
 
 
-def read_at(address, size, number):
-    """The array (size,) of the type of `number` at an address, read-only."""
-    array = write_at(address, size, number)
+def read_at(address, size, like):
+    """The array (size,) of the type of `like` at an address, read-only."""
+    array = write_at(address, size, like)
     array.flags.writeable = False
     return array
 
 
-def write_at(address, size, number):
-    """The array (size,) of the type of `number` at an address."""
-    memory = (ctypes.c_byte * (size * number.itemsize)).from_address(address)
-    return np.frombuffer(memory, number.dtype)
+def write_at(address, size, like):
+    """The array (size,) of the type of `like` at an address."""
+    memory = (ctypes.c_byte * (size * like.itemsize)).from_address(address)
+    return np.frombuffer(memory, like.dtype)
 
 
 # ---------------------------------------------------------------------- instructions
@@ -53,8 +53,8 @@ def write_at(address, size, number):
 
 def _overload_at(function, readonly):
     @intrinsic
-    def make(context, address, size, number):
-        kind = types.Array(number, 1, "C", readonly=readonly)
+    def make(context, address, size, like):
+        kind = types.Array(like, 1, "C", readonly=readonly)
 
         def codegen(context, builder, signature, arguments):
             array = context.make_array(kind)(context, builder)
@@ -71,11 +71,11 @@ def _overload_at(function, readonly):
             )
             return array._getvalue()
 
-        return kind(types.intp, types.intp, number), codegen
+        return kind(types.intp, types.intp, like), codegen
 
     @overload(function)
-    def choose(address, size, number):
-        return lambda address, size, number: make(address, size, number)
+    def choose(address, size, like):
+        return lambda address, size, like: make(address, size, like)
 
 
 _overload_at(read_at, True)

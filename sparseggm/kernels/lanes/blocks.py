@@ -7,14 +7,14 @@ from numba.extending import overload, register_jitable
 
 from sparseggm.kernels import INLINED, INNER, njit
 from sparseggm.kernels.lanes.tiles import gather_tile, scatter_tile, stream_tile
-from sparseggm.kernels.lanes.vector import REGISTER_BYTES, constant, lanes_of, load, not_finite, not_positive, smaller
+from sparseggm.kernels.lanes.vector import REGISTER_BYTES, full_like, lanes_of, load, minimum, not_finite, not_positive
 
 UNCACHED = 1 << 22
 """Bytes of a result from which it is stored past the caches: they would not hold it until it is read."""
 
 
 @njit(**INNER)
-def is_few(first, last, lanes):
+def too_few_for_lanes(first, last, lanes):
     """Whether a part of a batch is too small to fill a block with: then its rows are done one at a time."""
     return 4 * (last - first) < lanes
 
@@ -31,7 +31,7 @@ def new_block(size, like):
 @njit(**INNER)
 def bad_lanes(block, begin, end):
     """The number of lanes, 0 or 1 for a 1-D array, that hold a NaN or an infinity in the rows begin … end."""
-    zero = constant(block, 0.0)
+    zero = full_like(block, 0.0)
     taint, other, third, fourth = zero, zero, zero, zero  # four sums at a time: one alone would wait for itself
     for i in range(begin, end - 3, 4):
         taint = taint + zero * load(block, i)
@@ -64,11 +64,11 @@ def add_means(z_bar, k_bar, loc, loc_bar, first, last):
 @njit(**INNER)
 def bad_pivots(indptr, L, n):
     """The number of lanes with a diagonal entry, of the first n, that is not positive and finite."""
-    zero, least = constant(L, 0.0), constant(L, 1.0)
+    zero, least = full_like(L, 0.0), full_like(L, 1.0)
     taint = zero
     for j in range(n):
         pivot = load(L, indptr[j])
-        least = smaller(pivot, least)
+        least = minimum(pivot, least)
         taint = taint + zero * pivot
     return not_positive(least + taint)
 

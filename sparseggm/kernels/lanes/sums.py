@@ -1,4 +1,4 @@
-"""Sums over the nodes in float64: log determinants, and what a draw adds to KL(q ‖ N(0, I)), for each lane."""
+"""Sums over the nodes in float64: log determinants, and what a sample adds to KL(q ‖ N(0, I)), for each lane."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.lanes.logarithm import logarithms
 from sparseggm.kernels.lanes.tiles import announce
-from sparseggm.kernels.lanes.vector import constant, double, exponent, lanes_of, load, mantissa, put, store
+from sparseggm.kernels.lanes.vector import as_float64, exponent, full_like, lanes_of, load, mantissa, store, store_run
 
 _LN2 = math.log(2.0)
 
 
 @njit(**INNER)
 def new_scratch(like):
-    """Memory for `energies`."""
+    """Memory for `kl_terms`."""
     return np.empty(2 * lanes_of(like))
 
 
@@ -28,33 +28,33 @@ def log_determinants(indptr, L, n, scratch, sums):
     time, which in float64 are far from its ends, or of each float64 number, which must not be subnormal.
     """
     lanes, group = lanes_of(L), 4 if L.itemsize == 4 else 1
-    one = double(constant(L, 1.0))
-    product, k, m = one, double(constant(L, 0.0)), one
+    one = as_float64(full_like(L, 1.0))
+    product, k, m = one, as_float64(full_like(L, 0.0)), one
     for j in range(n):
-        product = product * double(load(L, indptr[j]))
+        product = product * as_float64(load(L, indptr[j]))
         if (j + 1) % group == 0 or j + 1 == n:
             k, m = k + exponent(product), m * mantissa(product)
             k, m, product = k + exponent(m), mantissa(m), one
-    put(scratch, 0, m)
-    put(scratch, lanes, k)
+    store_run(scratch, 0, m)
+    store_run(scratch, lanes, k)
     logarithms(scratch[:lanes])
     for lane in range(lanes):
         sums[lane] = 2.0 * (scratch[lane] + scratch[lanes + lane] * _LN2)
 
 
 @njit(**INNER)
-def energies(indptr, L, mean, y, variances, n, scratch, sums, coming):
+def kl_terms(indptr, L, mean, y, variances, n, scratch, sums, coming):
     """sums[lane] = Σ v + loc² + 2 log L_jj over the first n nodes, and loc + y in place of y.
 
     Pivots are not subnormal, as the variances are finite. `coming` is the source of the next loc, see `tiles.announce`.
     """
-    lanes, total = lanes_of(y), double(constant(y, 0.0))
+    lanes, total = lanes_of(y), as_float64(full_like(y, 0.0))
     for j in range(n):
         announce(mean, coming, j)
         loc = load(mean, j)
-        total = total + (double(load(variances, j)) + double(loc) * double(loc))
+        total = total + (as_float64(load(variances, j)) + as_float64(loc) * as_float64(loc))
         store(y, j, loc + load(y, j))
     log_determinants(indptr, L, n, scratch, sums)
-    put(scratch, 0, total)
+    store_run(scratch, 0, total)
     for lane in range(lanes):
         sums[lane] += scratch[lane]

@@ -139,7 +139,7 @@ _scatter_tile, _stream_tile = _scattered(False), _scattered(True)
 @intrinsic
 def _prefetch(context, array, i):
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    how = [ir.Constant(number, constant) for constant in (0, 2, 1)]  # to read; into the second cache; data
+    how = [ir.Constant(number, full_like) for full_like in (0, 2, 1)]  # to read; into the second cache; data
 
     def codegen(context, builder, signature, arguments):
         pointer = builder.bitcast(pointer_to(context, builder, signature.args[0], *arguments), byte)

@@ -39,7 +39,7 @@ def store(block, i, value):
     block[i] = value
 
 
-def constant(block, number):
+def full_like(block, number):
     """A number as a value of the block's kind and dtype."""
     return np.full(block.shape[1:], number, block.dtype)[()]
 
@@ -49,12 +49,12 @@ def square_root(value):
     return np.sqrt(value)
 
 
-def flushed(value, threshold):
+def zero_below(value, threshold):
     """The value, 0 in lanes where |value| < threshold."""
     return np.where(abs(value) < threshold, value.dtype.type(0), value)[()]
 
 
-def smaller(value, other):
+def minimum(value, other):
     """The lesser of each lane; where either is NaN, the second."""
     return np.where(value < other, value, other)[()]
 
@@ -79,12 +79,12 @@ def not_finite(value):
     return int(np.count_nonzero(~(abs(value) < np.inf)))
 
 
-def double(value):
+def as_float64(value):
     """The value in float64, with as many lanes."""
     return np.asarray(value, np.float64)[()]
 
 
-def put(array, offset, value):
+def store_run(array, offset, value):
     """array[offset : offset + lanes] = value, for a 1-D array of the value's dtype."""
     array[offset : offset + value.size] = value
 
@@ -204,7 +204,7 @@ def _store(context, block, i, value):
 
 
 @intrinsic
-def _constant(context, block, number):
+def _full_like(context, block, number):
     def codegen(context, builder, signature, arguments):
         kind = signature.args[0]
         scalar = context.cast(builder, arguments[1], types.float64, kind.dtype)
@@ -223,9 +223,9 @@ def _overload_store(block, i, value):
     return lambda block, i, value: _store(block, i, value)
 
 
-@overload(constant)
-def _overload_constant(block, number):
-    return lambda block, number: _constant(block, number)
+@overload(full_like)
+def _overload_full_like(block, number):
+    return lambda block, number: _full_like(block, number)
 
 
 @overload(lanes_of)
@@ -321,7 +321,7 @@ _overload_of_one(not_finite, _emit_not_finite, types.int64)
 
 
 @intrinsic
-def _flushed(context, value, threshold):
+def _zero_below(context, value, threshold):
     def codegen(context, builder, signature, arguments):
         value, threshold = arguments
         small = builder.fcmp_ordered("<", _llvm(builder, "fabs", value), threshold)
@@ -330,26 +330,26 @@ def _flushed(context, value, threshold):
     return value(value, value), codegen
 
 
-@overload(flushed)
-def _overload_flushed(value, threshold):
-    return lambda value, threshold: _flushed(value, threshold)
+@overload(zero_below)
+def _overload_zero_below(value, threshold):
+    return lambda value, threshold: _zero_below(value, threshold)
 
 
 @intrinsic
-def _smaller(context, value, other):
+def _minimum(context, value, other):
     def codegen(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
 
     return value(value, value), codegen
 
 
-@overload(smaller)
-def _overload_smaller(value, other):
-    return lambda value, other: _smaller(value, other)
+@overload(minimum)
+def _overload_minimum(value, other):
+    return lambda value, other: _minimum(value, other)
 
 
 @intrinsic
-def _double(context, value):
+def _as_float64(context, value):
     result = Lanes(types.float64, value.count)
 
     def codegen(context, builder, signature, arguments):
@@ -360,7 +360,7 @@ def _double(context, value):
 
 
 @intrinsic
-def _put(context, array, offset, value):
+def _store_run(context, array, offset, value):
     def codegen(context, builder, signature, arguments):
         kind = signature.args[0]
         memory, first, stored = arguments
@@ -370,11 +370,11 @@ def _put(context, array, offset, value):
     return types.void(array, types.intp, value), codegen
 
 
-@overload(double)
-def _overload_double(value):
-    return lambda value: _double(value)
+@overload(as_float64)
+def _overload_as_float64(value):
+    return lambda value: _as_float64(value)
 
 
-@overload(put)
-def _overload_put(array, offset, value):
-    return lambda array, offset, value: _put(array, offset, value)
+@overload(store_run)
+def _overload_store_run(array, offset, value):
+    return lambda array, offset, value: _store_run(array, offset, value)

@@ -12,18 +12,18 @@ import numpy as np
 
 from sparseggm.kernels import INLINED, INNER, KERNEL, njit
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT, factorise, small_share
-from sparseggm.kernels.lanes.blocks import gather, is_few, new_block, new_like, scatter
+from sparseggm.kernels.lanes.blocks import gather, new_block, new_like, scatter, too_few_for_lanes
 from sparseggm.kernels.lanes.sums import log_determinants, new_scratch
 from sparseggm.kernels.lanes.vector import (
-    constant,
-    flushed,
+    full_like,
     lanes_of,
     load,
+    minimum,
     not_finite,
     not_positive,
-    smaller,
     square_root,
     store,
+    zero_below,
 )
 
 
@@ -37,7 +37,7 @@ def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns
     An entry |L_ij| < √tiny √P_ii is set to zero: fill that decays so far would soon be subnormal, and slow.
     """
     lanes, status = lanes_of(precision), 0
-    few = is_few(first, last, lanes)
+    few = too_few_for_lanes(first, last, lanes)
     P, L = new_block(0 if few else precision.shape[1], precision), new_block(0 if few else rows.shape[0], precision)
     scratch, of_block = new_scratch(P), np.empty(lanes)
     for start in range(first, last, lanes):
@@ -134,7 +134,7 @@ def log_determinants_of_factors(indptr, factor, sums, first, last):
 def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
     """Overwrite L; the first column in which a pivot is not positive, where it stops; `SMALL_PIVOT`, or −1."""
     n = indptr.shape[0] - 1
-    negligible = constant(L, math.sqrt(np.finfo(L.dtype).tiny))
+    negligible = full_like(L, math.sqrt(np.finfo(L.dtype).tiny))
     if is_chain:
         return factorise(P, L, negligible)
     slot = np.empty(n, np.int32)
@@ -155,11 +155,11 @@ def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
         pivot = square_root(pivot)
         store(L, begin, pivot)
         for q in range(begin + 1, end):
-            store(L, q, flushed(load(L, q) / pivot, load(threshold, rows[q])))
-    least = constant(L, 1.0)
-    root_of_share = constant(L, math.sqrt(small_share(L))) / negligible
+            store(L, q, zero_below(load(L, q) / pivot, load(threshold, rows[q])))
+    least = full_like(L, 1.0)
+    root_of_share = full_like(L, math.sqrt(small_share(L))) / negligible
     for k in range(n):  # L_kk² > ∛u P_kk; here, as in the loop above it would cost a register
-        least = smaller(load(L, indptr[k]) - root_of_share * load(threshold, k), least)
+        least = minimum(load(L, indptr[k]) - root_of_share * load(threshold, k), least)
     return SMALL_PIVOT if not_positive(least) else -1
 
 
@@ -202,7 +202,7 @@ def _subtract_columns(indptr, rows, by_rows, k, slot, L):
 def cholesky_jvp(indptr, rows, row_indptr, row_cols, row_positions, factor, v, values, first, last):
     """values = X with X Lᵀ + L Xᵀ = V on a closed pattern. Nonzero status: not finite, or a pivot not positive."""
     lanes, bad = lanes_of(factor), 0
-    if is_few(first, last, lanes):
+    if too_few_for_lanes(first, last, lanes):
         for r in range(first, last):
             values[r] = v[r]
             bad += _differentiate(indptr, rows, row_indptr, row_cols, row_positions, factor[r], values[r])
@@ -222,7 +222,7 @@ def _differentiate(indptr, rows, row_indptr, row_cols, row_positions, L, X):
     """Overwrite X, holding V, with the solution; the number of failures."""
     n = indptr.shape[0] - 1
     slot = np.empty(n, np.int32)
-    zero, two = constant(L, 0.0), constant(L, 2.0)
+    zero, two = full_like(L, 0.0), full_like(L, 2.0)
     taint = zero
     bad = 0
     for k in range(n):

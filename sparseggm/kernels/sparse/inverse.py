@@ -16,8 +16,16 @@ import numpy as np
 
 from sparseggm.kernels import INLINED, INNER, KERNEL, njit
 from sparseggm.kernels.chain.recurrences import variances, variances_adjoint
-from sparseggm.kernels.lanes.blocks import bad_lanes, bad_pivots, gather, is_few, new_block, new_like, scatter
-from sparseggm.kernels.lanes.vector import constant, flushed, lanes_of, load, square_root, store
+from sparseggm.kernels.lanes.blocks import (
+    bad_lanes,
+    bad_pivots,
+    gather,
+    new_block,
+    new_like,
+    scatter,
+    too_few_for_lanes,
+)
+from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, square_root, store, zero_below
 
 (
     GRAM_JVP,
@@ -31,7 +39,7 @@ from sparseggm.kernels.lanes.vector import constant, flushed, lanes_of, load, sq
 
 
 @njit(**KERNEL)
-def derive(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last):
+def sweep(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last):
     """values = verb(a, b), row by row. Nonzero status: something is not finite, or a pivot not positive.
 
     `wide` is the wide pattern: indptr, rows, and its strictly lower entries row by row, as row_indptr, row_cols,
@@ -41,7 +49,7 @@ def derive(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last
     size = wide[1].shape[0] if verb >= MARGINAL_VARIANCES else 0
     twice = size if verb > MARGINAL_VARIANCES else 0
     some = chosen.shape[0] > 0
-    if is_few(first, last, lanes):
+    if too_few_for_lanes(first, last, lanes):
         memory = np.empty(size + twice, a.dtype)
         sigma, G, whole = memory[:size], memory[size:], np.empty(rows.shape[0] if some else 0, a.dtype)
         for r in range(first, last):
@@ -94,16 +102,16 @@ def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
         if verb == CHOLESKY_VJP:
             for p in range(rows.shape[0]):
                 store(W, p, load(b, p))
-        invert(verb != CHOLESKY_VJP, indptr, rows, wide, a, W)
+        takahashi(verb != CHOLESKY_VJP, indptr, rows, wide, a, W)
         if verb == CHOLESKY_VJP:
             for j in range(indptr.shape[0] - 1):
-                store(W, indptr[j], constant(W, 0.5) * load(W, indptr[j]))
+                store(W, indptr[j], full_like(W, 0.5) * load(W, indptr[j]))
         elif verb == MARGINAL_VARIANCES:
             for j in range(indptr.shape[0] - 1):
                 store(out, j, load(sigma, wide[0][j]))
         elif verb > MARGINAL_VARIANCES:
             _spread(verb, wide[0], b, G)
-            invert_adjoint(indptr, rows, wide, a, sigma, G, out)
+            takahashi_adjoint(indptr, rows, wide, a, sigma, G, out)
     return bad + bad_lanes(out, 0, out.shape[0])
 
 
@@ -181,18 +189,18 @@ def _gram_vjp(indptr, rows, gram, A, V, out):
 
 
 @njit(**INNER)
-def invert(is_covariance, indptr, rows, fill, L, W):
+def takahashi(is_covariance, indptr, rows, fill, L, W):
     """Overwrite W, holding X on F unless Σ is wanted, with the solution of (1).
 
     An entry |Σ_ij| < √tiny √Σ_ii / L_jj ≤ √tiny √(Σ_ii Σ_jj) is set to zero.
     """
     fill_indptr, fill_rows, row_indptr, row_cols, row_positions = fill
-    small = constant(L, math.sqrt(np.float64(np.finfo(L.dtype).tiny)))
+    small = full_like(L, math.sqrt(np.float64(np.finfo(L.dtype).tiny)))
     threshold = new_like(indptr.shape[0] - 1 if is_covariance else 0, L)
     if is_covariance:
         W[:] = 0.0
         for j in range(indptr.shape[0] - 1):
-            store(W, fill_indptr[j], constant(L, 1.0) / load(L, indptr[j]))
+            store(W, fill_indptr[j], full_like(L, 1.0) / load(L, indptr[j]))
     left = row_indptr[1:].copy()
     outside = np.empty(np.diff(fill_indptr).max(), np.int32)
     for j in range(indptr.shape[0] - 2, -1, -1):
@@ -230,7 +238,7 @@ def invert(is_covariance, indptr, rows, fill, L, W):
             i = fill_rows[u]
             W_ij = load(W, u)
             if is_covariance:
-                W_ij = flushed(W_ij, load(threshold, i))
+                W_ij = zero_below(W_ij, load(threshold, i))
             W_ij = W_ij / pivot
             store(W, u, W_ij)
             if s < end and rows[s] == i:
@@ -299,14 +307,14 @@ def _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
 
 
 @njit(**INNER)
-def invert_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
+def takahashi_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
     """Reverse mode of (1) with X = diag(1/L): G enters as Σ̄ and is used up; L̄ is written to L_bar.
 
     Column j of (1) reads only columns > j of Σ, so the columns go forward; with h_i = G_ij / L_jj,
         L̄_kj −= h_i Σ_ik,   G_ik −= h_i L_kj   for k ∈ S_j,   and L̄_jj −= h_i Σ_ij.
     """
     fill_indptr, fill_rows, row_indptr, row_cols, row_positions = fill
-    one = constant(L, 1.0)
+    one = full_like(L, 1.0)
     h = new_like(np.diff(fill_indptr).max(), G)
     left = row_indptr[:-1].copy()
     outside = np.empty(h.shape[0], np.int32)

@@ -26,14 +26,14 @@ from sparseggm.kernels.lanes.blocks import (
     bad_lanes,
     gather,
     gather_rows,
-    is_few,
     is_in_lines,
     new_block,
     scatter,
+    too_few_for_lanes,
 )
 from sparseggm.kernels.lanes.logarithm import logarithms
 from sparseggm.kernels.lanes.tiles import announce
-from sparseggm.kernels.lanes.vector import constant, lanes_of, load, not_finite, store
+from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_finite, store
 
 _TINY_PIVOT, _HUGE_PIVOT = 2.0**-127, 2.0**127
 
@@ -41,32 +41,32 @@ SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 
 
 @njit(**KERNEL)
-def product(verb, is_chain, indptr, rows, matrix, owner, period, x, y, first, last):
+def product(verb, is_chain, indptr, rows, matrix, matrix_row, repeat, x, y, first, last):
     """y = verb(matrix, x), row by row. Nonzero status: something is not finite.
 
-    Where owners repeat after `period` rows, many draws of each of many matrices, a block of matrices is gathered once.
+    Where matrices repeat after `repeat` rows, many vectors for each of many matrices, a block of them is gathered once.
     """
     lanes, bad, solves = lanes_of(x), 0, verb <= SOLVE_T
-    if is_few(first, last, lanes):
+    if too_few_for_lanes(first, last, lanes):
         for r in range(first, last):
             if solves:
                 y[r] = x[r]
-            coming = after(matrix, owner[r], 1), after(x, r, 1)
-            bad += _apply(verb, is_chain, indptr, rows, matrix[owner[r]], x[r], y[r], coming)
+            coming = after(matrix, matrix_row[r], 1), after(x, r, 1)
+            bad += _apply(verb, is_chain, indptr, rows, matrix[matrix_row[r]], x[r], y[r], coming)
         return bad
     A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
-    stride = period if period % lanes == 0 and first % lanes == 0 else last - first
+    stride = repeat if repeat % lanes == 0 and first % lanes == 0 else last - first
     past_caches = is_in_lines(y)
     for own in range(first, min(first + stride, last), lanes):
-        shared = (owner[own : min(own + lanes, last)] == owner[own]).all()
+        shared = (matrix_row[own : min(own + lanes, last)] == matrix_row[own]).all()
         if not shared:
-            gather_rows(matrix, owner[own : min(own + lanes, last)], A)
+            gather_rows(matrix, matrix_row[own : min(own + lanes, last)], A)
         for start in range(own, last, stride):
             stop, next_start = min(start + lanes, last), start + stride if start + stride < last else own + lanes
-            coming = after(matrix, owner[own], lanes), after(x, next_start - lanes, lanes)
+            coming = after(matrix, matrix_row[own], lanes), after(x, next_start - lanes, lanes)
             gather(x, start, stop, out if solves else b)
             if shared:
-                bad += _apply(verb, is_chain, indptr, rows, matrix[owner[start]], b, out, coming)
+                bad += _apply(verb, is_chain, indptr, rows, matrix[matrix_row[start]], b, out, coming)
             else:
                 bad += _apply(verb, is_chain, indptr, rows, A, b, out, coming)
             scatter(out, y, start, stop, past_caches)
@@ -94,7 +94,7 @@ def _apply(verb, is_chain, indptr, rows, A, b, y, coming):
 @njit(**INNER)
 def _solve_chain(verb, L, y, coming):
     """`_apply` without index work. NaN or infinity once met stays; an infinite pivot hides, and is looked for."""
-    last, zero = y.shape[0] - 1, constant(y, 0.0)
+    last, zero = y.shape[0] - 1, full_like(y, 0.0)
     if verb == SOLVE:
         carried = solve_forward(L, y, last, zero, coming)
         end = (load(y, last) - carried) / load(L, 2 * last)
@@ -112,7 +112,7 @@ def _solve_chain(verb, L, y, coming):
 @njit(**INNER)
 def solve(indptr, rows, L, y, coming):
     """y = L⁻¹ b in place of b: forward substitution, one column of L at a time; the number of tainted lanes."""
-    zero = constant(y, 0.0)
+    zero = full_like(y, 0.0)
     taint = zero
     for j in range(y.shape[0]):
         begin, end = indptr[j], indptr[j + 1]
@@ -131,7 +131,7 @@ def solve(indptr, rows, L, y, coming):
 @njit(**INNER)
 def solve_t(indptr, rows, L, y, coming):
     """y = L⁻ᵀ b in place of b: backward substitution, one column of L at a time; the number of tainted lanes."""
-    zero = constant(y, 0.0)
+    zero = full_like(y, 0.0)
     taint = zero
     for j in range(y.shape[0] - 1, -1, -1):
         begin, end = indptr[j], indptr[j + 1]
@@ -152,7 +152,7 @@ def solve_t(indptr, rows, L, y, coming):
 def _matmul(indptr, rows, L, b, y, coming):
     """y = L b."""
     for j in range(y.shape[0]):
-        store(y, j, constant(y, 0.0))
+        store(y, j, full_like(y, 0.0))
     for j in range(y.shape[0]):
         b_j = load(b, j)
         announce(b, coming[1], j)
@@ -165,7 +165,7 @@ def _matmul(indptr, rows, L, b, y, coming):
 def _matmul_t(indptr, rows, L, b, y, coming):
     """y = Lᵀ b."""
     for j in range(y.shape[0]):
-        y_j = constant(y, 0.0)
+        y_j = full_like(y, 0.0)
         announce(b, coming[1], j)
         for p in range(indptr[j], indptr[j + 1]):  # y_j = Σ_{i≥j} L_ij b_i
             announce(L, coming[0], p)
@@ -177,7 +177,7 @@ def _matmul_t(indptr, rows, L, b, y, coming):
 def _symmetric_matmul(indptr, rows, P, b, y, coming):
     """y = P b from the lower triangle of P."""
     for j in range(y.shape[0]):
-        store(y, j, constant(y, 0.0))
+        store(y, j, full_like(y, 0.0))
     for j in range(y.shape[0]):
         begin, end = indptr[j], indptr[j + 1]
         b_j = load(b, j)
@@ -196,29 +196,33 @@ def _symmetric_matmul(indptr, rows, P, b, y, coming):
 
 
 @njit(**KERNEL)
-def outer(indptr, rows, members, x, y, values, first, last):
+def outer(indptr, rows, terms, x, y, values, first, last):
     """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = members[g], in float64. Nonzero status: not finite.
 
     Lanes are groups; of a single group they are its members, and are added at the end.
     """
-    double = np.empty(0)
-    a, b, total = new_block(x.shape[1], double), new_block(x.shape[1], double), new_block(rows.shape[0], double)
+    wide = np.empty(0)
+    a, b, total = (
+        new_block(x.shape[1], wide),
+        new_block(x.shape[1], wide),
+        new_block(rows.shape[0], wide),
+    )
     lanes = total.shape[1]
-    chosen = np.empty(lanes, members.dtype)  # a column; of the type of a row's copy, so that one `gather_rows` serves
+    chosen = np.empty(lanes, terms.dtype)  # a column; of the type of a row's copy, so that one `gather_rows` serves
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         some = chosen[: stop - start]
         total[:] = 0.0
         if stop - start > 1:
-            for t in range(members.shape[1]):
+            for t in range(terms.shape[1]):
                 for g in range(start, stop):
-                    some[g - start] = members[g, t]
+                    some[g - start] = terms[g, t]
                 gather_rows(x, some, a)
                 gather_rows(y, some, b)
                 _add_outer(indptr, rows, a, b, total)
             scatter(total, values, start, stop)
         else:
-            _outer_of_one_group(indptr, rows, members[start].copy(), x, y, a, b, total, values[start])
+            _outer_of_one_group(indptr, rows, terms[start].copy(), x, y, a, b, total, values[start])
     bad = 0
     for g in range(first, last):
         for p in range(rows.shape[0]):
@@ -227,10 +231,10 @@ def outer(indptr, rows, members, x, y, values, first, last):
 
 
 @njit(**INNER)
-def _outer_of_one_group(indptr, rows, members, x, y, a, b, total, values):
+def _outer_of_one_group(indptr, rows, terms, x, y, a, b, total, values):
     lanes = a.shape[1]
-    for t in range(0, members.shape[0], lanes):
-        some = members[t : t + lanes]
+    for t in range(0, terms.shape[0], lanes):
+        some = terms[t : t + lanes]
         gather_rows(x, some, a)
         gather_rows(y, some, b)
         a[:, some.shape[0] :] = 0.0

@@ -1,7 +1,7 @@
-"""Many draws of each of several Gaussians with their log-densities, in one pass over the noise.
+"""Many samples of each of several Gaussians with their log-densities, in one pass over the noise.
 
 Row r of the noise belongs to Gaussian r mod m. So blocks of `lanes` successive rows meet the same Gaussians again after
-m / gcd(m, lanes) blocks, its *phases*. Their factors are gathered once and kept in cache, and noise and draws are
+m / gcd(m, lanes) blocks, its *phases*. Their factors are gathered once and kept in cache, and noise and samples are
 walked in the order of memory; phases whose factors do not fit are left to further walks. Conventions are those of
 `products`, but vectors are in the caller's numbering of nodes.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.lanes.blocks import bad_lanes, gather_rows, gather_runs, is_in_lines, new_block, scatter_runs
 from sparseggm.kernels.lanes.tiles import announce
-from sparseggm.kernels.lanes.vector import constant, double, lanes_of, load, not_finite, put, store
+from sparseggm.kernels.lanes.vector import as_float64, full_like, lanes_of, load, not_finite, store, store_run
 
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""
@@ -25,18 +25,18 @@ AHEAD = 128
 
 
 @njit(**KERNEL)
-def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, noise, z, log_prob, first, last):
-    """z = loc + L⁻ᵀ ε and log q(z) = peak − ½ ‖ε‖², both overwritten. Nonzero status: something is not finite.
+def sample_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, at_mean, noise, z, log_prob, first, last):
+    """z = loc + L⁻ᵀ ε and log q(z) = at_mean − ½ ‖ε‖², both overwritten. Nonzero status: something is not finite.
 
     `rows` and `nodes` are the caller's node of each entry's row and of each column; `owner` and `loc_owner` (m,) the
-    rows of factor and loc that make a Gaussian, whose peak is in `peak` (m, 1).
+    rows of factor and loc that make a Gaussian, whose at_mean is in `at_mean` (m, 1).
     """
     n, nnz, lanes, count, bad = nodes.shape[0], rows.shape[0], lanes_of(noise), owner.shape[0], 0
     blocks, past_caches = (last - first + lanes - 1) // lanes, is_in_lines(z)
     phases = min(blocks, count // math.gcd(count, lanes))
     kept = max(1, min(phases, KEPT_ROWS // (nnz + n)))
-    L, mean, peaks = new_block(kept * nnz, z), new_block(kept * n, z), np.empty(kept * lanes)
-    eps, draws = noise.reshape(noise.size), z.reshape(z.size)
+    L, mean, at_means = new_block(kept * nnz, z), new_block(kept * n, z), np.empty(kept * lanes)
+    eps, samples = noise.reshape(noise.size), z.reshape(z.size)
     y, out, square = new_block(n, z), new_block(n, z), np.empty(kept * lanes)
     for begin in range(0, phases, kept):
         end = min(begin + kept, phases)
@@ -44,7 +44,7 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
             chosen = (first + (begin + k) * lanes + np.arange(lanes)) % count
             gather_rows(factor, owner[chosen], L[k * nnz : (k + 1) * nnz])
             gather_rows(loc, loc_owner[chosen], mean[k * n : (k + 1) * n])
-            peaks[k * lanes : (k + 1) * lanes] = peak[chosen, 0]
+            at_means[k * lanes : (k + 1) * lanes] = at_mean[chosen, 0]
         bad += bad_lanes(L, 0, (end - begin) * nnz)
         for turn in range(first + begin * lanes, last, phases * lanes):
             stop = min(turn + (end - begin) * lanes, last)
@@ -53,27 +53,27 @@ def draw_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, peak, 
                 rest = min(lanes, last - start)
                 gather_runs(eps, start * n, n, rest, y, n)
                 coming = eps, (start + max(1, AHEAD // n) * lanes) * n, n
-                total, worse = _draw(indptr, rows, nodes, L, k * nnz, mean, k * n, y, out, coming)
-                put(square, k * lanes, total)
-                scatter_runs(out, n, draws, start * n, n, rest, past_caches)
+                total, worse = _sample(indptr, rows, nodes, L, k * nnz, mean, k * n, y, out, coming)
+                store_run(square, k * lanes, total)
+                scatter_runs(out, n, samples, start * n, n, rest, past_caches)
                 bad += worse
-            _finish(peaks, square, log_prob[turn:stop])
+            _finish(at_means, square, log_prob[turn:stop])
     return bad
 
 
 @njit(**INNER)
-def _draw(indptr, rows, nodes, L, at, mean, at_mean, y, out, coming):
+def _sample(indptr, rows, nodes, L, at, mean, at_mean, y, out, coming):
     """out = mean + L⁻ᵀ y, where L and the mean begin at rows `at` and `at_mean`; y is overwritten.
 
     Returns ‖y‖² of the y that was, and the number of tainted lanes.
     """
-    zero = constant(y, 0.0)
-    taint, total = zero, double(zero)
+    zero = full_like(y, 0.0)
+    taint, total = zero, as_float64(zero)
     for j in range(nodes.shape[0] - 1, -1, -1):
         node, begin = nodes[j], indptr[j]
         announce(y, coming, j)
         y_j = load(y, node)
-        total = total + double(y_j) * double(y_j)
+        total = total + as_float64(y_j) * as_float64(y_j)
         for p in range(begin + 1, indptr[j + 1]):  # L_jj y_j = ε_j − Σ_{i>j} L_ij y_i
             y_j = y_j - load(L, at + p) * load(y, rows[p])
         y_j = y_j / load(L, at + begin)
@@ -85,7 +85,7 @@ def _draw(indptr, rows, nodes, L, at, mean, at_mean, y, out, coming):
 
 
 @njit(**INNER)
-def _finish(peak, square, log_prob):
+def _finish(at_mean, square, log_prob):
     """log q(z) of successive rows, once a turn: sixteen at a time would be too few for a loop in vectors."""
     for r in range(log_prob.shape[0]):
-        log_prob[r] = peak[r] - 0.5 * square[r]
+        log_prob[r] = at_mean[r] - 0.5 * square[r]

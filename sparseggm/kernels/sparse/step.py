@@ -1,4 +1,4 @@
-"""The training step of a variational autoencoder in one pass: a draw, KL to N(0, I), and the gradients of both.
+"""The training step of a variational autoencoder in one pass: a sample, KL to N(0, I), and the gradients of both.
 
 Per batch element, all in the pattern's numbering, v = diag Σ:
 
@@ -8,7 +8,7 @@ Per batch element, all in the pattern's numbering, v = diag Σ:
 A block of lanes stays in cache from the gather of its rows to the scatter of its results; separate verbs would read
 every byte three times. Nothing but z and kl is kept for the backward pass: y and Σ are computed again. Conventions are
 those of `products`; every array has one row a batch element. Arguments are the addresses of arrays, see `addresses`:
-of a step of few numbers arrays would cost as much as the arithmetic; `number` is any of their type. Chains are in
+of a step of few numbers arrays would cost as much as the arithmetic; `like` is any of their type. Chains are in
 `chain_step`.
 """
 
@@ -19,21 +19,21 @@ import numpy as np
 from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.lanes.addresses import read_rows, write_at, write_rows
 from sparseggm.kernels.lanes.blocks import add_means, after, bad_lanes, bad_pivots, gather, new_block, scatter
-from sparseggm.kernels.lanes.sums import energies, new_scratch
-from sparseggm.kernels.lanes.vector import constant, lanes_of, load, store
-from sparseggm.kernels.sparse.inverse import invert, invert_adjoint
+from sparseggm.kernels.lanes.sums import kl_terms, new_scratch
+from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, store
+from sparseggm.kernels.sparse.inverse import takahashi, takahashi_adjoint
 from sparseggm.kernels.sparse.products import solve, solve_t
 
 # ---------------------------------------------------------------------- forward
 
 
 @njit(**KERNEL)
-def sample_and_kl(number, count, indptr, rows, fill, loc_at, factor_at, noise_at, z_at, kl_at, first, last):
+def sample_and_kl(like, count, indptr, rows, fill, loc_at, factor_at, noise_at, z_at, kl_at, first, last):
     """z and kl, both overwritten. Nonzero status: something is not finite, or a pivot not positive."""
     n = indptr.shape[0] - 1
-    loc, noise = read_rows(loc_at, count, n, number), read_rows(noise_at, count, n, number)
-    factor = read_rows(factor_at, count, rows.shape[0], number)
-    z, kl, lanes, bad = write_rows(z_at, count, n, number), write_at(kl_at, count, number), lanes_of(loc), 0
+    loc, noise = read_rows(loc_at, count, n, like), read_rows(noise_at, count, n, like)
+    factor = read_rows(factor_at, count, rows.shape[0], like)
+    z, kl, lanes, bad = write_rows(z_at, count, n, like), write_at(kl_at, count, like), lanes_of(loc), 0
     L, mean, y = new_block(rows.shape[0], loc), new_block(n, loc), new_block(n, loc)
     variances, sigma = new_block(n, loc), new_block(fill[1].shape[0], loc)
     sums, scratch = np.empty(lanes), new_scratch(loc)
@@ -44,10 +44,10 @@ def sample_and_kl(number, count, indptr, rows, fill, loc_at, factor_at, noise_at
         gather(noise, start, stop, y)
         coming = after(factor, start, lanes), after(noise, start, lanes)
         bad += bad_pivots(indptr, L, n) + solve_t(indptr, rows, L, y, coming)
-        invert(True, indptr, rows, fill, L, sigma)
+        takahashi(True, indptr, rows, fill, L, sigma)
         for j in range(n):
             store(variances, j, load(sigma, fill[0][j]))
-        energies(indptr, L, mean, y, variances, n, scratch, sums, after(loc, start, lanes))
+        kl_terms(indptr, L, mean, y, variances, n, scratch, sums, after(loc, start, lanes))
         for lane in range(stop - start):
             kl[start + lane] = 0.5 * (sums[lane] - n)
         bad += bad_lanes(y, 0, n) + bad_lanes(kl, start, stop)
@@ -60,7 +60,7 @@ def sample_and_kl(number, count, indptr, rows, fill, loc_at, factor_at, noise_at
 
 @njit(**KERNEL)
 def sample_and_kl_vjp(
-    number,
+    like,
     count,
     indptr,
     rows,
@@ -78,10 +78,10 @@ def sample_and_kl_vjp(
 ):
     """The cotangents of loc, factor and noise, all overwritten; but none of noise at the address 0. Status likewise."""
     n, nnz = indptr.shape[0] - 1, rows.shape[0]
-    loc, noise = read_rows(loc_at, count, n, number), read_rows(noise_at, count, n, number)
-    factor, z_bar = read_rows(factor_at, count, nnz, number), read_rows(z_bar_at, count, n, number)
-    kl_bar, loc_bar = read_rows(kl_bar_at, count, 1, number), write_rows(loc_bar_at, count, n, number)
-    factor_bar, noise_bar = write_rows(factor_bar_at, count, nnz, number), write_rows(noise_bar_at, count, n, number)
+    loc, noise = read_rows(loc_at, count, n, like), read_rows(noise_at, count, n, like)
+    factor, z_bar = read_rows(factor_at, count, nnz, like), read_rows(z_bar_at, count, n, like)
+    kl_bar, loc_bar = read_rows(kl_bar_at, count, 1, like), write_rows(loc_bar_at, count, n, like)
+    factor_bar, noise_bar = write_rows(factor_bar_at, count, nnz, like), write_rows(noise_bar_at, count, n, like)
     lanes, bad = lanes_of(loc), 0
     L, L_bar = new_block(rows.shape[0], loc), new_block(rows.shape[0], loc)
     y, eps_bar, k_bar = new_block(n, loc), new_block(n, loc), new_block(1, loc)
@@ -98,7 +98,7 @@ def sample_and_kl_vjp(
         bad += bad_pivots(indptr, L, n)
         bad += solve_t(indptr, rows, L, y, (following, after(noise, start, lanes)))
         bad += solve(indptr, rows, L, eps_bar, (following, after(z_bar, start, lanes)))
-        invert(True, indptr, rows, fill, L, sigma)
+        takahashi(True, indptr, rows, fill, L, sigma)
         _adjoint(indptr, rows, fill, L, y, eps_bar, load(k_bar, 0), sigma, G, L_bar)
         bad += bad_lanes(L_bar, 0, rows.shape[0])
         scatter(L_bar, factor_bar, start, stop)
@@ -110,11 +110,11 @@ def sample_and_kl_vjp(
 @njit(**INNER)
 def _adjoint(indptr, rows, fill, L, y, eps_bar, k_bar, sigma, G, L_bar):
     """L_bar = −y ε̄ᵀ on S + k̄ (½ ∂tr Σ/∂L + diag(1/L_jj))."""
-    half = constant(L, 0.5) * k_bar
+    half = full_like(L, 0.5) * k_bar
     G[:] = 0.0
     for j in range(y.shape[0]):
         store(G, fill[0][j], half)
-    invert_adjoint(indptr, rows, fill, L, sigma, G, L_bar)
+    takahashi_adjoint(indptr, rows, fill, L, sigma, G, L_bar)
     for j in range(y.shape[0]):
         e, begin = load(eps_bar, j), indptr[j]
         store(L_bar, begin, load(L_bar, begin) + k_bar / load(L, begin))

@@ -18,14 +18,14 @@ from sparseggm.linalg import calculus
 from sparseggm.torch.operators.embedding import diagonal, on_diagonal, restrict
 from sparseggm.torch.operators.registration import (
     Shape,
-    are_plain,
     array,
     batch_of,
     key_of,
+    may_skip_dispatcher,
     pattern_of,
     register,
     register_pair,
-    summed_to,
+    sum_to_shape,
 )
 
 # ---------------------------------------------------------------------- triangular products and solves
@@ -195,7 +195,7 @@ def _outer_vjp(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, Tensor | Non
     x, y = ctx.saved_tensors
     terms = (*batch_of(x, y), pattern.n)  # every term of a sum has the same cotangent
     x_bar, y_bar = matmul(pattern, bar, y).expand(terms), matmul_t(pattern, bar, x).expand(terms)
-    return None, summed_to(x_bar, x), summed_to(y_bar, y), None
+    return None, sum_to_shape(x_bar, x), sum_to_shape(y_bar, y), None
 
 
 def _outer_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Shape], output: Tensor) -> None:
@@ -216,7 +216,9 @@ register(
 def _cholesky_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
     pattern, (_, factor) = ctx.pattern, ctx.saved_tensors
     filled = pattern.filled()
-    if not torch.is_grad_enabled() and are_plain(factor, bar):  # no derivative to come, which would need all of V
+    if not torch.is_grad_enabled() and may_skip_dispatcher(
+        factor, bar
+    ):  # no derivative to come, which would need all of V
         precision_bar = calculus.cholesky_vjp(filled, array(factor), array(bar), on=pattern)
         return None, torch.from_numpy(precision_bar)
     return None, restrict(pattern, filled, cholesky_vjp(filled, factor, bar))
@@ -239,7 +241,9 @@ def _run_logdet(key: str, factor: Tensor, in_float64: bool) -> Tensor:
 def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor, None]:
     pattern, (factor, _) = ctx.pattern, ctx.saved_tensors
     pivots = diagonal(pattern, factor)
-    if not torch.is_grad_enabled() and are_plain(factor, bar):  # torch's threads would spin on after the division
+    if not torch.is_grad_enabled() and may_skip_dispatcher(
+        factor, bar
+    ):  # torch's threads would spin on after the division
         quotients = 2.0 * array(bar)[..., None] / array(pivots)
         entries = torch.from_numpy(quotients.astype(array(pivots).dtype, copy=False))
     else:

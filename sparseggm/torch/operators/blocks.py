@@ -46,8 +46,8 @@ def accumulator(like: FloatArray, batch_shape: Shape) -> FloatArray:
     return np.zeros(like.shape, like.dtype if like.shape[:-1] == batch_shape else np.float64)
 
 
-def sum_to(array: FloatArray, shape: Shape) -> FloatArray:
-    """Summed in float64 over the axes that broadcasting `shape` to the array's adds."""
+def sum_in_float64(array: FloatArray, shape: Shape) -> FloatArray:
+    """The array summed over the axes that broadcasting `shape` to the array's would add."""
     extra = array.ndim - len(shape)
     kept = tuple(axis + extra for axis, size in enumerate(shape) if size == 1 and array.shape[axis + extra] != 1)
     if not extra and not kept:

@@ -8,7 +8,7 @@ under vmap are free of this rule.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -88,21 +88,21 @@ def array(tensor: Tensor) -> Any:
     return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
 
 
-def are_transformed() -> bool:
+def inside_functorch() -> bool:
     """Whether a transform of `torch.func` is at work, as vmap: only verbs may be called, which have rules for it."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def are_readable(*tensors: Tensor) -> bool:
+def have_values(*tensors: Tensor) -> bool:
     """Whether values may decide what happens: not under torch.compile, `torch.func`, or on the meta device."""
-    if torch.compiler.is_compiling() or are_transformed():
+    if torch.compiler.is_compiling() or inside_functorch():
         return False
     return all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in tensors)
 
 
-def are_plain(*tensors: Tensor) -> bool:
-    """Whether an operator may skip the dispatcher: `are_readable`, and no dispatch mode is to see the call."""
-    if not are_readable(*tensors) or torch._C._len_torch_dispatch_stack():
+def may_skip_dispatcher(*tensors: Tensor) -> bool:
+    """Whether an operator may skip the dispatcher: `have_values`, and no dispatch mode is to see the call."""
+    if not have_values(*tensors) or torch._C._len_torch_dispatch_stack():
         return False
     return not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # torch.autograd.grad(is_grads_batched=)
 
@@ -113,7 +113,11 @@ def batch_of(*tensors: Tensor) -> Shape:
     return tuple(first if all(shape == first for shape in others) else torch.broadcast_shapes(first, *others))
 
 
-def summed_to(gradient: Tensor | None, like: Tensor) -> Tensor | None:
+@overload
+def sum_to_shape(gradient: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def sum_to_shape(gradient: Tensor | None, like: Tensor) -> Tensor | None: ...
+def sum_to_shape(gradient: Tensor | None, like: Tensor) -> Tensor | None:
     """Summed over the axes that broadcasting added to `like`."""
     return gradient if gradient is None or gradient.shape == like.shape else gradient.sum_to_size(like.shape)
 
@@ -227,11 +231,11 @@ def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callab
 
 
 def _require_randomness(operator: Any, randomness: str) -> None:
-    """Each mapped element draws noise of its own, or none does."""
+    """Each mapped element has noise of its own, or none does."""
     if torch.Tag.nondeterministic_seeded in operator.tags and randomness != "different":
         raise RuntimeError(
             f'{operator._opname}: vmap was called with randomness="{randomness}", it needs "different". For the same '
-            "noise in each element, draw it outside and colorize it inside."
+            "noise in each element, make it outside and colorize it inside."
         )
 
 
@@ -315,14 +319,14 @@ def register_pair(
         a, b, result = ctx.saved_tensors
         *_, needs_a, needs_b = ctx.needs_input_grad
         a_bar, b_bar = rule(ctx.pattern, (needs_a, needs_b), a, b, result, cotangent)
-        return None, summed_to(a_bar, a), summed_to(b_bar, b)
+        return None, sum_to_shape(a_bar, a), sum_to_shape(b_bar, b)
 
     operator: Callable[[str, Tensor, Tensor], Tensor]
     operator = register(f"{verb.__name__}(str key, Tensor a, Tensor b) -> Tensor", run, fake, setup, vjp)
     return operator
 
 
-def differentiate(function: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> Any:
+def vjp(function: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> Any:
     """Cotangents of the inputs of a differentiable function, themselves differentiable, under every transform."""
     return torch.func.vjp(function, *inputs)[1](cotangents)
 

@@ -1,4 +1,4 @@
-"""What is asked of many samples at once, in memory for the samples and their gradients alone: draws and distances.
+"""Many samples at once, and their distances from the mean, in memory for the samples and their gradients alone.
 
 Samples, means and their cotangents are in the caller's numbering, factors in that of their pattern; `order` (n,) is
 between them, None if the two agree. Sums over the nodes, and over the samples of one factor, are formed in float64.
@@ -19,28 +19,28 @@ from sparseggm.gaussian import model
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import checks, sampling
 from sparseggm.torch.operators import algebra
-from sparseggm.torch.operators.blocks import accumulator, aligned, blocks, sum_to
-from sparseggm.torch.operators.registration import Shape, array, batch_of, key_of, pattern_of, register, summed_to
+from sparseggm.torch.operators.blocks import accumulator, aligned, blocks, sum_in_float64
+from sparseggm.torch.operators.registration import Shape, array, batch_of, key_of, pattern_of, register, sum_to_shape
 
 
-def draw(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
+def sample(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
     """z = loc + L⁻ᵀ ε, (batch_shape, n), with ε what `torch.randn` of that shape would give: drawn in the place of z.
 
     Args:
         loc, factor: (..., n) and (..., nnz), whose batch axes broadcast to `batch_shape`.
     The backward pass keeps z and not ε: it takes z − loc for L⁻ᵀ ε, which is as exact as z itself.
     """
-    key = key_of(pattern, "draw", loc, factor)
-    return torch.ops.sparseggm.draw(key, loc, factor, order, batch_shape)  # type: ignore[no-any-return]
+    key = key_of(pattern, "sample", loc, factor)
+    return torch.ops.sparseggm.sample(key, loc, factor, order, batch_shape)  # type: ignore[no-any-return]
 
 
-def draw_and_log_prob(
-    pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, peak: Tensor, noise: Tensor
+def sample_and_log_prob(
+    pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, at_mean: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """z = loc + L⁻ᵀ ε and log q(z) = peak − ½ ‖ε‖², peak (...) being log q(loc) in float64; batch axes broadcast."""
-    key = key_of(pattern, "draw_and_log_prob", loc, factor, noise)
-    operator = torch.ops.sparseggm.draw_and_log_prob
-    return operator(key, loc, factor, order, peak.unsqueeze(-1), noise)  # type: ignore[no-any-return]
+    """z = loc + L⁻ᵀ ε and log q(z) = at_mean − ½ ‖ε‖², at_mean (...) = log q(loc) in float64; batch axes broadcast."""
+    key = key_of(pattern, "sample_and_log_prob", loc, factor, noise)
+    operator = torch.ops.sparseggm.sample_and_log_prob
+    return operator(key, loc, factor, order, at_mean.unsqueeze(-1), noise)  # type: ignore[no-any-return]
 
 
 def square_distance(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, x: Tensor) -> Tensor:
@@ -59,12 +59,12 @@ def reordered(x: Tensor, order: Tensor | None) -> Tensor:
     return x if order is None else x.index_select(-1, order)
 
 
-# ---------------------------------------------------------------------- draws
+# ---------------------------------------------------------------------- samples
 
 
-def _draw(key: str, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
+def _sample(key: str, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
     pattern, mean = pattern_of(key), array(loc)
-    checks.require_finite("draw", "loc", None, mean)
+    checks.require_finite("sample", "loc", None, mean)
     z = loc.new_empty((*batch_shape, pattern.n)).normal_()
     x = array(z)
     _reorder_in_place(x, order)
@@ -80,29 +80,29 @@ def _reorder_in_place(x: FloatArray, order: Tensor | None) -> None:
             x[block] = np.take(x[block], array(order), axis=-1)
 
 
-def _draw_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor | None, Shape], output: Tensor) -> None:
+def _sample_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor | None, Shape], output: Tensor) -> None:
     ctx.pattern = pattern_of(inputs[0])
     ctx.save_for_backward(*inputs[1:4], output)
 
 
 # z = loc + x, Lᵀ x = ε  ⇒  L̄ = −x (L⁻¹ z̄)ᵀ on the pattern, x = z − loc
-def _draw_rule(ctx: Any, z_bar: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
+def _sample_rule(ctx: Any, z_bar: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
     loc, factor, order, z = ctx.saved_tensors
-    return None, *_draw_bars(ctx.pattern, loc, factor, order, z, z_bar), None, None
+    return None, *_sample_bars(ctx.pattern, loc, factor, order, z, z_bar), None, None
 
 
-def _draw_bars(
+def _sample_bars(
     pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
         noise_bar = algebra.solve(pattern, factor, reordered(z_bar, order))
         factor_bar = -algebra.outer(pattern, reordered(z - loc, order), noise_bar, factor.shape[:-1])
-        return _summed(z_bar, loc), factor_bar
-    key = key_of(pattern, "draw_vjp", loc)
-    return torch.ops.sparseggm.draw_vjp(key, loc, factor, order, z, z_bar)  # type: ignore[no-any-return]
+        return sum_to_shape(z_bar, loc), factor_bar
+    key = key_of(pattern, "sample_vjp", loc)
+    return torch.ops.sparseggm.sample_vjp(key, loc, factor, order, z, z_bar)  # type: ignore[no-any-return]
 
 
-def _draw_vjp(
+def _sample_vjp(
     key: str, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
     pattern, take = pattern_of(key), _taker(order)
@@ -114,73 +114,73 @@ def _draw_vjp(
         noise_bar = linalg.solve(pattern, own, take(bars[block]))
         offset = take(samples[block] - own_mean)
         aligned(factor_bar, block, z.ndim)[...] -= linalg.outer(pattern, offset, noise_bar, own.shape[:-1])
-        aligned(loc_bar, block, z.ndim)[...] += sum_to(bars[block], own_mean.shape)
+        aligned(loc_bar, block, z.ndim)[...] += sum_in_float64(bars[block], own_mean.shape)
     return _as(loc_bar, loc), _as(factor_bar, factor)
 
 
 register(
-    "draw(str key, Tensor loc, Tensor factor, Tensor? order, SymInt[] batch_shape) -> Tensor",
-    _draw,
+    "sample(str key, Tensor loc, Tensor factor, Tensor? order, SymInt[] batch_shape) -> Tensor",
+    _sample,
     lambda key, loc, factor, order, batch_shape: loc.new_empty((*batch_shape, pattern_of(key).n)),
-    _draw_setup,
-    _draw_rule,
+    _sample_setup,
+    _sample_rule,
     tags=(torch.Tag.nondeterministic_seeded,),
 )
 register(
-    "draw_vjp(str key, Tensor loc, Tensor factor, Tensor? order, Tensor z, Tensor z_bar) -> (Tensor, Tensor)",
-    _draw_vjp,
+    "sample_vjp(str key, Tensor loc, Tensor factor, Tensor? order, Tensor z, Tensor z_bar) -> (Tensor, Tensor)",
+    _sample_vjp,
     lambda key, loc, factor, order, z, z_bar: (loc.new_empty(loc.shape), factor.new_empty(factor.shape)),
     loops=True,
 )
 
 
-# ---------------------------------------------------------------------- draws with their densities
+# ---------------------------------------------------------------------- samples with their densities
 
 
-def _draw_and_log_prob(
-    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, peak: Tensor, noise: Tensor
+def _sample_and_log_prob(
+    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, at_mean: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     nodes = None if order is None else array(order)
-    arrays = (array(tensor) for tensor in (loc, factor, peak.squeeze(-1), noise))
+    arrays = (array(tensor) for tensor in (loc, factor, at_mean.squeeze(-1), noise))
     with np.errstate(over="ignore"):  # the border tests log q(z)
-        z, log_prob = sampling.draw_and_log_prob(pattern_of(key), nodes, *arrays)
+        z, log_prob = sampling.sample_and_log_prob(pattern_of(key), nodes, *arrays)
     return torch.from_numpy(z), torch.from_numpy(log_prob)
 
 
-def _draw_and_log_prob_fake(
-    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, peak: Tensor, noise: Tensor
+def _sample_and_log_prob_fake(
+    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, at_mean: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    batch = torch.broadcast_shapes(*(tensor.shape[:-1] for tensor in (loc, factor, peak, noise)))
+    batch = torch.broadcast_shapes(*(tensor.shape[:-1] for tensor in (loc, factor, at_mean, noise)))
     return noise.new_empty((*batch, pattern_of(key).n)), noise.new_empty(batch)
 
 
-def _draw_and_log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _sample_and_log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.pattern = pattern_of(inputs[0])
     ctx.save_for_backward(*inputs[1:])
 
 
-# As for a draw; but ε is at hand, so that x = L⁻ᵀ ε itself is, and  ε̄ = L⁻¹ z̄ − ε l̄  for  l = peak − ½ ‖ε‖²
-def _draw_and_log_prob_rule(
+# As for a sample; but ε is at hand, so that x = L⁻ᵀ ε itself is, and  ε̄ = L⁻¹ z̄ − ε l̄  for  l = at_mean − ½ ‖ε‖²
+def _sample_and_log_prob_rule(
     ctx: Any, z_bar: Tensor, bar: Tensor
 ) -> tuple[None, Tensor, Tensor, None, Tensor, Tensor | None]:
-    loc, factor, order, peak, noise = ctx.saved_tensors
+    loc, factor, order, at_mean, noise = ctx.saved_tensors
     pattern, inverse, noise_bar = ctx.pattern, _inverse(order), None
     x = reordered(algebra.solve_t(pattern, factor, reordered(noise, order)), inverse)
     x = x.expand_as(z_bar)  # loc alone may have some of the batch axes
-    loc_bar, factor_bar = _draw_bars(ctx.pattern, torch.zeros_like(loc), factor, order, x, z_bar)
+    loc_bar, factor_bar = _sample_bars(ctx.pattern, torch.zeros_like(loc), factor, order, x, z_bar)
     if ctx.needs_input_grad[-1]:
         whitened = reordered(algebra.solve(pattern, factor, reordered(z_bar, order)), inverse)
-        noise_bar = _summed(whitened - noise * bar.unsqueeze(-1), noise)
-    return None, loc_bar, factor_bar, None, _summed(bar.unsqueeze(-1).double(), peak), noise_bar
+        noise_bar = sum_to_shape(whitened - noise * bar.unsqueeze(-1), noise)
+    return None, loc_bar, factor_bar, None, sum_to_shape(bar.unsqueeze(-1).double(), at_mean), noise_bar
 
 
 register(
-    "draw_and_log_prob(str key, Tensor loc, Tensor factor, Tensor? order, Tensor peak, Tensor noise)"
+    "sample_and_log_prob(str key, Tensor loc, Tensor factor, Tensor? order, Tensor at_mean, Tensor noise)"
     " -> (Tensor, Tensor)",
-    _draw_and_log_prob,
-    _draw_and_log_prob_fake,
-    _draw_and_log_prob_setup,
-    _draw_and_log_prob_rule,
+    _sample_and_log_prob,
+    _sample_and_log_prob_fake,
+    _sample_and_log_prob_setup,
+    _sample_and_log_prob_rule,
 )
 
 
@@ -203,7 +203,7 @@ def _square_distance(key: str, loc: Tensor, factor: Tensor, order: Tensor | None
                 square[block] = model.square_norm(white)
     except NonFiniteError:
         inputs = {"factor": (pattern, values), "value": (None, points), "loc": (None, mean)}
-        checks.explain("square_distance", inputs, divides=False)
+        checks.raise_cause("square_distance", inputs, divides=False)
     return torch.from_numpy(square)
 
 
@@ -221,7 +221,7 @@ def _square_distance_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, T
         white_bar = algebra.matmul_t(pattern, factor, offset) * (2.0 * bar[..., None]).to(x.dtype)
         x_bar = reordered(algebra.matmul(pattern, factor, white_bar), inverse)
         factor_bar = algebra.outer(pattern, offset, white_bar, factor.shape[:-1])
-        return None, -_summed(x_bar, loc), factor_bar, None, _summed(x_bar, x)
+        return None, -sum_to_shape(x_bar, loc), factor_bar, None, sum_to_shape(x_bar, x)
     needs_x = ctx.needs_input_grad[-1]
     key = key_of(pattern, "square_distance_vjp", loc)
     bars = torch.ops.sparseggm.square_distance_vjp(key, loc, factor, order, x, bar, needs_x)
@@ -243,9 +243,9 @@ def _square_distance_vjp(
         white_bar *= twice[block]
         own_bar = back(linalg.matmul(pattern, own, white_bar))
         aligned(factor_bar, block, twice.ndim)[...] += linalg.outer(pattern, offset, white_bar, own.shape[:-1])
-        aligned(loc_bar, block, twice.ndim)[...] -= sum_to(own_bar, own_mean.shape)
+        aligned(loc_bar, block, twice.ndim)[...] -= sum_in_float64(own_bar, own_mean.shape)
         if needs_x:
-            aligned(x_bar, block, twice.ndim)[...] += sum_to(own_bar, own_points.shape)
+            aligned(x_bar, block, twice.ndim)[...] += sum_in_float64(own_bar, own_points.shape)
     return _as(loc_bar, loc), _as(factor_bar, factor), _as(x_bar, x)
 
 
@@ -302,13 +302,6 @@ def _inverse(order: Tensor | None) -> Tensor | None:
 def _taker(order: Tensor | None) -> Callable[[FloatArray], FloatArray]:
     """x ↦ x[..., order] for arrays."""
     return (lambda x: x) if order is None else (lambda x: np.take(x, array(order), axis=-1))
-
-
-def _summed(gradient: Tensor, like: Tensor) -> Tensor:
-    """As `summed_to`."""
-    total = summed_to(gradient, like)
-    assert total is not None
-    return total
 
 
 def _as(total: FloatArray, like: Tensor) -> Tensor:

@@ -26,14 +26,14 @@ from sparseggm.torch.operators.algebra import (
 )
 from sparseggm.torch.operators.embedding import diagonal, extend, on_diagonal, restrict
 from sparseggm.torch.operators.registration import (
-    are_plain,
     array,
     batch_of,
     key_of,
+    may_skip_dispatcher,
     pattern_of,
     register,
     register_pair,
-    summed_to,
+    sum_to_shape,
 )
 
 
@@ -165,7 +165,7 @@ def _run_inverse_vjp(key: str, on: str, factor: Tensor, sigma_bar: Tensor) -> Te
 def _inverse_vjp_vjp(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
     (pattern, fill), (factor, sigma_bar) = ctx.patterns, ctx.saved_tensors
     bars = _inverse_vjp_rule(pattern, fill, factor, sigma_bar, bar)
-    return None, None, summed_to(bars[0], factor), summed_to(bars[1], sigma_bar)
+    return None, None, sum_to_shape(bars[0], factor), sum_to_shape(bars[1], sigma_bar)
 
 
 register(
@@ -181,7 +181,7 @@ register(
 def _precision_logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
     pattern, (precision, _) = ctx.pattern, ctx.saved_tensors
     filled = pattern.filled()
-    if not torch.is_grad_enabled() and are_plain(precision, bar):
+    if not torch.is_grad_enabled() and may_skip_dispatcher(precision, bar):
         sigma = linalg.selected_inverse(filled, linalg.cholesky(pattern, array(precision)))
         counts = pattern.multiplicity.astype(sigma.dtype)
         return None, torch.from_numpy(sigma.take(pattern.positions_in_fill, axis=-1) * (array(bar)[..., None] * counts))

@@ -1,4 +1,4 @@
-"""The training step of a variational autoencoder as one operator: a draw from q and KL(q ‖ N(0, I)).
+"""The training step of a variational autoencoder as one operator: a sample from q and KL(q ‖ N(0, I)).
 
 At n = 16 a step costs as much as its number of operators, not its arithmetic; so the verbs run inside one.
 """
@@ -17,18 +17,18 @@ from sparseggm.gaussian.model import kl_to_standard_normal
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import calculus, checks, long_chain, step
 from sparseggm.torch.operators import algebra, second_moments
-from sparseggm.torch.operators.blocks import sum_to
+from sparseggm.torch.operators.blocks import sum_in_float64
 from sparseggm.torch.operators.registration import (
-    are_plain,
     array,
     batch_of,
-    differentiate,
     key_of,
+    may_skip_dispatcher,
     pattern_of,
     register,
+    vjp,
 )
 
-_NUMBERS: dict[torch.dtype, Any] = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
+_LIKE: dict[torch.dtype, Any] = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
 
 _FEW = 1 << 20
 """Numbers of loc up to which addresses are worth it."""
@@ -45,26 +45,28 @@ def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) 
         z, on the common batch axes; KL on those of loc and factor.
     """
     key = key_of(pattern, "sample_and_kl", loc, factor, noise)
-    if are_plain(loc, factor, noise):
+    if may_skip_dispatcher(loc, factor, noise):
         return _EagerStep.apply(pattern, loc, factor, noise)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.sample_and_kl(key, loc, factor, noise)  # type: ignore[no-any-return]
 
 
 def _step(
-    pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor, kept: list[FloatArray] | None = None
+    pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor, seam_states: list[FloatArray] | None = None
 ) -> tuple[Tensor, Tensor]:
-    if _are_few(pattern, loc, factor, noise):
+    if _takes_pointer_path(pattern, loc, factor, noise):
         loc, factor, noise = loc.contiguous(), factor.contiguous(), noise.contiguous()
         z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
         addresses = [tensor.data_ptr() for tensor in (loc, factor, noise, z, kl)]
-        if 0 not in addresses and not step.sample_and_kl_at(pattern, _NUMBERS[loc.dtype], kl.numel(), *addresses):
+        if 0 not in addresses and not step.sample_and_kl_at(pattern, _LIKE[loc.dtype], kl.numel(), *addresses):
             return z, kl
     arrays = array(loc), array(factor), array(noise)
-    of_arrays = step.sample_and_kl(pattern, *arrays, kept) if _have_one_shape(*arrays) else _by_verbs(pattern, *arrays)
+    of_arrays = (
+        step.sample_and_kl(pattern, *arrays, seam_states) if _have_one_shape(*arrays) else _by_verbs(pattern, *arrays)
+    )
     return torch.from_numpy(of_arrays[0]), torch.from_numpy(of_arrays[1])
 
 
-def _are_few(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) -> bool:
+def _takes_pointer_path(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) -> bool:
     """Whether a step may go by addresses: few numbers, of the shapes and of the one type that it takes.
 
     A step of few numbers costs as much as the arrays of its arguments. What is amiss is for arrays to say.
@@ -72,7 +74,7 @@ def _are_few(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) ->
     shape, dtype, n = loc.shape, loc.dtype, pattern.n
     if shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW or n >= long_chain.LONG:
         return False
-    if dtype not in _NUMBERS or factor.shape != (*shape[:-1], pattern.nnz):
+    if dtype not in _LIKE or factor.shape != (*shape[:-1], pattern.nnz):
         return False
     if not all(vector.shape == shape for vector in vectors):
         return False
@@ -96,7 +98,7 @@ def _fake(key: str, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor,
 
 
 def _setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.pattern, ctx.kept = pattern_of(inputs[0]), None
+    ctx.pattern, ctx.seam_states = pattern_of(inputs[0]), None
     ctx.save_for_backward(*inputs[1:])
 
 
@@ -105,10 +107,10 @@ def _rule(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[None, Tensor, Tensor
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
         with checks.non_finite_passes():
             by_verbs = partial(_in_verbs, pattern)
-            return None, *differentiate(by_verbs, (loc, factor, noise), (z_bar, kl_bar))
+            return None, *vjp(by_verbs, (loc, factor, noise), (z_bar, kl_bar))
     inputs = loc, factor, noise, z_bar, kl_bar, ctx.needs_input_grad[-1]
-    if are_plain(loc, z_bar, kl_bar):
-        return None, *_bars(pattern, *inputs, ctx.kept)
+    if may_skip_dispatcher(loc, z_bar, kl_bar):
+        return None, *_bars(pattern, *inputs, ctx.seam_states)
     key = key_of(pattern, "sample_and_kl_vjp", loc)
     loc_bar, factor_bar, noise_bar = torch.ops.sparseggm.sample_and_kl_vjp(key, *inputs)
     return None, loc_bar, factor_bar, noise_bar if ctx.needs_input_grad[-1] else None
@@ -119,9 +121,9 @@ class _EagerStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> Any:
-        ctx.pattern, ctx.kept = pattern, []
+        ctx.pattern, ctx.seam_states = pattern, []
         ctx.save_for_backward(loc, factor, noise)
-        return _step(pattern, loc, factor, noise, ctx.kept)
+        return _step(pattern, loc, factor, noise, ctx.seam_states)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
@@ -146,9 +148,13 @@ def _bars(
     z_bar: Tensor,
     kl_bar: Tensor,
     needs_noise: bool,
-    kept: list[FloatArray] | None = None,
+    seam_states: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    if _are_few(pattern, loc, factor, noise, z_bar) and kl_bar.shape == loc.shape[:-1] and kl_bar.dtype is loc.dtype:
+    if (
+        _takes_pointer_path(pattern, loc, factor, noise, z_bar)
+        and kl_bar.shape == loc.shape[:-1]
+        and kl_bar.dtype is loc.dtype
+    ):
         inputs = [tensor.contiguous() for tensor in (loc, factor, noise, z_bar, kl_bar)]
         bars = (
             torch.empty_like(inputs[0]),
@@ -158,13 +164,13 @@ def _bars(
         results = bars if needs_noise else bars[:2]
         addresses = [tensor.data_ptr() for tensor in (*inputs, *results)]
         unwanted = [] if needs_noise else [0]
-        numbers = _NUMBERS[loc.dtype], kl_bar.numel()
+        numbers = _LIKE[loc.dtype], kl_bar.numel()
         if 0 not in addresses and not step.sample_and_kl_vjp_at(pattern, *numbers, *addresses, *unwanted):
             return bars
     arrays = array(loc), array(factor), array(noise), array(z_bar), array(kl_bar)
     with checks.non_finite_passes():
         if _have_one_shape(*arrays[:3]):
-            loc_bar, factor_bar, noise_bar = step.sample_and_kl_vjp(pattern, *arrays, needs_noise, kept)
+            loc_bar, factor_bar, noise_bar = step.sample_and_kl_vjp(pattern, *arrays, needs_noise, seam_states)
         else:
             loc_bar, factor_bar, noise_bar = _vjp_by_verbs(pattern, *arrays, needs_noise)
     given = None if noise_bar is None else torch.from_numpy(noise_bar)
@@ -192,12 +198,12 @@ def _vjp_by_verbs(
     bar, batch = kl_bar[..., None], factor.shape[:-1]
     noise_bar = linalg.solve(pattern, factor, z_bar)
     factor_bar = linalg.outer(pattern, -linalg.solve_t(pattern, factor, noise), noise_bar, batch)
-    shared_bar = sum_to(bar, (*batch, 1))
+    shared_bar = sum_in_float64(bar, (*batch, 1))
     variances_bar = np.broadcast_to(0.5 * shared_bar, (*batch, pattern.n)).astype(factor.dtype)
     factor_bar += calculus.marginal_variances_vjp(pattern, factor, variances_bar)
     factor_bar[..., pattern.diagonal] += shared_bar / factor[..., pattern.diagonal]
-    loc_bar = (sum_to(z_bar, loc.shape) + sum_to(bar * loc, loc.shape)).astype(loc.dtype, copy=False)
-    return loc_bar, factor_bar, sum_to(noise_bar, noise.shape).astype(noise.dtype) if needs_noise else None
+    loc_bar = (sum_in_float64(z_bar, loc.shape) + sum_in_float64(bar * loc, loc.shape)).astype(loc.dtype, copy=False)
+    return loc_bar, factor_bar, sum_in_float64(noise_bar, noise.shape).astype(noise.dtype) if needs_noise else None
 
 
 def _fake_vjp(
