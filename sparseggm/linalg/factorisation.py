@@ -75,7 +75,7 @@ def _factorise(
     factor = memory.empty((*batch_shape, 0 if sums.size else filled.nnz), precision.dtype)
     columns = np.empty(count, np.int64)
     rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, factor.shape[-1]), columns)
-    by_rows = (*filled.row_structure, filled.column_groups)
+    by_rows = cholesky_kernels.Rows(*filled.row_structure, filled.column_groups)
     status = 1
     if long_chain.is_long(pattern, count):
         statuses = [long_chain.cholesky(P, L) for P, L in zip(*rows[:2], strict=True)]

@@ -1,15 +1,15 @@
-"""The verbs on one long chain, which is cut into strips that threads share: see `kernels.long_chain`."""
+"""The verbs on one long chain, which is cut into strips that threads share: see `kernels.chain.strips`."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.kernels.chain import elimination
 from sparseggm.kernels.chain import strips as kernels
+from sparseggm.kernels.chain.chunks import BackwardTask, ForwardTask
 from sparseggm.kernels.chain.seams import CHUNK
 from sparseggm.kernels.lanes.blocks import begins_a_line
 from sparseggm.kernels.lanes.vector import REGISTER_BYTES
@@ -53,18 +53,19 @@ def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArra
 def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻¹ b; y may be b. Nonzero status: something is not finite."""
     absent, unwanted, carry = L[:0], y[:0], _carry(L, 2)
-    task = absent, _apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted
+    task = ForwardTask(absent, _apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted)
     return _forward(task, L, carry, carry)
 
 
 def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
-    return _backward((False, pattern.indptr, _apart(b, y), L[:0], y, y[:0], begins_a_line(y)), L, _carry(L, 2))[0]
+    task = BackwardTask(False, pattern.indptr, _apart(b, y), L[:0], y, y[:0], begins_a_line(y))
+    return _backward(task, L, _carry(L, 2))[0]
 
 
 def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
     """v = diag (L Lᵀ)⁻¹. Nonzero status: something is not finite, or a pivot not positive."""
-    return _backward((True, pattern.indptr, L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
+    return _backward(BackwardTask(True, pattern.indptr, L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
 
 
 def sample_and_kl(
@@ -75,9 +76,9 @@ def sample_and_kl(
     With it what `sample_and_kl_vjp` needs of the sample, y and v at the ends of chunks.
     """
     carry = _carry(L, 2)
-    status, energy = _backward((True, pattern.indptr, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
+    status, total = _backward(BackwardTask(True, pattern.indptr, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
     with np.errstate(over="ignore"):
-        kl[0] = 0.5 * (energy - pattern.n)
+        kl[0] = 0.5 * (total - pattern.n)
     return status + (not math.isfinite(kl[0])), carry
 
 
@@ -100,21 +101,23 @@ def sample_and_kl_vjp(
     status = 0
     if entering is None:
         entering = _carry(L, 2)
-        status, _ = _backward((True, pattern.indptr, eps, L[:0], L_bar[:0], L_bar[:0], False), L, entering)
-    task = (eps, z_bar, _in_lanes(kl_bar[0], L), L_bar, eps_bar, begins_a_line(L_bar), loc, loc_bar)
+        nothing = L[:0], L_bar[:0], L_bar[:0]
+        status, _ = _backward(BackwardTask(True, pattern.indptr, eps, *nothing, False), L, entering)
+    k_bar, past_caches = _in_lanes(kl_bar[0], L), begins_a_line(L_bar)
+    task = ForwardTask(eps, z_bar, k_bar, L_bar, eps_bar, past_caches, loc, loc_bar)
     return status + _forward(task, L, entering, _carry(L, 2))
 
 
-def _backward(task: tuple[Any, ...], L: FloatArray, carry: FloatArray) -> tuple[int, float]:
-    """Both kernels: a status, and the sum of the energies if there is a mean."""
-    lanes = carry.shape[2] if len(task[3]) else 0
+def _backward(task: BackwardTask, L: FloatArray, carry: FloatArray) -> tuple[int, float]:
+    """Both kernels: a status, and the sum of the `kl_terms` if there is a mean."""
+    lanes = carry.shape[2] if len(task.loc) else 0
     sums, rest = np.empty((len(carry), (carry.shape[1] // 2 - 1) * lanes)), np.zeros(lanes)
     suspect = threads.over_batch(kernels.backward_strips, _work(L, carry), task, L, carry, sums, batch=len(carry))
     status = int(kernels.mend_backward(suspect, task, L, carry, sums, rest))
     return status, float(sums.sum() + rest[:1].sum())
 
 
-def _forward(task: tuple[Any, ...], L: FloatArray, entering: FloatArray, carry: FloatArray) -> int:
+def _forward(task: ForwardTask, L: FloatArray, entering: FloatArray, carry: FloatArray) -> int:
     """Both kernels."""
     suspect = threads.over_batch(kernels.forward_strips, _work(L, carry), task, L, entering, carry, batch=len(carry))
     return int(kernels.mend_forward(suspect, task, L, entering, carry))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from sparseggm.graph.pattern import Pattern
+from sparseggm.kernels.sparse.inverse import Fill
 from sparseggm.linalg import checks
 
 ALL = checks.read_only_view(np.empty(0, np.int32))
 """For `inverse.sweep`: no choice among the entries of its result."""
 
 
-def fill_structure(pattern: Pattern) -> tuple[Any, ...]:
-    """The wide pattern of `inverse.sweep`, by columns and by rows."""
-    return pattern.indptr, pattern.rows, *pattern.row_structure
+def fill_structure(pattern: Pattern) -> Fill:
+    """The wide pattern of `inverse.sweep`."""
+    return Fill(pattern.indptr, pattern.rows, *pattern.row_structure)
 
 
 def selected_inverse_work(pattern: Pattern, fill: Pattern) -> int:

@@ -23,14 +23,14 @@ from tests.numerics import WIDE, Array
 
 @njit
 def plain_backward(L, y, v):
-    """`chain.backward` along a whole chain, whose last node is coupled by zero to a node after it; y enters as ε."""
-    recurrences.backward(L, y, v, y.shape[0], L[-1], L[-1], ((L, 0, 0), (y, 0, 0)))
+    """`recurrences.backward` along a whole chain, whose last node is coupled by zero to a node after it; y enters as ε."""
+    recurrences.backward(L, y, v, y.shape[0], L[-1], L[-1])
 
 
 @njit
 def plain_forward(L, y, v, e, k_bar):
-    """`chain.forward` likewise; y and v have an entry more; e enters as z̄, and L̄ takes the place of L."""
-    recurrences.forward(L, y, v, e, k_bar, e.shape[0], L[-1], k_bar, (e, 0, 0))
+    """`recurrences.forward` likewise; y and v have an entry more; e enters as z̄, and L̄ takes the place of L."""
+    recurrences.forward(L, y, v, e, k_bar, e.shape[0], L[-1], k_bar)
 
 
 def plain_draw(L: Array, eps: Array) -> tuple[Array, Array]:

@@ -1,109 +1,171 @@
 """The recurrences of a chain on a chunk of nodes of each lane, from the gather of numbers to the scatter of results.
 
-Lanes are rows of a batch of chains, of which a chunk is the whole (`step`), or parts of one long chain (`long_chain`).
-Arrays are 1-D, and an empty one is an argument that is zero, or a result that is not wanted. Where a chunk stands is
-said by a tuple `where`:
-
-    at, stride      lane i has nodes at + i · stride … of loc, ε, z and the like
-    at_L, stride_L  and entries at_L + i · stride_L … of L
-    count           lanes from there on repeat the last of these
-    size, entries   nodes of each lane, and entries of L: one less than twice as many at the end of a chain
-    ahead           nodes from here to the chunk that is likely to come next
+Lanes are rows of a batch of chains, of which a chunk is the whole (`step`), or parts of one long chain (`strips`).
+Arrays are 1-D, and an empty one is an argument that is zero, or a result that is not wanted.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.chain.recurrences import backward, forward, solve_backward, solve_forward
 from sparseggm.kernels.lanes.blocks import bad_lanes, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.lanes.sums import kl_terms, new_scratch
+from sparseggm.kernels.lanes.tiles import streamed
 from sparseggm.kernels.lanes.vector import full_like, load, store
+
+
+class Place(NamedTuple):
+    """Where a chunk stands."""
+
+    at: Any
+    """Lane i has nodes at + i · stride … of loc, ε, z and the like."""
+    stride: Any
+    at_L: Any
+    """And entries at_L + i · stride_L … of L."""
+    stride_L: Any
+    count: Any
+    """Lanes from there on repeat the last of these."""
+    size: Any
+    """Nodes of each lane."""
+    entries: Any
+    """And entries of L: one less than twice as many at the end of a chain."""
+    ahead: Any
+    """Nodes from here to the chunk that is likely to come next."""
+
+
+class BackwardTask(NamedTuple):
+    """z = loc + L⁻ᵀ ε and v = diag Σ."""
+
+    positive: Any
+    """Whether pivots must be positive, and v is computed."""
+    indptr: Any
+    eps: Any
+    loc: Any
+    z: Any
+    v: Any
+    past_caches: Any
+    """Whether z is stored past the caches."""
+
+
+class ForwardTask(NamedTuple):
+    """ε̄ = L⁻¹ z̄, and if L̄ is wanted all cotangents of a step."""
+
+    eps: Any
+    z_bar: Any
+    k_bar: Any
+    """A block of one row."""
+    L_bar: Any
+    eps_bar: Any
+    past_caches: Any
+    """Whether L̄ is stored past the caches."""
+    loc: Any
+    loc_bar: Any
 
 
 @njit(**INNER)
 def gather_factor(L, where, block):
-    """L on a chunk, a coupling of zero after the end of the chain."""
-    _, _, at, stride, count, size, entries, _ = where
-    gather_runs(L, at, stride, count, block, entries)
-    for p in range(entries, 2 * size):
+    """L on a chunk, a coupling of zero after the end of the chain; and the stream of the next."""
+    gather_runs(L, where.at_L, where.stride_L, where.count, block, where.entries)
+    for p in range(where.entries, 2 * where.size):
         store(block, p, full_like(block, 0.0))
+    return streamed(block, L, where.at_L + 2 * where.ahead, where.stride_L)
+
+
+@njit(**INNER)
+def gather_vector(x, where, block):
+    """x on a chunk, if it is given; and the stream of the next."""
+    if x.shape[0]:
+        gather_runs(x, where.at, where.stride, where.count, block, where.size)
+    return streamed(block, x, where.at + where.ahead, where.stride)
 
 
 # ---------------------------------------------------------------------- backward
 
 
+class BackwardBlocks(NamedTuple):
+    """Memory for a chunk of a `BackwardTask`, and for `kl_terms`."""
+
+    L: Any
+    y: Any
+    v: Any
+    loc: Any
+    scratch: Any
+
+
 @njit(**INNER)
 def backward_blocks(L, nodes):
-    """Memory for some nodes: L, y, v, loc, and what `kl_terms` needs."""
     memory = new_block(5 * nodes, L)
     y, v = memory[2 * nodes : 3 * nodes], memory[3 * nodes : 4 * nodes]
     y[:] = 0.0
-    return memory[: 2 * nodes], y, v, memory[4 * nodes :], new_scratch(L)
+    return BackwardBlocks(memory[: 2 * nodes], y, v, memory[4 * nodes :], new_scratch(L))
 
 
 @njit(**INNER)
 def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
-    """z = loc + L⁻ᵀ ε and v = diag Σ of task[2:] = ε, loc, z, v, from y and v of the node after the chunk.
+    """z and v of a `BackwardTask` from y and v of the node after the chunk; an empty ε is what `blocks` hold.
 
-    Task[0]: pivots must be positive, and v is computed. Task[1] is the pattern's indptr. Sums are those of `kl_terms`,
-    if there is a loc. Returns y and v of the first node, and a status: nonzero if a value may be wrong.
+    Sums are those of `kl_terms`, if there is a loc. Returns y and v of the first node, and a status: nonzero if a value
+    may be wrong.
     """
-    positive, indptr, eps, loc, z, v, past_caches = task
-    L_chunk, y_chunk, v_chunk, mean, scratch = blocks
-    at, stride, at_L, stride_L, count, size, _, ahead = where
-    coming = (L, at_L + 2 * ahead, stride_L), (eps, at + ahead, stride)
-    gather_factor(L, where, L_chunk)
-    if eps.shape[0]:
-        gather_runs(eps, at, stride, count, y_chunk, size)
-    if positive:
-        y_j, v_j, bad = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
+    size, next_L = where.size, gather_factor(L, where, blocks.L)
+    next_y = gather_vector(task.eps, where, blocks.y)
+    if task.positive:
+        y_j, v_j, bad = backward(next_L, next_y, blocks.v, size, y_j, v_j)
     else:
-        bad = bad_lanes(L_chunk, 0, 2 * size)
-        y_j = solve_backward(L_chunk, y_chunk, size, y_j, coming)
-    if loc.shape[0]:
-        gather_runs(loc, at, stride, count, mean, size)
-        kl_terms(indptr, L_chunk, mean, y_chunk, v_chunk, size, scratch, sums, (loc, at + ahead, stride))
-        bad += bad_lanes(y_chunk, 0, size)
-    if z.shape[0]:
-        scatter_runs(y_chunk, size, z, at, stride, count, past_caches and stride > 0)
-    if v.shape[0]:
-        scatter_runs(v_chunk, size, v, at, stride, count, False)
+        bad = bad_lanes(blocks.L, 0, 2 * size)
+        y_j = solve_backward(next_L, next_y, size, y_j)
+    if task.loc.shape[0]:
+        next_loc = gather_vector(task.loc, where, blocks.loc)
+        kl_terms(task.indptr, blocks.L, next_loc, blocks.y, blocks.v, size, blocks.scratch, sums)
+        bad += bad_lanes(blocks.y, 0, size)
+    if task.z.shape[0]:
+        past_caches = task.past_caches and where.stride > 0
+        scatter_runs(blocks.y, size, task.z, where.at, where.stride, where.count, past_caches)
+    if task.v.shape[0]:
+        scatter_runs(blocks.v, size, task.v, where.at, where.stride, where.count, False)
     return y_j, v_j, bad
 
 
 # ---------------------------------------------------------------------- forward
 
 
+class ForwardBlocks(NamedTuple):
+    """Memory for a chunk of a `ForwardTask`; y and v have a row for the node after it."""
+
+    L: Any
+    y: Any
+    v: Any
+    e: Any
+
+
 @njit(**INNER)
 def forward_blocks(L, nodes):
-    """Memory for some nodes: L, y, v and ε̄; y and v have a row for the node after them."""
     memory = new_block(5 * nodes + 2, L)
     y, v = memory[2 * nodes : 3 * nodes + 1], memory[3 * nodes + 1 : 4 * nodes + 2]
-    return memory[: 2 * nodes], y, v, memory[4 * nodes + 2 :]
+    return ForwardBlocks(memory[: 2 * nodes], y, v, memory[4 * nodes + 2 :])
 
 
 @njit(**INNER)
 def forward_chunk(task, L, where, blocks, carried, g):
-    """ε̄ = L⁻¹ z̄, and L̄ if it is wanted, of task = ε, z̄, k̄, L̄, ε̄; y and v of the node after the chunk are in the blocks.
+    """ε̄ and L̄ of a `ForwardTask`; y and v of the node after the chunk are in the blocks.
 
-    y and v of the chunk are computed again. Returns what enters the next chunk, see `chain.forward`, and a status:
-    nonzero if a value may be wrong.
+    y and v of the chunk are computed again. Returns what enters the next chunk, see `recurrences.forward`, and a
+    status: nonzero if a value may be wrong.
     """
-    eps, z_bar, k_bar, L_bar, eps_bar, past_caches = task
-    L_chunk, y, v, e = blocks
-    at, stride, at_L, stride_L, count, size, entries, ahead = where
-    coming = (L, at_L + 2 * ahead, stride_L), (z_bar, at + ahead, stride)
-    gather_factor(L, where, L_chunk)
-    gather_runs(z_bar, at, stride, count, e, size)
-    if L_bar.shape[0]:
-        gather_runs(eps, at, stride, count, y, size)
-        _, _, bad = backward(L_chunk, y, v, size, load(y, size), load(v, size), (coming[0], (eps, at + ahead, stride)))
-        carried, g, worse = forward(L_chunk, y, v, e, load(k_bar, 0), size, carried, g, coming[1])
+    size, y, v = where.size, blocks.y, blocks.v
+    next_L, next_e = gather_factor(L, where, blocks.L), gather_vector(task.z_bar, where, blocks.e)
+    if task.L_bar.shape[0]:
+        next_y = gather_vector(task.eps, where, y)
+        _, _, bad = backward(next_L, next_y, v, size, load(y, size), load(v, size))
+        carried, g, worse = forward(blocks.L, y, v, next_e, load(task.k_bar, 0), size, carried, g)
         bad += worse
-        scatter_runs(L_chunk, entries, L_bar, at_L, stride_L, count, past_caches and stride > 0)
+        past_caches = task.past_caches and where.stride > 0
+        scatter_runs(blocks.L, where.entries, task.L_bar, where.at_L, where.stride_L, where.count, past_caches)
     else:
-        bad = bad_lanes(L_chunk, 0, entries)
-        carried = solve_forward(L_chunk, e, size, carried, coming)
-    if eps_bar.shape[0]:
-        scatter_runs(e, size, eps_bar, at, stride, count, False)
+        bad = bad_lanes(blocks.L, 0, where.entries)
+        carried = solve_forward(next_L, next_e, size, carried)
+    if task.eps_bar.shape[0]:
+        scatter_runs(blocks.e, size, task.eps_bar, where.at, where.stride, where.count, False)
     return carried, g, bad

@@ -11,10 +11,12 @@ the solution at the first node of chunk c. For c = `chunks`, they are of the nod
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from sparseggm.kernels import INNER, KERNEL, njit
-from sparseggm.kernels.chain.chunks import gather_factor
+from sparseggm.kernels.chain.chunks import gather_factor, gather_vector
 from sparseggm.kernels.chain.recurrences import eliminate, substitute
 from sparseggm.kernels.chain.seams import (
     CHUNK,
@@ -30,9 +32,16 @@ from sparseggm.kernels.chain.seams import (
     save_state,
     swap_state,
 )
-from sparseggm.kernels.lanes.blocks import bad_lanes, begins_a_line, gather_runs, new_block, scatter_runs
+from sparseggm.kernels.lanes.blocks import bad_lanes, begins_a_line, new_block, scatter_runs
 from sparseggm.kernels.lanes.sums import log_determinants, new_scratch
 from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_positive, store
+
+
+class _Blocks(NamedTuple):
+    """P and b of some nodes, and what `eliminate` makes of them."""
+
+    P: Any
+    w: Any
 
 
 @njit(**KERNEL)
@@ -46,12 +55,12 @@ def eliminate_strips(indptr, P, b, carry, sums, first, last):
     blocks, scratch = _blocks(P, CHUNK), new_scratch(P)
     for strip in range(first, last):
         start = strip * lanes * part
-        _, _, pull, carried = _look(P, b, start, part, False, full_like(blocks[0], 0.0), full_like(blocks[0], 0.0))
+        _, _, pull, carried = _look(P, b, start, part, False, full_like(blocks.P, 0.0), full_like(blocks.P, 0.0))
         save_state(carry[strip], 0, pull, carried)
         for c in range(chunks):
             where = chunk_at(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), CHUNK)
             pull, carried, worse = _eliminate_chunk(P, b, where, blocks, pull, carried)
-            log_determinants(indptr, blocks[0], where[5], scratch, sums[strip][c * lanes :])
+            log_determinants(indptr, blocks.P, where.size, scratch, sums[strip][c * lanes :])
             save_state(carry[strip], c + 1, pull, carried)
             bad += worse
     return bad
@@ -71,7 +80,7 @@ def mend_elimination(indptr, P, b, carry, sums, rest):
         for c in range(chunks if again else 0):
             where = chunk_at(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
             pull, carried, worse = _eliminate_chunk(P, b, where, blocks, load(kept, 0), load(kept, 1))
-            log_determinants(indptr, blocks[0], where[5], scratch, rest)
+            log_determinants(indptr, blocks.P, where.size, scratch, rest)
             sums[p // lanes, c * lanes + lane] = rest[0]
             save_state(kept, 0, pull, carried)
             bad += worse
@@ -81,7 +90,7 @@ def mend_elimination(indptr, P, b, carry, sums, rest):
         bad += bad_lanes(kept, 0, 2)
     where = left_over(P, carry)
     pull, carried, worse = _eliminate_chunk(P, b, where, blocks, load(kept, 0), load(kept, 1))
-    log_determinants(indptr, blocks[0], where[5], scratch, rest)
+    log_determinants(indptr, blocks.P, where.size, scratch, rest)
     return bad + worse
 
 
@@ -100,8 +109,8 @@ def substitute_strips(P, b, x, carry, found, first, last):
         for c in range(chunks - 1, -1, -1):
             where = chunk_at(P, start + c * CHUNK, part, min(CHUNK, part - c * CHUNK), -CHUNK)
             _eliminate_chunk(P, b, where, blocks, load(entering, 2 * c), load(entering, 2 * c + 1))
-            x_j = substitute(blocks[0], blocks[1], where[5], x_j)
-            scatter_runs(blocks[1], where[5], x, where[0], part, lanes, past_caches)
+            x_j = substitute(blocks.P, blocks.w, where.size, x_j)
+            scatter_runs(blocks.w, where.size, x, where.at, part, lanes, past_caches)
             store(found[strip], c, x_j)
     return 0
 
@@ -114,8 +123,8 @@ def mend_substitution(P, b, x, carry, found):
     where = left_over(P, carry)
     load_state(carry[carry.shape[0] - 1], chunks, lanes - 1, entering)
     _eliminate_chunk(P, b, where, blocks, load(entering, 0), load(entering, 1))
-    store(kept, 0, substitute(blocks[0], blocks[1], where[5], full_like(kept, 0.0)))
-    scatter_runs(blocks[1], where[5], x, where[0], 0, 1, False)
+    store(kept, 0, substitute(blocks.P, blocks.w, where.size, full_like(kept, 0.0)))
+    scatter_runs(blocks.w, where.size, x, where.at, 0, 1, False)
     for p in range(carry.shape[0] * lanes - 1, -1, -1):
         states, solution, lane = carry[p // lanes], found[p // lanes], p % lanes
         again = differ(solution, chunks, lane, kept)
@@ -123,8 +132,8 @@ def mend_substitution(P, b, x, carry, found):
             where = chunk_at(P, p * part + c * CHUNK, 0, min(CHUNK, part - c * CHUNK), 0)
             load_state(states, c, lane, entering)
             _eliminate_chunk(P, b, where, blocks, load(entering, 0), load(entering, 1))
-            store(kept, 0, substitute(blocks[0], blocks[1], where[5], load(kept, 0)))
-            scatter_runs(blocks[1], where[5], x, where[0], 0, 1, False)
+            store(kept, 0, substitute(blocks.P, blocks.w, where.size, load(kept, 0)))
+            scatter_runs(blocks.w, where.size, x, where.at, 0, 1, False)
             if swap_state(solution, c, lane, kept):
                 break
         load_state(solution, 0, lane, kept)
@@ -134,20 +143,15 @@ def mend_substitution(P, b, x, carry, found):
 
 @njit(**INNER)
 def _blocks(P, nodes):
-    """Memory for P and b of some nodes."""
     memory = new_block(3 * nodes, P)
     memory[2 * nodes :] = 0.0
-    return memory[: 2 * nodes], memory[2 * nodes :]
+    return _Blocks(memory[: 2 * nodes], memory[2 * nodes :])
 
 
 @njit(**INNER)
 def _eliminate_chunk(P, b, where, blocks, pull, carried):
-    at, stride, at_P, stride_P, count, size, _, ahead = where
-    P_chunk, w_chunk = blocks
-    gather_factor(P, where, P_chunk)
-    if b.shape[0]:
-        gather_runs(b, at, stride, count, w_chunk, size)
-    return eliminate(P_chunk, w_chunk, size, pull, carried, ((P, at_P + 2 * ahead, stride_P), (b, at + ahead, stride)))
+    next_P, next_b = gather_factor(P, where, blocks.P), gather_vector(b, where, blocks.w)
+    return eliminate(next_P, next_b, where.size, pull, carried)
 
 
 @njit(**INNER)
@@ -162,10 +166,9 @@ def _look(P, b, seam, stride, outward, pull, carried):
         reach = min(reach, stride)
         P_window, w = _blocks(P, reach)
         first = seam if outward else seam - reach
-        gather_nodes(P, first, stride, P_window)
-        gather_entries(b, first, stride, w)
-        coming = (P, 2 * first, 2 * stride), (b, first, stride)
-        pull_after, carried_after, bad = eliminate(P_window, w, reach, pull, carried, coming)
+        gather_nodes(P, first, stride, P_window, 0)
+        gather_entries(b, first, stride, w, 0)
+        pull_after, carried_after, bad = eliminate(P_window, w, reach, pull, carried)
         influence = full_like(P_window, 1.0)
         for j in range(reach):
             ratio = load(P_window, 2 * j + 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from sparseggm.kernels import INNER, njit
-from sparseggm.kernels.lanes.tiles import announce
+from sparseggm.kernels.lanes.tiles import block_of
 from sparseggm.kernels.lanes.vector import (
     full_like,
     load,
@@ -34,27 +34,18 @@ def small_share(like):
 
 
 @njit(**INNER)
-def solve_backward(L, y, end, y_j, coming):
-    """y of Lᵀ y = rhs in place of rhs at nodes end − 1 … 0, each coupled to the next, from that of node `end`.
-
-    `coming` are the sources of the next L and rhs, see `tiles.announce`.
-    """
+def solve_backward(L, y, end, y_j):
+    """y of Lᵀ y = rhs in place of rhs at nodes end − 1 … 0, each coupled to the next, from that of node `end`."""
     for j in range(end - 1, -1, -1):
-        announce(L, coming[0], 2 * j)
-        announce(L, coming[0], 2 * j + 1)
-        announce(y, coming[1], j)
         y_j = (load(y, j) - load(L, 2 * j + 1) * y_j) / load(L, 2 * j)
         store(y, j, y_j)
     return y_j
 
 
 @njit(**INNER)
-def solve_forward(L, y, end, carried, coming):
+def solve_forward(L, y, end, carried):
     """y of L y = rhs in place of rhs at nodes 0 … end − 1, each coupled to the next; `carried` is b_{j−1} y_{j−1}."""
     for j in range(end):
-        announce(L, coming[0], 2 * j)
-        announce(L, coming[0], 2 * j + 1)
-        announce(y, coming[1], j)
         y_j = (load(y, j) - carried) / load(L, 2 * j)
         store(y, j, y_j)
         carried = load(L, 2 * j + 1) * y_j
@@ -62,18 +53,14 @@ def solve_forward(L, y, end, carried, coming):
 
 
 @njit(**INNER)
-def backward(L, y, v, end, y_j, v_j, coming):
+def backward(L, y, v, end, y_j, v_j):
     """y in place of ε, and v, at nodes end − 1 … 0, each coupled to the next, from those of node `end`.
 
-    Returns those of node 0, and the number of lanes with a pivot that is not positive and finite. `coming` are the
-    sources of the next L and ε.
+    Returns those of node 0, and the number of lanes with a pivot that is not positive and finite.
     """
-    one, zero = full_like(L, 1.0), full_like(L, 0.0)
+    one, zero = full_like(v, 1.0), full_like(v, 0.0)
     least, taint = one, zero
     for j in range(end - 1, -1, -1):
-        announce(L, coming[0], 2 * j)
-        announce(L, coming[0], 2 * j + 1)
-        announce(y, coming[1], j)
         a, b = load(L, 2 * j), load(L, 2 * j + 1)
         least, taint = minimum(a, least), taint + zero * a
         inverse = one / a  # one division a node: it takes longer than all else
@@ -86,16 +73,15 @@ def backward(L, y, v, end, y_j, v_j, coming):
 
 
 @njit(**INNER)
-def forward(L, y, v, e, k_bar, end, carried, g, coming):
+def forward(L, y, v, e, k_bar, end, carried, g):
     """ε̄ in place of z̄ = e, and L̄ in place of L, at nodes 0 … end − 1, each coupled to the next.
 
     y and v are there. L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}; returns
-    it and g for node `end`, and the number of lanes where L̄ is not finite. `coming` is the source of the next z̄.
+    it and g for node `end`, and the number of lanes where L̄ is not finite.
     """
     one, zero = full_like(L, 1.0), full_like(L, 0.0)
     taint = zero
     for j in range(end):
-        announce(e, coming, j)
         inverse, b = one / load(L, 2 * j), load(L, 2 * j + 1)
         e_j = (load(e, j) - carried) * inverse
         ratio = b * inverse
@@ -148,8 +134,7 @@ def factorise(P, L, negligible):
     Returns the first column that fails, `SMALL_PIVOT`, or −1.
     """
     last = (P.shape[0] - 1) // 2
-    coming = L.reshape(L.size), 0, 0
-    d, failed, least = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), full_like(L, 1.0), coming)
+    d, failed, least = factorise_nodes(P, L[: 2 * last], negligible, load(P, 0), full_like(L, 1.0))
     if failed >= 0:
         return failed
     if not_positive(d):
@@ -160,17 +145,14 @@ def factorise(P, L, negligible):
 
 
 @njit(**INNER)
-def factorise_nodes(P, L, negligible, d, least, coming):
+def factorise_nodes(P, L, negligible, d, least):
     """Nodes 0 … L.shape[0] / 2 − 1, each coupled to the next, from the pivot d of the first.
 
     Returns the pivot of the node after them and −1, or a pivot that is not positive and its node; and the least of
-    `least` and d_{j+1} − ∛u P_{j+1,j+1}, which is positive where no pivot is small. `coming` is the source of the
-    next P.
+    `least` and d_{j+1} − ∛u P_{j+1,j+1}, which is positive where no pivot is small.
     """
-    small = full_like(P, small_share(P))
+    small = full_like(L, small_share(L))
     for j in range(L.shape[0] // 2):
-        announce(P, coming, 2 * j)
-        announce(P, coming, 2 * j + 1)
         if not_positive(d):
             store(L, 2 * j, d)
             return d, j, least
@@ -184,30 +166,27 @@ def factorise_nodes(P, L, negligible, d, least, coming):
 
 
 @njit(**INNER)
-def eliminate(P, w, end, pull, carried, coming):
+def eliminate(P, w, end, pull, carried):
     """D and L of P = L D Lᵀ in place of P, w = D⁻¹ L⁻¹ b in place of b, at nodes 0 … end − 1, each coupled to the next.
 
     What enters a node: `pull` = l_{j−1} P_{j,j−1}, `carried` = l_{j−1} y_{j−1}. Returns both for node `end`, and the
-    number of lanes with a pivot that is not finite, or not above ∛u P_jj by a normal number. `coming` are the sources
-    of the next P and b.
+    number of lanes with a pivot that is not above ∛u P_jj by a normal number, or whose pivots have no finite sum.
     """
-    small = full_like(P, small_share(P))
-    one, zero = full_like(P, 1.0), full_like(P, 0.0)
-    least, taint = one, zero
+    factors = block_of(P)
+    small, one = full_like(factors, small_share(factors)), full_like(factors, 1.0)
+    least, total = one, full_like(factors, 0.0)
     for j in range(end):
-        announce(P, coming[0], 2 * j)
-        announce(P, coming[0], 2 * j + 1)
-        announce(w, coming[1], j)
         P_jj, coupling, y_j = load(P, 2 * j), load(P, 2 * j + 1), load(w, j) - carried
         d = P_jj - pull
-        least, taint = minimum(d - small * P_jj, least), taint + zero * d
+        least, total = minimum(d - small * P_jj, least), total + d  # an infinite pivot leaves no trace but here
         inverse = one / d
         ratio = coupling * inverse
         store(P, 2 * j, d)
         store(P, 2 * j + 1, ratio)
         store(w, j, y_j * inverse)
         pull, carried = ratio * coupling, ratio * y_j
-    return pull, carried, not_positive(least + taint - full_like(P, np.finfo(P.dtype).tiny))
+    tiny = full_like(factors, np.finfo(factors.dtype).tiny)
+    return pull, carried, not_positive(least - tiny) + not_finite(total)
 
 
 @njit(**INNER)

@@ -3,6 +3,8 @@
 import numpy as np
 
 from sparseggm.kernels import INNER, njit
+from sparseggm.kernels.chain.chunks import Place
+from sparseggm.kernels.lanes.tiles import streamed
 from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_finite, not_positive, store
 
 CHUNK = 256
@@ -21,15 +23,15 @@ def part_length(L, carry):
 
 @njit(**INNER)
 def most_nodes(L, carry):
-    """Of a chunk or of what is left over after the last part."""
-    return max(CHUNK, left_over(L, carry)[5])
+    """Largest number of nodes processed at once: a chunk, or the nodes left over after the last part if more."""
+    return max(CHUNK, left_over(L, carry).size)
 
 
 @njit(**INNER)
 def chunk_at(L, at, stride, size, ahead):
-    """`where` of `chunks`: `size` nodes from `at` on of each part."""
+    """`size` nodes from `at` on of each part."""
     entries = min(2 * size, L.shape[0] - 2 * at)
-    return at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead
+    return Place(at, stride, 2 * at, 2 * stride, lanes_of(L), size, entries, ahead)
 
 
 @njit(**INNER)
@@ -88,7 +90,7 @@ def reach_of(L, seam, stride, outward, L_chunk):
     negligible = full_like(L_chunk, (np.finfo(L.dtype).eps / 4) ** 2)
     while reach < stride:
         size = min(WARM_UP, stride - reach)
-        gather_nodes(L, seam + reach if outward else seam - reach - size, stride, L_chunk[: 2 * size])
+        gather_nodes(L, seam + reach if outward else seam - reach - size, stride, L_chunk[: 2 * size], 0)
         for j in range(size):
             ratio = load(L_chunk, 2 * j + 1) / load(L_chunk, 2 * j)
             influence = influence * (ratio * ratio)
@@ -99,19 +101,24 @@ def reach_of(L, seam, stride, outward, L_chunk):
 
 
 @njit(**INNER)
-def gather_nodes(L, first, stride, block):
-    """Diagonals and couplings of nodes first + lane · stride + i; a node outside the chain is 1 and uncoupled."""
+def gather_nodes(L, first, stride, block, ahead):
+    """Diagonals and couplings of nodes first + lane · stride + i; a node outside the chain is 1 and uncoupled.
+
+    Returns the block as a stream of the nodes `ahead` of these.
+    """
     for lane in range(block.shape[1]):
         for i in range(block.shape[0] // 2):
             p = 2 * (first + lane * stride + i)
             block[2 * i, lane] = L[p] if 0 <= p < L.shape[0] else 1.0
             block[2 * i + 1, lane] = L[p + 1] if 0 <= p < L.shape[0] - 1 else 0.0
+    return streamed(block, L, 2 * (first + ahead), 2 * stride)
 
 
 @njit(**INNER)
-def gather_entries(x, first, stride, block):
-    """Entries x[first + lane · stride + i], 0 outside the chain; an empty x leaves the block alone."""
+def gather_entries(x, first, stride, block, ahead):
+    """Entries x[first + lane · stride + i], 0 outside the chain; none of an empty x. Otherwise as `gather_nodes`."""
     for lane in range(block.shape[1] if x.shape[0] else 0):
         for i in range(block.shape[0]):
             j = first + lane * stride + i
             block[i, lane] = x[j] if 0 <= j < x.shape[0] else 0.0
+    return streamed(block, x, first + ahead, stride)

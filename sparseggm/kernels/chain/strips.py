@@ -15,8 +15,8 @@ lanes too: all of them do the same.
 What a part passes from chunk to chunk is kept in `carry[strip]`, two rows a chunk. Backward, chunk c leaves y and v of
 its first node in rows 2c and 2c + 1, and finds those of the node after it in the next two; forward, it finds what
 enters it in rows 2c and 2c + 1, and leaves what enters the next. Arrays are 1-D; an empty one is an argument that is
-zero, or a result that is not wanted. A recurrence that has met NaN or infinity arrives at one; an infinite pivot alone
-hides, and is looked for.
+zero, or a result that is not wanted. NaN and infinity propagate, so that it is enough to test the last value of a
+recurrence; only an infinite pivot escapes (x / ∞ = 0), and pivots are tested separately.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ from sparseggm.kernels.lanes.blocks import (
     new_block,
     scatter_runs,
 )
+from sparseggm.kernels.lanes.tiles import streamed
 from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_positive, store
 
 # ---------------------------------------------------------------------- backward
@@ -60,7 +61,7 @@ from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_positi
 
 @njit(**KERNEL)
 def backward_strips(task, L, carry, sums, first, last):
-    """One pass over ε, loc, z, v = task[2:]: z = loc + L⁻ᵀ ε, and v = diag Σ if pivots are to be positive, task[0].
+    """One pass of a `BackwardTask` along strips.
 
     sums[strip] are those of v + loc² + 2 log L_jj, if wanted. Nonzero status: something may be wrong.
     """
@@ -106,26 +107,24 @@ def mend_backward(suspect, task, L, carry, sums, rest):
         load_state(states, 0, lane, kept)
         bad += bad_lanes(kept, 0, 2)
     if suspect:  # in a part that was done again?
-        bad += bad_chain_pivots(task[0], L) + bad_numbers(task[4]) + bad_numbers(task[5])
+        bad += bad_chain_pivots(task.positive, L) + bad_numbers(task.z) + bad_numbers(task.v)
     return bad
 
 
 @njit(**INNER)
 def _guess_backward(task, L, seam, stride, blocks):
     """y and v at node `seam` of each lane."""
-    positive, eps = task[0], task[2]
-    L_chunk, y_chunk, v_chunk, _, _ = blocks
+    L_chunk, y_chunk = blocks.L, blocks.y
     y_j, v_j = full_like(L_chunk, 0.0), full_like(L_chunk, 0.0)
     reach = reach_of(L, seam, stride, True, L_chunk)
     for offset in range((reach - 1) // CHUNK * CHUNK, -1, -CHUNK):
         size = min(CHUNK, reach - offset)
-        coming = (L, 2 * (seam + offset - CHUNK), 2 * stride), (eps, seam + offset - CHUNK, stride)
-        gather_nodes(L, seam + offset, stride, L_chunk[: 2 * size])
-        gather_entries(eps, seam + offset, stride, y_chunk[:size])
-        if positive:
-            y_j, v_j, _ = backward(L_chunk, y_chunk, v_chunk, size, y_j, v_j, coming)
+        next_L = gather_nodes(L, seam + offset, stride, L_chunk[: 2 * size], -CHUNK)
+        next_y = gather_entries(task.eps, seam + offset, stride, y_chunk[:size], -CHUNK)
+        if task.positive:
+            y_j, v_j, _ = backward(next_L, next_y, blocks.v, size, y_j, v_j)
         else:
-            y_j = solve_backward(L_chunk, y_chunk, size, y_j, coming)
+            y_j = solve_backward(next_L, next_y, size, y_j)
     return y_j, v_j
 
 
@@ -134,7 +133,7 @@ def _guess_backward(task, L, seam, stride, blocks):
 
 @njit(**KERNEL)
 def forward_strips(task, L, entering, carry, first, last):
-    """One pass over task = ε, z̄, k̄, L̄, ε̄, _, loc, loc̄: ε̄ = L⁻¹ z̄; if L̄ is wanted, all cotangents of a step.
+    """One pass of a `ForwardTask` along strips, loc̄ included.
 
     y and v are computed again from `entering`, what `backward_strips` carried. Nonzero status: something may be wrong.
     """
@@ -177,48 +176,44 @@ def mend_forward(suspect, task, L, entering, carry):
         bad += bad_lanes(kept, 0, 2)
     after[:] = 0.0
     where = left_over(L, carry)
-    start, size = where[0], where[5]
     carried, g, worse = _forward_chunk(task, L, where, blocks, after, 0, load(kept, 0), load(kept, 1))
     if suspect:
-        bad += bad_chain_pivots(False, L) + bad_numbers(task[3]) + bad_numbers(task[4]) + bad_numbers(task[7])
-    return bad + worse + bad_lanes(blocks[3], 0, size) + _add_mean(task, start, size)
+        bad += bad_chain_pivots(False, L) + bad_numbers(task.L_bar) + bad_numbers(task.eps_bar)
+        bad += bad_numbers(task.loc_bar)
+    return bad + worse + bad_lanes(blocks.e, 0, where.size) + _add_mean(task, where.at, where.size)
 
 
 @njit(**INNER)
 def _forward_chunk(task, L, where, blocks, entering, row, carried, g):
     """A chunk, whose y and v are computed again from those of the node after it, at `row` of `entering`."""
-    _, y, v, _ = blocks
-    if task[3].shape[0]:
-        store(y, where[5], load(entering, row))
-        store(v, where[5], load(entering, row + 1))
-    return forward_chunk(task[:6], L, where, blocks, carried, g)
+    if task.L_bar.shape[0]:
+        store(blocks.y, where.size, load(entering, row))
+        store(blocks.v, where.size, load(entering, row + 1))
+    return forward_chunk(task, L, where, blocks, carried, g)
 
 
 @njit(**INNER)
 def _add_mean(task, at, size):
     """loc̄ of some nodes, if it is wanted."""
-    z_bar, k_bar, loc, loc_bar = task[1], task[2], task[6], task[7]
-    if not loc_bar.shape[0]:
+    if not task.loc_bar.shape[0]:
         return 0
-    rows = z_bar[at : at + size], loc[at : at + size], loc_bar[at : at + size]
-    return add_means(rows[0].reshape(1, size), k_bar, rows[1].reshape(1, size), rows[2].reshape(1, size), 0, 1)
+    z_bar, loc, loc_bar = task.z_bar[at : at + size], task.loc[at : at + size], task.loc_bar[at : at + size]
+    return add_means(z_bar.reshape(1, size), task.k_bar, loc.reshape(1, size), loc_bar.reshape(1, size), 0, 1)
 
 
 @njit(**INNER)
 def _guess_forward(task, L, seam, stride, blocks):
     """What enters node `seam` of each lane: b ε̄ of the node before it, and g."""
-    z_bar, k_bar, adjoint = task[1], task[2], task[3].shape[0] > 0
-    L_chunk, e_chunk = blocks[0], blocks[3]
-    one, start = full_like(L_chunk, 1.0), load(k_bar, 0)
+    L_chunk, e_chunk = blocks.L, blocks.e
+    one, start = full_like(L_chunk, 1.0), load(task.k_bar, 0)
     carried, g = full_like(L_chunk, 0.0), start
     reach = reach_of(L, seam, stride, False, L_chunk)
     for offset in range(reach, 0, -CHUNK):
         size = min(CHUNK, offset)
-        coming = (L, 2 * (seam - offset + CHUNK), 2 * stride), (z_bar, seam - offset + CHUNK, stride)
-        gather_nodes(L, seam - offset, stride, L_chunk[: 2 * size])
-        gather_entries(z_bar, seam - offset, stride, e_chunk[:size])
-        carried = solve_forward(L_chunk, e_chunk, size, carried, coming)
-        for j in range(size if adjoint else 0):
+        next_L = gather_nodes(L, seam - offset, stride, L_chunk[: 2 * size], CHUNK)
+        next_e = gather_entries(task.z_bar, seam - offset, stride, e_chunk[:size], CHUNK)
+        carried = solve_forward(next_L, next_e, size, carried)
+        for j in range(size if task.L_bar.shape[0] else 0):
             ratio = load(L_chunk, 2 * j + 1) * (one / load(L_chunk, 2 * j))
             g = start + (ratio * ratio) * g
     return carried, g
@@ -244,8 +239,8 @@ def factorise_strips(P, L, carry, first, last):
         for c in range(chunks):
             at, size = start + c * CHUNK, min(CHUNK, part - c * CHUNK)
             gather_runs(P, 2 * at, 2 * part, lanes, P_chunk, 2 * size + 1)
-            coming = P, 2 * (at + CHUNK), 2 * part
-            d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, least, coming)
+            next_P = streamed(P_chunk, P, 2 * (at + CHUNK), 2 * part)
+            d, failed, least = factorise_nodes(next_P, L_chunk[: 2 * size], small, d, least)
             if failed >= 0:
                 return 1
             scatter_runs(L_chunk, 2 * size, L, 2 * at, 2 * part, lanes, past_caches)
@@ -268,8 +263,8 @@ def mend_factorise(P, L, carry):
         for c in range(chunks if again else 0):
             at, size = p * part + c * CHUNK, min(CHUNK, part - c * CHUNK)
             gather_runs(P, 2 * at, 0, lanes, P_chunk, 2 * size + 1)
-            coming = P, 2 * (at + CHUNK), 0
-            d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), least, coming)
+            next_P = streamed(P_chunk, P, 2 * (at + CHUNK), 0)
+            d, failed, least = factorise_nodes(next_P, L_chunk[: 2 * size], small, load(kept, 0), least)
             if failed >= 0:
                 return 1
             scatter_runs(L_chunk, 2 * size, L, 2 * at, 0, lanes, False)
@@ -278,10 +273,10 @@ def mend_factorise(P, L, carry):
                 break
         load_state(pivots, chunks, lane, kept)
     where = left_over(P, carry)
-    start, size = where[0], where[5]
-    gather_nodes(P, start, 0, P_chunk[: 2 * size + 2])
+    start, size = where.at, where.size
     # The node that `gather_nodes` puts after the last is 1 and uncoupled: its pivot is not small.
-    d, failed, least = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, load(kept, 0), least, (P, 2 * start, 0))
+    next_P = gather_nodes(P, start, 0, P_chunk[: 2 * size + 2], 0)
+    d, failed, least = factorise_nodes(next_P, L_chunk[: 2 * size], small, load(kept, 0), least)
     scatter_runs(L_chunk, 2 * size - 1, L, 2 * start, 0, lanes, False)
     if failed >= 0:
         return 1
@@ -301,10 +296,9 @@ def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
         influence, d = full_like(P_chunk, 1.0), full_like(P_chunk, 1.0)
         for offset in range(reach, 0, -CHUNK):
             size = min(CHUNK, offset)
-            gather_nodes(P, seam - offset, stride, P_chunk[: 2 * size + 2])
+            next_P = gather_nodes(P, seam - offset, stride, P_chunk[: 2 * size + 2], CHUNK)
             d = load(P_chunk, 0) if offset == reach else d
-            coming = P, 2 * (seam - offset + CHUNK), 2 * stride
-            d, failed, _ = factorise_nodes(P_chunk, L_chunk[: 2 * size], small, d, d, coming)
+            d, failed, _ = factorise_nodes(next_P, L_chunk[: 2 * size], small, d, d)
             if failed >= 0:
                 return d
             for j in range(size):

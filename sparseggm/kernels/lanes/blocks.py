@@ -106,7 +106,7 @@ def gather_runs(array, first, stride, count, block, size):
 
 @njit(**INNER)
 def after(matrix, start, lanes):
-    """What is `coming` after the rows of a matrix from `start` on, see `tiles.announce`."""
+    """What `tiles.streamed` takes: the rows that follow `lanes` rows of a matrix from `start` on."""
     n = matrix.shape[1]
     return matrix.reshape(matrix.size), (start + lanes) * n, n
 

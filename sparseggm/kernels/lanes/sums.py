@@ -8,7 +8,6 @@ import numpy as np
 
 from sparseggm.kernels import INNER, njit
 from sparseggm.kernels.lanes.logarithm import logarithms
-from sparseggm.kernels.lanes.tiles import announce
 from sparseggm.kernels.lanes.vector import as_float64, exponent, full_like, lanes_of, load, mantissa, store, store_run
 
 _LN2 = math.log(2.0)
@@ -43,14 +42,13 @@ def log_determinants(indptr, L, n, scratch, sums):
 
 
 @njit(**INNER)
-def kl_terms(indptr, L, mean, y, variances, n, scratch, sums, coming):
+def kl_terms(indptr, L, mean, y, variances, n, scratch, sums):
     """sums[lane] = Σ v + loc² + 2 log L_jj over the first n nodes, and loc + y in place of y.
 
-    Pivots are not subnormal, as the variances are finite. `coming` is the source of the next loc, see `tiles.announce`.
+    Pivots are not subnormal, as the variances are finite.
     """
     lanes, total = lanes_of(y), as_float64(full_like(y, 0.0))
     for j in range(n):
-        announce(mean, coming, j)
         loc = load(mean, j)
         total = total + (as_float64(load(variances, j)) + as_float64(loc) * as_float64(loc))
         store(y, j, loc + load(y, j))

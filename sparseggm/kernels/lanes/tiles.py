@@ -7,13 +7,15 @@ there are `count` of them, and lanes left over belong to the last.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from sparseggm.kernels.lanes.vector import Lanes, aligned, pointer_to, pointer_to_row, vector_of
+from sparseggm.kernels.lanes.vector import Lanes, aligned, load, pointer_to, pointer_to_row, store, vector_of
 
 # ---------------------------------------------------------------------- meaning
 
@@ -42,12 +44,28 @@ def prefetch(array, i):
     """Say that element i of a 1-D array will be read soon; i may lie outside."""
 
 
-def announce(block, coming, i):
-    """Prefetch the i-th line of the rows that will be gathered next into the block; nothing for a 1-D array.
+class Streamed(NamedTuple):
+    """A block, and the rows of a 1-D array that will be gathered into it next: see `streamed`."""
 
-    `coming` is (array, first, stride). Said for every row i of a block while it is computed with, memory is read
-    meanwhile; said all at once, computation waits for memory, and memory then for computation.
+    block: Any
+    array: Any
+    first: Any
+    stride: Any
+
+
+def streamed(block, array, first, stride):
+    """The block, of which each `load` also prefetches a line of the rows that will be gathered into it next.
+
+    These rows are array[first + lane · stride :]. With a line a load, reading the next rows overlaps with computing on
+    these; prefetching all of them at once would serialise the two. So load each row once through the stream, and once
+    more, where need be, from `block_of` it. A 1-D array, into which nothing will be gathered, is returned as it is.
     """
+    return block
+
+
+def block_of(block):
+    """The block of a stream; a block or a 1-D array itself."""
+    return block
 
 
 def _places(first, stride, count, lanes):
@@ -139,7 +157,7 @@ _scatter_tile, _stream_tile = _scattered(False), _scattered(True)
 @intrinsic
 def _prefetch(context, array, i):
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    how = [ir.Constant(number, full_like) for full_like in (0, 2, 1)]  # to read; into the second cache; data
+    how = [ir.Constant(number, word) for word in (0, 2, 1)]  # to read; into the second cache; data
 
     def codegen(context, builder, signature, arguments):
         pointer = builder.bitcast(pointer_to(context, builder, signature.args[0], *arguments), byte)
@@ -165,19 +183,43 @@ def _overload_stream_tile(block, at, array, first, stride, count):
     return lambda block, at, array, first, stride, count: _stream_tile(block, at, array, first, stride, count)
 
 
-@overload(announce)
-def _overload_announce(block, coming, i):
-    if block.ndim == 1:
-        return lambda block, coming, i: None
-    lanes = Lanes(block.dtype).count
-
-    def announce_line(block, coming, i):
-        array, first, stride = coming
-        prefetch(array, first + (i & (lanes - 1)) * stride + (i & -lanes))
-
-    return announce_line
-
-
 @overload(prefetch)
 def _overload_prefetch(array, i):
     return lambda array, i: _prefetch(array, i)
+
+
+# ---------------------------------------------------------------------- streams
+
+
+def _is_streamed(block):
+    return isinstance(block, types.NamedTuple) and block.instance_class is Streamed
+
+
+@overload(streamed)
+def _overload_streamed(block, array, first, stride):
+    if block.ndim == 1:
+        return lambda block, array, first, stride: block
+    return lambda block, array, first, stride: Streamed(block, array, first, stride)
+
+
+@overload(block_of)
+def _overload_block_of(block):
+    return (lambda block: block.block) if _is_streamed(block) else (lambda block: block)
+
+
+@overload(load)
+def _overload_load(block, i):
+    if not _is_streamed(block):
+        return None
+    lanes = Lanes(block.types[0].dtype).count
+
+    def load_and_prefetch(block, i):
+        prefetch(block.array, block.first + (i & (lanes - 1)) * block.stride + (i & -lanes))
+        return load(block.block, i)
+
+    return load_and_prefetch
+
+
+@overload(store)
+def _overload_store(block, i, value):
+    return (lambda block, i, value: store(block.block, i, value)) if _is_streamed(block) else None

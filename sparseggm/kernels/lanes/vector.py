@@ -215,12 +215,12 @@ def _full_like(context, block, number):
 
 @overload(load)
 def _overload_load(block, i):
-    return lambda block, i: _load(block, i)
+    return (lambda block, i: _load(block, i)) if isinstance(block, types.Array) else None  # else see `tiles`
 
 
 @overload(store)
 def _overload_store(block, i, value):
-    return lambda block, i, value: _store(block, i, value)
+    return (lambda block, i, value: _store(block, i, value)) if isinstance(block, types.Array) else None
 
 
 @overload(full_like)

@@ -1,12 +1,13 @@
 """Sparse Cholesky factorisation and its derivative, left-looking, on blocks of lanes or single matrices.
 
 Conventions are those of `products`: C-contiguous rows, `first, last`, a status. `row_indptr, row_cols, row_positions`
-list row k of the pattern left of its diagonal; `by_rows` is these and `groups`, the columns that go together.
+list row k of the pattern left of its diagonal.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,16 @@ from sparseggm.kernels.lanes.vector import (
     store,
     zero_below,
 )
+
+
+class Rows(NamedTuple):
+    """The strictly lower entries of a pattern, row by row."""
+
+    indptr: Any
+    cols: Any
+    positions: Any
+    groups: Any
+    """For each entry, how many columns from its own on go together: see `_subtract_columns`."""
 
 
 @njit(**KERNEL)
@@ -73,7 +84,7 @@ def singular_columns(indptr, rows, by_rows, factor, columns, first, last):
     when P is scaled. The triangle inequality bounds f_k by the f_j of row k; only where that bound does not suffice is
     f_k computed.
     """
-    row_indptr, row_cols, row_positions, _ = by_rows
+    row_indptr, row_cols, row_positions = by_rows.indptr, by_rows.cols, by_rows.positions
     n, unit, longest = indptr.shape[0] - 1, 0.5 * np.finfo(factor.dtype).eps, 1
     for k in range(n):
         longest = max(longest, row_indptr[k + 1] - row_indptr[k] + 1)

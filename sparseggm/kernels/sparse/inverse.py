@@ -1,6 +1,6 @@
 """The selected inverse, its derivatives and the Gram product, on blocks of lanes or single matrices.
 
-L is on S; the wide pattern W is that of the Gram product, or F ⊇ S, closed. Conventions are those of `products`.
+L is on S; the wide pattern is that of the Gram product, or F ⊇ S, closed. Conventions are those of `products`.
 
 With W = V + Vᵀ, tril(W L) = X reads, column by column from the last,
     W_ij = (X_ij − Σ_{k ∈ S_j} W_ik L_kj) / L_jj   for i ∈ F_j, i > j, then for i = j                  (1)
@@ -11,6 +11,7 @@ and every W_ik it reads is on F, because F is closed. X = diag(1/L) gives W = Σ
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,16 +39,25 @@ from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, square_roo
 ) = range(7)
 
 
+class Fill(NamedTuple):
+    """The wide pattern, by columns and, strictly below the diagonal, by rows."""
+
+    indptr: Any
+    rows: Any
+    row_indptr: Any
+    row_cols: Any
+    row_positions: Any
+
+
 @njit(**KERNEL)
 def sweep(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last):
     """values = verb(a, b), row by row. Nonzero status: something is not finite, or a pivot not positive.
 
-    `wide` is the wide pattern: indptr, rows, and its strictly lower entries row by row, as row_indptr, row_cols,
-    row_positions. Of the results of CHOLESKY_VJP only those at `chosen`, if any are, are given.
+    `wide` is a `Fill`. Of the results of CHOLESKY_VJP only those at `chosen`, if any are, are given.
     """
     lanes, bad = lanes_of(a), 0
-    size = wide[1].shape[0] if verb >= MARGINAL_VARIANCES else 0
-    twice = size if verb > MARGINAL_VARIANCES else 0
+    size = wide.rows.shape[0] if verb >= MARGINAL_VARIANCES else 0  # Σ is scratch
+    twice = size if verb > MARGINAL_VARIANCES else 0  # and so is its cotangent
     some = chosen.shape[0] > 0
     if too_few_for_lanes(first, last, lanes):
         memory = np.empty(size + twice, a.dtype)
@@ -108,9 +118,9 @@ def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
                 store(W, indptr[j], full_like(W, 0.5) * load(W, indptr[j]))
         elif verb == MARGINAL_VARIANCES:
             for j in range(indptr.shape[0] - 1):
-                store(out, j, load(sigma, wide[0][j]))
+                store(out, j, load(sigma, wide.indptr[j]))
         elif verb > MARGINAL_VARIANCES:
-            _spread(verb, wide[0], b, G)
+            _spread(verb, wide.indptr, b, G)
             takahashi_adjoint(indptr, rows, wide, a, sigma, G, out)
     return bad + bad_lanes(out, 0, out.shape[0])
 
@@ -154,7 +164,7 @@ def _find(rows, low, stop, row):
 @njit(**INNER)
 def _gram_jvp(indptr, rows, gram, A, B, out):
     """out = tril(A Bᵀ + B Aᵀ) on the gram pattern."""
-    gram_indptr, gram_rows = gram[0], gram[1]
+    gram_indptr, gram_rows = gram.indptr, gram.rows
     out[:] = 0.0
     for j in range(indptr.shape[0] - 1):
         for p in range(indptr[j], indptr[j + 1]):
@@ -168,7 +178,7 @@ def _gram_jvp(indptr, rows, gram, A, B, out):
 @njit(**INNER)
 def _gram_vjp(indptr, rows, gram, A, V, out):
     """out = tril((V + Vᵀ) A) on the pattern of A, V on the gram pattern."""
-    gram_indptr, gram_rows = gram[0], gram[1]
+    gram_indptr, gram_rows = gram.indptr, gram.rows
     out[:] = 0.0
     for j in range(indptr.shape[0] - 1):
         for p in range(indptr[j], indptr[j + 1]):

@@ -5,9 +5,9 @@ reads memory in long runs, and the recurrence over the columns then works on reg
 divisions is shared by the lanes. Few rows are done one at a time, on their own memory. A factor that a whole block of
 right-hand sides shares is not copied: its numbers meet vectors.
 
-Arguments are C-contiguous 2-D arrays, one batch element a row; `owner[r]` is the row of the matrix that belongs to
-row r of the vectors. Every kernel ends in `first, last`: the part of the batch it is to do, so that threads can share
-a call.
+Arguments are C-contiguous 2-D arrays, one batch element a row; `matrix_row[r]` is the row of the matrix that
+belongs to row r of the vectors. Every kernel ends in `first, last`: the part of the batch it is to do, so that threads
+can share a call.
 
 Kernels check nothing on entry. A sum of 0 · v over the values v that pass is NaN as soon as one of them is not finite;
 they return 0 or a failure code, and `linalg` then looks for the culprit.
@@ -32,7 +32,7 @@ from sparseggm.kernels.lanes.blocks import (
     too_few_for_lanes,
 )
 from sparseggm.kernels.lanes.logarithm import logarithms
-from sparseggm.kernels.lanes.tiles import announce
+from sparseggm.kernels.lanes.tiles import block_of, streamed
 from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_finite, store
 
 _TINY_PIVOT, _HUGE_PIVOT = 2.0**-127, 2.0**127
@@ -51,8 +51,7 @@ def product(verb, is_chain, indptr, rows, matrix, matrix_row, repeat, x, y, firs
         for r in range(first, last):
             if solves:
                 y[r] = x[r]
-            coming = after(matrix, matrix_row[r], 1), after(x, r, 1)
-            bad += _apply(verb, is_chain, indptr, rows, matrix[matrix_row[r]], x[r], y[r], coming)
+            bad += _apply(verb, is_chain, indptr, rows, matrix[matrix_row[r]], x[r], y[r])
         return bad
     A, b, out = new_block(rows.shape[0], x), new_block(x.shape[1], x), new_block(x.shape[1], x)
     stride = repeat if repeat % lanes == 0 and first % lanes == 0 else last - first
@@ -63,83 +62,83 @@ def product(verb, is_chain, indptr, rows, matrix, matrix_row, repeat, x, y, firs
             gather_rows(matrix, matrix_row[own : min(own + lanes, last)], A)
         for start in range(own, last, stride):
             stop, next_start = min(start + lanes, last), start + stride if start + stride < last else own + lanes
-            coming = after(matrix, matrix_row[own], lanes), after(x, next_start - lanes, lanes)
             gather(x, start, stop, out if solves else b)
+            following = after(x, next_start - lanes, lanes)
+            next_b, next_out = streamed(b, *following), streamed(out, *following)
             if shared:
-                bad += _apply(verb, is_chain, indptr, rows, matrix[matrix_row[start]], b, out, coming)
+                bad += _apply(verb, is_chain, indptr, rows, matrix[matrix_row[start]], next_b, next_out)
             else:
-                bad += _apply(verb, is_chain, indptr, rows, A, b, out, coming)
+                next_A = streamed(A, *after(matrix, matrix_row[own], lanes))
+                bad += _apply(verb, is_chain, indptr, rows, next_A, next_b, next_out)
             scatter(out, y, start, stop, past_caches)
     return bad
 
 
 @njit(**INNER)
-def _apply(verb, is_chain, indptr, rows, A, b, y, coming):
-    """y = verb(A, b); where the verb solves, in place of b = y. `coming` are the next A and b, see `tiles.announce`."""
+def _apply(verb, is_chain, indptr, rows, A, b, out):
+    """out = verb(A, b); where the verb solves, in place of b = out."""
     if is_chain and verb <= SOLVE_T:
-        return _solve_chain(verb, A, y, coming)
+        return _solve_chain(verb, A, out)
     if verb == SOLVE:
-        return solve(indptr, rows, A, y, coming)
+        return solve(indptr, rows, A, out)
     if verb == SOLVE_T:
-        return solve_t(indptr, rows, A, y, coming)
+        return solve_t(indptr, rows, A, out)
+    y = block_of(out)
     if verb == MATMUL:
-        _matmul(indptr, rows, A, b, y, coming)
+        _matmul(indptr, rows, A, b, y)
     elif verb == MATMUL_T:
-        _matmul_t(indptr, rows, A, b, y, coming)
+        _matmul_t(indptr, rows, A, b, y)
     else:
-        _symmetric_matmul(indptr, rows, A, b, y, coming)
+        _symmetric_matmul(indptr, rows, A, b, y)
     return bad_lanes(y, 0, y.shape[0])
 
 
 @njit(**INNER)
-def _solve_chain(verb, L, y, coming):
-    """`_apply` without index work. NaN or infinity once met stays; an infinite pivot hides, and is looked for."""
+def _solve_chain(verb, L, b):
+    """`solve` or `solve_t` without index work. NaN and infinity propagate; an infinite pivot is looked for."""
+    factor, y = block_of(L), block_of(b)
     last, zero = y.shape[0] - 1, full_like(y, 0.0)
     if verb == SOLVE:
-        carried = solve_forward(L, y, last, zero, coming)
-        end = (load(y, last) - carried) / load(L, 2 * last)
+        carried = solve_forward(L, b, last, zero)
+        end = (load(b, last) - carried) / load(L, 2 * last)
         store(y, last, end)
     else:
-        end = load(y, last) / load(L, 2 * last)
+        end = load(b, last) / load(L, 2 * last)
         store(y, last, end)
-        end = solve_backward(L, y, last, end, coming)
+        end = solve_backward(L, b, last, end)
     taint = zero * end
     for j in range(last + 1):
-        taint = taint + zero * load(L, 2 * j)
+        taint = taint + zero * load(factor, 2 * j)
     return not_finite(taint)
 
 
 @njit(**INNER)
-def solve(indptr, rows, L, y, coming):
+def solve(indptr, rows, L, b):
     """y = L⁻¹ b in place of b: forward substitution, one column of L at a time; the number of tainted lanes."""
+    y = block_of(b)
     zero = full_like(y, 0.0)
     taint = zero
     for j in range(y.shape[0]):
         begin, end = indptr[j], indptr[j + 1]
-        announce(y, coming[1], j)
-        announce(L, coming[0], begin)
         pivot = load(L, begin)
-        y_j = load(y, j) / pivot
+        y_j = load(b, j) / pivot
         store(y, j, y_j)
         taint = taint + zero * pivot + zero * y_j  # an infinite pivot leaves a finite y
         for p in range(begin + 1, end):  # y_i −= L_ij y_j
-            announce(L, coming[0], p)
             store(y, rows[p], load(y, rows[p]) - load(L, p) * y_j)
     return not_finite(taint)
 
 
 @njit(**INNER)
-def solve_t(indptr, rows, L, y, coming):
+def solve_t(indptr, rows, L, b):
     """y = L⁻ᵀ b in place of b: backward substitution, one column of L at a time; the number of tainted lanes."""
+    y = block_of(b)
     zero = full_like(y, 0.0)
     taint = zero
     for j in range(y.shape[0] - 1, -1, -1):
         begin, end = indptr[j], indptr[j + 1]
-        announce(y, coming[1], j)
-        announce(L, coming[0], begin)
-        y_j = load(y, j)
+        y_j = load(b, j)
         for p in range(begin + 1, end):  # L_jj y_j = b_j − Σ_{i>j} L_ij y_i
-            announce(L, coming[0], p)
             y_j = y_j - load(L, p) * load(y, rows[p])
         pivot = load(L, begin)
         y_j = y_j / pivot
@@ -149,46 +148,41 @@ def solve_t(indptr, rows, L, y, coming):
 
 
 @njit(**INNER)
-def _matmul(indptr, rows, L, b, y, coming):
+def _matmul(indptr, rows, L, b, y):
     """y = L b."""
     for j in range(y.shape[0]):
         store(y, j, full_like(y, 0.0))
     for j in range(y.shape[0]):
         b_j = load(b, j)
-        announce(b, coming[1], j)
         for p in range(indptr[j], indptr[j + 1]):  # y_i += L_ij b_j
-            announce(L, coming[0], p)
             store(y, rows[p], load(y, rows[p]) + load(L, p) * b_j)
 
 
 @njit(**INNER)
-def _matmul_t(indptr, rows, L, b, y, coming):
+def _matmul_t(indptr, rows, L, b, y):
     """y = Lᵀ b."""
+    seen = block_of(b)
     for j in range(y.shape[0]):
-        y_j = full_like(y, 0.0)
-        announce(b, coming[1], j)
-        for p in range(indptr[j], indptr[j + 1]):  # y_j = Σ_{i≥j} L_ij b_i
-            announce(L, coming[0], p)
-            y_j = y_j + load(L, p) * load(b, rows[p])
+        y_j = load(L, indptr[j]) * load(b, j)
+        for p in range(indptr[j] + 1, indptr[j + 1]):  # y_j = Σ_{i≥j} L_ij b_i
+            y_j = y_j + load(L, p) * load(seen, rows[p])
         store(y, j, y_j)
 
 
 @njit(**INNER)
-def _symmetric_matmul(indptr, rows, P, b, y, coming):
+def _symmetric_matmul(indptr, rows, P, b, y):
     """y = P b from the lower triangle of P."""
+    seen = block_of(b)
     for j in range(y.shape[0]):
         store(y, j, full_like(y, 0.0))
     for j in range(y.shape[0]):
         begin, end = indptr[j], indptr[j + 1]
         b_j = load(b, j)
-        announce(b, coming[1], j)
-        announce(P, coming[0], begin)
         y_j = load(P, begin) * b_j
         for p in range(begin + 1, end):  # P_ij stands for two entries
-            announce(P, coming[0], p)
-            i = rows[p]
-            store(y, i, load(y, i) + load(P, p) * b_j)
-            y_j = y_j + load(P, p) * load(b, i)
+            i, P_ij = rows[p], load(P, p)
+            store(y, i, load(y, i) + P_ij * b_j)
+            y_j = y_j + P_ij * load(seen, i)
         store(y, j, load(y, j) + y_j)
 
 
@@ -197,16 +191,12 @@ def _symmetric_matmul(indptr, rows, P, b, y, coming):
 
 @njit(**KERNEL)
 def outer(indptr, rows, terms, x, y, values, first, last):
-    """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = members[g], in float64. Nonzero status: not finite.
+    """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = terms[g], in float64. Nonzero status: not finite.
 
-    Lanes are groups; of a single group they are its members, and are added at the end.
+    Lanes are groups; of a single group they are its terms, and are added at the end.
     """
     wide = np.empty(0)
-    a, b, total = (
-        new_block(x.shape[1], wide),
-        new_block(x.shape[1], wide),
-        new_block(rows.shape[0], wide),
-    )
+    a, b, total = new_block(x.shape[1], wide), new_block(x.shape[1], wide), new_block(rows.shape[0], wide)
     lanes = total.shape[1]
     chosen = np.empty(lanes, terms.dtype)  # a column; of the type of a row's copy, so that one `gather_rows` serves
     for start in range(first, last, lanes):

@@ -14,14 +14,14 @@ import numpy as np
 
 from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.lanes.blocks import bad_lanes, gather_rows, gather_runs, is_in_lines, new_block, scatter_runs
-from sparseggm.kernels.lanes.tiles import announce
+from sparseggm.kernels.lanes.tiles import block_of, streamed
 from sparseggm.kernels.lanes.vector import as_float64, full_like, lanes_of, load, not_finite, store, store_run
 
 KEPT_ROWS = 1 << 12
 """Of blocks of factors and means: a quarter of a megabyte."""
 
 AHEAD = 128
-"""Nodes from which noise is announced: a block of few nodes is done before memory answers."""
+"""Nodes by which noise is prefetched ahead: a block of few nodes is done before memory answers."""
 
 
 @njit(**KERNEL)
@@ -29,7 +29,7 @@ def sample_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, at_m
     """z = loc + L⁻ᵀ ε and log q(z) = at_mean − ½ ‖ε‖², both overwritten. Nonzero status: something is not finite.
 
     `rows` and `nodes` are the caller's node of each entry's row and of each column; `owner` and `loc_owner` (m,) the
-    rows of factor and loc that make a Gaussian, whose at_mean is in `at_mean` (m, 1).
+    rows of factor and loc that make a Gaussian, whose log q(loc) is `at_mean` (m, 1).
     """
     n, nnz, lanes, count, bad = nodes.shape[0], rows.shape[0], lanes_of(noise), owner.shape[0], 0
     blocks, past_caches = (last - first + lanes - 1) // lanes, is_in_lines(z)
@@ -52,8 +52,8 @@ def sample_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, at_m
                 start = turn + k * lanes
                 rest = min(lanes, last - start)
                 gather_runs(eps, start * n, n, rest, y, n)
-                coming = eps, (start + max(1, AHEAD // n) * lanes) * n, n
-                total, worse = _sample(indptr, rows, nodes, L, k * nnz, mean, k * n, y, out, coming)
+                next_eps = streamed(y, eps, (start + max(1, AHEAD // n) * lanes) * n, n)
+                total, worse = _sample(indptr, rows, nodes, L, k * nnz, mean, k * n, next_eps, out)
                 store_run(square, k * lanes, total)
                 scatter_runs(out, n, samples, start * n, n, rest, past_caches)
                 bad += worse
@@ -62,23 +62,23 @@ def sample_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, at_m
 
 
 @njit(**INNER)
-def _sample(indptr, rows, nodes, L, at, mean, at_mean, y, out, coming):
-    """out = mean + L⁻ᵀ y, where L and the mean begin at rows `at` and `at_mean`; y is overwritten.
+def _sample(indptr, rows, nodes, L, first_entry, mean, first_node, eps, out):
+    """out = mean + L⁻ᵀ ε, where L and the mean begin at these rows of their blocks; ε is overwritten.
 
-    Returns ‖y‖² of the y that was, and the number of tainted lanes.
+    Returns ‖ε‖², and the number of tainted lanes.
     """
+    y = block_of(eps)
     zero = full_like(y, 0.0)
     taint, total = zero, as_float64(zero)
     for j in range(nodes.shape[0] - 1, -1, -1):
         node, begin = nodes[j], indptr[j]
-        announce(y, coming, j)
-        y_j = load(y, node)
+        y_j = load(eps, node)
         total = total + as_float64(y_j) * as_float64(y_j)
         for p in range(begin + 1, indptr[j + 1]):  # L_jj y_j = ε_j − Σ_{i>j} L_ij y_i
-            y_j = y_j - load(L, at + p) * load(y, rows[p])
-        y_j = y_j / load(L, at + begin)
+            y_j = y_j - load(L, first_entry + p) * load(y, rows[p])
+        y_j = y_j / load(L, first_entry + begin)
         store(y, node, y_j)
-        z_j = load(mean, at_mean + node) + y_j
+        z_j = load(mean, first_node + node) + y_j
         store(out, node, z_j)
         taint = taint + zero * z_j
     return total, not_finite(taint)

@@ -20,6 +20,7 @@ from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.lanes.addresses import read_rows, write_at, write_rows
 from sparseggm.kernels.lanes.blocks import add_means, after, bad_lanes, bad_pivots, gather, new_block, scatter
 from sparseggm.kernels.lanes.sums import kl_terms, new_scratch
+from sparseggm.kernels.lanes.tiles import streamed
 from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, store
 from sparseggm.kernels.sparse.inverse import takahashi, takahashi_adjoint
 from sparseggm.kernels.sparse.products import solve, solve_t
@@ -35,19 +36,19 @@ def sample_and_kl(like, count, indptr, rows, fill, loc_at, factor_at, noise_at, 
     factor = read_rows(factor_at, count, rows.shape[0], like)
     z, kl, lanes, bad = write_rows(z_at, count, n, like), write_at(kl_at, count, like), lanes_of(loc), 0
     L, mean, y = new_block(rows.shape[0], loc), new_block(n, loc), new_block(n, loc)
-    variances, sigma = new_block(n, loc), new_block(fill[1].shape[0], loc)
+    variances, sigma = new_block(n, loc), new_block(fill.rows.shape[0], loc)
     sums, scratch = np.empty(lanes), new_scratch(loc)
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(factor, start, stop, L)
         gather(loc, start, stop, mean)
         gather(noise, start, stop, y)
-        coming = after(factor, start, lanes), after(noise, start, lanes)
-        bad += bad_pivots(indptr, L, n) + solve_t(indptr, rows, L, y, coming)
+        next_L, next_y = streamed(L, *after(factor, start, lanes)), streamed(y, *after(noise, start, lanes))
+        bad += bad_pivots(indptr, L, n) + solve_t(indptr, rows, next_L, next_y)
         takahashi(True, indptr, rows, fill, L, sigma)
         for j in range(n):
-            store(variances, j, load(sigma, fill[0][j]))
-        kl_terms(indptr, L, mean, y, variances, n, scratch, sums, after(loc, start, lanes))
+            store(variances, j, load(sigma, fill.indptr[j]))
+        kl_terms(indptr, L, streamed(mean, *after(loc, start, lanes)), y, variances, n, scratch, sums)
         for lane in range(stop - start):
             kl[start + lane] = 0.5 * (sums[lane] - n)
         bad += bad_lanes(y, 0, n) + bad_lanes(kl, start, stop)
@@ -85,8 +86,8 @@ def sample_and_kl_vjp(
     lanes, bad = lanes_of(loc), 0
     L, L_bar = new_block(rows.shape[0], loc), new_block(rows.shape[0], loc)
     y, eps_bar, k_bar = new_block(n, loc), new_block(n, loc), new_block(1, loc)
-    memory = new_block(2 * fill[1].shape[0], loc)
-    sigma, G = memory[: fill[1].shape[0]], memory[fill[1].shape[0] :]
+    memory = new_block(2 * fill.rows.shape[0], loc)
+    sigma, G = memory[: fill.rows.shape[0]], memory[fill.rows.shape[0] :]
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         gather(factor, start, stop, L)
@@ -94,10 +95,10 @@ def sample_and_kl_vjp(
         gather(z_bar, start, stop, eps_bar)
         gather(kl_bar, start, stop, k_bar)
         bad += add_means(z_bar, kl_bar, loc, loc_bar, start, stop)
-        following = after(factor, start, lanes)
+        next_L = streamed(L, *after(factor, start, lanes))
         bad += bad_pivots(indptr, L, n)
-        bad += solve_t(indptr, rows, L, y, (following, after(noise, start, lanes)))
-        bad += solve(indptr, rows, L, eps_bar, (following, after(z_bar, start, lanes)))
+        bad += solve_t(indptr, rows, next_L, streamed(y, *after(noise, start, lanes)))
+        bad += solve(indptr, rows, L, streamed(eps_bar, *after(z_bar, start, lanes)))
         takahashi(True, indptr, rows, fill, L, sigma)
         _adjoint(indptr, rows, fill, L, y, eps_bar, load(k_bar, 0), sigma, G, L_bar)
         bad += bad_lanes(L_bar, 0, rows.shape[0])
@@ -113,7 +114,7 @@ def _adjoint(indptr, rows, fill, L, y, eps_bar, k_bar, sigma, G, L_bar):
     half = full_like(L, 0.5) * k_bar
     G[:] = 0.0
     for j in range(y.shape[0]):
-        store(G, fill[0][j], half)
+        store(G, fill.indptr[j], half)
     takahashi_adjoint(indptr, rows, fill, L, sigma, G, L_bar)
     for j in range(y.shape[0]):
         e, begin = load(eps_bar, j), indptr[j]
