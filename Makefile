@@ -9,7 +9,8 @@ demo: .venv/train  ## train three VAEs on MNIST; print the table, save the figur
 	$(BIN)/sparseggm table1 --resume --samples 100 --out $(OUT)
 	$(BIN)/sparseggm figures $(OUT)
 
-test: lint types  ## lint, types, all tests
+test: lint types  ## lint, types, all tests; kernels first, as the tests would each compile what they meet
+	$(BIN)/python -m sparseggm.precompile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: .venv/dev
@@ -19,8 +20,9 @@ lint: .venv/dev
 types: .venv/dev
 	$(BIN)/mypy
 
-verify: .venv/dev  ## property tests on many random cases; ends in the table of worst error / bound
+verify: .venv/dev  ## property tests on many random cases, with worst error / bound; every cell of docs/torch-support.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m property --hypothesis-profile=deep
+	$(BIN)/python -m tests.torch.support
 
 bench: .venv/peers  ## time ours against every peer that installs, and against the memory limit
 	$(BIN)/python -m benchmarks

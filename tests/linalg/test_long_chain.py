@@ -23,7 +23,7 @@ from tests.numerics import WIDE, Array
 
 @njit
 def plain_backward(L, y, v):
-    """`recurrences.backward` along a whole chain, whose last node is coupled by zero to a node after it; y enters as ε."""
+    """`recurrences.backward` along a whole chain, whose last node is coupled by zero to one after it; y enters as ε."""
     recurrences.backward(L, y, v, y.shape[0], L[-1], L[-1])
 
 

@@ -52,6 +52,12 @@ class Call:
     arguments: tuple[Tensor, ...]
 
 
+def gradgradcheck(function: Callable[..., Any], inputs: Any) -> bool:
+    """Torch's own, along a random direction instead of along every one: a tenth of the time for many arguments."""
+    passes: bool = torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+    return passes
+
+
 def calls(topology: sg.Topology) -> dict[str, Call]:
     """Every operator on the topology's factor pattern, with batch axes that broadcast."""
     on, n = topology.factor_pattern, topology.n

@@ -24,7 +24,7 @@ from sparseggm import Topology, parametrize
 from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
 from sparseggm.torch.operators import step
 from sparseggm.torch.operators.registration import key_of
-from tests.torch.problems import calls, factor, values, vectors
+from tests.torch.problems import calls, factor, gradgradcheck, values, vectors
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "torch-support.md"
 
@@ -166,7 +166,7 @@ def grad(problem: Problem) -> bool:
 
 
 def double_grad(problem: Problem) -> bool:
-    return torch.autograd.gradgradcheck(problem, problem.arguments)
+    return gradgradcheck(problem, problem.arguments)
 
 
 def vmap(problem: Problem) -> bool:

@@ -9,7 +9,7 @@ import torch
 import sparseggm as sg
 from sparseggm.torch import GaussianGraphicalModel
 from tests.torch.gaussians import KINDS, Kind, dense_precision, gaussian, in_numpy
-from tests.torch.problems import vectors
+from tests.torch.problems import gradgradcheck, vectors
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}  # float64, n ≤ 9, condition numbers below 100
 
@@ -86,7 +86,7 @@ def test_answers_have_derivatives_of_first_and_second_order(kind, question):
 
     parameters = (vectors(4), kind.values(2))
     assert torch.autograd.gradcheck(answer, parameters)
-    assert torch.autograd.gradgradcheck(answer, parameters)
+    assert gradgradcheck(answer, parameters)
 
 
 def test_conditioning_has_gradients_with_respect_to_the_values():
