@@ -13,16 +13,15 @@ P̄ = cholesky_vjp(L, L̄). Conventions and common errors: see `linalg`. Derivat
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from sparseggm.errors import PatternError
 from sparseggm.graph.pattern import FloatArray, IndexArray, Pattern
-from sparseggm.kernels.sparse import cholesky as cholesky_kernels
-from sparseggm.kernels.sparse import inverse
-from sparseggm.linalg import checks, memory, threads
-from sparseggm.linalg.work import ALL, factorisation_work, fill_structure, selected_inverse_work
+from sparseggm.linalg import checks, memory
+from sparseggm.linalg.engines import engine_for
+from sparseggm.linalg.primitives import ALL, Engine
 
 
 def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
@@ -33,8 +32,7 @@ def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
     """
     checks.check("gram_jvp", pattern, packed={"a": a, "b": b})
     product = pattern.gram()
-    call = _wide_call(inverse.GRAM_JVP, pattern, product)
-    return _run("gram_jvp", call, factorisation_work(pattern), product.nnz, a=(pattern, a), b=(pattern, b))
+    return _sweep("gram_jvp", pattern, product, product.nnz, a=(pattern, a), b=(pattern, b))
 
 
 def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
@@ -46,8 +44,7 @@ def gram_vjp(pattern: Pattern, a: FloatArray, v: FloatArray) -> FloatArray:
     checks.check("gram_vjp", pattern, packed={"a": a})
     product = pattern.gram()
     checks.check("gram_vjp", product, packed={"v": v})
-    call = _wide_call(inverse.GRAM_VJP, pattern, product)
-    return _run("gram_vjp", call, factorisation_work(pattern), pattern.nnz, a=(pattern, a), v=(product, v))
+    return _sweep("gram_vjp", pattern, product, pattern.nnz, a=(pattern, a), v=(product, v))
 
 
 def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatArray:
@@ -58,9 +55,11 @@ def cholesky_jvp(pattern: Pattern, factor: FloatArray, v: FloatArray) -> FloatAr
     """
     _check_closed("cholesky_jvp", pattern)
     checks.check("cholesky_jvp", pattern, packed={"factor": factor, "v": v})
-    call = (cholesky_kernels.cholesky_jvp, pattern.indptr, pattern.rows, *pattern.row_structure)
-    work = 2 * factorisation_work(pattern)
-    return _run("cholesky_jvp", call, work, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
+
+    def jvp(engine: Engine, *rows: FloatArray) -> int:
+        return engine.cholesky_jvp(pattern, *rows)
+
+    return _run("cholesky_jvp", pattern, jvp, pattern.nnz, factor=(pattern, factor), v=(pattern, v))
 
 
 def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray, on: Pattern | None = None) -> FloatArray:
@@ -75,14 +74,13 @@ def cholesky_vjp(pattern: Pattern, factor: FloatArray, x: FloatArray, on: Patter
     """
     _check_closed("cholesky_vjp", pattern)
     checks.check("cholesky_vjp", pattern, packed={"factor": factor, "x": x})
-    work, size, chosen = 2 * factorisation_work(pattern), pattern.nnz, ALL
+    size, chosen = pattern.nnz, ALL
     if on is not None and on is not pattern:
         checks.require_pattern("cholesky_vjp", on, "on")
         is_fill = on.filled() is pattern
         chosen = on.positions_in_fill if is_fill else checks.read_only_view(on.positions_in(pattern).astype(np.int32))
         size = on.nnz
-    call = _wide_call(inverse.CHOLESKY_VJP, pattern, pattern, chosen)
-    return _run("cholesky_vjp", call, work, size, factor=(pattern, factor), x=(pattern, x))
+    return _sweep("cholesky_vjp", pattern, pattern, size, chosen, factor=(pattern, factor), x=(pattern, x))
 
 
 def selected_inverse_vjp(
@@ -98,9 +96,8 @@ def selected_inverse_vjp(
     fill = checks.closed_superset("selected_inverse_vjp", pattern, on)
     checks.check("selected_inverse_vjp", pattern, packed={"factor": factor})
     checks.check("selected_inverse_vjp", fill, packed={"sigma_bar": sigma_bar})
-    call, work = _wide_call(inverse.SELECTED_INVERSE_VJP, pattern, fill), 3 * selected_inverse_work(pattern, fill)
-    inputs = {"factor": (pattern, factor), "sigma_bar": (fill, sigma_bar)}
-    return _run("selected_inverse_vjp", call, work, pattern.nnz, **inputs)
+    inputs = (pattern, factor), (fill, sigma_bar)
+    return _sweep("selected_inverse_vjp", pattern, fill, pattern.nnz, factor=inputs[0], sigma_bar=inputs[1])
 
 
 def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: FloatArray) -> FloatArray:
@@ -109,10 +106,9 @@ def marginal_variances_vjp(pattern: Pattern, factor: FloatArray, variances_bar: 
     Cost: three times `marginal_variances`. Reference: `reference.linalg.marginal_variances_vjp`.
     """
     checks.check("marginal_variances_vjp", pattern, packed={"factor": factor}, variances_bar=variances_bar)
-    fill = pattern.filled()
-    call, work = _wide_call(inverse.MARGINAL_VARIANCES_VJP, pattern, fill), 3 * selected_inverse_work(pattern, fill)
-    inputs = {"factor": (pattern, factor), "variances_bar": (None, variances_bar)}
-    return _run("marginal_variances_vjp", call, work, pattern.nnz, **inputs)
+    inputs = (pattern, factor), (None, variances_bar)
+    wide = pattern.filled()
+    return _sweep("marginal_variances_vjp", pattern, wide, pattern.nnz, factor=inputs[0], variances_bar=inputs[1])
 
 
 def _check_closed(verb: str, pattern: Pattern) -> None:
@@ -121,22 +117,36 @@ def _check_closed(verb: str, pattern: Pattern) -> None:
         raise PatternError(f"{verb}: the pattern must be closed under elimination, {pattern!r} is not. Use filled().")
 
 
-def _wide_call(code: int, pattern: Pattern, other: Pattern, chosen: IndexArray = ALL) -> tuple[Any, ...]:
-    """The kernel `inverse.sweep` and its arguments before the values."""
-    return inverse.sweep, code, pattern.is_chain, pattern.indptr, pattern.rows, fill_structure(other), chosen
+def _sweep(
+    verb: str,
+    pattern: Pattern,
+    wide: Pattern,
+    size: int,
+    chosen: IndexArray = ALL,
+    **inputs: tuple[Pattern | None, FloatArray],
+) -> FloatArray:
+    """`Engine.sweep` of a verb that has two arguments."""
+
+    def sweep(engine: Engine, a: FloatArray, b: FloatArray, values: FloatArray) -> int:
+        return engine.sweep(verb, pattern, wide, a, b, values, chosen)
+
+    return _run(verb, pattern, sweep, size, **inputs)
 
 
 def _run(
-    verb: str, call: tuple[Any, ...], work: int, size: int, **inputs: tuple[Pattern | None, FloatArray]
+    verb: str,
+    pattern: Pattern,
+    primitive: Callable[..., int],
+    size: int,
+    **inputs: tuple[Pattern | None, FloatArray],
 ) -> FloatArray:
-    """Broadcast the inputs, each given with the pattern it is on, run the kernel, explain its failure."""
+    """Broadcast the inputs, each given with the pattern it is on, run the primitive, raise the cause of its failure."""
     arrays = {name: array for name, (_, array) in inputs.items()}
     checks.same_dtype(verb, **arrays)
     batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})
     result = memory.empty((*batch_shape, size), next(iter(arrays.values())).dtype)
     rows = [checks.as_rows(array, batch_shape) for array in arrays.values()]
     batch = math.prod(batch_shape)
-    kernel, *structure = call
-    if threads.over_batch(kernel, work, *structure, *rows, result.reshape(batch, size), batch=batch):
+    if primitive(engine_for(pattern, batch, result.dtype), *rows, result.reshape(batch, size)):
         checks.raise_cause(verb, inputs)
     return result

@@ -10,18 +10,12 @@ import numpy.typing as npt
 
 from sparseggm.errors import DTypeError, NotPositiveDefiniteError
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
-from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
-from sparseggm.kernels.sparse import cholesky as cholesky_kernels
-from sparseggm.kernels.sparse import inverse, products
-from sparseggm.linalg import checks, long_chain, memory, threads
+from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors, singular_columns
+from sparseggm.linalg import checks, memory, threads
 from sparseggm.linalg.checks import Shape
+from sparseggm.linalg.engines import engine_for, rows_of
+from sparseggm.linalg.primitives import Shared
 from sparseggm.linalg.products import solve, solve_t
-from sparseggm.linalg.work import ALL, factorisation_work, fill_structure
-
-_SEGMENT = 1 << 16
-"""Nodes whose logarithms one thread sums."""
-
-_NONE: FloatArray = np.empty(0)
 
 
 def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
@@ -42,8 +36,8 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
         chain 2u L_jj² more where parts meet.
     Reference: `reference.linalg.cholesky`.
     """
-    factor, columns, status = _factorise("cholesky", pattern, precision)
-    if status:
+    factor, columns, failed = _factorise("cholesky", pattern, precision)
+    if failed:
         checks.require_finite("cholesky", "precision", pattern, precision)
         filled = pattern.filled()
         _raise_not_positive_definite(filled, factor.reshape(-1, filled.nnz), columns, precision.shape[:-1])
@@ -61,35 +55,18 @@ def attempt_cholesky(pattern: Pattern, precision: FloatArray) -> tuple[FloatArra
     return factor, np.asarray(columns.reshape(precision.shape[:-1]) < 0)
 
 
-def _factorise(
-    verb: str, pattern: Pattern, precision: FloatArray, sums: FloatArray = _NONE
-) -> tuple[FloatArray, IntArray, int]:
-    """L (..., nnz of F), for each matrix of the flattened batch the column of its failing pivot, or −1, and a status.
-
-    Where there are `sums`, log det P goes there, and neither L nor columns are given; a nonzero status then says that
-    a matrix may have failed, or that they are too few.
-    """
+def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[FloatArray, IntArray, bool]:
+    """L (..., nnz of F), for each matrix of the flattened batch the column that failed or −1, and whether one did."""
     checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
     count = math.prod(batch_shape)
-    factor = memory.empty((*batch_shape, 0 if sums.size else filled.nnz), precision.dtype)
-    columns = np.empty(count, np.int64)
-    rows = (checks.as_rows(precision, batch_shape), factor.reshape(count, factor.shape[-1]), columns)
-    by_rows = cholesky_kernels.Rows(*filled.row_structure, filled.column_groups)
-    status = 1
-    if long_chain.is_long(pattern, count):
-        statuses = [long_chain.cholesky(P, L) for P, L in zip(*rows[:2], strict=True)]
-        columns[:] = [SMALL_PIVOT if status else -1 for status in statuses]
-        status = 1 if 1 in statuses else max(statuses, default=0)
-    if status == 1:  # in strips a failure has no column
-        structure = (pattern.is_chain, filled.indptr, filled.rows, by_rows, pattern.positions_in_fill)
-        work = factorisation_work(filled)
-        status = threads.over_batch(cholesky_kernels.cholesky, work, *structure, *rows, sums, batch=count)
-    if status and not sums.size:
-        judged = filled.indptr, filled.rows, by_rows, *rows[1:]
-        threads.over_batch(cholesky_kernels.singular_columns, 2 * filled.nnz, *judged, batch=count)
-        status = int((columns >= 0).any())
-    return factor, columns, status
+    factor, columns = memory.empty((*batch_shape, filled.nnz), precision.dtype), np.empty(count, np.int64)
+    rows = factor.reshape(count, filled.nnz)
+    engine = engine_for(pattern, count, precision.dtype)
+    if engine.cholesky(pattern, checks.as_rows(precision, batch_shape), rows, columns):
+        judged = filled.indptr, filled.rows, rows_of(filled), rows, columns
+        threads.over_batch(singular_columns, 2 * filled.nnz, *judged, batch=count)
+    return factor, columns, bool((columns >= 0).any())
 
 
 def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any, batch_shape: Shape) -> NoReturn:
@@ -119,9 +96,8 @@ def gram(pattern: Pattern, factor: FloatArray) -> FloatArray:
     values = memory.empty((*batch_shape, product.nnz), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
     half = checks.read_only_view(rows * factor.dtype.type(0.5))  # L Lᵀ = L (½L)ᵀ + (½L) Lᵀ
-    structure = (inverse.GRAM_JVP, False, pattern.indptr, pattern.rows, fill_structure(product), ALL)
-    out = values.reshape(len(rows), product.nnz)
-    if threads.over_batch(inverse.sweep, factorisation_work(pattern), *structure, rows, half, out, batch=len(rows)):
+    out, engine = values.reshape(len(rows), product.nnz), engine_for(pattern, len(rows), factor.dtype)
+    if engine.sweep("gram_jvp", pattern, product, rows, half, out):
         checks.raise_cause("gram", {"factor": (pattern, factor)}, divides=False)
     return values
 
@@ -146,12 +122,10 @@ def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = N
     if result_dtype not in (np.float32, np.float64):
         raise DTypeError(f"logdet: dtype must be float32 or float64, got {result_dtype}.")
     batch_shape = factor.shape[:-1]
-    rows = checks.as_rows(factor, batch_shape)
-    segments = -(-pattern.n // _SEGMENT)
-    sums, work = np.empty((len(rows), segments)), 20 * pattern.n // segments
-    if threads.over_batch(products.logdet, work, pattern.indptr, rows, sums, batch=sums.size):
+    rows, sums = checks.as_rows(factor, batch_shape), np.empty(math.prod(batch_shape))
+    if engine_for(pattern, len(rows), factor.dtype).logdet(pattern, rows, sums):
         checks.raise_cause("logdet", {"factor": (pattern, factor)})
-    return (2.0 * sums.sum(axis=1)).reshape(batch_shape).astype(result_dtype)  # type: ignore[no-any-return]
+    return sums.reshape(batch_shape).astype(result_dtype)
 
 
 def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
@@ -168,20 +142,15 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
     Reference: `reference.linalg.precision_logdet`.
     """
     checks.check("precision_logdet", pattern, packed={"precision": precision})
-    sums = np.empty(math.prod(precision.shape[:-1]))
-    if long_chain.is_long(pattern, sums.size):
-        nothing = precision[..., :0]
-        done = _solve_long_precision(pattern, precision, nothing, nothing, sums)
-    else:
-        done = sums.size >= threads.LANES and not _factorise("precision_logdet", pattern, precision, sums)[2]
-    if not done:
+    batch_shape = precision.shape[:-1]
+    sums = np.empty(math.prod(batch_shape))
+    engine = engine_for(pattern, sums.size, precision.dtype)
+    if engine.precision_logdet(pattern, checks.as_rows(precision, batch_shape), sums):
         with checks.speaking_as("precision_logdet", "cholesky"):
             filled, factor = pattern.filled(), cholesky(pattern, precision)
-        rows = checks.as_rows(factor, precision.shape[:-1])
-        threads.over_batch(
-            cholesky_kernels.log_determinants_of_factors, 20 * filled.n, filled.indptr, rows, sums, batch=sums.size
-        )
-    return sums.reshape(precision.shape[:-1]).astype(precision.dtype)
+        rows = checks.as_rows(factor, batch_shape)
+        threads.over_batch(log_determinants_of_factors, 20 * filled.n, filled.indptr, rows, sums, batch=sums.size)
+    return sums.reshape(batch_shape).astype(precision.dtype)
 
 
 def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -205,26 +174,13 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
     """
     checks.check("precision_solve", pattern, packed={"precision": precision}, rhs=rhs)
     full = checks.broadcast("precision_solve", precision=precision.shape[:-1], rhs=rhs.shape[:-1])
-    count = math.prod(full)
-    if count and long_chain.is_long(pattern, count):
-        x, sums = memory.empty((*full, pattern.n), rhs.dtype), np.empty(math.prod(precision.shape[:-1]))
-        if _solve_long_precision(pattern, precision, rhs, x, sums):
-            return x, sums.reshape(precision.shape[:-1]).astype(rhs.dtype)
+    own, count = precision.shape[:-1], math.prod(full)
+    x, sums = memory.empty((*full, pattern.n), rhs.dtype), np.empty(math.prod(own))
+    matrices = Shared(checks.as_rows(precision, own), checks.owners(own, full))
+    rows = checks.as_rows(rhs, full), x.reshape(count, pattern.n), sums
+    if count and not engine_for(pattern, count, rhs.dtype).precision_solve(pattern, matrices, *rows):
+        return x, sums.reshape(own).astype(rhs.dtype)
     with checks.speaking_as("precision_solve", "cholesky", "solve", "solve_t"):
         filled, factor = pattern.filled(), cholesky(pattern, precision)
         x = solve(filled, factor, rhs)
         return solve_t(filled, factor, x, out=x), logdet(filled, factor)
-
-
-def _solve_long_precision(
-    pattern: Pattern, precision: FloatArray, rhs: FloatArray, x: FloatArray, logdets: FloatArray
-) -> bool:
-    """Long chains one by one; x and `rhs` without entries are not wanted. False: see what `cholesky` says."""
-    full = x.shape[:-1]
-    rows, right = checks.as_rows(precision, precision.shape[:-1]), checks.as_rows(rhs, full)
-    solutions = x.reshape(len(right), rhs.shape[-1])
-    for k, owner in enumerate(checks.owners(precision.shape[:-1], full)):
-        status, logdets[owner] = long_chain.solve_precision(pattern, rows[owner], right[k], solutions[k])
-        if status:
-            return False
-    return True

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from sparseggm.graph.pattern import FloatArray, Pattern
-from sparseggm.kernels.sparse import inverse
-from sparseggm.linalg import checks, long_chain, memory, threads
-from sparseggm.linalg.work import ALL, fill_structure, selected_inverse_work
+from sparseggm.linalg import checks, memory
+from sparseggm.linalg.engines import engine_for
 
 
 def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = None) -> FloatArray:
@@ -30,7 +29,7 @@ def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = 
     """
     checks.check("selected_inverse", pattern, packed={"factor": factor})
     fill = checks.closed_superset("selected_inverse", pattern, on)
-    return _inverse("selected_inverse", inverse.SELECTED_INVERSE, pattern, fill, factor, fill.nnz)
+    return _inverse("selected_inverse", pattern, fill, factor, fill.nnz)
 
 
 def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
@@ -42,14 +41,14 @@ def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
     Reference: `reference.linalg.marginal_variances`.
     """
     checks.check("marginal_variances", pattern, packed={"factor": factor})
-    return _inverse("marginal_variances", inverse.MARGINAL_VARIANCES, pattern, pattern.filled(), factor, pattern.n)
+    return _inverse("marginal_variances", pattern, pattern.filled(), factor, pattern.n)
 
 
 def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
     """tr Σ, (...), the sum of the marginal variances formed in float64. Raises, Cost, Source: as there."""
     checks.check("trace_inverse", pattern, packed={"factor": factor})
     filled = pattern.filled()
-    variances = _inverse("trace_inverse", inverse.MARGINAL_VARIANCES, pattern, filled, factor, pattern.n)
+    variances = _inverse("trace_inverse", pattern, filled, factor, pattern.n)
     with np.errstate(over="ignore"):  # tested below
         trace = np.asarray(variances.sum(axis=-1, dtype=np.float64)).astype(factor.dtype)
     if not np.isfinite(trace).all():
@@ -57,18 +56,13 @@ def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
     return trace
 
 
-def _inverse(verb: str, code: int, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:
-    """Run `inverse.sweep` for a verb that computes Σ on `fill`; (..., size)."""
+def _inverse(verb: str, pattern: Pattern, fill: Pattern, factor: FloatArray, size: int) -> FloatArray:
+    """Σ on `fill`, or its diagonal: (..., size)."""
     batch_shape = factor.shape[:-1]
     result = memory.empty((*batch_shape, size), factor.dtype)
     rows = checks.as_rows(factor, batch_shape)
-    out = result.reshape(len(rows), size)
-    if code == inverse.MARGINAL_VARIANCES and long_chain.is_long(pattern, len(rows)):
-        status = sum(long_chain.marginal_variances(pattern, L, v) for L, v in zip(rows, out, strict=True))
-    else:
-        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, fill_structure(fill), ALL)
-        arrays, work = (rows, rows[:, :0], out), selected_inverse_work(pattern, fill)
-        status = threads.over_batch(inverse.sweep, work, *structure, *arrays, batch=len(rows))
-    if status:
+    what = "selected_inverse" if verb == "selected_inverse" else "marginal_variances"
+    engine, out = engine_for(pattern, len(rows), factor.dtype), result.reshape(len(rows), size)
+    if engine.sweep(what, pattern, fill, rows, rows[:, :0], out):
         checks.raise_cause(verb, {"factor": (pattern, factor)})
     return result

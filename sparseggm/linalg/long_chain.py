@@ -24,11 +24,6 @@ _STRIP = 1 << 17
 _MOST = 16
 
 
-def is_long(pattern: Pattern, batch: int) -> bool:
-    """Whether to take the chains of a batch one by one, each in strips: they are long, and too few to share."""
-    return pattern.is_chain and pattern.n >= LONG and batch < 2 * threads.LANES
-
-
 def cholesky(P: FloatArray, L: FloatArray) -> int:
     """Overwrite L with the factor of P. Status 1: a pivot fails, but not which; 2: a pivot is small."""
     carry = _carry(P, 1)

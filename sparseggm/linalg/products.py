@@ -9,9 +9,10 @@ import numpy as np
 
 from sparseggm.errors import ShapeError
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
-from sparseggm.kernels.sparse import products
-from sparseggm.linalg import checks, long_chain, memory, threads
+from sparseggm.linalg import checks, memory
 from sparseggm.linalg.checks import Shape
+from sparseggm.linalg.engines import engine_for
+from sparseggm.linalg.primitives import Shared
 
 
 def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
@@ -28,7 +29,7 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
         parts of one long chain meet.
     Reference: `reference.linalg.solve`.
     """
-    return _product("solve", products.SOLVE, pattern, ("factor", factor), ("rhs", rhs), divides=True)
+    return _product("solve", pattern, ("factor", factor), ("rhs", rhs), divides=True)
 
 
 def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArray | None = None) -> FloatArray:
@@ -39,7 +40,7 @@ def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArr
     Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5]; of one long chain as `solve`.
     Reference: `reference.linalg.solve_t`.
     """
-    return _product("solve_t", products.SOLVE_T, pattern, ("factor", factor), ("rhs", rhs), divides=True, out=out)
+    return _product("solve_t", pattern, ("factor", factor), ("rhs", rhs), divides=True, out=out)
 
 
 def matmul(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
@@ -48,7 +49,7 @@ def matmul(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
     Cost: 2 nnz flops. Error: |Δ| ≤ γ_r |L| |x|, r the longest row [Higham 2002, §3.5].
     Reference: `reference.linalg.matmul`.
     """
-    return _product("matmul", products.MATMUL, pattern, ("factor", factor), ("x", x))
+    return _product("matmul", pattern, ("factor", factor), ("x", x))
 
 
 def matmul_t(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
@@ -56,7 +57,7 @@ def matmul_t(pattern: Pattern, factor: FloatArray, x: FloatArray) -> FloatArray:
 
     Cost: 2 nnz flops. Error: |Δ| ≤ γ_c |L|ᵀ |x| [Higham 2002, §3.5]. Reference: `reference.linalg.matmul_t`.
     """
-    return _product("matmul_t", products.MATMUL_T, pattern, ("factor", factor), ("x", x))
+    return _product("matmul_t", pattern, ("factor", factor), ("x", x))
 
 
 def symmetric_matmul(pattern: Pattern, precision: FloatArray, x: FloatArray) -> FloatArray:
@@ -65,7 +66,7 @@ def symmetric_matmul(pattern: Pattern, precision: FloatArray, x: FloatArray) -> 
     Cost: 4 nnz − 2 n flops. Error: |Δ| ≤ γ_k |P| |x|, k the entries of the fullest row of P, both triangles counted
     [Higham 2002, §3.5]. Reference: `reference.linalg.symmetric_matmul`.
     """
-    return _product("symmetric_matmul", products.SYMMETRIC_MATMUL, pattern, ("precision", precision), ("x", x))
+    return _product("symmetric_matmul", pattern, ("precision", precision), ("x", x))
 
 
 def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | None = None) -> FloatArray:
@@ -90,8 +91,7 @@ def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | N
     members = checks.read_only_view(_terms(target, full))
     values = memory.empty((*target, pattern.nnz), x.dtype)
     rows = (checks.as_rows(x, full), checks.as_rows(y, full), values.reshape(len(members), pattern.nnz))
-    work = pattern.nnz * members.shape[1]
-    if threads.over_batch(products.outer, work, pattern.indptr, pattern.rows, members, *rows, batch=len(members)):
+    if engine_for(pattern, len(members), x.dtype).outer(pattern, members, *rows):
         checks.raise_cause("outer", {"x": (None, x), "y": (None, y)})
     return values
 
@@ -108,14 +108,13 @@ def _terms(target: Shape, full: Shape) -> IntArray:
 
 def _product(
     verb: str,
-    code: int,
     pattern: Pattern,
     matrix: tuple[str, FloatArray],
     vector: tuple[str, FloatArray],
     divides: bool = False,
     out: FloatArray | None = None,
 ) -> FloatArray:
-    """Run `products.product` on one matrix a batch element and any number of vectors a matrix."""
+    """The verb on one matrix a batch element and any number of vectors a matrix."""
     values, x = matrix[1], vector[1]
     checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
     full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
@@ -124,18 +123,11 @@ def _product(
     else:
         result = _checked_out(verb, out, (*full, pattern.n), x.dtype)
         values, x = _apart(values, out), x if _is_same(x, out) else _apart(x, out)
-    count = math.prod(full)
-    matrices, owners = checks.as_rows(values, values.shape[:-1]), checks.owners(values.shape[:-1], full)
-    rows = (checks.as_rows(x, full), result.reshape(count, pattern.n))
-    if divides and long_chain.is_long(pattern, count):
-        status = sum(
-            _solve_long(code, pattern, matrices[owner], *pair) for owner, *pair in zip(owners, *rows, strict=True)
-        )
-    else:
-        period = math.prod(values.shape[:-1]) if full[len(full) - values.ndim + 1 :] == values.shape[:-1] else count
-        structure = (code, pattern.is_chain, pattern.indptr, pattern.rows, matrices, owners, period)
-        status = threads.over_batch(products.product, pattern.nnz, *structure, *rows, batch=count)
-    if status:
+    count, own = math.prod(full), values.shape[:-1]
+    repeat = math.prod(own) if full[len(full) - len(own) :] == own else count
+    matrices = Shared(checks.as_rows(values, own), checks.owners(own, full), repeat)
+    rows = checks.as_rows(x, full), result.reshape(count, pattern.n)
+    if engine_for(pattern, count, x.dtype).product(verb, pattern, matrices, *rows):
         inputs = {matrix[0]: (pattern, values), vector[0]: (None, x)}
         if out is not None and _is_same(x, out):  # overwritten: only the factor can still be asked
             del inputs[vector[0]]
@@ -161,7 +153,3 @@ def _is_same(x: FloatArray, out: FloatArray) -> bool:
 def _apart(array: FloatArray, out: FloatArray) -> FloatArray:
     """The array, copied if it might be overwritten before it is read."""
     return array.copy() if np.may_share_memory(array, out) else array
-
-
-def _solve_long(code: int, pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
-    return long_chain.solve(L, b, y) if code == products.SOLVE else long_chain.solve_t(pattern, L, b, y)

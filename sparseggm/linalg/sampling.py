@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
-from sparseggm.kernels.sparse import sampling
-from sparseggm.linalg import checks, long_chain, memory, threads
-from sparseggm.linalg.products import solve_t
+from sparseggm.linalg import checks, memory
+from sparseggm.linalg.engines import engine_for
+from sparseggm.linalg.primitives import Gaussians
 
 
 def sample_and_log_prob(
@@ -42,42 +42,15 @@ def sample_and_log_prob(
     full = checks.broadcast(verb, noise=noise.shape[:-1], gaussians=own)
     own = own if full[len(full) - len(own) :] == own else full
     z, log_prob = memory.empty((*full, n), noise.dtype), np.empty(full, noise.dtype)
-    if long_chain.is_long(pattern, log_prob.size):
-        z[...], log_prob[...] = _by_verbs(pattern, order, loc, factor, at_mean, noise)
-        return z, log_prob
-    nodes = np.arange(n) if order is None else order
-    status = threads.over_batch(
-        sampling.sample_and_log_prob,
-        pattern.nnz,
-        pattern.indptr,
-        checks.read_only_view(nodes[pattern.rows]),
-        checks.read_only_view(nodes),
+    nodes = np.arange(pattern.n) if order is None else order
+    gaussians = Gaussians(
         checks.owners(factor.shape[:-1], own),
         checks.as_rows(factor, factor.shape[:-1]),
         checks.owners(loc.shape[:-1], own),
         checks.as_rows(loc, loc.shape[:-1]),
         checks.as_rows(at_mean[..., None], own),
-        checks.as_rows(noise, full),
-        z.reshape(log_prob.size, n),
-        log_prob.reshape(log_prob.size),
-        batch=log_prob.size,
     )
-    if status:
+    rows = checks.as_rows(noise, full), z.reshape(log_prob.size, n), log_prob.reshape(log_prob.size)
+    if engine_for(pattern, log_prob.size, noise.dtype).sample_and_log_prob(pattern, nodes, gaussians, *rows):
         checks.raise_cause(verb, {"factor": (pattern, factor), "loc": (None, loc), "noise": (None, noise)})
     return z, log_prob
-
-
-def _by_verbs(
-    pattern: Pattern,
-    order: IntArray | None,
-    loc: FloatArray,
-    factor: FloatArray,
-    at_mean: FloatArray,
-    noise: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    """The same for long chains, whose own parts go in lanes."""
-    for name, vector in (("loc", loc), ("noise", noise)):
-        checks.require_finite("sample_and_log_prob", name, None, vector)  # by the caller's node
-    x = solve_t(pattern, factor, noise if order is None else noise.take(order, axis=-1))
-    z = x if order is None else x.take(np.argsort(order), axis=-1)
-    return loc + z, at_mean - 0.5 * np.square(noise, dtype=np.float64).sum(axis=-1)

@@ -5,17 +5,15 @@ Composed of verbs, a step moves every byte three times, and at n = 16 calling th
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from sparseggm.errors import ShapeError
 from sparseggm.graph.pattern import FloatArray, Pattern
-from sparseggm.kernels.chain import step as chain_step
-from sparseggm.kernels.sparse import step
-from sparseggm.linalg import checks, long_chain, memory, threads
-from sparseggm.linalg.work import fill_structure, selected_inverse_work
+from sparseggm.linalg import checks, memory
+from sparseggm.linalg.engines import engine_of
+from sparseggm.linalg.primitives import Step
 
 _LIKE: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
 
@@ -43,17 +41,8 @@ def sample_and_kl(
     _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)
     z, kl = memory.empty(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
     rows = [checks.as_rows(array, loc.shape[:-1]) for array in (loc, factor, noise)]
-    out, batch = (z.reshape(rows[0].shape), kl.reshape(len(rows[0]))), len(rows[0])
-    if long_chain.is_long(pattern, batch):
-        each = zip(*rows, out[0], out[1].reshape(batch, 1), strict=True)
-        statuses, carries = zip(*(long_chain.sample_and_kl(pattern, *row) for row in each), strict=True)
-        status = sum(statuses)
-        if seam_states is not None:
-            seam_states += carries
-    else:
-        addresses = (array.ctypes.data for array in (*rows, *out))
-        status = sample_and_kl_at(pattern, _LIKE[loc.dtype], batch, *addresses)
-    if status:
+    task = Step(_LIKE[loc.dtype], len(rows[0]), [array.ctypes.data for array in (*rows, z, kl)], seam_states)
+    if engine_of(pattern, task).sample_and_kl(pattern, task):
         checks.raise_cause("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
     return z, kl
 
@@ -84,49 +73,15 @@ def sample_and_kl_vjp(
     _require_one_batch(verb, factor, kl_bar=column)
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
-    batch = len(rows[0])
     loc_bar, factor_bar = memory.empty(loc.shape, loc.dtype), memory.empty(factor.shape, loc.dtype)
-    noise_bar = memory.empty(noise.shape if noise_too else (0, pattern.n), loc.dtype)
-    bars: tuple[FloatArray, ...] = (loc_bar, factor_bar, noise_bar)
-    out = [bar.reshape(math.prod(bar.shape[:-1]), bar.shape[-1]) for bar in bars]
-    if long_chain.is_long(pattern, batch):
-        out[2] = out[2] if noise_too else np.empty((batch, 0), loc.dtype)
-        each = zip(seam_states or batch * [None], *rows, *out, strict=True)
-        status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in each)
-    else:
-        addresses = [array.ctypes.data if array.size else 0 for array in (*rows, *out)]
-        status = sample_and_kl_vjp_at(pattern, _LIKE[loc.dtype], batch, *addresses)
-    if status:
+    noise_bar = memory.empty(noise.shape, loc.dtype) if noise_too else None
+    bars = loc_bar, factor_bar, noise_bar
+    addresses = [0 if array is None or not array.size else array.ctypes.data for array in (*rows, *bars)]
+    task = Step(_LIKE[loc.dtype], len(rows[0]), addresses, seam_states)
+    if engine_of(pattern, task).sample_and_kl_vjp(pattern, task):
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
         checks.raise_cause(verb, inputs)
-    return loc_bar, factor_bar, noise_bar if noise_too else None
-
-
-def sample_and_kl_at(pattern: Pattern, like: Any, batch: int, *addresses: int) -> int:
-    """`sample_and_kl` at the addresses of loc, factor, noise, z and KL, in that order, contiguous and each its own.
-
-    Args:
-        like: any number of the type of their numbers.
-        batch: rows of each.
-    Returns:
-        Nonzero if `sample_and_kl` would raise.
-    """
-    if pattern.is_chain:
-        arguments = like, batch, pattern.n, pattern.indptr, *addresses
-        return threads.over_batch(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=batch)
-    structure = pattern.indptr, pattern.rows, fill_structure(pattern.filled())
-    return threads.over_batch(step.sample_and_kl, _work(pattern), like, batch, *structure, *addresses, batch=batch)
-
-
-def sample_and_kl_vjp_at(pattern: Pattern, like: Any, batch: int, *addresses: int) -> int:
-    """`sample_and_kl_vjp` likewise: loc, factor, noise, z̄, k̄, and the results; 0 for that of noise, if not wanted."""
-    if pattern.is_chain:
-        arguments = like, batch, pattern.n, *addresses
-        return threads.over_batch(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=batch)
-    structure = pattern.indptr, pattern.rows, fill_structure(pattern.filled())
-    return threads.over_batch(
-        step.sample_and_kl_vjp, 3 * _work(pattern), like, batch, *structure, *addresses, batch=batch
-    )
+    return bars
 
 
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
@@ -147,8 +102,3 @@ def _require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> 
 def _inputs(pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict[str, Any]:
     """The arguments as `checks.raise_cause` takes them."""
     return {"factor": (pattern, factor), **{name: (None, vector) for name, vector in vectors.items()}}
-
-
-def _work(pattern: Pattern) -> int:
-    """Multiply-adds a batch element, as `threads` weighs them."""
-    return 4 * pattern.nnz + selected_inverse_work(pattern, pattern.filled())

@@ -15,7 +15,9 @@ from torch import Tensor
 from sparseggm import linalg
 from sparseggm.gaussian.model import kl_to_standard_normal
 from sparseggm.graph.pattern import FloatArray, Pattern
-from sparseggm.linalg import calculus, checks, long_chain, step
+from sparseggm.linalg import calculus, checks, step
+from sparseggm.linalg.engines import engine_of
+from sparseggm.linalg.primitives import Step
 from sparseggm.torch.operators import algebra, second_moments
 from sparseggm.torch.operators.blocks import sum_in_float64
 from sparseggm.torch.operators.registration import (
@@ -57,7 +59,8 @@ def _step(
         loc, factor, noise = loc.contiguous(), factor.contiguous(), noise.contiguous()
         z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
         addresses = [tensor.data_ptr() for tensor in (loc, factor, noise, z, kl)]
-        if 0 not in addresses and not step.sample_and_kl_at(pattern, _LIKE[loc.dtype], kl.numel(), *addresses):
+        task = Step(_LIKE[loc.dtype], kl.numel(), addresses, seam_states)
+        if 0 not in addresses and not engine_of(pattern, task).sample_and_kl(pattern, task):
             return z, kl
     arrays = array(loc), array(factor), array(noise)
     of_arrays = (
@@ -72,7 +75,7 @@ def _takes_pointer_path(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors:
     A step of few numbers costs as much as the arrays of its arguments. What is amiss is for arrays to say.
     """
     shape, dtype, n = loc.shape, loc.dtype, pattern.n
-    if shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW or n >= long_chain.LONG:
+    if shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW:
         return False
     if dtype not in _LIKE or factor.shape != (*shape[:-1], pattern.nnz):
         return False
@@ -164,8 +167,8 @@ def _bars(
         results = bars if needs_noise else bars[:2]
         addresses = [tensor.data_ptr() for tensor in (*inputs, *results)]
         unwanted = [] if needs_noise else [0]
-        numbers = _LIKE[loc.dtype], kl_bar.numel()
-        if 0 not in addresses and not step.sample_and_kl_vjp_at(pattern, *numbers, *addresses, *unwanted):
+        task = Step(_LIKE[loc.dtype], kl_bar.numel(), [*addresses, *unwanted], seam_states)
+        if 0 not in addresses and not engine_of(pattern, task).sample_and_kl_vjp(pattern, task):
             return bars
     arrays = array(loc), array(factor), array(noise), array(z_bar), array(kl_bar)
     with checks.non_finite_passes():

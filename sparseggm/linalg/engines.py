@@ -1,0 +1,238 @@
+"""Which code serves a call: `engine_for` chooses by pattern, batch and dtype, here and nowhere else.
+
+An engine is an `Engine` of `primitives`. To add one: a class that has these methods, and its place in `ENGINES`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
+from sparseggm.kernels.chain import step as chain_step
+from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
+from sparseggm.kernels.sparse import cholesky, inverse, products, sampling, step
+from sparseggm.linalg import checks, long_chain, threads
+from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
+
+_SEGMENT = 1 << 16
+"""Nodes whose logarithms one thread sums."""
+
+_NO_SUMS: FloatArray = np.empty(0)
+
+
+class Sparse:
+    """Any pattern, any batch."""
+
+    is_chain = False
+
+    def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
+        return True
+
+    def product(self, verb: str, pattern: Pattern, matrices: Shared, x: FloatArray, y: FloatArray) -> int:
+        code = getattr(products, verb.upper())
+        arguments = code, self.is_chain, pattern.indptr, pattern.rows, *matrices, x, y
+        return threads.over_batch(products.product, pattern.nnz, *arguments, batch=len(x))
+
+    def outer(self, pattern: Pattern, terms: IntArray, x: FloatArray, y: FloatArray, values: FloatArray) -> int:
+        arguments = pattern.indptr, pattern.rows, terms, x, y, values
+        return threads.over_batch(products.outer, pattern.nnz * terms.shape[1], *arguments, batch=len(terms))
+
+    def cholesky(self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray) -> int:
+        return self._factorise(pattern, precision, factor, columns, _NO_SUMS)
+
+    def logdet(self, pattern: Pattern, factor: FloatArray, sums: FloatArray) -> int:
+        segments = -(-pattern.n // _SEGMENT)
+        parts, work = np.empty((len(factor), segments)), 20 * pattern.n // segments
+        status = threads.over_batch(products.logdet, work, pattern.indptr, factor, parts, batch=parts.size)
+        sums[:] = 2.0 * parts.sum(axis=1)
+        return status
+
+    def precision_logdet(self, pattern: Pattern, precision: FloatArray, sums: FloatArray) -> int:
+        if len(sums) < threads.LANES:
+            return 1
+        unwanted = np.empty((len(sums), 0), precision.dtype), np.empty(len(sums), np.int64)
+        return self._factorise(pattern, precision, *unwanted, sums)
+
+    def precision_solve(
+        self, pattern: Pattern, precision: Shared, rhs: FloatArray, x: FloatArray, sums: FloatArray
+    ) -> int:
+        return 1
+
+    def sweep(
+        self,
+        verb: str,
+        pattern: Pattern,
+        wide: Pattern,
+        a: FloatArray,
+        b: FloatArray,
+        values: FloatArray,
+        chosen: IndexArray = ALL,
+    ) -> int:
+        work = pattern.column_pairs(pattern) if verb.startswith("gram") else 2 * pattern.column_pairs(wide)
+        passes = 3 if verb in ("selected_inverse_vjp", "marginal_variances_vjp") else 1
+        code = getattr(inverse, verb.upper())
+        arguments = code, self.is_chain, pattern.indptr, pattern.rows, _fill(wide), chosen, a, b, values
+        return threads.over_batch(inverse.sweep, passes * work, *arguments, batch=len(a))
+
+    def cholesky_jvp(self, pattern: Pattern, factor: FloatArray, v: FloatArray, values: FloatArray) -> int:
+        arguments = pattern.indptr, pattern.rows, *pattern.row_structure, factor, v, values
+        work = 2 * pattern.column_pairs(pattern)
+        return threads.over_batch(cholesky.cholesky_jvp, work, *arguments, batch=len(factor))
+
+    def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
+        return self._step(step.sample_and_kl, 1, pattern, task)
+
+    def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
+        return self._step(step.sample_and_kl_vjp, 3, pattern, task)
+
+    def sample_and_log_prob(
+        self,
+        pattern: Pattern,
+        nodes: IntArray,
+        gaussians: Gaussians,
+        noise: FloatArray,
+        z: FloatArray,
+        log_prob: FloatArray,
+    ) -> int:
+        structure = pattern.indptr, checks.read_only_view(nodes[pattern.rows]), checks.read_only_view(nodes)
+        arguments = *structure, *gaussians, noise, z, log_prob
+        return threads.over_batch(sampling.sample_and_log_prob, pattern.nnz, *arguments, batch=len(noise))
+
+    def _factorise(
+        self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray, sums: FloatArray
+    ) -> int:
+        filled = pattern.filled()
+        structure = filled.indptr, filled.rows, rows_of(filled), pattern.positions_in_fill
+        arguments = self.is_chain, *structure, precision, factor, columns, sums
+        return threads.over_batch(cholesky.cholesky, filled.column_pairs(filled), *arguments, batch=len(precision))
+
+    def _step(self, kernel: Any, passes: int, pattern: Pattern, task: Step) -> int:
+        filled = pattern.filled()
+        work = passes * (4 * pattern.nnz + 2 * pattern.column_pairs(filled))
+        arguments = task.like, task.batch, pattern.indptr, pattern.rows, _fill(filled), *task.addresses
+        return threads.over_batch(kernel, work, *arguments, batch=task.batch)
+
+
+class Chain(Sparse):
+    """Chains, whose kernels need no index arrays."""
+
+    is_chain = True
+
+    def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
+        return pattern.is_chain
+
+    def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
+        arguments = task.like, task.batch, pattern.n, pattern.indptr, *task.addresses
+        return threads.over_batch(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=task.batch)
+
+    def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
+        arguments = task.like, task.batch, pattern.n, *task.addresses
+        return threads.over_batch(chain_step.sample_and_kl_vjp, 8 * pattern.n, *arguments, batch=task.batch)
+
+
+class LongChain(Chain):
+    """Few long chains, one after the other, each in strips that threads share: see `long_chain`."""
+
+    def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
+        return pattern.is_chain and pattern.n >= long_chain.LONG and batch < 2 * threads.LANES
+
+    def product(self, verb: str, pattern: Pattern, matrices: Shared, x: FloatArray, y: FloatArray) -> int:
+        each = [(matrices.rows[owner], *pair) for owner, *pair in zip(matrices.owner, x, y, strict=True)]
+        if verb == "solve":
+            return sum(long_chain.solve(*row) for row in each)
+        if verb == "solve_t":
+            return sum(long_chain.solve_t(pattern, *row) for row in each)
+        return super().product(verb, pattern, matrices, x, y)
+
+    def cholesky(self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray) -> int:
+        statuses = [long_chain.cholesky(P, L) for P, L in zip(precision, factor, strict=True)]
+        if 1 in statuses:  # in strips a failure has no column
+            return super().cholesky(pattern, precision, factor, columns)
+        columns[:] = [SMALL_PIVOT if status else -1 for status in statuses]
+        return max(statuses, default=0)
+
+    def precision_logdet(self, pattern: Pattern, precision: FloatArray, sums: FloatArray) -> int:
+        nothing, each_its_own = precision[:, :0], Shared(precision, np.arange(len(precision)))
+        return self.precision_solve(pattern, each_its_own, nothing, nothing, sums)
+
+    def precision_solve(
+        self, pattern: Pattern, precision: Shared, rhs: FloatArray, x: FloatArray, sums: FloatArray
+    ) -> int:
+        for owner, *system in zip(precision.owner, rhs, x, strict=True):
+            status, sums[owner] = long_chain.solve_precision(pattern, precision.rows[owner], *system)
+            if status:
+                return status
+        return 0
+
+    def sweep(
+        self,
+        verb: str,
+        pattern: Pattern,
+        wide: Pattern,
+        a: FloatArray,
+        b: FloatArray,
+        values: FloatArray,
+        chosen: IndexArray = ALL,
+    ) -> int:
+        if verb == "marginal_variances":
+            return sum(long_chain.marginal_variances(pattern, L, v) for L, v in zip(a, values, strict=True))
+        return super().sweep(verb, pattern, wide, a, b, values, chosen)
+
+    def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
+        n, nnz, total = pattern.n, pattern.nnz, 0
+        for row in zip(*rows_at(task, (n, nnz, n), (n, 1)), strict=True):
+            status, states = long_chain.sample_and_kl(pattern, *row)
+            total += status
+            if task.seam_states is not None:
+                task.seam_states.append(states)
+        return total
+
+    def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
+        n, nnz = pattern.n, pattern.nnz
+        rows = zip(*rows_at(task, (n, nnz, n, n, 1), (n, nnz, n)), strict=True)
+        each = zip(task.seam_states or task.batch * [None], rows, strict=True)
+        return sum(long_chain.sample_and_kl_vjp(pattern, states, *row) for states, row in each)
+
+    def sample_and_log_prob(
+        self,
+        pattern: Pattern,
+        nodes: IntArray,
+        gaussians: Gaussians,
+        noise: FloatArray,
+        z: FloatArray,
+        log_prob: FloatArray,
+    ) -> int:
+        x, status = np.empty(pattern.n, noise.dtype), 0
+        for r, eps in enumerate(noise):
+            k = r % len(gaussians.at_mean)
+            L, loc = gaussians.factor[gaussians.factor_owner[k]], gaussians.loc[gaussians.loc_owner[k]]
+            status += long_chain.solve_t(pattern, L, checks.read_only_view(eps[nodes]), x)
+            z[r, nodes] = x
+            z[r] += loc
+            log_prob[r] = gaussians.at_mean[k, 0] - 0.5 * np.square(eps, dtype=np.float64).sum()
+        return status + (not np.isfinite(z).all())
+
+
+ENGINES: list[Engine] = [LongChain(), Chain(), Sparse()]
+"""The first that serves a call does."""
+
+
+def engine_for(pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> Engine:
+    """The engine for a batch of so many rows."""
+    return next(engine for engine in ENGINES if engine.serves(pattern, batch, dtype))
+
+
+def engine_of(pattern: Pattern, task: Step) -> Engine:
+    """The engine for a step."""
+    return engine_for(pattern, task.batch, task.like.dtype)
+
+
+def rows_of(pattern: Pattern) -> cholesky.Rows:
+    """The strictly lower entries of a closed pattern, row by row."""
+    return cholesky.Rows(*pattern.row_structure, pattern.column_groups)
+
+
+def _fill(pattern: Pattern) -> inverse.Fill:
+    return inverse.Fill(pattern.indptr, pattern.rows, *pattern.row_structure)

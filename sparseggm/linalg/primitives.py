@@ -1,0 +1,127 @@
+"""What an engine is: the primitives from which `linalg`, `calculus`, `step` and `sampling` make every verb.
+
+They work on rows: C-contiguous 2-D arrays, one batch element a row; arguments are read-only, results are overwritten.
+They check nothing, and return 0 or a nonzero status, after which the verb looks for the cause.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
+from sparseggm.linalg import checks
+
+ALL: IndexArray = checks.read_only_view(np.empty(0, np.int32))
+"""For `Engine.sweep`: no choice among the entries of its result."""
+
+
+class Shared(NamedTuple):
+    """Matrices that rows of a batch share: row r has rows[owner[r]]."""
+
+    rows: FloatArray
+    owner: IntArray
+    repeat: int = 0
+    """Owners repeat after so many rows."""
+
+
+class Step(NamedTuple):
+    """A training step, by the addresses of contiguous rows: of few numbers arrays would cost as much as arithmetic."""
+
+    like: Any
+    """Any number of their type."""
+    batch: int
+    addresses: Sequence[int]
+    """Arguments, then results, in the order of `linalg.step`; 0 for a result that is not wanted. See `rows_at`."""
+    seam_states: list[FloatArray] | None = None
+
+
+class Gaussians(NamedTuple):
+    """Factors, means and log-densities at the means of m Gaussians, to which rows of noise belong in turn."""
+
+    factor_owner: IntArray
+    factor: FloatArray
+    loc_owner: IntArray
+    loc: FloatArray
+    at_mean: FloatArray
+    """(m, 1), float64."""
+
+
+class Engine(Protocol):
+    """What serves every verb."""
+
+    def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
+        """Whether this engine is for such calls."""
+
+    def product(self, verb: str, pattern: Pattern, matrices: Shared, x: FloatArray, y: FloatArray) -> int:
+        """y = verb(matrix, x) of solve, solve_t, matmul, matmul_t, symmetric_matmul. Where it solves, y may be x."""
+
+    def outer(self, pattern: Pattern, terms: IntArray, x: FloatArray, y: FloatArray, values: FloatArray) -> int:
+        """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = terms[g], summed in float64."""
+
+    def cholesky(self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray) -> int:
+        """L on `pattern.filled()`. Of row r, columns[r] is −1; `SMALL_PIVOT`; or the column that failed, whose pivot is
+        left on the diagonal."""
+
+    def logdet(self, pattern: Pattern, factor: FloatArray, sums: FloatArray) -> int:
+        """sums = 2 Σ log L_jj in float64."""
+
+    def precision_logdet(self, pattern: Pattern, precision: FloatArray, sums: FloatArray) -> int:
+        """sums = log det P in float64. Nonzero status: go by the factor."""
+
+    def precision_solve(
+        self, pattern: Pattern, precision: Shared, rhs: FloatArray, x: FloatArray, sums: FloatArray
+    ) -> int:
+        """x = P⁻¹ rhs, and sums = log det P for each row of P. Nonzero status: go by the factor."""
+
+    def sweep(
+        self,
+        verb: str,
+        pattern: Pattern,
+        wide: Pattern,
+        a: FloatArray,
+        b: FloatArray,
+        values: FloatArray,
+        chosen: IndexArray = ALL,
+    ) -> int:
+        """values = verb(a, b) on `pattern` and a wide pattern: `pattern.gram()`, or a closed one that holds `pattern`.
+
+        Of gram_jvp, gram_vjp, cholesky_vjp, selected_inverse, marginal_variances and the adjoints of these two; where
+        the verb has one argument, b is empty. Of cholesky_vjp only the entries `chosen` are given, if any are.
+        """
+
+    def cholesky_jvp(self, pattern: Pattern, factor: FloatArray, v: FloatArray, values: FloatArray) -> int:
+        """values = X with X Lᵀ + L Xᵀ = V on a closed pattern."""
+
+    def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
+        """z and KL from loc, factor, noise."""
+
+    def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
+        """The cotangents of loc, factor and noise from these, z̄ and k̄."""
+
+    def sample_and_log_prob(
+        self,
+        pattern: Pattern,
+        nodes: IntArray,
+        gaussians: Gaussians,
+        noise: FloatArray,
+        z: FloatArray,
+        log_prob: FloatArray,
+    ) -> int:
+        """z and log q(z) of rows of noise, in the caller's numbering: nodes[j] is the node of column j."""
+
+
+def rows_at(task: Step, arguments: tuple[int, ...], results: tuple[int, ...]) -> list[FloatArray]:
+    """The rows of a step as arrays, given the length of each; rows without entries at the address 0."""
+    arrays = []
+    for number, (address, size) in enumerate(zip(task.addresses, (*arguments, *results), strict=True)):
+        shape = task.batch, size if address else 0
+        array = np.empty(shape, task.like.dtype)
+        if array.size:
+            memory: Any = (ctypes.c_char * array.nbytes).from_address(address)
+            array = np.frombuffer(memory, task.like.dtype).reshape(shape)
+        arrays.append(checks.read_only_view(array) if number < len(arguments) else array)
+    return arrays
