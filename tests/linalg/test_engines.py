@@ -1,0 +1,134 @@
+"""A third engine, dense and made of the reference, serves every verb by one line; and each verb asks for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import reference
+from sparseggm import Chain, ExtendedGrid, Grid, Pattern
+from sparseggm.linalg import engines, long_chain
+from sparseggm.linalg.primitives import ALL, Gaussians, Shared, Step, rows_at
+from tests.numerics import Array
+from tests.verbs import VERBS, Verb, arguments
+
+
+class Dense:
+    """Every primitive by its definition on dense matrices."""
+
+    def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
+        return True
+
+    def product(self, verb: str, pattern: Pattern, matrices: Shared, x: Array, y: Array) -> int:
+        dense = pattern.to_dense(matrices.rows, symmetric=verb == "symmetric_matmul")[matrices.owner]
+        y[...] = getattr(reference.linalg, verb)(dense, x)
+        return 0
+
+    def outer(self, pattern: Pattern, terms: Array, x: Array, y: Array, values: Array) -> int:
+        values[...] = packed(pattern, reference.linalg.outer(x[terms], y[terms]).sum(axis=1))
+        return 0
+
+    def cholesky(self, pattern: Pattern, precision: Array, factor: Array, columns: Array) -> int:
+        dense = pattern.to_dense(precision, symmetric=True)
+        factor[...] = packed(pattern.filled(), reference.linalg.cholesky(dense))
+        columns[...] = -1
+        return 0
+
+    def logdet(self, pattern: Pattern, factor: Array, sums: Array) -> int:
+        sums[...] = reference.linalg.logdet(pattern.to_dense(factor))
+        return 0
+
+    def precision_logdet(self, pattern: Pattern, precision: Array, sums: Array) -> int:
+        sums[...] = reference.linalg.precision_logdet(pattern.to_dense(precision, symmetric=True))
+        return 0
+
+    def precision_solve(self, pattern: Pattern, precision: Shared, rhs: Array, x: Array, sums: Array) -> int:
+        dense = pattern.to_dense(precision.rows, symmetric=True)
+        x[...], _ = reference.linalg.precision_solve(dense[precision.owner], rhs)
+        return self.precision_logdet(pattern, precision.rows, sums)
+
+    def sweep(
+        self, verb: str, pattern: Pattern, wide: Pattern, a: Array, b: Array, values: Array, chosen: Array = ALL
+    ) -> int:
+        given = [pattern.to_dense(a)] if verb != "cholesky_vjp" else [wide.to_dense(a)]
+        if b.shape[1]:
+            on = {"gram_jvp": pattern, "marginal_variances_vjp": None}.get(verb, wide)
+            given.append(b if on is None else on.to_dense(b))
+        result = getattr(reference.linalg, verb)(*given)
+        if verb != "marginal_variances":
+            result = packed(pattern if verb.endswith("_vjp") else wide, result)
+        values[...] = result[:, chosen] if chosen.size else result
+        return 0
+
+    def cholesky_jvp(self, pattern: Pattern, factor: Array, v: Array, values: Array) -> int:
+        values[...] = packed(pattern, reference.linalg.cholesky_jvp(pattern.to_dense(factor), pattern.to_dense(v)))
+        return 0
+
+    def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
+        loc, factor, noise, z, kl = rows_at(task, (pattern.n, pattern.nnz, pattern.n), (pattern.n, 1))
+        L = pattern.to_dense(factor)
+        z[...] = loc + reference.linalg.solve_t(L, noise)
+        trace, square = reference.linalg.trace_inverse(L), (loc**2).sum(axis=-1)
+        kl[:, 0] = 0.5 * (trace + square - pattern.n + reference.linalg.logdet(L))
+        return 0
+
+    def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
+        n, nnz = pattern.n, pattern.nnz
+        loc, factor, noise, z_bar, k_bar, loc_bar, factor_bar, noise_bar = rows_at(task, (n, nnz, n, n, 1), (n, nnz, n))
+        L = pattern.to_dense(factor)
+        noise_bar[...] = reference.linalg.solve(L, z_bar)
+        loc_bar[...] = z_bar + k_bar * loc
+        trace_bar = reference.linalg.marginal_variances_vjp(L, np.tile(0.5 * k_bar, (1, n)))
+        pivots_bar = np.eye(n) * (k_bar / reference.linalg.diagonal(L))[..., None]
+        sample_bar = -reference.linalg.outer(reference.linalg.solve_t(L, noise), noise_bar)
+        factor_bar[...] = packed(pattern, trace_bar + pivots_bar + sample_bar)
+        return 0
+
+    def sample_and_log_prob(
+        self, pattern: Pattern, nodes: Array, gaussians: Gaussians, noise: Array, z: Array, log_prob: Array
+    ) -> int:
+        k = np.arange(len(noise)) % len(gaussians.at_mean)
+        L = pattern.to_dense(gaussians.factor)[gaussians.factor_owner][k]
+        z[:, nodes] = reference.linalg.solve_t(L, noise[:, nodes])
+        z += gaussians.loc[gaussians.loc_owner][k]
+        log_prob[...] = gaussians.at_mean[k, 0] - 0.5 * (noise**2).sum(axis=-1)
+        return 0
+
+
+def packed(pattern: Pattern, dense: Array) -> Array:
+    return dense[..., pattern.rows, pattern.cols]
+
+
+each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=str)
+
+
+@pytest.mark.parametrize("topology", [Chain(5), ExtendedGrid(3, 3), Grid(3, 3)], ids=str)
+@each_verb
+def test_a_new_engine_serves_every_verb_by_its_place_in_the_list(
+    verb: Verb, topology: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = verb.on(topology.factor_pattern)
+    given = arguments(verb, pattern, 1, (2, 3), (3,))
+    expected = verb(pattern, given)
+    monkeypatch.setattr(engines, "ENGINES", [Dense()])  # none is left that could take its place
+    np.testing.assert_allclose(verb(pattern, given), expected, rtol=1e-10, atol=1e-10)
+
+
+@each_verb
+def test_a_verb_without_an_engine_has_no_code_of_its_own(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = verb.on(Chain(4).factor_pattern)
+    given = arguments(verb, pattern, 1, (2,))
+    monkeypatch.setattr(engines, "ENGINES", [])
+    with pytest.raises(StopIteration):
+        verb(pattern, given)
+
+
+def test_long_chains_chains_and_other_patterns_have_engines_of_their_own() -> None:
+    dtype, long = np.dtype("float32"), Chain(long_chain.LONG).factor_pattern
+    chosen = [
+        type(engines.engine_for(pattern, batch, dtype))
+        for pattern, batch in ((long, 1), (long, 500), (Chain(5).factor_pattern, 1), (Grid(3, 3).factor_pattern, 1))
+    ]
+    assert chosen == [engines.LongChain, engines.Chain, engines.Chain, engines.Sparse]
