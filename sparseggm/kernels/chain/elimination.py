@@ -1,7 +1,7 @@
 """One long chain given its precision: x = P⁻¹ b and log det P, and nothing is stored but x.
 
 P = L D Lᵀ with a unit diagonal in L takes one division a node, and no root. Parts, strips, guesses and seams are those
-of `long_chain`. The first pass goes forward and keeps only what enters each chunk; the second goes backward, computes
+of `strips`. The first pass goes forward and keeps only what enters each chunk; the second goes backward, computes
 D, L and D⁻¹ L⁻¹ b of a chunk again, and the solution from them: to read three numbers a node twice is less than to
 write L and y, and to read them.
 

@@ -1,4 +1,4 @@
-"""Parts of one long chain: what they pass to each other at seams, and how far a guess must look. See `long_chain`."""
+"""Parts of one long chain: what they pass to each other at seams, and how far a guess must look. See `strips`."""
 
 import numpy as np
 

@@ -9,7 +9,7 @@ A block of lanes stays in cache from the gather of its rows to the scatter of it
 every byte three times. Nothing but z and kl is kept for the backward pass: y and Σ are computed again. Conventions are
 those of `products`; every array has one row a batch element. Arguments are the addresses of arrays, see `addresses`:
 of a step of few numbers arrays would cost as much as the arithmetic; `like` is any of their type. Chains are in
-`chain_step`.
+`kernels.chain.step`.
 """
 
 from __future__ import annotations
