@@ -8,6 +8,8 @@ sg.spectral     the largest eigenvalue of a sparse matrix, with a certificate
 sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never imported from here
 """
 
+import sys
+
 from sparseggm import linalg, stochastic
 from sparseggm.errors import (
     DTypeError,
@@ -31,6 +33,10 @@ from sparseggm.positivity import families as parametrize
 from sparseggm.positivity import gershgorin, spectral
 
 __version__ = "0.1.0"
+
+# The modules stand in packages by subject; `import sparseggm.adjoints` finds them under their public names too.
+for _name in ("adjoints", "gershgorin", "parametrize", "spectral"):
+    sys.modules[f"{__name__}.{_name}"] = globals()[_name]
 
 __all__ = [
     "Band",

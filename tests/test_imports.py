@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -220,6 +221,13 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
     loaded = set(done.stdout.split())
     assert "sparseggm" in loaded
     assert not loaded & {"torch", "matplotlib", "networkx", "lightning_fabric", "mlxtend", "jsonargparse", "reference"}
+
+
+@pytest.mark.parametrize("name", ["adjoints", "gershgorin", "linalg", "parametrize", "spectral", "stochastic"])
+def test_a_public_module_is_imported_by_its_name(name: str) -> None:
+    import sparseggm
+
+    assert importlib.import_module(f"sparseggm.{name}") is getattr(sparseggm, name)
 
 
 def test_every_public_name_exists_and_is_listed_once_in_order() -> None:
