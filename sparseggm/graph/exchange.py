@@ -1,6 +1,7 @@
-"""Entries of dense and scipy.sparse matrices at given places: elsewhere must be zeros, and mirror images must agree.
+"""Packed values to and from dense arrays, scipy.sparse matrices and LAPACK bands.
 
-Rows and columns are those of the matrix, so that messages are in the numbering of whoever wrote it.
+Off the pattern a matrix must be zero, and mirror images must agree. Rows and columns are those of the matrix, so that
+messages are in the numbering of whoever wrote it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from sparseggm.promotion import plain
 Entries = npt.NDArray[Any]
 Places = npt.NDArray[np.int64]
 Index = tuple[int, ...]
+
+DENSE_LIMIT = 20_000
+"""Nodes; a dense float64 matrix of that size is 3.2 GB."""
 
 ROUNDINGS = 8
 """Units u by which mirror images may differ, see `symmetric_entries`."""
@@ -146,3 +150,92 @@ class _Sparse:
     def named(self, index: Index) -> str:
         value = self.at(np.array([index[0]]), np.array([index[1]]))[0]
         return f"{value} at ({index[0]}, {index[1]})"
+
+
+def lower_edges(function: str, matrix: Any) -> tuple[int, Places]:
+    """n and the (k, 2) places of the stored entries of a lower-triangular scipy.sparse matrix."""
+    n, rows, cols = square_coordinates(function, matrix)
+    above = rows < cols
+    if above.any():
+        i, j = rows[above][0], cols[above][0]
+        raise PatternError(
+            f"{function}: the matrix must be lower triangular, got an entry at ({i}, {j}). "
+            "Pass scipy.sparse.tril(matrix)."
+        )
+    return n, np.stack([rows, cols], axis=-1)
+
+
+def band_entries(function: str, ab: Entries) -> tuple[int, Places, Places, Entries]:
+    """n, indptr, rows and packed values of LAPACK's lower band, see `Pattern.from_banded`."""
+    ab = plain(function, "ab", ab)
+    if ab.ndim < 2 or ab.shape[-2] > ab.shape[-1]:
+        raise ShapeError(f"{function}: ab must be (..., bandwidth + 1 ≤ n, n), got shape {ab.shape}.")
+    width, n = ab.shape[-2:]
+    cols = np.arange(n)
+    reach = np.minimum(cols + width, n) - cols
+    indptr, each = np.concatenate([[0], np.cumsum(reach)]), np.repeat(cols, reach)
+    depth = np.arange(indptr[-1]) - np.repeat(indptr[:-1], reach)
+    return n, indptr, each + depth, ab[..., depth, each]
+
+
+class Exchanged:
+    """What a `Pattern` exchanges with other formats."""
+
+    n: int
+    indptr: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+    nnz: Any
+    cols: Any
+    bandwidth: Any
+
+    def to_scipy(self, values: Entries, symmetric: bool = False) -> Any:
+        """One matrix as scipy.sparse.csc_array; the triangular one shares memory with `values` (nnz,)."""
+        values = plain("Pattern.to_scipy", "values", values)
+        if values.shape != (self.nnz,):
+            raise ShapeError(f"Pattern.to_scipy: values must be ({self.nnz},), one matrix, got shape {values.shape}.")
+        lower = scipy.sparse.csc_array((values, self.rows, self.indptr), shape=(self.n, self.n))
+        return (lower + scipy.sparse.tril(lower, -1).T).tocsc() if symmetric else lower
+
+    def to_dense(self, values: Entries, symmetric: bool = False, force: bool = False) -> Entries:
+        """(..., n, n): the lower triangle, or both. Above 20,000 nodes asks for force=True."""
+        values = self._checked_values("Pattern.to_dense", values)
+        if self.n > DENSE_LIMIT and not force:
+            gigabytes = values.itemsize * self.n**2 / 1e9
+            raise ShapeError(
+                f"Pattern.to_dense: {self.n} nodes would take {gigabytes:.1f} GB a matrix. "
+                "Use to_scipy, or force=True if you mean it."
+            )
+        dense = np.zeros((*values.shape[:-1], self.n, self.n), values.dtype)
+        dense[..., self.rows, self.cols] = values
+        if symmetric:
+            dense[..., self.cols, self.rows] = values
+        return dense
+
+    def to_banded(self, values: Entries) -> Entries:
+        """LAPACK's lower band (..., bandwidth + 1, n), unused entries zero: see `from_banded`."""
+        values = self._checked_values("Pattern.to_banded", values)
+        ab = np.zeros((*values.shape[:-1], self.bandwidth + 1, self.n), values.dtype)
+        ab[..., self.rows - self.cols, self.cols] = values
+        return ab
+
+    def values_of(self, matrix: Any, symmetric: bool = False) -> Entries:
+        """Packed values (..., nnz) of a dense (..., n, n) or scipy.sparse matrix: inverse of `to_dense`, `to_scipy`.
+
+        With symmetric=True both triangles are read: see `exchange.symmetric_entries` for what counts as symmetric.
+
+        Raises:
+            PatternError: a nonzero (or NaN) off the pattern; with symmetric=False any above the diagonal, with
+                symmetric=True a mirrored pair that differs.
+        """
+        if not scipy.sparse.issparse(matrix):
+            matrix = plain("Pattern.values_of", "the matrix", matrix)
+        if matrix.shape[-2:] != (self.n, self.n):
+            raise ShapeError(f"Pattern.values_of: the matrix must be (..., {self.n}, {self.n}), got {matrix.shape}.")
+        entries = symmetric_entries if symmetric else lower_entries
+        return entries("Pattern.values_of", self, matrix, self.rows.astype(np.int64), self.cols.astype(np.int64))
+
+    def _checked_values(self, function: str, values: Entries) -> Entries:
+        values = plain(function, "values", values)
+        if values.ndim == 0 or values.shape[-1] != self.nnz:
+            raise ShapeError(f"{function}: values must end in {self.nnz}, the nnz of the pattern, got {values.shape}.")
+        return values

@@ -14,6 +14,8 @@ so one batch element is a SciPy CSC matrix `(values, rows, indptr)` without a co
 
 A symmetric matrix is stored by its lower triangle: an off-diagonal entry stands for two. Gradients are with
 respect to stored values, so d log det P / d values is Σ_jj on the diagonal and 2 Σ_ij off it.
+
+The module is longer than others: the derived facts of one structure belong to one class.
 """
 
 from __future__ import annotations
@@ -24,31 +26,28 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from sparseggm import forks
-from sparseggm.errors import PatternError, ShapeError
+from sparseggm.errors import PatternError
 from sparseggm.graph.derived import derived, make_read_only
-from sparseggm.graph.exchange import lower_entries, square_coordinates, symmetric_entries
+from sparseggm.graph.exchange import Exchanged, band_entries, lower_edges
 from sparseggm.kernels import symbolic
-from sparseggm.promotion import plain
 
 FloatArray = npt.NDArray[Any]  # float32 or float64; `linalg` checks which
 IntArray = npt.NDArray[np.int64]
 IndexArray = npt.NDArray[np.int32]
 
-DENSE_LIMIT = 20_000  # nodes; a dense float64 matrix of that size is 3.2 GB
 _MAX_ENTRIES = np.iinfo(np.int32).max
 
 _interned: weakref.WeakValueDictionary[str, Pattern] = weakref.WeakValueDictionary()
 _intern_lock = forks.Lock()
 
 
-class Pattern:
+class Pattern(Exchanged):
     """The nonzero structure of a lower-triangular n × n matrix with a full diagonal.
 
     Interned: two patterns of equal structure are the same object, so `is` and `==` agree. Immutable; derived
-    facts are computed once and kept.
+    facts are computed once and kept. Exchange of values with other formats: `exchange.Exchanged`.
 
     Args:
         n: size, at least 1.
@@ -125,15 +124,7 @@ class Pattern:
 
         The diagonal is always part of the pattern; stored zeros are kept. Entries above the diagonal raise.
         """
-        n, rows, cols = square_coordinates("Pattern.from_scipy", matrix)
-        above = rows < cols
-        if above.any():
-            i, j = rows[above][0], cols[above][0]
-            raise PatternError(
-                f"Pattern.from_scipy: the matrix must be lower triangular, got an entry at ({i}, {j}). "
-                "Pass scipy.sparse.tril(matrix)."
-            )
-        pattern = Pattern.from_edges(n, np.stack([rows, cols], axis=-1))
+        pattern = Pattern.from_edges(*lower_edges("Pattern.from_scipy", matrix))
         return pattern, pattern.values_of(matrix)
 
     @staticmethod
@@ -142,16 +133,8 @@ class Pattern:
 
         The unused last entries of each row are ignored.
         """
-        ab = plain("Pattern.from_banded", "ab", ab)
-        if ab.ndim < 2 or ab.shape[-2] > ab.shape[-1]:
-            raise ShapeError(f"Pattern.from_banded: ab must be (..., bandwidth + 1 ≤ n, n), got shape {ab.shape}.")
-        width, n = ab.shape[-2:]
-        cols = np.arange(n)
-        reach = np.minimum(cols + width, n) - cols
-        indptr = np.concatenate([[0], np.cumsum(reach)])
-        depth = np.arange(indptr[-1]) - np.repeat(indptr[:-1], reach)
-        pattern = Pattern(n, indptr, np.repeat(cols, reach) + depth)
-        return pattern, ab[..., depth, pattern.cols]
+        n, indptr, rows, values = band_entries("Pattern.from_banded", ab)
+        return Pattern(n, indptr, rows), values
 
     # ------------------------------------------------------------------ facts
 
@@ -347,60 +330,6 @@ class Pattern:
     def _codes(self) -> IntArray:
         """cols · n + rows: increasing along the pattern."""
         return self.cols.astype(np.int64) * self.n + self.rows
-
-    # ------------------------------------------------------------------ exchange of values
-
-    def to_scipy(self, values: FloatArray, symmetric: bool = False) -> Any:
-        """One matrix as scipy.sparse.csc_array; the triangular one shares memory with `values` (nnz,)."""
-        values = plain("Pattern.to_scipy", "values", values)
-        if values.shape != (self.nnz,):
-            raise ShapeError(f"Pattern.to_scipy: values must be ({self.nnz},), one matrix, got shape {values.shape}.")
-        lower = scipy.sparse.csc_array((values, self.rows, self.indptr), shape=(self.n, self.n))
-        return (lower + scipy.sparse.tril(lower, -1).T).tocsc() if symmetric else lower
-
-    def to_dense(self, values: FloatArray, symmetric: bool = False, force: bool = False) -> FloatArray:
-        """(..., n, n): the lower triangle, or both. Above 20,000 nodes asks for force=True."""
-        values = self._checked_values("Pattern.to_dense", values)
-        if self.n > DENSE_LIMIT and not force:
-            gigabytes = values.itemsize * self.n**2 / 1e9
-            raise ShapeError(
-                f"Pattern.to_dense: {self.n} nodes would take {gigabytes:.1f} GB a matrix. "
-                "Use to_scipy, or force=True if you mean it."
-            )
-        dense = np.zeros((*values.shape[:-1], self.n, self.n), values.dtype)
-        dense[..., self.rows, self.cols] = values
-        if symmetric:
-            dense[..., self.cols, self.rows] = values
-        return dense
-
-    def to_banded(self, values: FloatArray) -> FloatArray:
-        """LAPACK's lower band (..., bandwidth + 1, n), unused entries zero: see `from_banded`."""
-        values = self._checked_values("Pattern.to_banded", values)
-        ab = np.zeros((*values.shape[:-1], self.bandwidth + 1, self.n), values.dtype)
-        ab[..., self.rows - self.cols, self.cols] = values
-        return ab
-
-    def values_of(self, matrix: Any, symmetric: bool = False) -> FloatArray:
-        """Packed values (..., nnz) of a dense (..., n, n) or scipy.sparse matrix: inverse of `to_dense`, `to_scipy`.
-
-        With symmetric=True both triangles are read: see `exchange.symmetric_entries` for what counts as symmetric.
-
-        Raises:
-            PatternError: a nonzero (or NaN) off the pattern; with symmetric=False any above the diagonal, with
-                symmetric=True a mirrored pair that differs.
-        """
-        if not scipy.sparse.issparse(matrix):
-            matrix = plain("Pattern.values_of", "the matrix", matrix)
-        if matrix.shape[-2:] != (self.n, self.n):
-            raise ShapeError(f"Pattern.values_of: the matrix must be (..., {self.n}, {self.n}), got {matrix.shape}.")
-        entries = symmetric_entries if symmetric else lower_entries
-        return entries("Pattern.values_of", self, matrix, self.rows.astype(np.int64), self.cols.astype(np.int64))
-
-    def _checked_values(self, function: str, values: FloatArray) -> FloatArray:
-        values = plain(function, "values", values)
-        if values.ndim == 0 or values.shape[-1] != self.nnz:
-            raise ShapeError(f"{function}: values must end in {self.nnz}, the nnz of the pattern, got {values.shape}.")
-        return values
 
 
 def as_pairs(function: str, edges: npt.ArrayLike) -> IntArray:

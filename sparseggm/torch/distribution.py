@@ -19,7 +19,8 @@ from torch import Tensor
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian import conditioning
 from sparseggm.gaussian.factored import covariance_positions
-from sparseggm.graph.pattern import DENSE_LIMIT, IntArray, as_pairs
+from sparseggm.graph.exchange import DENSE_LIMIT
+from sparseggm.graph.pattern import IntArray, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells

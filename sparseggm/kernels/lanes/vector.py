@@ -6,6 +6,8 @@ So a kernel written once works on blocks, on single matrices, and on a single ma
 
 Each function here is plain NumPy, which is also its meaning, overloaded by LLVM vector instructions where Numba
 compiles it. Every operation rounds once, as the scalar one does: lanes do not change results.
+
+The module is longer than others, as each function stands here twice, by its meaning and by its instructions.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ With W = V + Vᵀ, tril(W L) = X reads, column by column from the last,
     W_ij = (X_ij − Σ_{k ∈ S_j} W_ik L_kj) / L_jj   for i ∈ F_j, i > j, then for i = j                  (1)
 and every W_ik it reads is on F, because F is closed. X = diag(1/L) gives W = Σ [Takahashi 1973; Erisman & Tinney
 1975]. Only pairs {i, k} ⊂ F_j with one of them in S_j contribute: Σ_j |S_j| |F_j| of them.
+
+The module is longer than others: a recursion and its reverse mode are read side by side.
 """
 
 from __future__ import annotations
