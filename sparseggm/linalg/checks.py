@@ -109,6 +109,11 @@ def read_only_view(array: Any) -> Any:
     return view
 
 
+def apart(array: FloatArray, out: FloatArray) -> FloatArray:
+    """The array, or a read-only copy where writing to `out` might change it before it has been read."""
+    return read_only_view(array.copy()) if np.may_share_memory(array, out) else array
+
+
 def as_rows(array: FloatArray, batch_shape: Shape) -> FloatArray:
     """(batch, k), C-contiguous and read-only; a copy only where needed to broadcast or to make contiguous."""
     array = np.asarray(array)  # a matrix or a memory map, see `plain`, would keep its class

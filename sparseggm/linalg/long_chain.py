@@ -48,13 +48,13 @@ def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArra
 def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻¹ b; y may be b. Nonzero status: something is not finite."""
     absent, unwanted, carry = L[:0], y[:0], _carry(L, 2)
-    task = ForwardTask(absent, _apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted)
+    task = ForwardTask(absent, checks.apart(b, y), _in_lanes(0.0, L), unwanted, y, False, absent, unwanted)
     return _forward(task, L, carry, carry)
 
 
 def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
-    task = BackwardTask(False, pattern.indptr, _apart(b, y), L[:0], y, y[:0], begins_a_line(y))
+    task = BackwardTask(False, pattern.indptr, checks.apart(b, y), L[:0], y, y[:0], begins_a_line(y))
     return _backward(task, L, _carry(L, 2))[0]
 
 
@@ -134,8 +134,3 @@ def _carry(L: FloatArray, rows: int) -> FloatArray:
     strips = max(1, min(n // _STRIP, _MOST))
     part = (n - 1) // (strips * lanes * lanes) * lanes
     return np.empty((strips, rows * (-(-part // CHUNK) + 1), lanes), L.dtype)
-
-
-def _apart(b: FloatArray, y: FloatArray) -> FloatArray:
-    """b, or a copy where y is to take its place: parts that are done again need it as it was."""
-    return checks.read_only_view(b.copy()) if np.may_share_memory(b, y) else b

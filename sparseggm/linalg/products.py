@@ -122,7 +122,7 @@ def _product(
         result = memory.empty((*full, pattern.n), x.dtype)
     else:
         result = _checked_out(verb, out, (*full, pattern.n), x.dtype)
-        values, x = _apart(values, out), x if _is_same(x, out) else _apart(x, out)
+        values, x = checks.apart(values, out), x if _is_same(x, out) else checks.apart(x, out)
     count, own = math.prod(full), values.shape[:-1]
     repeat = math.prod(own) if full[len(full) - len(own) :] == own else count
     matrices = Shared(checks.as_rows(values, own), checks.owners(own, full), repeat)
@@ -148,8 +148,3 @@ def _checked_out(verb: str, out: FloatArray, shape: Shape, dtype: np.dtype[Any])
 def _is_same(x: FloatArray, out: FloatArray) -> bool:
     """Whether they are the same numbers in memory, so that each row may take the place of its right-hand side."""
     return x is out or (x.ctypes.data == out.ctypes.data and x.shape == out.shape and x.strides == out.strides)
-
-
-def _apart(array: FloatArray, out: FloatArray) -> FloatArray:
-    """The array, copied if it might be overwritten before it is read."""
-    return array.copy() if np.may_share_memory(array, out) else array
