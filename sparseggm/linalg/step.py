@@ -17,7 +17,7 @@ from sparseggm.kernels.sparse import step
 from sparseggm.linalg import checks, long_chain, memory, threads
 from sparseggm.linalg.work import fill_structure, selected_inverse_work
 
-_LIKE: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
+LIKE: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
 
 
 def sample_and_kl(
@@ -52,7 +52,7 @@ def sample_and_kl(
             seam_states += carries
     else:
         addresses = (array.ctypes.data for array in (*rows, *out))
-        status = sample_and_kl_at(pattern, _LIKE[loc.dtype], batch, *addresses)
+        status = sample_and_kl_at(pattern, LIKE[loc.dtype], batch, *addresses)
     if status:
         checks.raise_cause("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
     return z, kl
@@ -81,7 +81,7 @@ def sample_and_kl_vjp(
     checks.require_floats(verb, "kl_bar", kl_bar)
     checks.same_dtype(verb, factor=factor, kl_bar=kl_bar)
     column = kl_bar[..., None]
-    _require_one_batch(verb, factor, kl_bar=column)
+    require_one_batch(verb, factor, kl_bar=column)
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
     batch = len(rows[0])
@@ -95,7 +95,7 @@ def sample_and_kl_vjp(
         status = sum(long_chain.sample_and_kl_vjp(pattern, *row) for row in each)
     else:
         addresses = [array.ctypes.data if array.size else 0 for array in (*rows, *out)]
-        status = sample_and_kl_vjp_at(pattern, _LIKE[loc.dtype], batch, *addresses)
+        status = sample_and_kl_vjp_at(pattern, LIKE[loc.dtype], batch, *addresses)
     if status:
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
         checks.raise_cause(verb, inputs)
@@ -132,10 +132,10 @@ def sample_and_kl_vjp_at(pattern: Pattern, like: Any, batch: int, *addresses: in
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
     """Shapes and dtypes are right, and nothing is shared."""
     checks.check(verb, pattern, packed={"factor": factor}, **vectors)
-    _require_one_batch(verb, factor, **vectors)
+    require_one_batch(verb, factor, **vectors)
 
 
-def _require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> None:
+def require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> None:
     batch_shape = factor.shape[:-1]
     for name, vector in vectors.items():
         if vector.shape[:-1] != batch_shape:
