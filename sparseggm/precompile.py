@@ -19,7 +19,7 @@ from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Chain, ExtendedGrid
 from sparseggm.graph.graphs import Graph
 from sparseggm.graph.pattern import Pattern
-from sparseggm.linalg import calculus, long_chain, sampling, step, threads
+from sparseggm.linalg import calculus, density, long_chain, sampling, step, threads
 
 _BATCH = threads.LANES
 
@@ -42,6 +42,11 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     calculus.marginal_variances_vjp(pattern, factor, x)
     _compile_step(pattern, dtype)
     _compile_step(Chain(3).factor_pattern, dtype)
+    density.sample_vjp(pattern, None, x, factor, density.sample(pattern, None, x, factor, x), x)
+    density.kl_to_normal(pattern, None, x, factor, x, x)  # as its adjoint
+    density.kl_from_normal(pattern, None, x, factor, x, x)
+    density.kl_from_normal_vjp(pattern, None, x, factor, x, x, x[:, 0])
+    density.is_valid(pattern, x, factor)
     sampling.sample_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
     _compile_long_chain(dtype)
 

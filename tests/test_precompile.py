@@ -20,13 +20,17 @@ from sparseggm import linalg, precompile
 from sparseggm.kernels import symbolic
 from sparseggm.kernels.chain import elimination, strips
 from sparseggm.kernels.chain import step as chain_step
-from sparseggm.kernels.sparse import cholesky, inverse, products, sampling
+from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, products, sampling
 from sparseggm.kernels.sparse import step as step_kernels
+from sparseggm.linalg import density as densities
 from sparseggm.linalg import step
 from tests.verbs import VERBS
 
 def loaded():
-    modules = (chain_step, cholesky, elimination, inverse, products, sampling, step_kernels, strips, symbolic)
+    modules = (
+        *(chain_step, cholesky, density, divergence, elimination),
+        *(inverse, products, sampling, step_kernels, strips, symbolic),
+    )
     kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
     return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
 
@@ -40,6 +44,13 @@ for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), 
     pattern = topology.factor_pattern
     L, x = np.tile((pattern.rows == pattern.cols).astype("DTYPE"), (40, 1)), np.ones((40, topology.n), "DTYPE")
     step.sample_and_kl(pattern, x, L, x), step.sample_and_kl_vjp(pattern, x, L, x, x, x[:, 0])
+    reverse = np.arange(topology.n)[::-1]
+    for order in (None, reverse):
+        for L_, x_ in ((L, x), (L[0], x[0])):
+            z = densities.sample(pattern, order, x_, L_, x_)
+            densities.sample_vjp(pattern, order, x_, L_, z, x_)
+            densities.log_prob_vjp(pattern, order, x_, L_, z, x_[..., 0])
+            densities.kl_to_normal_vjp(pattern, order, x_, L_, x_, x_, x_[..., 0])
     linalg.precision_logdet(pattern, L), linalg.precision_logdet(pattern, L[0])
     linalg.precision_solve(pattern, L[0], x[0])
     g = sg.GaussianGraphicalModel(

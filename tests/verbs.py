@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparseggm import Pattern, adjoints, linalg
-from sparseggm.linalg import sampling, step
+from sparseggm.linalg import density, sampling, step
 from tests.numerics import Array
 from tests.strategies import Shape, factor_values, precision_values
 
@@ -26,7 +26,8 @@ class Verb:
 
     function: Callable[..., Any]
     operands: dict[str, str]
-    """Argument name → kind: factor or packed (on the pattern), precision, gram, filled, vector, or one of SCALARS."""
+    """Argument name → kind: factor or packed (on the pattern), precision, gram, filled, vector, scale (positive),
+    or one of SCALARS."""
     result: str
     """Kind of the result, also half (on `half_of` the pattern); scalar for none of its own axes."""
     needs_closed: bool = False
@@ -63,9 +64,10 @@ class Verb:
     @property
     def needs_positive_diagonal(self) -> bool:
         """Whether a factor with a diagonal entry ≤ 0 is an error (a triangular solve only needs it nonzero)."""
-        return "factor" in self.operands and not self.name.startswith(
+        allows_others = self.name in ("sample", "sample_vjp") or self.name.startswith(
             ("matmul", "solve", "gram", "sample_and_log_prob")
         )
+        return "factor" in self.operands and not allows_others
 
     def on(self, pattern: Pattern) -> Pattern:
         """The pattern, or its fill where it must be closed."""
@@ -100,6 +102,16 @@ def result(function: Callable[..., Any], number: int) -> Callable[..., Any]:
     return lambda *arguments: function(*arguments)[number]
 
 
+def of_naturally_ordered(function: Callable[..., Any], number: int | None = None) -> Callable[..., Any]:
+    """A function whose order of elimination is the caller's, and one of its results."""
+
+    def call(pattern: Any, *arrays: Array) -> Any:
+        results = function(pattern, None, *arrays)
+        return results if number is None else results[number]
+
+    return call
+
+
 def sample_and_log_prob(pattern: Any, *arrays: Array) -> tuple[Array, ...]:
     return sampling.sample_and_log_prob(pattern, None, *arrays)
 
@@ -107,6 +119,8 @@ def sample_and_log_prob(pattern: Any, *arrays: Array) -> tuple[Array, ...]:
 SYSTEM = {"precision": "precision", "rhs": "vector"}
 STEP = {"loc": "vector", "factor": "factor", "noise": "vector"}
 STEP_VJP = {**STEP, "z_bar": "vector", "kl_bar": "number"}
+BESIDE_NORMAL = {"loc": "vector", "factor": "factor", "mean": "vector", "scale": "scale"}
+DENSITY = {"loc": "vector", "factor": "factor", "value": "vector"}
 SAMPLE = {"loc": "vector", "factor": "factor", "at_mean": "number in float64", "noise": "vector"}
 
 VERBS = {
@@ -188,6 +202,46 @@ VERBS = {
             )
             for number, name in enumerate(STEP)
         ),
+        Verb(density.sample, STEP, "vector", call=of_naturally_ordered(density.sample), is_one_batch=True),
+        Verb(
+            density.sample_vjp,
+            {"loc": "vector", "factor": "factor", "z": "vector", "z_bar": "vector"},
+            "packed",
+            call=of_naturally_ordered(density.sample_vjp),
+            is_one_batch=True,
+        ),
+        *(
+            Verb(
+                function,
+                operands,
+                "scalar",
+                call=of_naturally_ordered(function),
+                is_one_batch=True,
+                takes_logarithms=True,
+            )
+            for function, operands in (
+                (density.kl_to_normal, BESIDE_NORMAL),
+                (density.kl_from_normal, BESIDE_NORMAL),
+                (density.log_prob, DENSITY),
+            )
+        ),
+        *(
+            Verb(
+                function,
+                operands,
+                operands[name] if name != "scale" else "vector",
+                row=f": {name}",
+                call=of_naturally_ordered(function, number),
+                is_one_batch=True,
+            )
+            for function, operands, names in (
+                (density.kl_to_normal_vjp, {**BESIDE_NORMAL, "kl_bar": "number"}, ("loc", "factor", "scale")),
+                (density.kl_from_normal_vjp, {**BESIDE_NORMAL, "kl_bar": "number"}, ("loc", "factor", "scale")),
+                (density.log_prob_vjp, {**DENSITY, "log_prob_bar": "number"}, ("loc", "factor")),
+            )
+            for number, name in enumerate(names)
+        ),
+        Verb(density.entropy, {"factor": "factor"}, "scalar", takes_logarithms=True),
         Verb(sampling.sample_and_log_prob, SAMPLE, "vector", row=": z", call=result(sample_and_log_prob, 0)),
         Verb(sampling.sample_and_log_prob, SAMPLE, "scalar", row=": log q(z)", call=result(sample_and_log_prob, 1)),
     )
@@ -201,7 +255,7 @@ def size_of(kind: str, pattern: Pattern) -> int:
     """Length of the last axis of an array of this kind."""
     if kind == "half":
         return half_of(pattern).nnz
-    sizes = {"vector": pattern.n, "gram": pattern.gram().nnz, "filled": pattern.filled().nnz}
+    sizes = {"vector": pattern.n, "scale": pattern.n, "gram": pattern.gram().nnz, "filled": pattern.filled().nnz}
     return sizes.get(kind, pattern.nnz)
 
 
@@ -213,7 +267,8 @@ def operand(rng: np.random.Generator, kind: str, pattern: Pattern, batch: Shape,
         return precision_values(rng, pattern, batch, "dominant", dtype)
     if kind in SCALARS:
         return rng.standard_normal(batch).astype(dtype if kind == "number" else np.float64)
-    return rng.standard_normal((*batch, size_of(kind, pattern))).astype(dtype)
+    values = rng.standard_normal((*batch, size_of(kind, pattern)))
+    return (np.exp(0.3 * values) if kind == "scale" else values).astype(dtype)
 
 
 def arguments(

@@ -88,6 +88,20 @@ def independent_normal(problem: Step) -> Contestant:
     return Contestant(call, None)
 
 
+def normal_idiom(problem: Step) -> Contestant:
+    """rsample + kl_divergence of torch's Normal, from constructor to gradients; arguments are validated."""
+    leaves = [torch.from_numpy(array).requires_grad_() for array in (problem.loc, problem.pivots)]
+    bars = torch.from_numpy(problem.z_bar), torch.from_numpy(problem.kl_bar)
+    n = problem.topology.n
+    prior = Independent(Normal(torch.zeros(n), torch.ones(n)), 1)
+
+    def call() -> Any:
+        q = Independent(Normal(*leaves), 1)
+        return torch.autograd.grad((q.rsample(), kl_divergence(q, prior)), leaves, bars)
+
+    return Contestant(call, None)
+
+
 # ---------------------------------------------------------------------- dense algebra on any pattern
 
 

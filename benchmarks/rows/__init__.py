@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.contest import Result, Setting
-from benchmarks.rows import dtypes, grids, importance, long_chain, slopes, solves, startup, steps, training
+from benchmarks.rows import dtypes, grids, idiom, importance, long_chain, slopes, solves, startup, steps, training
 
 Row = Callable[[Setting], Result]
 
 ROWS: dict[str, Row] = {
     **solves.ROWS,
     **steps.ROWS,
+    **idiom.ROWS,
     **grids.ROWS,
     **slopes.ROWS,
     **long_chain.ROWS,

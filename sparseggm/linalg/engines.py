@@ -12,7 +12,7 @@ import numpy as np
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
-from sparseggm.kernels.sparse import cholesky, inverse, products, sampling, step
+from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, products, sampling, step
 from sparseggm.linalg import checks, long_chain, threads
 from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
 
@@ -21,11 +21,14 @@ _SEGMENT = 1 << 16
 
 _NO_SUMS: FloatArray = np.empty(0)
 
+_NATURAL: IntArray = checks.read_only_view(np.empty(0, np.int64))
+"""No order: the caller's numbering is that of the pattern."""
+
 
 class Sparse:
     """Any pattern, any batch."""
 
-    is_chain = False
+    is_chain, fuses = False, True
 
     def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
         return True
@@ -87,6 +90,26 @@ class Sparse:
     def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
         return self._step(step.sample_and_kl_vjp, 3, pattern, task)
 
+    def density(self, verb: str, pattern: Pattern, task: Step) -> int:
+        order = _NATURAL if task.order is None else checks.read_only_view(np.ascontiguousarray(task.order, np.int64))
+        name, back = verb.removesuffix("_vjp"), verb.endswith("_vjp")
+        structure, addresses, passes = (pattern.indptr, pattern.rows, order), list(task.addresses), 3 if back else 1
+        if name == "sample":
+            kernel = density.sample_vjp if back else density.sample
+            arguments, work = (self.is_chain, structure, *addresses), pattern.nnz
+        elif name == "kl_to_normal":
+            kernel, filled = divergence.kl_to_normal, pattern.filled()
+            given, bar = tuple(addresses[:4]), addresses[4] if back else 0
+            results = (0, *addresses[5:]) if back else (addresses[4], 0, 0, 0)
+            arguments = self.is_chain, structure, _fill(filled), task.stride, given, bar, results
+            work = 6 * pattern.n if self.is_chain else 4 * pattern.nnz + 2 * pattern.column_pairs(filled)
+        else:
+            kernel, work = density.cross_entropy_vjp if back else density.cross_entropy, 2 * pattern.nnz
+            if name == "log_prob":  # at a point: no scale, and no cotangent of one
+                addresses = [*addresses[:3], 0, *addresses[3:], *([0] if back else [])]
+            arguments = structure, task.stride, *addresses
+        return threads.over_batch(kernel, passes * work, task.like, task.batch, *arguments, batch=task.batch)
+
     def sample_and_log_prob(
         self,
         pattern: Pattern,
@@ -134,6 +157,8 @@ class Chain(Sparse):
 
 class LongChain(Chain):
     """Few long chains, one after the other, each in strips that threads share: see `long_chain`."""
+
+    fuses = False
 
     def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
         return pattern.is_chain and pattern.n >= long_chain.LONG and batch < 2 * threads.LANES

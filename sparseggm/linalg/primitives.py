@@ -29,14 +29,19 @@ class Shared(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A training step, by the addresses of contiguous rows: of few numbers arrays would cost as much as arithmetic."""
+    """A fused call, by the addresses of contiguous rows: of few numbers arrays would cost as much as the arithmetic."""
 
     like: Any
     """Any number of their type."""
     batch: int
     addresses: Sequence[int]
-    """Arguments, then results, in the order of `linalg.step`; 0 for a result that is not wanted. See `rows_at`."""
+    """Arguments, then results, in the order of the verb; 0 for a result that is not wanted. See `rows_at`."""
     seam_states: list[FloatArray] | None = None
+    """What a long chain's gradient would compute again: see `step`."""
+    order: IntArray | None = None
+    """Of vectors in the caller's numbering: the node of each column. None: the two numberings agree."""
+    stride: int = 0
+    """Numbers from one row to the next of means and scales; 0 where all share one row."""
 
 
 class Gaussians(NamedTuple):
@@ -52,6 +57,9 @@ class Gaussians(NamedTuple):
 
 class Engine(Protocol):
     """What serves every verb."""
+
+    fuses: bool
+    """Whether `density` moves each number once; if not, its verbs are as fast composed of others."""
 
     def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
         """Whether this engine is for such calls."""
@@ -101,6 +109,12 @@ class Engine(Protocol):
 
     def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
         """The cotangents of loc, factor and noise from these, z̄ and k̄."""
+
+    def density(self, verb: str, pattern: Pattern, task: Step) -> int:
+        """Of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, and their …_vjp.
+
+        Vectors are in the caller's numbering, `task.order`. The samples take the place of the noise.
+        """
 
     def sample_and_log_prob(
         self,

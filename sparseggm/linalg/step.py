@@ -15,7 +15,7 @@ from sparseggm.linalg import checks, memory
 from sparseggm.linalg.engines import engine_of
 from sparseggm.linalg.primitives import Step
 
-_LIKE: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
+LIKE: dict[Any, Any] = {np.dtype(kind): kind(0) for kind in (np.float32, np.float64)}
 
 
 def sample_and_kl(
@@ -41,7 +41,7 @@ def sample_and_kl(
     _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)
     z, kl = memory.empty(loc.shape, loc.dtype), np.empty(loc.shape[:-1], loc.dtype)
     rows = [checks.as_rows(array, loc.shape[:-1]) for array in (loc, factor, noise)]
-    task = Step(_LIKE[loc.dtype], len(rows[0]), [array.ctypes.data for array in (*rows, z, kl)], seam_states)
+    task = Step(LIKE[loc.dtype], len(rows[0]), [array.ctypes.data for array in (*rows, z, kl)], seam_states)
     if engine_of(pattern, task).sample_and_kl(pattern, task):
         checks.raise_cause("sample_and_kl", _inputs(pattern, factor, loc=loc, noise=noise))
     return z, kl
@@ -70,14 +70,14 @@ def sample_and_kl_vjp(
     checks.require_floats(verb, "kl_bar", kl_bar)
     checks.same_dtype(verb, factor=factor, kl_bar=kl_bar)
     column = kl_bar[..., None]
-    _require_one_batch(verb, factor, kl_bar=column)
+    require_one_batch(verb, factor, kl_bar=column)
     batch_shape = loc.shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in (loc, factor, noise, z_bar, column)]
     loc_bar, factor_bar = memory.empty(loc.shape, loc.dtype), memory.empty(factor.shape, loc.dtype)
     noise_bar = memory.empty(noise.shape, loc.dtype) if noise_too else None
     bars = loc_bar, factor_bar, noise_bar
     addresses = [0 if array is None or not array.size else array.ctypes.data for array in (*rows, *bars)]
-    task = Step(_LIKE[loc.dtype], len(rows[0]), addresses, seam_states)
+    task = Step(LIKE[loc.dtype], len(rows[0]), addresses, seam_states)
     if engine_of(pattern, task).sample_and_kl_vjp(pattern, task):
         inputs = _inputs(pattern, factor, loc=loc, noise=noise, z_bar=z_bar, kl_bar=column)
         checks.raise_cause(verb, inputs)
@@ -87,10 +87,10 @@ def sample_and_kl_vjp(
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
     """Shapes and dtypes are right, and nothing is shared."""
     checks.check(verb, pattern, packed={"factor": factor}, **vectors)
-    _require_one_batch(verb, factor, **vectors)
+    require_one_batch(verb, factor, **vectors)
 
 
-def _require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> None:
+def require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> None:
     batch_shape = factor.shape[:-1]
     for name, vector in vectors.items():
         if vector.shape[:-1] != batch_shape:

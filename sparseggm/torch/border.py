@@ -20,7 +20,8 @@ from torch.distributions import Distribution, Independent
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.graph.topology import Topology
-from sparseggm.linalg import checks
+from sparseggm.linalg import checks, density
+from sparseggm.torch.operators.addresses import LIKE
 from sparseggm.torch.operators.registration import array, batch_of, have_values
 
 Arguments = ParamSpec("Arguments")
@@ -197,6 +198,16 @@ def _require_valid_distribution(function: str, distribution: Any) -> None:
         values = distribution.__dict__.get(name)
         if isinstance(values, Tensor) and not (constraint.check(values).all() and values.isfinite().all()):
             raise NonFiniteError(f"{function}: {name} of {distribution} is not finite, or not {constraint}.")
+
+
+def is_valid(pattern: Pattern, loc: Tensor, factor: Tensor) -> bool:
+    """Whether all numbers are finite and diagonals positive, in one pass; False also where only arrays can tell."""
+    if loc.dtype not in LIKE or not (loc.is_contiguous() and factor.is_contiguous()):
+        return False
+    if loc.numel() == 0 or factor.numel() == 0 or loc.is_neg() or factor.is_neg():
+        return False
+    places = loc.data_ptr(), loc.numel(), factor.data_ptr(), factor.numel() // pattern.nnz
+    return density.is_valid_at(pattern, LIKE[loc.dtype], *places)
 
 
 def require_valid(function: str, topology: Topology, pattern: Pattern, loc: FloatArray, factor: FloatArray) -> None:

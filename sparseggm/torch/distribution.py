@@ -25,7 +25,7 @@ from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.factored import FactoredDistribution, factorised
-from sparseggm.torch.operators import samples
+from sparseggm.torch.operators import density, samples
 from sparseggm.torch.operators.registration import index, inside_functorch
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -105,14 +105,13 @@ class GaussianGraphicalModel(FactoredDistribution):
                 is beyond the dtype, unless values cannot be read (torch.compile, `torch.func`): it is −∞ then.
         """
         own, x = self._beside("log_prob", value=value)
-        log_prob = 0.5 * (own._logdet() - own._square_distance(x) - self.topology.n * LOG_2PI)
-        return rounded(log_prob, x.dtype)
+        return density.log_prob(self.factor_pattern, own.loc, own._factor, self._order, x)
 
     @tells()
     def entropy(self) -> Tensor:
         """½ [n (1 + log 2π) − log det P], nats, shape batch_shape."""
-        entropy = 0.5 * (self.topology.n * (1.0 + LOG_2PI) - self._logdet())
-        return rounded(entropy, self.loc.dtype).expand(self.batch_shape)
+        entropy = density.entropy(self.factor_pattern, self._factor)
+        return entropy if entropy.shape == self.batch_shape else entropy.expand(self.batch_shape)
 
     @property
     def mean(self) -> Tensor:

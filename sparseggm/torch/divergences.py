@@ -20,7 +20,7 @@ from sparseggm.gaussian.factored import trace_positions
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
-from sparseggm.torch.operators import samples, step
+from sparseggm.torch.operators import density, samples, step
 from sparseggm.torch.operators.registration import index
 from sparseggm.torch.operators.tracing import untraced
 
@@ -108,8 +108,7 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
 def _kl_to_independent(q: GaussianGraphicalModel, p: Independent[Normal]) -> Tensor:
     """KL(q ‖ N(m, diag s²)) = ½ [Σ (Σ_ii + (loc_i − m_i)²) / s_i² − n + log det P_q + 2 Σ log s_i]."""
     q, loc, scale = _beside_normal(q, p)
-    second_moment = (q._variances().double() + (q.loc.double() - loc.double()).square()) / scale.square()
-    return _half(q, (second_moment + 2.0 * scale.log()).sum(-1) + q._logdet())
+    return density.kl_to_normal(q.factor_pattern, q.loc, q._factor, q._order, loc, scale)
 
 
 @register_kl(Independent, GaussianGraphicalModel)
@@ -117,10 +116,7 @@ def _kl_to_independent(q: GaussianGraphicalModel, p: Independent[Normal]) -> Ten
 def _kl_from_independent(q: Independent[Normal], p: GaussianGraphicalModel) -> Tensor:
     """KL(N(m, diag s²) ‖ p) = ½ [Σ L_ij² s_i² + ‖Lᵀ (m − loc)‖² − n − 2 Σ log s_i − log det P_p], L that of p."""
     p, loc, scale = _beside_normal(p, q)
-    rows = index(p.topology.order[p.factor_pattern.rows], scale)
-    trace = (p._factor.double() * scale.index_select(-1, rows)).square().sum(-1)
-    square = p._square_distance(loc)
-    return _half(p, trace + square - 2.0 * scale.log().sum(-1) - p._logdet())
+    return density.kl_from_normal(p.factor_pattern, p.loc, p._factor, p._order, loc, scale)
 
 
 @register_kl(GaussianGraphicalModel, MultivariateNormal)
@@ -159,14 +155,14 @@ def _logdet_of_square(lower: Tensor) -> Tensor:
 def _beside_normal(
     own: GaussianGraphicalModel, other: Independent[Normal]
 ) -> tuple[GaussianGraphicalModel, Tensor, Tensor]:
-    """The Gaussians, and loc and float64 scale of the independent normals, if they are on the same nodes."""
+    """The Gaussians, and loc and scale of the independent normals, if they are on the same nodes."""
     normal = other.base_dist
     if not isinstance(normal, Normal) or other.reinterpreted_batch_ndims != 1:
         raise NotImplementedError(
             f"kl_divergence: of a GaussianGraphicalModel and {other} is not defined: needs Independent(Normal, 1)."
         )
     own, tensors = _in_one_space(own, other, loc=normal.loc, scale=normal.scale)
-    return own, tensors["loc"], tensors["scale"].double()
+    return own, tensors["loc"], tensors["scale"]
 
 
 def _in_one_space(
@@ -179,5 +175,6 @@ def _in_one_space(
             f"{tuple(other.event_shape)} beside {own}."
         )
     loc, *tensors = as_tensors("kl_divergence", own=own.loc, **parameters)
-    common_batch("kl_divergence", one=own.loc, other=tensors[0])
+    if tensors[0].shape != own.event_shape:
+        common_batch("kl_divergence", one=own.loc, other=tensors[0])
     return own._in(loc.dtype), dict(zip(parameters, tensors, strict=True))

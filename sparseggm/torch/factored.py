@@ -24,6 +24,7 @@ from sparseggm.torch import ops
 from sparseggm.torch.border import (
     as_tensors,
     common_batch,
+    is_valid,
     require_finite_entries,
     require_finite_vector,
     require_valid,
@@ -134,7 +135,7 @@ class FactoredDistribution(Distribution):
         self.loc = loc if loc.shape[:-1] == batch_shape else loc.expand(*batch_shape, topology.n)
         super().__init__(batch_shape, torch.Size([topology.n]), validate_args=False)  # it would not name the node
         self._validate_args = type(self)._validate_args if validate_args is None else validate_args
-        if self._validate_args and have_values(loc, factor):
+        if self._validate_args and have_values(loc, factor) and not is_valid(pattern, loc, factor):
             require_valid(function, topology, pattern, array(loc), array(factor))
 
     def _in(self, dtype: torch.dtype) -> Self:

@@ -114,7 +114,7 @@ def test_a_wrong_last_axis_is_named_with_the_size_needed(verb: Verb, name: str) 
     bad = arguments(verb, pattern, 0, (3,))
     need = bad[name].shape[-1]
     bad[name] = bad[name][..., :-1]
-    meaning = "the size of the pattern" if verb.operands[name] == "vector" else "the nnz of the pattern"
+    meaning = "the size of the pattern" if verb.operands[name] in ("vector", "scale") else "the nnz of the pattern"
     message = f"{verb.name}: {name} must end in {need}, {meaning}, got shape (3, {need - 1})."
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         verb(pattern, bad)
@@ -220,7 +220,7 @@ def test_nan_and_infinity_are_named_wherever_they_stand(verb: Verb, name: str, v
         pytest.skip("which is an answer here, see the next test")
     pattern = pattern_for(verb)
     size = size_of(verb.operands[name], pattern)
-    read = pattern.diagonal if verb.name == "logdet" else range(size)  # log det reads the diagonal alone
+    read = pattern.diagonal if verb.name in ("logdet", "entropy") else range(size)  # log det reads the diagonal alone
     for place in read:
         bad = arguments(verb, pattern, 0, (2,), dtype=dtype)
         bad[name][1, place] = value
@@ -251,12 +251,13 @@ def test_the_place_of_a_nan_is_its_entry_or_column() -> None:
 @each_verb
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_overflowing_result_is_an_error(verb: Verb, dtype: str) -> None:
-    if verb.name in ("logdet", "precision_logdet", "cholesky", "attempt_cholesky"):
+    if verb.name in ("logdet", "entropy", "precision_logdet", "cholesky", "attempt_cholesky"):
         pytest.skip("cannot overflow: |log L| is small, and |L_ij| ≤ √P_ii")
     pattern, large = pattern_for(verb), np.finfo(dtype).max ** 0.9
     huge = {name: array * array.dtype.type(large) for name, array in arguments(verb, pattern, dtype=dtype).items()}
     divisor = "precision" if verb.name == "precision_solve" else "factor"
-    if divisor in huge and verb.result != "gram" and not verb.name.startswith("matmul"):
+    multiplies = verb.name.startswith(("matmul", "log_prob", "kl_from_normal"))
+    if divisor in huge and verb.result != "gram" and not multiplies:
         huge[divisor] = arguments(verb, pattern, dtype=dtype)[divisor] / huge[divisor].dtype.type(large)
     with pytest.raises(NonFiniteError, match=f": the arguments are finite but the result overflows {dtype}"):
         verb(pattern, huge)

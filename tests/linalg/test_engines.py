@@ -18,6 +18,8 @@ from tests.verbs import VERBS, Verb, arguments
 class Dense:
     """Every primitive by its definition on dense matrices."""
 
+    fuses = True
+
     def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
         return True
 
@@ -86,6 +88,28 @@ class Dense:
         factor_bar[...] = packed(pattern, trace_bar + pivots_bar + sample_bar)
         return 0
 
+    def density(self, verb: str, pattern: Pattern, task: Step) -> int:
+        n, nnz, ref = pattern.n, pattern.nnz, reference.linalg
+        given = {
+            "sample": (n, nnz),
+            "sample_vjp": (n, nnz, n, n),
+            "log_prob": (n, nnz, n),
+            "log_prob_vjp": (n, nnz, n, 1),
+        }
+        bars = {"sample": (n,), "sample_vjp": (nnz,), "log_prob_vjp": (n, nnz)}
+        sizes = given.get(verb, (n, nnz, n, n) + (1,) * verb.endswith("_vjp"))
+        results = bars.get(verb, (n, nnz, n) if verb.endswith("_vjp") else (1,))
+        loc, factor, *others = rows_at(task, sizes, results)
+        L, nodes = pattern.to_dense(factor), np.arange(n) if task.order is None else task.order
+        if verb == "sample":
+            others[0][:, nodes] = loc[:, nodes] + ref.solve_t(L, others[0][:, nodes])
+        elif verb == "sample_vjp":
+            z, z_bar, out = others
+            out[...] = packed(pattern, -ref.outer((z - loc)[:, nodes], ref.solve(L, z_bar[:, nodes])))
+        else:
+            of_normals(verb, pattern, nodes, L, loc, others)
+        return 0
+
     def sample_and_log_prob(
         self, pattern: Pattern, nodes: Array, gaussians: Gaussians, noise: Array, z: Array, log_prob: Array
     ) -> int:
@@ -95,6 +119,38 @@ class Dense:
         z += gaussians.loc[gaussians.loc_owner][k]
         log_prob[...] = gaussians.at_mean[k, 0] - 0.5 * (noise**2).sum(axis=-1)
         return 0
+
+
+def of_normals(verb: str, pattern: Pattern, nodes: Array, L: Array, loc: Array, others: list[Array]) -> None:
+    """log q(m), and KL to and from N(m, s²), by their formulas."""
+    ref, n, (m, *rest) = reference.linalg, pattern.n, others
+    s = np.ones_like(m) if verb.startswith("log_prob") else rest.pop(0)
+    k, out = (rest.pop(0), rest) if verb.endswith("_vjp") else (None, rest)
+    logdet, reciprocal = ref.logdet(L)[:, None], np.eye(n) / ref.diagonal(L)[:, None]
+    if verb.startswith("kl_to_normal"):
+        v = np.empty_like(loc)
+        v[:, nodes] = ref.marginal_variances(L)
+        if k is None:
+            out[0][...] = 0.5 * (((v + (loc - m) ** 2) / s**2 + 2 * np.log(s)).sum(-1, keepdims=True) - n + logdet)
+            return
+        pull = ref.marginal_variances_vjp(L, (0.5 * k / s**2)[:, nodes]) + k[..., None] * reciprocal
+        bars = k * (loc - m) / s**2, packed(pattern, pull), k * (1 / s - (v + (loc - m) ** 2) / s**3)
+    else:
+        d, point = (m - loc)[:, nodes], verb.startswith("log_prob")
+        white, scaled = ref.matmul_t(L, d), L * s[:, nodes, None]
+        total = (white**2).sum(-1, keepdims=True) - logdet
+        if k is None:
+            rest_of = (scaled**2).sum((1, 2))[:, None] - 2 * np.log(s).sum(-1, keepdims=True) - n
+            out[0][...] = -0.5 * (total + n * np.log(2 * np.pi)) if point else 0.5 * (total + rest_of)
+            return
+        k = -k if point else k
+        pull = ref.outer(d, white) - reciprocal + (0.0 if point else scaled * s[:, nodes, None])
+        loc_bar, s_bar = np.empty_like(loc), np.empty_like(loc)
+        loc_bar[:, nodes] = -k * ref.matmul(L, white)
+        s_bar[:, nodes] = k * (s[:, nodes] * (L**2).sum(-1) - 1 / s[:, nodes])
+        bars = loc_bar, packed(pattern, k[..., None] * pull), s_bar
+    for result, bar in zip(out, bars, strict=False):
+        result[...] = bar
 
 
 def packed(pattern: Pattern, dense: Array) -> Array:

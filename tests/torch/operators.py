@@ -25,7 +25,14 @@ Row = tuple[int, Callable[..., tuple[Any, ...]]]
 BATCHES: list[Shape] = [(), (1,), (2,), (3, 1), (3, 2)]
 EMPTY: list[Shape] = [(), (0,), (3, 1), (3, 0)]
 
-FIRST_ORDER = {"sample_vjp", "sample_and_kl_vjp", "square_distance_vjp"}
+FIRST_ORDER = {
+    "sample_vjp",
+    "sample_and_kl_vjp",
+    "square_distance_vjp",
+    "kl_to_normal_vjp",
+    "kl_from_normal_vjp",
+    "log_prob_vjp",
+}
 """Operators of a backward pass that is not to be differentiated: they have no derivative."""
 
 
@@ -74,6 +81,15 @@ def operators(on: Pattern) -> dict[str, Row]:
         loc, values, x = tensors(a, b, c)
         return on.key, loc, values, order, x, numbers(_full(a, b, c))
 
+    def scales(batch: Shape) -> Tensor:
+        return nodes(batch, seed=4).exp()
+
+    def beside_normal(a: Shape, b: Shape, c: Shape, d: Shape) -> tuple[Any, ...]:
+        return on.key, nodes(a), lower(b), order, nodes(c, seed=2), scales(d)
+
+    def beside_normal_vjp(a: Shape, b: Shape, c: Shape, d: Shape) -> tuple[Any, ...]:
+        return *beside_normal(a, b, c, d), numbers(_full(a, b, c, d))
+
     return {
         "solve": (2, lambda a, b: (on.key, lower(a), nodes(b))),
         "solve_t": (2, lambda a, b: (on.key, lower(a), nodes(b))),
@@ -110,6 +126,19 @@ def operators(on: Pattern) -> dict[str, Row]:
         "square_distance": (3, lambda a, b, c: distance_vjp(a, b, c)[:-1]),
         "square_distance_vjp": (3, lambda a, b, c: (*distance_vjp(a, b, c), True)),
         "square_distance_vjp, but for x": (3, lambda a, b, c: (*distance_vjp(a, b, c), False)),
+        **{
+            f"{name}{row}": (4, arguments)
+            for name in ("kl_to_normal", "kl_from_normal")
+            for row, arguments in (
+                ("", beside_normal),
+                ("_vjp", lambda *shapes: (*beside_normal_vjp(*shapes), True)),
+                ("_vjp, but for mean and scale", lambda *shapes: (*beside_normal_vjp(*shapes), False)),
+            )
+        },
+        "log_prob": (3, lambda a, b, c: distance_vjp(a, b, c)[:-1]),
+        "log_prob_vjp": (3, lambda a, b, c: (*distance_vjp(a, b, c), True)),
+        "log_prob_vjp, but for x": (3, lambda a, b, c: (*distance_vjp(a, b, c), False)),
+        "entropy": (1, lambda a: (on.key, lower(a))),
         "square_norm": (1, lambda a: (nodes(a),)),
     }
 

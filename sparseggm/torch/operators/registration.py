@@ -95,9 +95,14 @@ def inside_functorch() -> bool:
 
 def have_values(*tensors: Tensor) -> bool:
     """Whether values may decide what happens: not under torch.compile, `torch.func`, or on the meta device."""
-    if torch.compiler.is_compiling() or inside_functorch():
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
-    return all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in tensors)
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN:
+            return False
+        if not tensor.is_cpu:
+            return False
+    return True
 
 
 def may_skip_dispatcher(*tensors: Tensor) -> bool:
@@ -109,8 +114,12 @@ def may_skip_dispatcher(*tensors: Tensor) -> bool:
 
 def batch_of(*tensors: Tensor) -> Shape:
     """The common batch shape."""
-    first, *others = (tensor.shape[:-1] for tensor in tensors)
-    return tuple(first if all(shape == first for shape in others) else torch.broadcast_shapes(first, *others))
+    shapes = [tensor.shape[:-1] for tensor in tensors]
+    longest = max(shapes, key=len)
+    for shape in shapes:
+        if shape and shape != longest:
+            return tuple(torch.broadcast_shapes(*shapes))  # which costs as much as a small operator
+    return tuple(longest)
 
 
 @overload
@@ -326,7 +335,7 @@ def register_pair(
     return operator
 
 
-def vjp(function: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> Any:
+def vjp(function: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: Any) -> Any:
     """Cotangents of the inputs of a differentiable function, themselves differentiable, under every transform."""
     return torch.func.vjp(function, *inputs)[1](cotangents)
 

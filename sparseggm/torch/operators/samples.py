@@ -19,8 +19,18 @@ from sparseggm.gaussian import model
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import checks, sampling
 from sparseggm.torch.operators import algebra
+from sparseggm.torch.operators.addresses import new, run_at, takes_addresses
 from sparseggm.torch.operators.blocks import accumulator, aligned, blocks, sum_in_float64
-from sparseggm.torch.operators.registration import Shape, array, batch_of, key_of, pattern_of, register, sum_to_shape
+from sparseggm.torch.operators.registration import (
+    Shape,
+    array,
+    batch_of,
+    key_of,
+    may_skip_dispatcher,
+    pattern_of,
+    register,
+    sum_to_shape,
+)
 
 
 def sample(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
@@ -30,6 +40,9 @@ def sample(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, 
         loc, factor: (..., n) and (..., nnz), whose batch axes broadcast to `batch_shape`.
     The backward pass keeps z and not ε: it takes z − loc for L⁻ᵀ ε, which is as exact as z itself.
     """
+    if may_skip_dispatcher(loc, factor):
+        checks.require_pattern("sample", pattern)
+        return _EagerSample.apply(pattern, loc, factor, order, batch_shape)  # type: ignore[no-any-return]
     key = key_of(pattern, "sample", loc, factor)
     return torch.ops.sparseggm.sample(key, loc, factor, order, batch_shape)  # type: ignore[no-any-return]
 
@@ -62,14 +75,18 @@ def reordered(x: Tensor, order: Tensor | None) -> Tensor:
 # ---------------------------------------------------------------------- samples
 
 
-def _sample(key: str, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
-    pattern, mean = pattern_of(key), array(loc)
+def _sample(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
+    mean, z = array(loc), loc.new_empty((*batch_shape, pattern.n)).normal_()
+    if z.shape == loc.shape and takes_addresses(pattern, loc, factor):
+        if not run_at("sample", pattern, order, (loc, factor), (z,)):
+            inputs = {"loc": (None, mean), "factor": (pattern, array(factor))}
+            checks.raise_cause("sample", inputs)
+        return z
     checks.require_finite("sample", "loc", None, mean)
-    z = loc.new_empty((*batch_shape, pattern.n)).normal_()
     x = array(z)
     _reorder_in_place(x, order)
     linalg.solve_t(pattern, array(factor), x, out=x)
-    _reorder_in_place(x, _inverse(order))
+    _reorder_in_place(x, inverse_of(order))
     x += mean
     return z
 
@@ -85,6 +102,21 @@ def _sample_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor | None, Sh
     ctx.save_for_backward(*inputs[1:4], output)
 
 
+class _EagerSample(torch.autograd.Function):
+    """The operator without the dispatcher, whose layers cost as much as the arithmetic of few numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, shape: Shape) -> Tensor:
+        z = _sample(pattern, loc, factor, order, shape)
+        ctx.pattern = pattern
+        ctx.save_for_backward(loc, factor, order, z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, z_bar: Tensor) -> Any:
+        return _sample_rule(ctx, z_bar)
+
+
 # z = loc + x, Lᵀ x = ε  ⇒  L̄ = −x (L⁻¹ z̄)ᵀ on the pattern, x = z − loc
 def _sample_rule(ctx: Any, z_bar: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
     loc, factor, order, z = ctx.saved_tensors
@@ -98,14 +130,21 @@ def _sample_bars(
         noise_bar = algebra.solve(pattern, factor, reordered(z_bar, order))
         factor_bar = -algebra.outer(pattern, reordered(z - loc, order), noise_bar, factor.shape[:-1])
         return sum_to_shape(z_bar, loc), factor_bar
+    if may_skip_dispatcher(loc, z_bar):
+        if takes_addresses(pattern, loc, factor, z, z_bar):
+            factor_bar = new(factor)
+            if run_at("sample_vjp", pattern, order, (loc, factor, z, z_bar), (factor_bar,)):
+                return z_bar, factor_bar
+        with checks.non_finite_passes():
+            return _sample_vjp(pattern, loc, factor, order, z, z_bar)
     key = key_of(pattern, "sample_vjp", loc)
     return torch.ops.sparseggm.sample_vjp(key, loc, factor, order, z, z_bar)  # type: ignore[no-any-return]
 
 
 def _sample_vjp(
-    key: str, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
+    pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
-    pattern, take = pattern_of(key), _taker(order)
+    take = taker(order)
     mean, values, samples, bars = array(loc), array(factor), array(z), array(z_bar)
     full = samples.shape[:-1]
     loc_bar, factor_bar = accumulator(mean, full), accumulator(values, full)
@@ -120,7 +159,7 @@ def _sample_vjp(
 
 register(
     "sample(str key, Tensor loc, Tensor factor, Tensor? order, SymInt[] batch_shape) -> Tensor",
-    _sample,
+    lambda key, *rest: _sample(pattern_of(key), *rest),
     lambda key, loc, factor, order, batch_shape: loc.new_empty((*batch_shape, pattern_of(key).n)),
     _sample_setup,
     _sample_rule,
@@ -128,7 +167,7 @@ register(
 )
 register(
     "sample_vjp(str key, Tensor loc, Tensor factor, Tensor? order, Tensor z, Tensor z_bar) -> (Tensor, Tensor)",
-    _sample_vjp,
+    lambda key, *rest: _sample_vjp(pattern_of(key), *rest),
     lambda key, loc, factor, order, z, z_bar: (loc.new_empty(loc.shape), factor.new_empty(factor.shape)),
     loops=True,
 )
@@ -164,7 +203,7 @@ def _sample_and_log_prob_rule(
     ctx: Any, z_bar: Tensor, bar: Tensor
 ) -> tuple[None, Tensor, Tensor, None, Tensor, Tensor | None]:
     loc, factor, order, at_mean, noise = ctx.saved_tensors
-    pattern, inverse, noise_bar = ctx.pattern, _inverse(order), None
+    pattern, inverse, noise_bar = ctx.pattern, inverse_of(order), None
     x = reordered(algebra.solve_t(pattern, factor, reordered(noise, order)), inverse)
     x = x.expand_as(z_bar)  # loc alone may have some of the batch axes
     loc_bar, factor_bar = _sample_bars(ctx.pattern, torch.zeros_like(loc), factor, order, x, z_bar)
@@ -188,23 +227,29 @@ register(
 
 
 def _square_distance(key: str, loc: Tensor, factor: Tensor, order: Tensor | None, x: Tensor) -> Tensor:
-    pattern, take = pattern_of(key), _taker(order)
-    mean, values, points = array(loc), array(factor), array(x)
-    checks.check("square_distance", pattern, packed={"factor": values}, value=points, loc=mean)
-    shapes = {"value": points.shape[:-1], "loc": mean.shape[:-1], "factor": values.shape[:-1]}
+    return torch.from_numpy(square_distances(pattern_of(key), array(loc), array(factor), order, array(x)))
+
+
+def square_distances(
+    pattern: Pattern, loc: FloatArray, factor: FloatArray, order: Tensor | None, x: FloatArray
+) -> FloatArray:
+    """`square_distance` of arrays."""
+    take = taker(order)
+    checks.check("square_distance", pattern, packed={"factor": factor}, value=x, loc=loc)
+    shapes = {"value": x.shape[:-1], "loc": loc.shape[:-1], "factor": factor.shape[:-1]}
     full = checks.broadcast("square_distance", **shapes)
     square = np.empty(full)
     ndim = len(full) + 1
     try:
         with np.errstate(over="ignore"):  # infinity is for the verb to find
             for block in blocks(full, pattern.n):
-                offset = take(aligned(points, block, ndim) - aligned(mean, block, ndim))
-                white = linalg.matmul_t(pattern, aligned(values, block, ndim), offset)
+                offset = take(aligned(x, block, ndim) - aligned(loc, block, ndim))
+                white = linalg.matmul_t(pattern, aligned(factor, block, ndim), offset)
                 square[block] = model.square_norm(white)
     except NonFiniteError:
-        inputs = {"factor": (pattern, values), "value": (None, points), "loc": (None, mean)}
+        inputs = {"factor": (pattern, factor), "value": (None, x), "loc": (None, loc)}
         checks.raise_cause("square_distance", inputs, divides=False)
-    return torch.from_numpy(square)
+    return square
 
 
 def _square_distance_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor | None, Tensor], output: Tensor) -> None:
@@ -216,7 +261,7 @@ def _square_distance_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Tensor |
 def _square_distance_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, Tensor | None, None, Tensor | None]:
     pattern, (loc, factor, order, x) = ctx.pattern, ctx.saved_tensors
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-        inverse = _inverse(order)
+        inverse = inverse_of(order)
         offset = reordered(x - loc, order)
         white_bar = algebra.matmul_t(pattern, factor, offset) * (2.0 * bar[..., None]).to(x.dtype)
         x_bar = reordered(algebra.matmul(pattern, factor, white_bar), inverse)
@@ -231,22 +276,36 @@ def _square_distance_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor | None, T
 def _square_distance_vjp(
     key: str, loc: Tensor, factor: Tensor, order: Tensor | None, x: Tensor, bar: Tensor, needs_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pattern, take, back = pattern_of(key), _taker(order), _taker(_inverse(order))
-    mean, values, points, twice = array(loc), array(factor), array(x), 2.0 * array(bar)[..., None]
+    arrays = array(loc), array(factor), order, array(x), array(bar)
+    loc_bar, factor_bar, x_bar = square_distances_vjp(pattern_of(key), *arrays, needs_x)
+    return _as(loc_bar, loc), _as(factor_bar, factor), _as(x_bar, x)
+
+
+def square_distances_vjp(
+    pattern: Pattern,
+    loc: FloatArray,
+    factor: FloatArray,
+    order: Tensor | None,
+    x: FloatArray,
+    bar: FloatArray,
+    needs_x: bool = True,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The cotangents of loc, factor and x, in float64 where they are sums; no entries in that of x unless needed."""
+    take, back, twice = taker(order), taker(inverse_of(order)), 2.0 * bar[..., None]
     full = twice.shape[:-1]
-    loc_bar, factor_bar = accumulator(mean, full), accumulator(values, full)
-    x_bar = accumulator(points if needs_x else points[..., :0], full)
+    loc_bar, factor_bar = accumulator(loc, full), accumulator(factor, full)
+    x_bar = accumulator(x if needs_x else x[..., :0], full)
     for block in blocks(full, pattern.n):
-        own_mean, own, own_points = (aligned(part, block, twice.ndim) for part in (mean, values, points))
-        offset = take(own_points - own_mean)
+        own_loc, own, own_x = (aligned(part, block, twice.ndim) for part in (loc, factor, x))
+        offset = take(own_x - own_loc)
         white_bar = linalg.matmul_t(pattern, own, offset)
         white_bar *= twice[block]
         own_bar = back(linalg.matmul(pattern, own, white_bar))
         aligned(factor_bar, block, twice.ndim)[...] += linalg.outer(pattern, offset, white_bar, own.shape[:-1])
-        aligned(loc_bar, block, twice.ndim)[...] -= sum_in_float64(own_bar, own_mean.shape)
+        aligned(loc_bar, block, twice.ndim)[...] -= sum_in_float64(own_bar, own_loc.shape)
         if needs_x:
-            aligned(x_bar, block, twice.ndim)[...] += sum_in_float64(own_bar, own_points.shape)
-    return _as(loc_bar, loc), _as(factor_bar, factor), _as(x_bar, x)
+            aligned(x_bar, block, twice.ndim)[...] += sum_in_float64(own_bar, own_x.shape)
+    return loc_bar, factor_bar, x_bar
 
 
 register(
@@ -290,7 +349,7 @@ register(
 # ---------------------------------------------------------------------- small words
 
 
-def _inverse(order: Tensor | None) -> Tensor | None:
+def inverse_of(order: Tensor | None) -> Tensor | None:
     """The permutation back."""
     return (
         None
@@ -299,7 +358,7 @@ def _inverse(order: Tensor | None) -> Tensor | None:
     )
 
 
-def _taker(order: Tensor | None) -> Callable[[FloatArray], FloatArray]:
+def taker(order: Tensor | None) -> Callable[[FloatArray], FloatArray]:
     """x ↦ x[..., order] for arrays."""
     return (lambda x: x) if order is None else (lambda x: np.take(x, array(order), axis=-1))
 

@@ -19,6 +19,7 @@ from sparseggm.linalg import calculus, checks, step
 from sparseggm.linalg.engines import engine_of
 from sparseggm.linalg.primitives import Step
 from sparseggm.torch.operators import algebra, second_moments
+from sparseggm.torch.operators.addresses import FEW, LIKE, takes_addresses
 from sparseggm.torch.operators.blocks import sum_in_float64
 from sparseggm.torch.operators.registration import (
     array,
@@ -29,11 +30,6 @@ from sparseggm.torch.operators.registration import (
     register,
     vjp,
 )
-
-_LIKE: dict[torch.dtype, Any] = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
-
-_FEW = 1 << 20
-"""Numbers of loc up to which addresses are worth it."""
 
 
 def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,11 +51,11 @@ def sample_and_kl(pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor) 
 def _step(
     pattern: Pattern, loc: Tensor, factor: Tensor, noise: Tensor, seam_states: list[FloatArray] | None = None
 ) -> tuple[Tensor, Tensor]:
-    if _takes_pointer_path(pattern, loc, factor, noise):
+    if loc.numel() <= FEW and takes_addresses(pattern, loc, factor, noise):
         loc, factor, noise = loc.contiguous(), factor.contiguous(), noise.contiguous()
         z, kl = torch.empty_like(loc), loc.new_empty(loc.shape[:-1])
         addresses = [tensor.data_ptr() for tensor in (loc, factor, noise, z, kl)]
-        task = Step(_LIKE[loc.dtype], kl.numel(), addresses, seam_states)
+        task = Step(LIKE[loc.dtype], kl.numel(), addresses, seam_states)
         if 0 not in addresses and not engine_of(pattern, task).sample_and_kl(pattern, task):
             return z, kl
     arrays = array(loc), array(factor), array(noise)
@@ -67,21 +63,6 @@ def _step(
         step.sample_and_kl(pattern, *arrays, seam_states) if _have_one_shape(*arrays) else _by_verbs(pattern, *arrays)
     )
     return torch.from_numpy(of_arrays[0]), torch.from_numpy(of_arrays[1])
-
-
-def _takes_pointer_path(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Tensor) -> bool:
-    """Whether a step may go by addresses: few numbers, of the shapes and of the one type that it takes.
-
-    A step of few numbers costs as much as the arrays of its arguments. What is amiss is for arrays to say.
-    """
-    shape, dtype, n = loc.shape, loc.dtype, pattern.n
-    if shape[-1:] != (n,) or not 0 < loc.numel() <= _FEW:
-        return False
-    if dtype not in _LIKE or factor.shape != (*shape[:-1], pattern.nnz):
-        return False
-    if not all(vector.shape == shape for vector in vectors):
-        return False
-    return not any(tensor.dtype is not dtype or tensor.is_neg() for tensor in (loc, factor, *vectors))
 
 
 def _have_one_shape(loc: FloatArray, factor: FloatArray, noise: FloatArray) -> bool:
@@ -154,7 +135,8 @@ def _bars(
     seam_states: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     if (
-        _takes_pointer_path(pattern, loc, factor, noise, z_bar)
+        loc.numel() <= FEW
+        and takes_addresses(pattern, loc, factor, noise, z_bar)
         and kl_bar.shape == loc.shape[:-1]
         and kl_bar.dtype is loc.dtype
     ):
@@ -167,7 +149,7 @@ def _bars(
         results = bars if needs_noise else bars[:2]
         addresses = [tensor.data_ptr() for tensor in (*inputs, *results)]
         unwanted = [] if needs_noise else [0]
-        task = Step(_LIKE[loc.dtype], kl_bar.numel(), [*addresses, *unwanted], seam_states)
+        task = Step(LIKE[loc.dtype], kl_bar.numel(), [*addresses, *unwanted], seam_states)
         if 0 not in addresses and not engine_of(pattern, task).sample_and_kl_vjp(pattern, task):
             return bars
     arrays = array(loc), array(factor), array(noise), array(z_bar), array(kl_bar)
