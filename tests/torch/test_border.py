@@ -325,7 +325,7 @@ BEYOND: dict[str, tuple[str, Callable[[torch.dtype, float], Any]]] = {
     "covariance_matrix": ("covariance_matrix", lambda d, x: pair(d, 0.0, 1 / x).covariance_matrix),
     "precision": ("precision", lambda d, x: pair(d, 0.0, x).precision),
     "precision_matrix": ("precision_matrix", lambda d, x: pair(d, 0.0, x).precision_matrix),
-    "information": ("information", lambda d, x: pair(d, x, x).information_vector),
+    "information": ("information_vector", lambda d, x: pair(d, x, x).information_vector),
     "whiten": ("whiten", lambda d, x: pair(d, 0.0, x).whiten(vector(d, x))),
     "colorize": ("colorize", lambda d, x: pair(d, 0.0, 1 / x).colorize(vector(d, x))),
     "rsample": ("rsample", lambda d, x: pair(d, 0.0, torch.finfo(d).tiny * 2.0**-20).rsample((64,))),
@@ -392,7 +392,10 @@ def answers(q: Q) -> dict[str, Any]:
     return {
         **{
             name: lambda name=name: getattr(q, name)
-            for name in ("variance", "stddev", "precision", "information", "precision_matrix", "covariance_matrix")
+            for name in (
+                *("variance", "stddev", "precision", "information_vector"),
+                *("precision_matrix", "covariance_matrix"),
+            )
         },
         **{name: getattr(q, name) for name in ("rsample", "sample", "entropy", "trace_covariance")},
         "rsample_and_log_prob": lambda: q.rsample_and_log_prob()[1],

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sparseggm as sg
+from sparseggm.gaussian import conditioning
 from sparseggm.torch import GaussianGraphicalModel
 from tests.torch.gaussians import KINDS, Kind, dense_precision, gaussian, in_numpy
 from tests.torch.problems import gradgradcheck, vectors
@@ -123,7 +124,7 @@ def test_questions_that_make_no_sense_are_refused(ask, error, message):
 
 
 def test_a_large_marginal_asks_to_be_forced(monkeypatch):
-    monkeypatch.setattr(sg.conditioning, "MARGINAL_LIMIT", 2)
+    monkeypatch.setattr(conditioning, "MARGINAL_LIMIT", 2)
     q = gaussian(sg.Chain(4))
     with pytest.raises(sg.PatternError, match="or force=True if you mean it"):
         q.marginal([0, 3])
