@@ -26,8 +26,8 @@ from sparseggm.linalg import step
 from tests.verbs import VERBS
 
 def loaded():
-    modules = (chain_step, cholesky, dissection, elimination, inverse, products, sampling, separators, step_kernels, strips)
-    modules += (symbolic,)
+    graphs = (dissection, separators, symbolic)
+    modules = (*graphs, chain_step, cholesky, elimination, inverse, products, sampling, step_kernels, strips)
     kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
     return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
 

@@ -304,9 +304,6 @@ PINNED = [
         "4445bfc6b998f2209ab0e33dde080c4a",
         "52ff8a140fb86ba6b7fafa71f364b764",
     ),
-    (Graph(9000, Grid(90, 100).edges), "377cebd4007f1397", "1d1a1c1201f7c8ed2fa753ba311f480e", "650153ffc87e12cb1a9ffeee33d24cb9"),
-    (union(Grid(30, 30), Chain(900)), "7e60ab447121b60b", "edc734cdd954df2dd873cf289612f02d", "da122432ffd71e3498cbf32bf50fa3d7"),
-    (Graph(300, scattered(300)), "15b2d75f21118394", "4445bfc6b998f2209ab0e33dde080c4a", "52ff8a140fb86ba6b7fafa71f364b764"),
 ]
 
 
