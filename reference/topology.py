@@ -177,12 +177,18 @@ def permuted(n: int, edges: Edges, order: list[int]) -> Edges:
 # ---------------------------------------------------------------------- orders
 
 
-def minimum_degree(n: int, edges: Edges) -> list[int]:
-    """Eliminate a node of least degree, ties to the lowest number; its neighbours become a clique."""
+def minimum_degree(n: int, edges: Edges, count: int | None = None) -> list[int]:
+    """Eliminate a node of least degree, ties to the lowest number; its neighbours become a clique.
+
+    Only the first `count` nodes are eliminated, the others have their part in degrees.
+    """
     neighbours = neighbours_of(n, edges)
-    order = []
-    while neighbours:
-        v = min(neighbours, key=lambda node: (len(neighbours[node]), node))
+    order: list[int] = []
+    while len(order) < (n if count is None else count):
+        v = min(
+            (node for node in neighbours if count is None or node < count),
+            key=lambda node: (len(neighbours[node]), node),
+        )
         clique = neighbours.pop(v)
         for u in clique:
             neighbours[u] |= clique
@@ -201,12 +207,8 @@ def maximum_cardinality(n: int, edges: Edges) -> list[int]:
     return visited[::-1]
 
 
-def nested_dissection(shape: tuple[int, ...], periodic: bool = False) -> list[int]:
-    """Split at plane ⌊side/2⌋ of the first longest side: what is before it, what is after it, then the plane.
-
-    On a torus, points with no coordinate 0 are split so; the others follow, those whose first 0 is on the last axis
-    before those whose first 0 is on the axis before it, and so on.
-    """
+def axis_parallel_dissection(shape: tuple[int, ...]) -> list[int]:
+    """Split at plane ⌊side/2⌋ of the first longest side: what is before it, what is after it, then the plane."""
 
     def dissect(points: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         if len(points) <= 1:
@@ -221,15 +223,57 @@ def nested_dissection(shape: tuple[int, ...], periodic: bool = False) -> list[in
 
     points = list(itertools.product(*map(range, shape)))
     number = {point: k for k, point in enumerate(points)}
-    opened = [[point for point in points if first_zero(point) == axis] for axis in range(len(shape))]
-    inner = [point for point in points if not periodic or 0 not in point]
-    last = [point for plane in reversed(opened) for point in plane] if periodic else []
-    return [number[point] for point in [*dissect(inner), *last]]
+    return [number[point] for point in dissect(points)]
 
 
-def first_zero(point: tuple[int, ...]) -> int:
-    """The first axis on which a point is 0, or −1."""
-    return point.index(0) if 0 in point else -1
+def lattice_dissection(shape: tuple[int, ...], most_signs: int = 4) -> list[int]:
+    """Split at a level of ± x ± y …: what is below it, what is above it, then the level.
+
+    The longest axis counts with +, the next ones up to `most_signs` axes with both signs, the others with +. That level
+    has the fewest points for the product of the sides, the first such; the fewest points, where no level has two sides.
+    """
+    axes = sorted(range(len(shape)), key=lambda axis: -shape[axis])
+    signed = [[1], *[[1, -1]] * (min(len(shape), most_signs) - 1), *[[1]] * (len(shape) - most_signs)]
+
+    def dissect(points: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        if len(points) <= 1:
+            return points
+        best: tuple[float, list[list[tuple[int, ...]]]] = (math.inf, [])
+        for signs in itertools.product(*signed):
+            levels = [sum(sign * point[axis] for sign, axis in zip(signs, axes, strict=True)) for point in points]
+            for level in range(min(levels), max(levels) + 1):
+                below, above, on = (
+                    [point for point, value in zip(points, levels, strict=True) if np.sign(value - level) == side]
+                    for side in (-1, 1, 0)
+                )
+                product = len(below) * len(above)
+                ratio = len(on) / product if product else float(len(points) + len(on))
+                if ratio < best[0]:
+                    best = ratio, [below, above, on]
+        below, above, on = best[1]
+        return dissect(below) + dissect(above) + on
+
+    points = list(itertools.product(*map(range, shape)))
+    number = {point: k for k, point in enumerate(points)}
+    return [number[point] for point in dissect(points)]
+
+
+def smallest_cut(n: int, edges: Edges, source: set[int], sink: set[int]) -> int:
+    """The fewest nodes without which no path leads from the source to the sink: every subset of the nodes is looked at.
+
+    Source and sink are nodes next to an end beyond the graph, so that they may be among the nodes that are taken out.
+    """
+
+    def is_cut(taken: set[int]) -> bool:
+        neighbours, frontier = neighbours_of(n, edges), list(source - taken)
+        reached = set(frontier)
+        while frontier:
+            new = neighbours[frontier.pop()] - reached - taken
+            reached |= new
+            frontier.extend(new)
+        return not reached & sink
+
+    return next(k for k in range(n + 1) if any(is_cut(set(taken)) for taken in itertools.combinations(range(n), k)))
 
 
 def work(n: int, edges: Edges, order: list[int]) -> int:
@@ -237,7 +281,13 @@ def work(n: int, edges: Edges, order: list[int]) -> int:
     return int((filled(pattern(n, permuted(n, edges, order))).sum(axis=0) ** 2).sum())
 
 
-def grid_order(shape: tuple[int, ...], periodic: bool = False) -> list[int]:
-    """The better of the two orders in `work`; minimum degree on a tie."""
-    n, edges = math.prod(shape), torus(shape) if periodic else grid(shape)
-    return min(minimum_degree(n, edges), nested_dissection(shape, periodic), key=lambda order: work(n, edges, order))
+def graph_order(n: int, edges: Edges) -> list[int]:
+    """An order without fill if there is one, else minimum degree: of graphs that are too small for dissection."""
+    perfect = maximum_cardinality(n, edges)
+    return perfect if is_perfect(n, edges, perfect) else minimum_degree(n, edges)
+
+
+def grid_order(shape: tuple[int, ...]) -> list[int]:
+    """The better of the two orders in `work`, minimum degree on a tie: of grids that are not large."""
+    n, edges = math.prod(shape), grid(shape)
+    return min(minimum_degree(n, edges), lattice_dissection(shape), key=lambda order: work(n, edges, order))

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm import linalg
+from sparseggm.graph import orders
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Chain, ExtendedGrid
-from sparseggm.graph.graphs import Graph
+from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import calculus, density, long_chain, sampling, step, threads
 
@@ -70,6 +71,8 @@ def compile_graphs() -> None:
     """Call what works on graphs alone: orders of elimination and colourings."""
     ring = Graph(8, [(k, (k + 1) % 8) for k in range(8)])
     distance_colouring(ring.precision_pattern, 2)
+    orders.graph_order(256, Torus(16, 16).edges)  # beyond the size of a leaf
+    orders.grid_order((2, 2), Grid(2, 2).edges)
 
 
 def _identity(pattern: Pattern, batch: int, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:

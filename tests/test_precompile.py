@@ -17,7 +17,7 @@ from numba.core.dispatcher import Dispatcher
 import sparseggm as sg
 from benchmarks.rows.dtypes import call_of
 from sparseggm import linalg, precompile
-from sparseggm.kernels import symbolic
+from sparseggm.kernels import dissection, separators, symbolic
 from sparseggm.kernels.chain import elimination, strips
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, products, sampling
@@ -27,16 +27,17 @@ from sparseggm.linalg import step
 from tests.verbs import VERBS
 
 def loaded():
-    modules = (
-        *(chain_step, cholesky, density, divergence, elimination),
-        *(inverse, products, sampling, step_kernels, strips, symbolic),
-    )
+    graphs = dissection, separators, symbolic
+    sparse = cholesky, density, divergence, inverse, products, sampling, step_kernels
+    modules = *graphs, *sparse, chain_step, elimination, strips
     kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
     return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
 
 precompile.compile_graphs()
 precompile.compile_verbs("DTYPE")
 before = loaded()
+for topology in (sg.Grid(9, 9), sg.Torus(3, 4, 5), sg.Torus(20, 20), sg.Graph(9, sg.Chain(9).edges)):
+    assert len(topology.order) == topology.n
 for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), sg.Chain(20000)):
     for verb in VERBS.values() if topology.n < 100 else ():
         for batch in (1, 40):

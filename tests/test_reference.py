@@ -161,9 +161,25 @@ def test_minimum_degree_eliminates_leaves_before_hubs() -> None:
     assert reference.topology.minimum_degree(4, [(1, 0), (2, 0), (3, 0)]) == [1, 2, 0, 3]
 
 
+def test_minimum_degree_of_some_nodes_counts_the_others() -> None:
+    """A path 0 – 1 – 2 with 3 and 4 beside its first node: 2 goes first, then 1, and 0 last."""
+    path = [(1, 0), (2, 1), (3, 0), (4, 0)]
+    assert reference.topology.minimum_degree(5, path, 3) == [2, 1, 0]
+
+
 def test_nested_dissection_puts_the_middle_last() -> None:
-    assert reference.topology.nested_dissection((5,)) == [0, 1, 3, 4, 2]
-    assert reference.topology.nested_dissection((3, 3))[-3:] == [3, 4, 5]
+    assert reference.topology.axis_parallel_dissection((5,)) == [0, 1, 3, 4, 2]
+    assert reference.topology.axis_parallel_dissection((3, 3))[-3:] == [3, 4, 5]
+    assert reference.topology.lattice_dissection((5,)) == [1, 0, 4, 3, 2]
+    assert reference.topology.lattice_dissection((3, 3))[-2:] == [1, 3]  # a level of row + column
+
+
+def test_a_smallest_cut_by_hand() -> None:
+    two_paths = [(2, 0), (3, 1), (4, 2), (4, 3)]
+    assert reference.topology.smallest_cut(5, two_paths, {0, 1}, {4}) == 1
+    assert reference.topology.smallest_cut(5, two_paths, {0, 1}, {2, 3}) == 2
+    assert reference.topology.smallest_cut(5, two_paths, {0, 1}, {0, 4}) == 2  # 0 is next to both
+    assert reference.topology.smallest_cut(5, two_paths[:2], {0, 1}, {4}) == 0
 
 
 # ---------------------------------------------------------------------- inference
@@ -237,4 +253,3 @@ def test_an_order_is_perfect_where_later_neighbours_are_joined() -> None:
 def test_maximum_cardinality_and_a_torus_by_hand() -> None:
     assert reference.topology.maximum_cardinality(4, [(1, 0), (2, 0), (3, 0)]) == [1, 2, 0, 3]
     assert reference.topology.torus((4,)) == reference.topology.cycle(4) == [(1, 0), (3, 0), (2, 1), (3, 2)]
-    assert reference.topology.nested_dissection((3, 3), periodic=True)[-5:] == [3, 6, 0, 1, 2]

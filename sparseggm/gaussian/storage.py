@@ -1,7 +1,8 @@
 """Gaussians in npz files: plain arrays and JSON text, never a pickled object.
 
-A file holds mean, factor, the factor's pattern and its key, the topology and its order of elimination. Loading builds
-the topology anew and compares: a file whose layout this version would not make is refused, not reinterpreted.
+A file holds mean, factor, the factor's pattern and its key, the topology, its order of elimination and the version of
+the rule that found it. Loading builds the topology anew and compares: a file whose layout this version would not make
+is refused, not reinterpreted. Where another rule found the order, the topology takes the order of the file as given.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from sparseggm.files import DAMAGE, damage, write_atomically
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph import families, graphs
 from sparseggm.graph.graphs import Graph, Grid, Torus
+from sparseggm.graph.orders import RULE
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Ordered, Topology
 
 FORMAT = 1
 HEADER = ("format", "topology", "arguments", "key", "is_on_topology")
+FIRST_RULE = 1
+"""The rule of orders in files without a "rule"."""
 
 TOPOLOGIES: dict[str, Any] = {
     kind.__name__: kind
@@ -55,6 +59,7 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
     pattern = gaussian.factor_pattern
     header = {
         "format": FORMAT,
+        "rule": RULE,
         "topology": kind,
         "arguments": arguments,
         "key": pattern.key,
@@ -75,8 +80,11 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
 def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
     """Read what `save` wrote.
 
+    A topology that finds its own order may come back with its order given: `Grid(28, 28, order=…)`, which is not equal
+    to `Grid(28, 28)`, if it was written by a version whose rule found another one than today's.
+
     Raises:
-        PatternError: not such a file, a damaged one, another format, or a topology that this version orders otherwise.
+        PatternError: not such a file, a damaged one, another format, or an order that its own rule does not find.
         OSError: the file cannot be opened.
         ShapeError, NonFiniteError, …: as the constructor.
     """
@@ -89,12 +97,12 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
             f"{', '.join(TOPOLOGIES)}."
         )
     try:
-        built = _build(kind, header["arguments"], arrays)
+        built = _build(kind, header["arguments"], arrays, header["rule"])
         pattern = Pattern(built.n, arrays["indptr"], arrays["rows"])
         same_graph = np.array_equal(built.edges, arrays["edges"]) and np.array_equal(built.order, arrays["order"])
         same_pattern, is_on_topology = pattern.key == header["key"], header["is_on_topology"]
-        if not isinstance(is_on_topology, bool):
-            raise TypeError(f"is_on_topology is {is_on_topology!r}")
+        if not isinstance(is_on_topology, bool) or not isinstance(header["rule"], int):
+            raise TypeError(f"is_on_topology is {is_on_topology!r}, rule is {header['rule']!r}")
         loc, factor = arrays["loc"], arrays["factor"]
     except DAMAGE as error:
         raise _foreign(name, repr(error)) from error
@@ -114,7 +122,7 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
             with np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
             stored_header = json.loads(str(arrays["header"]))
-            header = {entry: stored_header[entry] for entry in HEADER}
+            header = {entry: stored_header[entry] for entry in HEADER} | {"rule": stored_header.get("rule", FIRST_RULE)}
         except DAMAGE as error:
             raise _foreign(name, repr(error)) from error
     return arrays, header
@@ -137,11 +145,15 @@ def _describe(of: Topology) -> tuple[str, dict[str, Any]]:
     return kind, facts
 
 
-def _build(kind: str, arguments: dict[str, Any], arrays: dict[str, Any]) -> Topology:
-    make, rest = TOPOLOGIES[kind], dict(arguments)
-    order = {"order": arrays["order"]} if rest.pop("ordered", False) else {}
+def _build(kind: str, arguments: dict[str, Any], arrays: dict[str, Any], rule: int) -> Topology:
+    make, rest, stored = TOPOLOGIES[kind], dict(arguments), {"order": arrays["order"]}
+    is_given = rest.pop("ordered", False)
+    sizes: list[Any] = []
     if make is Graph:
-        return Graph(rest["n"], arrays["edges"], **order)
-    if make in (Grid, Torus):
-        return make(*rest["shape"], **order)  # type: ignore[no-any-return]
-    return make(**rest, **order)  # type: ignore[no-any-return]
+        sizes, rest = [rest["n"], arrays["edges"]], {}
+    elif make in (Grid, Torus):
+        sizes, rest = rest["shape"], {}
+    built: Topology = make(*sizes, **rest, **(stored if is_given else {}))
+    if rule != RULE and isinstance(built, Ordered) and not np.array_equal(built.order, arrays["order"]):
+        built = make(*sizes, **rest, **stored)
+    return built

@@ -57,9 +57,6 @@ class _Lattice(Ordered):
     def describe(self, node: int) -> str:
         return lattice_place(self, node, self.shape[1]) if len(self.shape) == 2 else super().describe(node)
 
-    def _own_order(self) -> IntArray:
-        return orders.lattice_order(self.shape, self.edges, self._periodic)
-
     def node_places(self) -> FloatArray:
         if len(self.shape) == 1:
             return plotting.circle(self.n) if self._periodic else plotting.rows(self.n, snake=True)
@@ -69,9 +66,9 @@ class _Lattice(Ordered):
 class Grid(_Lattice):
     """A regular lattice of any dimension, each node joined to its nearest neighbours; the last axis varies fastest.
 
-    P is on the grid; L has fill. Eliminated by the better, in Σ c_j² (c_j entries in column j of L), of minimum degree
-    and nested dissection, minimum degree on a tie. For m × m: factor, log det and tr Σ O(n^1.5); sampling with a given
-    factor O(n log n).
+    P is on the grid; L has fill, but on a path. Eliminated by nested dissection along diagonals, or by minimum degree
+    where that is tried and has no more Σ c_j² (c_j entries in column j of L): see `orders.grid_order`. For m × m:
+    factor, log det and tr Σ O(n^1.5); sampling with a given factor O(n log n).
 
     Args:
         shape: sides, `Grid(28, 28)`.
@@ -84,9 +81,15 @@ class Grid(_Lattice):
     def edges(self) -> IntArray:
         return canonical_edges(self.n, lattice_edges(self.shape))
 
+    def _own_order(self) -> IntArray:
+        return orders.grid_order(self.shape, self.edges)
+
 
 class Torus(_Lattice):
-    """A lattice that closes on itself along every axis, sides at least 3. Arguments, order and costs as `Grid`."""
+    """A lattice that closes on itself along every axis, sides at least 3. Arguments and costs as `Grid`.
+
+    Its order is that of the same `Graph`.
+    """
 
     _periodic, _least_side = True, 3
 
@@ -95,6 +98,9 @@ class Torus(_Lattice):
         node = np.arange(self.n, dtype=np.int64).reshape(self.shape)
         pairs = [np.stack([node, np.roll(node, 1, axis)], axis=-1).reshape(-1, 2) for axis in range(node.ndim)]
         return canonical_edges(self.n, np.concatenate(pairs))
+
+    def _own_order(self) -> IntArray:
+        return orders.graph_order(self.n, self.edges)
 
 
 @dataclass(frozen=True, repr=False)
@@ -198,7 +204,8 @@ class Cycle(Topology):
 class Graph(Ordered):
     """Any graph. Costs are those of its factor: `factor_pattern.nnz`, and Σ c_j² over its columns.
 
-    Eliminated without fill if the graph is chordal (maximum cardinality search), else by minimum degree.
+    Eliminated without fill if the graph is chordal (maximum cardinality search); else by minimum degree or, beyond 150
+    nodes where that has less Σ c_j² and always beyond 8,192, by nested dissection: see `orders.graph_order`.
 
     Args:
         n: number of nodes.
@@ -238,7 +245,7 @@ class Graph(Ordered):
         return self.n, self.edges.tobytes(), self.given_order
 
     def _own_order(self) -> IntArray:
-        return orders.chordal_or_minimum_degree(self.n, self.edges)
+        return orders.graph_order(self.n, self.edges)
 
 
 # ---------------------------------------------------------------------- graphs from elsewhere

@@ -10,7 +10,7 @@ import heapq
 
 import numpy as np
 
-from sparseggm.kernels import KERNEL, njit
+from sparseggm.kernels import INNER, KERNEL, njit
 
 MOST = np.iinfo(np.int64).max
 
@@ -104,8 +104,10 @@ def fill_rows(row_indptr, row_cols, parent, indptr, rows):
 
 
 @njit(**KERNEL)
-def minimum_degree(indptr, neighbours):
+def minimum_degree(indptr, neighbours, count):
     """Eliminate a node of least degree in the graph that elimination has made so far; ties to the lowest number.
+
+    Only the first `count` nodes are eliminated; the others count in degrees.
 
     `indptr, neighbours` list the neighbours of every node, both directions. The graph is kept as a quotient graph
     [George & Liu 1981, §5.5]: an eliminated node becomes an *element*, the clique of its neighbours; elements
@@ -123,10 +125,10 @@ def minimum_degree(indptr, neighbours):
     mark = np.full(n, -1, np.int64)
     stamp = 0
     clique = np.empty(n, np.int64)
-    order = np.empty(n, np.int64)
-    heap = [degree[v] * n + v for v in range(n)]
+    order = np.empty(count, np.int64)
+    heap = [degree[v] * n + v for v in range(count)]
     heapq.heapify(heap)
-    for k in range(n):
+    for k in range(count):
         while True:  # entries of a changed degree stay behind in the heap, and are passed over
             code = heapq.heappop(heap)
             v = code % n
@@ -175,6 +177,8 @@ def minimum_degree(indptr, neighbours):
             elements[u] = own
         # New degrees: |variables| + |union of the elements|; the clique of v is marked once for all.
         for u in members[v]:
+            if u >= count:
+                continue
             reached = num_variables[u] + size - 1
             for e in elements[u][1:]:
                 for w in members[e]:
@@ -189,12 +193,16 @@ def minimum_degree(indptr, neighbours):
 
 
 @njit(**KERNEL)
-def maximum_cardinality(indptr, neighbours):
-    """Visit, each time, a node with most visited neighbours, ties to the highest number; the reverse of that order."""
+def maximum_cardinality(indptr, neighbours, perfect):
+    """Visit, each time, a node with most visited neighbours, ties to the highest number; the reverse of that order.
+
+    With `perfect` the order is empty if it has fill. It has none if the visited neighbours of every node are joined to
+    the last of them [Tarjan & Yannakakis 1984]; the first node where one is not ends the search.
+    """
     n = indptr.shape[0] - 1
     visited_neighbours = np.zeros(n, np.int64)
     visited = np.zeros(n, np.bool_)
-    order = np.empty(n, np.int64)
+    order, place = np.empty(n, np.int64), np.full(n, n, np.int64)
     heap = [n - 1 - v for v in range(n - 1, -1, -1)]  # code (−count) · n + (n − 1 − v); increasing, so a heap
     for k in range(n - 1, -1, -1):
         while True:  # entries of an old count stay behind in the heap, and are passed over
@@ -202,14 +210,40 @@ def maximum_cardinality(indptr, neighbours):
             v = n - 1 - code % n
             if not visited[v] and (code - (n - 1 - v)) // n == -visited_neighbours[v]:
                 break
+        if perfect and not joined_to_last(indptr, neighbours, place, v):
+            return order[:0]
         visited[v] = True
         order[k] = v
+        place[v] = k
         for t in range(indptr[v], indptr[v + 1]):
             u = neighbours[t]
             if not visited[u]:
                 visited_neighbours[u] += 1
                 heapq.heappush(heap, -visited_neighbours[u] * n + (n - 1 - u))
     return order
+
+
+@njit(**INNER)
+def joined_to_last(indptr, neighbours, place, v):
+    """Whether the visited neighbours of a node are joined to the last visited of them, that of the least place."""
+    n, last = place.shape[0], -1
+    for t in range(indptr[v], indptr[v + 1]):
+        u = neighbours[t]
+        if place[u] < n and (last < 0 or place[u] < place[last]):
+            last = u
+    for t in range(indptr[v], indptr[v + 1]):
+        u = neighbours[t]
+        if place[u] < n and u != last:
+            low, high = indptr[last], indptr[last + 1]
+            while low < high:  # the first neighbour of the last that is not below u
+                middle = (low + high) // 2
+                if neighbours[middle] < u:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low == indptr[last + 1] or neighbours[low] != u:
+                return False
+    return True
 
 
 @njit(**KERNEL)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import reference.topology
 import sparseggm as sg
 from sparseggm import GaussianGraphicalModel, PatternError, Topology
+from sparseggm.graph import orders
 from sparseggm.graph.topology import FactorTopology
 from tests.strategies import gaussians
 from tests.topologies import topologies
@@ -84,6 +86,7 @@ def test_a_file_holds_plain_arrays_and_json(tmp_path: Path) -> None:
     assert not any(array.dtype.hasobject for array in arrays.values())
     assert json.loads(str(arrays["header"])) == {
         "format": 1,
+        "rule": 2,
         "topology": "Grid",
         "arguments": {"shape": [2, 2], "ordered": False},
         "key": example().factor_pattern.key,
@@ -240,6 +243,7 @@ def test_pickled_objects_are_refused_and_never_run(tmp_path: Path) -> None:
         ({"arguments": None}, "is not a file that sparseggm.save wrote"),
         ({"arguments": {"shape": [0]}}, "is not a file that sparseggm.save wrote"),
         ({"topology": "Chain"}, "is not a file that sparseggm.save wrote"),
+        ({"rule": "2"}, "is not a file that sparseggm.save wrote"),
     ],
 )
 def test_a_header_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str | None) -> None:
@@ -263,6 +267,40 @@ def test_another_order_graph_or_pattern_is_refused(tmp_path: Path, name: str) ->
     np.savez(path, **stored(path) | {name: array[name]})
     with pytest.raises(PatternError, match=f"^load: {re.escape(str(path))} "):
         sg.load(path)
+
+
+AXIS_PARALLEL = {
+    sg.Grid(6, 6): reference.topology.axis_parallel_dissection((6, 6)),
+    sg.Graph(36, sg.Grid(6, 6).edges): reference.topology.axis_parallel_dissection((6, 6)),
+    sg.Torus(3, 4): [0, 2, 5, 7, 8, 10, 4, 1, 3, 6, 9, 11],
+}
+
+
+@pytest.mark.parametrize("rule", [None, 1, 3])
+@pytest.mark.parametrize("topology", AXIS_PARALLEL, ids=str)
+def test_an_order_of_another_rule_is_read_as_given(tmp_path: Path, rule: int | None, topology: Any) -> None:
+    """The numbers mean what they meant: the topology has the order of the file, and says that it was given."""
+    order, path = AXIS_PARALLEL[topology], tmp_path / "g.npz"
+    arguments = (topology.n, topology.edges) if isinstance(topology, sg.Graph) else topology.shape
+    written = example(type(topology)(*arguments, order=order))
+    sg.save(path, written)
+    arrays = stored(path)
+    header = json.loads(str(arrays["header"]))
+    header["arguments"]["ordered"] = False
+    header = {name: value for name, value in header.items() if name != "rule"} | ({"rule": rule} if rule else {})
+    np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
+    again = sg.load(path)
+    assert again.topology == written.topology != topology
+    np.testing.assert_array_equal(again.precision, written.precision)
+    with_header(path, rule=orders.RULE)
+    refused(path, "has another graph, order of elimination or pattern than")
+
+
+@pytest.mark.parametrize("topology", [sg.Chain(5), sg.Band(5, 2), sg.Grid(2, 2), sg.Grid(1, 5), sg.Star(4)], ids=str)
+def test_an_order_that_all_rules_find_is_not_given(tmp_path: Path, topology: Topology) -> None:
+    sg.save(tmp_path / "g.npz", example(topology))
+    with_header(tmp_path / "g.npz", rule=1)
+    assert sg.load(tmp_path / "g.npz").topology == topology
 
 
 def test_values_are_checked_as_by_the_constructor(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def comparable(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "module", [f"tests/graph/test_{name}.py" for name in ("pattern", "topology", "orders", "colouring")]
+    "module", [f"tests/graph/test_{name}.py" for name in ("pattern", "topology", "orders", "dissection", "colouring")]
 )
 def test_symbolic_kernels_pass_their_tests_as_plain_python(module: str) -> None:
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
