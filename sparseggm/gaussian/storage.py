@@ -1,7 +1,7 @@
 """Gaussians in npz files: plain arrays and JSON text, never a pickled object.
 
-A file holds mean, factor, the factor's pattern and its key, the topology and its order of elimination. Loading builds
-the topology anew and compares: a file whose layout this version would not make is refused, not reinterpreted.
+A file holds mean, factor, the factor's pattern and its key, the topology and its order of elimination. `load` builds
+the topology anew and compares: it refuses a file whose layout this version would not make, rather than reinterpret it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TOPOLOGIES: dict[str, Any] = {
 
 
 def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None:
-    """Write a Gaussian to an npz file, uncompressed, which takes the place of an older one at once or not at all.
+    """Write a Gaussian to an uncompressed npz file, which replaces an older one at once or not at all.
 
     Raises:
         PatternError: the topology is a class of your own.
@@ -73,10 +73,11 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
 
 
 def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
-    """Read what `save` wrote.
+    """Read a Gaussian from a file that `save` wrote.
 
     Raises:
-        PatternError: not such a file, a damaged one, another format, or a topology that this version orders otherwise.
+        PatternError: the file is not from `save`, is damaged, has another format, or a topology that this version
+            orders otherwise.
         OSError: the file cannot be opened.
         ShapeError, NonFiniteError, …: as the constructor.
     """
@@ -125,7 +126,7 @@ def _foreign(name: str, reason: str) -> PatternError:
 
 
 def _describe(of: Topology) -> tuple[str, dict[str, Any]]:
-    """Name and arguments, as JSON; edges and order stand in arrays of their own."""
+    """Name and arguments of a topology, as JSON; edges and order are stored as separate arrays."""
     kind = type(of).__name__
     if TOPOLOGIES.get(kind) is not type(of):
         raise PatternError(f"save: {of} is not one of {', '.join(TOPOLOGIES)}. Save it as Graph(n, edges).")

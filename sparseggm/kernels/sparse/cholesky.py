@@ -42,8 +42,8 @@ class Rows(NamedTuple):
 def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, sums, first, last):
     """L on a closed pattern with P = L Lᵀ, where P[p] stands at `places[p]`. Nonzero status: a row failed, or may have.
 
-    columns[r] becomes −1, or the column in which row r failed, whose pivot is then on the diagonal of factor[r]; or
-    `SMALL_PIVOT`, which `singular_columns` decides on. If `sums` is not empty, it becomes log det P and L is not
+    columns[r] becomes −1; or the column in which row r failed, whose pivot is then on the diagonal of factor[r]; or
+    `SMALL_PIVOT`, on which `singular_columns` decides. If `sums` is not empty, it becomes log det P and L is not
     stored; the kernel then stops at a block that fails or has a small pivot, and at rows too few for a block.
     An entry |L_ij| < √tiny √P_ii is set to zero: fill that decays so far would soon be subnormal, and slow.
     """
