@@ -29,7 +29,7 @@ forks.wait_for(global_compiler_lock.acquire, global_compiler_lock.release)
 
 
 def njit(**options):
-    """As `numba.njit`, cached."""
+    """`numba.njit` with the cache of this module."""
 
     def decorate(function):
         kernel = numba.njit(**options)(function)
