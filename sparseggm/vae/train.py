@@ -212,7 +212,7 @@ class Training:
             raise self._diverged(step, f"reconstruction {reconstruction}, KL {kl}")
         # The loss of a step belongs to the weights before the step, so the weights after it are tested too.
         if not all(bool(torch.isfinite(weights).all()) for weights in self.vae.parameters()):
-            raise self._diverged(self.step - 1, "its weights are not")
+            raise self._diverged(self.step - 1, "some weights are not finite")
 
     def _sum_recent(self) -> None:
         """Sum the terms of recent steps at once: after every step, caches would be cold, and cost a twentieth of it."""
