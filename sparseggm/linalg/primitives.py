@@ -37,9 +37,9 @@ class Step(NamedTuple):
     addresses: Sequence[int]
     """Arguments, then results, in the order of the verb; 0 for a result that is not wanted. See `rows_at`."""
     seam_states: list[FloatArray] | None = None
-    """What a long chain's gradient would compute again: see `step`."""
+    """Numbers that the gradient of a long chain would otherwise compute again: see `step`."""
     order: IntArray | None = None
-    """Of vectors in the caller's numbering: the node of each column. None: the two numberings agree."""
+    """The caller's node of each column, for vectors in the caller's numbering. None: the two numberings agree."""
     stride: int = 0
     """Numbers from one row to the next of means and scales; 0 where all share one row."""
 
@@ -59,7 +59,7 @@ class Engine(Protocol):
     """Code that serves every verb."""
 
     fuses: bool
-    """Whether `density` moves each number once; if not, its verbs are as fast composed of others."""
+    """Whether `density` moves each number once; if false, its verbs are as fast when composed of others."""
 
     def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
         """Whether this engine does such calls."""
@@ -111,9 +111,9 @@ class Engine(Protocol):
         """The cotangents of loc, factor and noise, given these three, z̄ and k̄."""
 
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
-        """Of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, and their …_vjp.
+        """A verb of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, or one of their …_vjp.
 
-        Vectors are in the caller's numbering, `task.order`. The samples take the place of the noise.
+        Vectors are in the caller's numbering, `task.order`. The samples overwrite the noise.
         """
 
     def sample_and_log_prob(
