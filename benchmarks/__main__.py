@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    # As in sparseggm.cli: read when torch is imported, so before the rows are.
+    """Run the command."""
+    # As in sparseggm.cli: torch reads it when it is imported, so it is set before the rows are imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     from benchmarks import figure, report
     from benchmarks.contest import Setting

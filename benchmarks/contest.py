@@ -1,4 +1,4 @@
-"""A row of the table: contestants with one problem, their answers compared, their times set beside the goal."""
+"""A row of the table: contestants solve one problem; answers are compared, and times set beside the goal."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Answer = Callable[[Any], Sequence[Any]]
 LIMIT = "memory limit"
 
 MANY = 12
-"""Ratios beyond which a row is summarised."""
+"""A row with more ratios is summarised."""
 
 
 class DisagreementError(AssertionError):
-    """A peer that computes something else is no peer."""
+    """A peer's answer differs from ours, so their times cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How long, and how large.
+    """The length and size of a measurement.
 
     Args:
         rounds: interleaved rounds; the median counts.
-        seconds: for each contestant in each round.
+        seconds: time of each contestant in each round.
         scale: divides the sizes, for a quick look; 1 is the real setting.
     """
 
@@ -50,9 +50,9 @@ class Contestant:
     """One way to do the work.
 
     Args:
-        call: what is timed.
-        answer: from the result of `call` to arrays that must agree with ours, in order, None in place of one that
-            cannot (other random samples). None: another model, whose work is comparable and whose answer is not.
+        call: the call that is timed.
+        answer: makes, from the result of `call`, arrays that must agree with ours, in order, with None in place of an
+            array that cannot (other random samples). None: another model, with comparable work but another answer.
     """
 
     call: Callable[[], Any]
@@ -64,7 +64,7 @@ class Ratio:
     """One figure of a row, and its goal.
 
     Args:
-        of: what it is: "against JAX, jit scan", "of the memory limit", "slope".
+        of: its description: "against JAX, jit scan", "of the memory limit", "slope".
         value: measured.
         goal: None for a figure that is only shown.
         sense: whether the goal is a least or a largest value.
@@ -86,7 +86,7 @@ class Ratio:
 
     @property
     def lead(self) -> float:
-        """How many times better than its goal; below 1, the goal is missed."""
+        """The factor by which the ratio is better than its goal; below 1, the goal is missed."""
         if self.goal is None:
             raise ValueError(f"{self.of}: has no goal to compare with.")
         return self.value / self.goal if self.sense == "≥" else self.goal / max(self.value, 1e-3)
@@ -97,10 +97,10 @@ class Result:
     """A measured row.
 
     Args:
-        work: what was done, in words.
+        work: a description of the work.
         seconds: of each contestant.
         ratios: ours against peers and limits, in the order of the goals.
-        missing: peers that are not installed, with how to install them.
+        missing: peers that are not installed, with the commands that install them.
     """
 
     work: str
@@ -110,7 +110,7 @@ class Result:
 
     @property
     def telling(self) -> list[Ratio]:
-        """All ratios; where there are many, those that miss theirs, or the one nearest to that."""
+        """All ratios; where there are many, those that miss their goal, or else the one nearest to missing it."""
         judged = [ratio for ratio in self.ratios if ratio.goal is not None]
         if len(self.ratios) <= MANY or not judged:
             return self.ratios
@@ -119,7 +119,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another way to do the work, made when its turn comes, and the goal: times as fast as it."""
+    """Another way to do the work, made when its turn comes, and the goal: how many times as fast we must be."""
 
     make: Callable[[], Contestant]
     goal: float | None = None
@@ -139,9 +139,9 @@ def race(
 
     Args:
         tolerance: largest |theirs − ours| / max |ours| of each array of the answer.
-        bytes_moved: what any implementation must read and write; 0: arithmetic bounds the work.
-        limit_goal: of the memory limit over our time; the limit is the time that so many bytes take at the bandwidth of
-            a copy by as many threads as ours, measured in the same rounds.
+        bytes_moved: the bytes that any implementation must read and write; 0: arithmetic bounds the work.
+        limit_goal: goal for the memory limit divided by our time. The limit is the time that `bytes_moved` take at the
+            bandwidth of a copy by as many threads as ours, measured in the same rounds.
     Raises:
         DisagreementError: an answer differs.
     """
@@ -165,7 +165,7 @@ def race(
 
 
 def require_agreement(work: str, ours: Contestant, peers: dict[str, Contestant], tolerance: float) -> None:
-    """Stop if a peer's answer is not ours."""
+    """Raise if a peer's answer differs from ours."""
     compared = {name: peer for name, peer in peers.items() if peer.answer is not None}
     if not compared or ours.answer is None:
         return

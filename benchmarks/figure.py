@@ -1,4 +1,4 @@
-"""The picture of a run: each ratio that has a goal, divided by it. Right of the line is better than asked for."""
+"""The picture of a run: each ratio with a goal, divided by the goal. Right of the line is better than the goal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MET, MISSED = "#0072b2", "#d55e00"  # distinct for the colour-blind
 
 
 def label(name: str, ratio: Ratio) -> str:
-    """What the bar is of."""
+    """The label of a bar."""
     return f"{name}: {ratio.of.removeprefix('as fast as ')}"
 
 

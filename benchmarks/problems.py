@@ -23,7 +23,7 @@ def factor_of(topology: sg.Topology, batch: tuple[int, ...], dtype: Any) -> Arra
 
 
 def precision_of(topology: sg.Topology, batch: tuple[int, ...]) -> Array:
-    """A diagonally dominant P in float64, off its fill."""
+    """A diagonally dominant P in float64, on the pattern of P, without fill."""
     inputs = 0.5 * np.random.default_rng(0).standard_normal((*batch, sg.parametrize.dominant.num_inputs(topology)))
     return np.asarray(sg.parametrize.dominant(topology, inputs))
 
@@ -32,7 +32,7 @@ def precision_of(topology: sg.Topology, batch: tuple[int, ...]) -> Array:
 class Step:
     """A training step: loc, L, noise, and the cotangents of the sample z and of KL(q ‖ N(0, I)).
 
-    What the rest of a network would give, all contestants are given.
+    All contestants get these values, which the rest of a network would compute.
     """
 
     topology: sg.Topology

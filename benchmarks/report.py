@@ -1,4 +1,4 @@
-"""What a run prints and writes: lines with goals, JSON, and the table of docs/benchmarks.md."""
+"""The output of a run: lines with goals, JSON, and the table of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PACKAGES = (
 
 
 def machine(setting: Setting) -> dict[str, Any]:
-    """What the figures depend on, said generically."""
+    """The machine, versions and setting on which the figures depend, without names of hosts or users."""
     threads = sg.get_num_threads()
     copies = {f"{count} thread{'s' if count > 1 else ''}": copy(count) for count in sorted({1, threads})}
     seconds = interleaved(copies, setting.rounds, setting.seconds)
@@ -68,7 +68,7 @@ def heading(about: dict[str, Any]) -> str:
 def lines(name: str, result: Result) -> list[str]:
     """A row as it is printed."""
     out = [f"{name}: {result.work}"]
-    if len(result.ratios) <= MANY:  # else the JSON has them
+    if len(result.ratios) <= MANY:  # more of them are only in the JSON
         out += [f"    {duration(seconds):>9}  {contestant}" for contestant, seconds in result.seconds.items()]
     out += [f"    {with_unit(ratio.value, ratio):>9}  {ratio.of}{verdict(ratio)}" for ratio in result.ratios]
     out += [f"    {'missing':>9}  {peer}: {install}" for peer, install in result.missing.items()]
@@ -104,7 +104,7 @@ def goal_text(ratio: Ratio) -> str:
 
 
 def markdown(about: dict[str, Any], results: Mapping[str, Result]) -> str:
-    """The table of docs/benchmarks.md: one line a ratio, and of the rows with many ratios the telling ones."""
+    """The table of docs/benchmarks.md: one line for each ratio; of rows with many ratios, only the telling ones."""
     table = ["| row | ours | ratio | of, or as fast as | goal | |", "|---|---|---|---|---|---|"]
     for name, result in results.items():
         ours = result.seconds.get("sparseggm")

@@ -1,8 +1,8 @@
 """How far one machine goes: `python -m benchmarks.scale` prints the tables of docs/scale.md.
 
 Each piece of work is timed on one matrix in float64, at a size that takes about a second or less, and extrapolated by
-its stated cost (docs/costs.md). Memory is what must exist at once: the factor, arguments and results, and scratch of
-nnz(F) where Σ is needed, twice that for gradients.
+its stated cost (docs/costs.md). Memory counts the arrays that must exist at once: the factor, arguments and results,
+and scratch of nnz(F) where Σ is needed, twice that for gradients.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sparseggm as sg
 from benchmarks.slopes import call_of
 
 ENTRIES = 2**31 - 1
-"""Stored entries of a pattern, whose indexes are 32-bit."""
+"""Largest number of stored entries of a pattern, whose indexes are 32-bit."""
 
 NODES = tuple(10**k for k in range(4, 10))
 
@@ -32,16 +32,16 @@ class Work:
     verb: str
     make: Callable[[int], sg.Topology]
     reference: int
-    """Nodes at which it is timed."""
+    """Number of nodes at which the verb is timed."""
     operations: Callable[[float], float]
-    """To which the time is proportional."""
+    """Number of operations for n nodes; the time is proportional to it."""
     factor_entries: Callable[[float], float]
-    """nnz(L)."""
+    """nnz(L) for n nodes."""
     scratch: Callable[[float], float]
     """Numbers beside L, the arguments and the result."""
 
     def seconds(self) -> float:
-        """At the reference size, the best of three."""
+        """Seconds at the reference size, the best of three."""
         call = call_of(self.verb, self.make(self.reference))
         call()
         times = []
@@ -52,16 +52,16 @@ class Work:
         return min(times)
 
     def entries(self, n: float) -> float:
-        """Of the largest pattern: L, or Σ on its fill."""
+        """Entries of the largest pattern: that of L, or of Σ on its fill."""
         return max(self.factor_entries(n), self.scratch(n) / 2 if "gradient" in self.verb else self.scratch(n))
 
     def gigabytes(self, n: float) -> float:
-        """Values in float64, and the 32-bit indexes of the pattern by columns and by rows."""
+        """Memory of the values in float64, and of the pattern's 32-bit indexes by columns and by rows."""
         return (8 * (2 * self.factor_entries(n) + 2 * n + self.scratch(n)) + 12 * self.entries(n)) / 1e9
 
 
 def side(n: int) -> int:
-    """Of a square grid of at most n nodes."""
+    """Side of a square grid of at most n nodes."""
     return math.isqrt(n)
 
 
@@ -71,7 +71,7 @@ def grid_fill(n: float) -> float:
 
 
 def works(scale: int) -> list[Work]:
-    """What is tabulated; `scale` divides the sizes at which it is timed."""
+    """The rows of the table; `scale` divides the sizes at which they are timed."""
     chain, block = 10**6 // scale, 10**5 // scale
     grid = 128**2 // scale
 
@@ -108,7 +108,7 @@ def works(scale: int) -> list[Work]:
 
 
 def cell(work: Work, constant: float, n: int, memory: float) -> str:
-    """Time and memory, or why it cannot be."""
+    """The text of a cell: time and memory, or the limit that n exceeds."""
     if work.entries(n) > ENTRIES:
         return "beyond 2³¹ entries"
     gigabytes = work.gigabytes(n)
@@ -119,7 +119,7 @@ def cell(work: Work, constant: float, n: int, memory: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--scale", type=int, default=1, help="divide the sizes that are timed")
     parser.add_argument("--memory", type=float, default=25.8, help="of the machine, GB")

@@ -1,8 +1,8 @@
 """Stated costs against measured ones: `python -m benchmarks.slopes` prints the table of docs/costs.md.
 
-For each verb and topology the time of one call on one matrix (float64) is measured over three decades of n, and the
-slope of log time against log n printed beside the stated exponent, over all of them and over the upper two. Constant
-overheads flatten a slope at the small end; caches, and the logarithm in a grid's fill, steepen it at the large one.
+For each verb and topology one call on one matrix (float64) is timed over three decades of n. The slope of log time
+against log n, over all decades and over the upper two, is printed beside the stated exponent. Constant overheads
+flatten a slope at the small end; caches, and the logarithm in a grid's fill, steepen it at the large end.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FAMILIES: dict[str, tuple[Make, dict[str, float]]] = {
 
 
 def call_of(verb: str, topology: sg.Topology) -> Callable[[], object]:
-    """One call of a verb, its arguments ready."""
+    """One call of a verb, with its arguments made in advance."""
     pattern = topology.factor_pattern
     rng = np.random.default_rng(0)
     factor = 0.1 * rng.standard_normal(pattern.nnz)
@@ -82,7 +82,7 @@ def call_of(verb: str, topology: sg.Topology) -> Callable[[], object]:
 
 
 def seconds_of(call: Callable[[], object], least: float) -> float:
-    """The fastest of the calls that fit into `least` seconds, three at the least."""
+    """Seconds of the fastest of the calls that fit into `least` seconds, of three calls at least."""
     call()
     times: list[float] = []
     while len(times) < 3 or sum(times) < least:
@@ -108,7 +108,7 @@ def measure(sizes: list[int], least: float) -> list[Slope]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slopes", description=__doc__)
     parser.add_argument("--largest", type=int, default=262_144, help="nodes; sizes go down from here by factors of 4")
     parser.add_argument("--seconds", type=float, default=0.1, help="for each cell and size")

@@ -1,4 +1,4 @@
-"""Interleaved timing; the copy of memory that bounds everything that moves more than it computes; peak memory."""
+"""Interleaved timing; a copy of memory, whose speed bounds all memory-bound work; peak memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import sparseggm as sg
 Call = Callable[[], object]
 
 SECONDS_FOR_SLOW = 20.0
-"""A contestant whose rounds would take longer in all runs in fewer rounds, at least one."""
+"""A contestant whose rounds would together take more seconds runs in fewer rounds, at least one."""
 
 COPIED = 2**26
 """Bytes of the copy that measures the bandwidth of memory: many times any cache."""
@@ -26,7 +26,7 @@ COPIED = 2**26
 def interleaved(contestants: dict[str, Call], rounds: int, seconds: float) -> dict[str, float]:
     """Median seconds a call of each contestant; every round lets each run for `seconds` in turn.
 
-    Whatever else the machine does meanwhile falls on all contestants alike.
+    So other work of the machine slows all contestants alike.
     """
     repeats, rounds_of = {}, {}
     for name, call in contestants.items():
@@ -53,7 +53,7 @@ def seconds_of(call: Call, repeats: int = 1) -> float:
 
 @cache
 def copy(threads: int, size: int = COPIED) -> Call:
-    """A call that copies `size` bytes to memory in use, each thread its part: 2 `size` bytes move."""
+    """A call that copies `size` bytes to memory already in use, a part by each thread: 2 `size` bytes move."""
     source = np.ones(size, np.uint8)
     target = np.zeros_like(source)
     bounds = [thread * size // threads for thread in range(threads + 1)]
@@ -70,7 +70,7 @@ def peak_memory(call: Call) -> int | None:
     if not (clear.exists() and hasattr(libc, "malloc_trim")):
         return None
     call()  # so that first-time allocations do not count
-    sg.release_memory()  # nor does memory that was freed and kept, by us or by the C library, serve this call
+    sg.release_memory()  # nor must this call use memory that we or the C library kept
     libc.malloc_trim(0)
     clear.write_text("5")  # resets the peak
     before = _kilobytes(status, "VmRSS")

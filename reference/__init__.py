@@ -1,4 +1,4 @@
-"""What `sparseggm` computes, on dense matrices and from the definitions: the oracle of its tests.
+"""The functions of `sparseggm` on dense matrices, written from the definitions: the oracle of its tests.
 
 `reference.linalg`, `reference.topology` and `reference.gaussian` carry the names of their counterparts;
 `reference.inference` has conditioning, marginals and maximum likelihood. They are written to be checked by eye: loops

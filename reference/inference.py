@@ -1,6 +1,6 @@
 """Conditional, marginal and posterior Gaussians, and maximum likelihood, from dense matrices and the textbook.
 
-Conditioning and marginals are written with covariances, where the library works with precisions. Nodes are lists of
+Conditioning and marginals are written with covariances, while the library works with precisions. Nodes are lists of
 numbers; A are the nodes that are kept, B the others.
 """
 
@@ -42,7 +42,7 @@ def condition(loc: Array, precision: Array, nodes: Nodes, values: Array) -> tupl
 def observe(loc: Array, precision: Array, nodes: Nodes, values: Array, variance: Array) -> tuple[Array, Array]:
     """Mean and covariance after y = z_B + noise, by Bayes: the exponents −½ (y − z_B)² / variance and −½ dᵀ P d add.
 
-    Not by the gain Σ_:B (Σ_BB + R)⁻¹, which cancels where the variance is small.
+    The gain Σ_:B (Σ_BB + R)⁻¹ is not used, because it cancels where the variance is small.
     """
     shape = np.broadcast_shapes(values.shape, variance.shape, loc[..., nodes].shape)
     weight = np.zeros((*variance.shape[:-1], precision.shape[-1]), precision.dtype)
@@ -82,7 +82,7 @@ def fit_factor(mask: Mask, covariance: Array) -> Array:
 def fit_precision(edges: Edges, order: Nodes, covariance: Array) -> Array:
     """The most likely P of a chordal graph: Σ [C_cliques⁻¹] − Σ [C_separators⁻¹] [Lauritzen 1996, Prop. 5.9].
 
-    Along a perfect order: the clique of a node is it and its later neighbours, its separator these alone.
+    In a perfect order, the clique of a node is the node and its later neighbours; its separator, the latter alone.
     """
     n = covariance.shape[-1]
     neighbours, place = neighbours_of(n, edges), {node: k for k, node in enumerate(order)}

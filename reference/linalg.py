@@ -1,7 +1,7 @@
 """The verbs of `sparseggm.linalg` and `sparseggm.adjoints` on dense matrices (..., n, n), by definition.
 
-L is lower triangular with a positive diagonal, P = L Lᵀ, Σ = P⁻¹. Where the sparse verb answers on a pattern, an
-optional boolean mask `on` (n, n) says which entries to keep; the others are zero.
+L is lower triangular with a positive diagonal, P = L Lᵀ, Σ = P⁻¹. Where the sparse verb returns values on a pattern,
+an optional boolean mask `on` (n, n) selects the entries to keep; the others are zero.
 
 Derivatives are with respect to stored values, the lower triangle: an off-diagonal of a symmetric matrix counts
 twice. They are written with Φ (tril with its diagonal halved) [Murray 2016, arXiv:1602.07527], not by recursion.
@@ -147,7 +147,7 @@ def cholesky_jvp(factor: Array, v: Array, on: Mask | None = None) -> Array:
 def cholesky_vjp(factor: Array, x: Array, on: Mask | None = None) -> Array:
     """V, the gradient in the stored lower triangle of P for L̄ = X: V = Φ(M + Mᵀ), M = L⁻ᵀ Φ(Lᵀ X) L⁻¹.
 
-    A stored off-diagonal collects M_ij and M_ji, a diagonal entry M_jj alone.
+    The gradient of a stored off-diagonal is M_ij + M_ji, that of a diagonal entry is M_jj alone.
     """
     inner = phi(transpose(factor) @ x)
     half = solve_t(factor[..., None, :, :], transpose(inner))  # row i is L⁻ᵀ applied to column i

@@ -20,7 +20,7 @@ Edges = list[tuple[int, int]]
 
 
 def edges_where(n: int, joined: Callable[[int, int], bool]) -> Edges:
-    """All pairs i > j of which `joined` is true, in canonical order."""
+    """All pairs i > j for which `joined` is true, in canonical order."""
     return [(i, j) for j in range(n) for i in range(j + 1, n) if joined(i, j)]
 
 
@@ -63,7 +63,7 @@ def band(n: int, bandwidth: int) -> Edges:
 
 
 def stencil_factor(rows: int, cols: int, radius: int, channels: int) -> Edges:
-    """Of L: values of one pixel, and pixels at most `radius` rows and columns apart."""
+    """The edges of L: channels of one pixel, and of pixels at most `radius` rows and columns apart."""
 
     def pixel(node: int) -> tuple[int, int]:
         return divmod(node // channels, cols)
@@ -91,7 +91,7 @@ def tree(parents: list[int]) -> Edges:
 
 
 def star(n: int) -> Edges:
-    """All with node 0."""
+    """Node 0 with all others."""
     return edges_where(n, lambda i, j: j == 0)
 
 
@@ -113,13 +113,13 @@ def neighbours_of(n: int, edges: Edges) -> dict[int, set[int]]:
 
 
 def has_induced_cycle(n: int, edges: Edges) -> bool:
-    """Whether some four or more nodes have exactly the edges of a ring among them: every subset is looked at."""
+    """Whether some four or more nodes have exactly the edges of a ring among them, by a test of every subset."""
     neighbours = neighbours_of(n, edges)
     return any(is_ring(chosen, neighbours) for k in range(4, n + 1) for chosen in itertools.combinations(range(n), k))
 
 
 def is_ring(chosen: tuple[int, ...], neighbours: dict[int, set[int]]) -> bool:
-    """Two neighbours each among the chosen, and all of them reached from the first."""
+    """Whether each of the chosen has two neighbours among them, and all are reached from the first."""
     among = {v: neighbours[v] & set(chosen) for v in chosen}
     if any(len(ends) != 2 for ends in among.values()):
         return False
@@ -277,7 +277,7 @@ def smallest_cut(n: int, edges: Edges, source: set[int], sink: set[int]) -> int:
 
 
 def work(n: int, edges: Edges, order: list[int]) -> int:
-    """Σ c_j², c_j the entries in column j of the factor."""
+    """Σ c_j², c_j the number of entries in column j of the factor."""
     return int((filled(pattern(n, permuted(n, edges, order))).sum(axis=0) ** 2).sum())
 
 

@@ -1,8 +1,8 @@
 """The command `sparseggm`: train, evaluate, table1, figures.
 
-Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win.
-A mistake, a full disk and the like are one line on stderr and exit status 2. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save,
-say how to go on, and exit with 128 + the signal's number.
+Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win. A
+user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status 2. On Ctrl-C,
+SIGTERM, SIGHUP and SIGUSR1 the command saves, prints how to continue, and exits with 128 + the signal's number.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ MISTAKE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    # Torch's OpenMP threads spin while they wait: where another program wants a core too, a step was seen to take
-    # 450 ms in place of 6. Threads that give up after a short spin take 20 ms there, and 7 on an idle machine; threads
-    # that never spin 12. The setting is read when torch is imported, and the user's own goes first.
+    # Torch's OpenMP threads spin while they wait: with another program on the same cores, a step was seen to take
+    # 450 ms in place of 6. With threads that give up after a short spin it takes 20 ms there, and 7 on an idle machine;
+    # with threads that never spin, 12. torch reads the setting when it is imported; a value set by the user is kept.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without ± or Δ
+            stream.reconfigure(errors="backslashreplace")  # for a terminal that cannot show ± or Δ
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # Heavy, and optional: `import sparseggm` needs neither.
@@ -48,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _answer(arguments)
     except ImportError as error:
         if error.name is None or error.name.startswith("sparseggm"):
-            raise  # a fault of ours, not a missing package
+            raise  # our own mistake, not a missing package
         return _complain(f"sparseggm: needed the package {error.name}. Get it by: pip install 'sparseggm[train]'")
     finally:
         _flush(sys.stdout)
 
 
 def _answer(arguments: list[str]) -> int:
-    """Exit status of a command; whatever the user or the system did wrong is one line."""
+    """Run a command and return its exit status; an error of the user or the system becomes one line."""
     from jsonargparse import ArgumentError
 
     from sparseggm import vae
@@ -89,7 +89,7 @@ def _answer(arguments: list[str]) -> int:
 
 
 def parser() -> ArgumentParser:
-    """The four commands; options of the recipe come from `vae.Config`, with their help from its docstring."""
+    """The parser of the four commands. Options of the recipe come from `vae.Config`, their help from its docstring."""
     from jsonargparse import ArgumentParser
 
     whole = ArgumentParser(prog="sparseggm", description=__doc__, exit_on_error=False, version=__version__)
@@ -108,7 +108,7 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """Do what was asked."""
+    """Run the command that these options name."""
     from sparseggm import vae
 
     asked = options[options.command]
@@ -133,7 +133,7 @@ def run(options: Namespace) -> None:
 
 
 def resuming_command(options: Namespace, arguments: Sequence[str]) -> str:
-    """What continues an interrupted command, quoted for a shell."""
+    """The command that continues an interrupted one, quoted for a shell."""
     if options.command == "train":
         return shlex.join(["sparseggm", "train", f"--config={options.train.out / 'config.json'}", "--resume"])
     return shlex.join(["sparseggm", *(each for each in arguments if each != "--resume"), "--resume"])
@@ -214,7 +214,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _flush(stream: TextIO) -> None:
-    """Write out what is buffered; what cannot be written would fail once more when the interpreter ends."""
+    """Write out the buffer now; if it cannot be written, discard it, or it would fail again as the interpreter ends."""
     try:
         stream.flush()
     except OSError:

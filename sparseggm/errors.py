@@ -1,6 +1,6 @@
-"""Exceptions of the library: each says which function, what it needed, what it got, what to do.
+"""Exceptions of the library. Each message names the function, the need, the value it got, and a remedy.
 
-Everything a caller can get wrong is a `ValueError`; a matrix that has no Cholesky factor is a
+A caller's mistake raises a `ValueError`; a matrix that has no Cholesky factor raises a
 `numpy.linalg.LinAlgError`, as in NumPy and SciPy.
 """
 
@@ -26,7 +26,7 @@ class NonFiniteError(ValueError):
 
 
 class NonPositiveError(ValueError):
-    """A number that must be positive, as the diagonal of a factor, is not."""
+    """A number that must be positive, such as a diagonal entry of a factor, is not."""
 
 
 class NotPositiveDefiniteError(np.linalg.LinAlgError):
@@ -46,5 +46,5 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
 
 
 def in_batch(batch_index: tuple[int, ...]) -> str:
-    """The end of a message: which batch element, or nothing without batch axes."""
+    """The end of a message that names the batch element; empty without batch axes."""
     return f", batch element {batch_index}" if batch_index else ""

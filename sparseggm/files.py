@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside and put in their place at once, believed only after their checksums."""
+"""Files that are whole or absent: written aside, then moved into place at once; read only after their checksums fit."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _ASIDE, _SUFFIX = ".sparseggm-", ".tmp"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a file that takes the place of `path` at once, or not at all.
+    """Let `write` fill a file that replaces `path` at once, or not at all.
 
-    The content is on the disk before it has the name. A symbolic link stays, and its target is replaced; permission
-    bits stay too. A device or a pipe cannot be replaced, so it is written to directly. Only a process that is killed
-    meanwhile leaves its file `.sparseggm-….tmp` behind, see `sweep`.
+    The content is on the disk before the file gets its name. A symbolic link stays, and its target is replaced;
+    permission bits stay too. A device or a pipe cannot be replaced, so it is written to directly. Only a process that
+    is killed while it writes leaves a file `.sparseggm-….tmp` behind, see `sweep`.
 
     Raises:
-        OSError: of the system, with `path` as its file name; an older file is untouched. A file without permission to
-            write is refused, although its directory would allow a replacement.
+        OSError: that of the system, with `path` as its file name; an older file is untouched. A write-protected file is
+            refused, although its directory would allow a replacement.
     """
     try:
         mode = _mode(path)
@@ -55,7 +55,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
 
 def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Write indented JSON atomically; a NaN is an error, for JSON has none."""
+    """Write indented JSON atomically; a NaN is an error, because JSON has none."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -67,9 +67,9 @@ def sweep(directory: Path) -> None:
 
 
 def damage(file: IO[bytes]) -> str | None:
-    """Say why an open, uncompressed zip archive is not whole, or None; every entry is read, and its CRC compared.
+    """The reason why an open, uncompressed zip archive is damaged, or None; every entry is read, and its CRC compared.
 
-    Readers of an entry stop where its own header tells them to, often before the end, where the CRC would be seen.
+    Other readers stop where the header inside an entry tells them to, often before the end, so they never see the CRC.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -92,7 +92,7 @@ def _mode(path: str | os.PathLike[str]) -> int | None:
 def _replace(target: Path, mode: int | None, write: Callable[[IO[bytes]], object]) -> None:
     if mode is not None:
         os.close(os.open(target, os.O_WRONLY))  # raises where the file is write-protected
-    # The name is short whatever the target's is, and another one for each of two processes that write one file.
+    # The name is short, however long the target's is, and unique: two processes may write the same file.
     aside = target.with_name(f"{_ASIDE}{uuid.uuid4().hex}{_SUFFIX}")
     try:
         with open(aside, "xb") as file:
@@ -108,7 +108,7 @@ def _replace(target: Path, mode: int | None, write: Callable[[IO[bytes]], object
 
 
 def _sync_name(directory: Path) -> None:
-    """Ask that the new name survives a power cut. The file is in its place already, so a refusal is no failure."""
+    """Ask that the new name survive a power cut. The file is in place already, so a refusal is not a failure."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What a forked child finds. Only the thread that forked lives on in it; what the others held, they hold for ever."""
+"""Locks and caches across a fork. Only the forking thread lives on in the child: locks of others would stay locked."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def in_child(renew: Callable[[], None]) -> None:
 
 
 def wait_for(acquire: Callable[[], object], release: Callable[[], object]) -> None:
-    """Let a fork wait for a reentrant lock: what it guards is never copied half made."""
+    """Let a fork wait for a reentrant lock, so that the state it guards is never copied half made."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
 
 
 class Lock:
-    """A reentrant lock that a forked child finds free. It guards single steps, between which all is whole.
+    """A reentrant lock that a forked child finds free. It guards single steps; between them the state is consistent.
 
-    Reentrant, because a collection of garbage inside it may come back to it.
+    The lock is reentrant, because garbage collection inside it may ask for it again.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Compile every kernel ahead of its first use: `python -m sparseggm.precompile`, once an environment or an image.
+"""Compile every kernel ahead of its first use: `python -m sparseggm.precompile`, once for an environment or an image.
 
-Otherwise each kernel is compiled by the first call that needs it. Either way it is kept on disk, in NUMBA_CACHE_DIR if
-that is set, else beside the package, else in the user's cache, until the package, Numba or the processor changes. Other
-users load what lies beside the package, though they may not write there.
+Otherwise each kernel is compiled by the first call that needs it. Either way its code is kept on disk, in
+NUMBA_CACHE_DIR if that is set, else beside the package, else in the user's cache, until the package, Numba or the
+processor changes. Other users load the files beside the package, even if they may not write there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     linalg.outer(pattern, x, x)
     linalg.logdet(pattern, factor)
     linalg.selected_inverse(filled, linalg.cholesky(filled, linalg.gram(filled, closed)))
-    linalg.attempt_cholesky(Chain(2).precision_pattern, np.array([1, 1, 1 + 2e-7], dtype))  # a pivot to look at
+    linalg.attempt_cholesky(Chain(2).precision_pattern, np.array([1, 1, 1 + 2e-7], dtype))  # a small pivot
     linalg.precision_logdet(filled, closed[0])
     calculus.cholesky_jvp(filled, closed, closed)
     calculus.marginal_variances_vjp(pattern, factor, x)
@@ -68,7 +68,7 @@ def _compile_long_chain(dtype: npt.DTypeLike) -> None:
 
 
 def compile_graphs() -> None:
-    """Call what works on graphs alone: orders of elimination and colourings."""
+    """Call the kernels that work on graphs alone: orders of elimination and colourings."""
     ring = Graph(8, [(k, (k + 1) % 8) for k in range(8)])
     distance_colouring(ring.precision_pattern, 2)
     orders.graph_order(256, Torus(16, 16).edges)  # beyond the size of a leaf
@@ -82,7 +82,7 @@ def _identity(pattern: Pattern, batch: int, dtype: npt.DTypeLike) -> npt.NDArray
 
 
 def main() -> None:
-    """Both dtypes at the same time, each in a process of its own; prints the seconds."""
+    """Compile for both dtypes at the same time, each in its own process; prints the seconds."""
     start = time.perf_counter()
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         tasks = [pool.submit(compile_verbs, dtype) for dtype in ("float32", "float64")]

@@ -1,10 +1,10 @@
-"""Values as the callers of a Gaussian give them, made arrays of one dtype by one rule for all of its methods.
+"""Conversion of a caller's values to arrays of one dtype, by one rule for all methods of a Gaussian.
 
     a number, a list, a tuple; integers, booleans    take the dtype of the others, float64 if there are none
-    arrays, data frames, whatever has `__array__`    meet in the wider of float32 and float64; halves count as float32
+    arrays, data frames, whatever has `__array__`    take the wider of float32 and float64; halves count as float32
 
-So no digit of a floating-point array is lost. The verbs of `linalg` stay strict: they take arrays of one dtype, by
-`plain`.
+So no digit of a floating-point array is lost. The verbs of `linalg` stay strict: with `plain`, they accept only arrays
+of one dtype.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _WIDENED = {"float16": np.float32, "bfloat16": np.float32, "float32": np.float32
 
 
 def plain(function: str, name: str, array: Any) -> npt.NDArray[Any]:
-    """The same numbers, on the same memory, as an array of NumPy's own class; of a NumPy scalar an array without axes.
+    """The same numbers, on the same memory, as an array of NumPy's own class; a NumPy scalar becomes one without axes.
 
     Raises:
-        DTypeError: no array, or a subclass whose meaning that would lose: masked entries, units, labels.
+        DTypeError: not an array, or a subclass whose meaning would be lost: masked entries, units, labels.
     """
     if type(array) is np.ndarray:
         return array
-    if isinstance(array, np.generic):  # what NumPy makes of an array without axes
+    if isinstance(array, np.generic):  # NumPy turns an array without axes into a scalar
         return np.asarray(array)
     if not isinstance(array, np.ndarray):
         raise DTypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}.")
@@ -49,10 +49,10 @@ def plain(function: str, name: str, array: Any) -> npt.NDArray[Any]:
 
 
 def promoted(function: str, *dtypes: np.dtype[Any], **values: Any) -> list[FloatArray]:
-    """The values as arrays in the widest dtype of theirs and of `dtypes`; those that are in it already as they are.
+    """The values as arrays in the widest of their dtypes and `dtypes`; an array of that dtype is returned as it is.
 
     Raises:
-        DTypeError: one that is no array of real numbers in at most float64.
+        DTypeError: a value is not an array of real numbers in at most float64.
     """
     arrays, own = zip(*(as_numbers(function, name, value) for name, value in values.items()), strict=True)
     dtype = widest(*dtypes, *own)
@@ -60,18 +60,18 @@ def promoted(function: str, *dtypes: np.dtype[Any], **values: Any) -> list[Float
 
 
 def widest(*dtypes: np.dtype[Any] | None) -> np.dtype[Any]:
-    """float32 or float64; the latter if none of them asks for one."""
+    """The wider of these dtypes, float32 or float64; float64 if all are None."""
     asked = [dtype for dtype in dtypes if dtype is not None]
     return np.result_type(*asked) if asked else np.dtype(np.float64)
 
 
 def as_numbers(function: str, name: str, value: Any) -> tuple[npt.NDArray[Any], np.dtype[Any] | None]:
-    """The value as an array, and the dtype that it asks for: None where the others decide."""
+    """The value as an array, and the dtype that it asks for; None if the other values decide."""
     if type(value) is np.ndarray and value.dtype in _NATIVE:
         return value, value.dtype
     for part in value if isinstance(value, list | tuple) else (value,):
         if isinstance(part, np.ndarray):
-            plain(function, name, part)  # of a list, NumPy would drop the masks in silence
+            plain(function, name, part)  # NumPy would silently drop the masks of arrays in a list
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, tensors that need a gradient
@@ -89,12 +89,12 @@ def as_numbers(function: str, name: str, value: Any) -> tuple[npt.NDArray[Any], 
 
 
 def _converted(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
-    with np.errstate(over="ignore"):  # infinity is for the checks of values to find
+    with np.errstate(over="ignore"):  # the checks of values find infinity
         return array.astype(dtype, copy=False)
 
 
 def constant(array: FloatArray) -> FloatArray:
-    """The array, if nobody can write into its memory through NumPy; else a read-only copy, broadcast axes left so."""
+    """The array, if nobody can write into its memory through NumPy; else a read-only copy that keeps broadcast axes."""
     owner: Any = array
     while isinstance(owner, np.ndarray) and not owner.flags.writeable:
         owner = owner.base

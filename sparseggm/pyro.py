@@ -13,12 +13,12 @@ except ImportError:
 class GaussianGraphicalModel(torch.GaussianGraphicalModel, TorchDistributionMixin):  # type: ignore[misc]
     """`sparseggm.torch.GaussianGraphicalModel` with Pyro's mixin: `pyro.sample("z", GaussianGraphicalModel(…))`.
 
-    The same arguments and constructors; of a head's Gaussian q: `GaussianGraphicalModel.of(q)`.
+    It has the same arguments and constructors. For the Gaussian q of a head, write `GaussianGraphicalModel.of(q)`.
     """
 
     @classmethod
     def of(cls, q: torch.GaussianGraphicalModel) -> GaussianGraphicalModel:
-        """The same Gaussians, made by a head for instance, as a sample site; shares their tensors."""
+        """The Gaussians of q, which a head made for instance, as a sample site that shares their tensors."""
         site = cls.__new__(cls)
         site.__dict__.update(q.__dict__)
         return site

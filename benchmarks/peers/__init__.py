@@ -20,11 +20,11 @@ INSTALL = {
     "gabp_sparse_inv": "pip install --no-deps --ignore-requires-python gabp-sparse-inv",
     "torchsparsegradutils": "pip install --no-deps torchsparsegradutils",
 }
-"""How to get each package without another torch or NumPy; see docs/benchmarks.md."""
+"""The command that installs each package without replacing torch or NumPy; see docs/benchmarks.md."""
 
 
 class MissingPeerError(ImportError):
-    """A peer is not installed; `install` is the command that does."""
+    """A peer is not installed; `install` is the command that installs it."""
 
     def __init__(self, package: str) -> None:
         self.install = INSTALL[package]
@@ -32,10 +32,10 @@ class MissingPeerError(ImportError):
 
 
 def peer_module(name: str, *packages: str) -> ModuleType:
-    """The module `benchmarks.peers.<name>`, once the packages that it needs are known to be there.
+    """The module `benchmarks.peers.<name>`, after a check that the packages it needs are installed.
 
     Raises:
-        MissingPeerError: one of them is not installed.
+        MissingPeerError: one of the packages is not installed.
     """
     for package in packages:
         if find_spec(package) is None:

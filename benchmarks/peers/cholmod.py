@@ -1,7 +1,7 @@
 """SuiteSparse's CHOLMOD under JAX, by sparsax: log det, its gradient, and the selected inverse of a batch.
 
-Symbolic analysis is cached by sparsax, as ours is. It also skips a factorisation when the values are those of the last
-call, which no real loop gives it; so calls alternate between two batches.
+sparsax caches its symbolic analysis, as we do. It also skips a factorisation when the values are those of the last
+call, which does not happen in a real loop; so calls alternate between two batches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ jax.config.update("jax_enable_x64", True)  # CHOLMOD under sparsax is float64 on
 
 
 def logdet(pattern: Pattern, precision: Array) -> Contestant:
-    """log det P of each."""
+    """log det P of each batch element."""
     return _of(pattern, precision, lambda i, j, values: sparsax.logdet(i, j, values, pattern.n))
 
 

@@ -32,7 +32,7 @@ def selected_inverse_with_gradient(
 
     Args:
         weights: (batch, n) and (batch, m).
-        reused: with the analysis done beforehand and level by level, the fastest route; else the first one of its
+        reused: take the fastest route, with the analysis done beforehand, level by level; else the first route of its
             README, node by node.
     """
     rows, cols = topology.shape

@@ -10,7 +10,7 @@ from benchmarks.contest import Contestant
 from benchmarks.problems import Array
 from sparseggm import Pattern
 
-torch.sparse.check_sparse_tensor_invariants.disable()  # torch's default, and its wish that this be said
+torch.sparse.check_sparse_tensor_invariants.disable()  # the default; torch warns unless it is set
 
 
 def solve_t(pattern: Pattern, factor: Array, noise: Array) -> Contestant:

@@ -1,6 +1,6 @@
 """A chain's training step in JAX: one jit-compiled `lax.scan` over the nodes, vectorised over the batch.
 
-Arrays are (n, batch), so that the scan reads contiguous memory; a network's output would have to be transposed first.
+Arrays are (n, batch), so that the scan reads contiguous memory; the output of a network must be transposed first.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from benchmarks.problems import Array
 
 
 def over_batch(one: Callable[[int], None], result: Array) -> Contestant:
-    """`one(element)` for the whole batch, each thread its part; it fills `result`."""
+    """Call `one(element)`, which fills `result`, for the whole batch, a part in each thread."""
     threads, batch = sg.get_num_threads(), len(result)
     pool = ThreadPoolExecutor(threads)
     bounds = [thread * batch // threads for thread in range(threads + 1)]
@@ -51,7 +51,7 @@ def by_column(matrices: Array) -> Array:
 
 
 def band_of(topology: sg.Topology, precision: Array) -> Array:
-    """(batch, bandwidth + 1, n) lower band of P in the caller's numbering, which is the better one for a band."""
+    """(batch, bandwidth + 1, n) lower band of P in the caller's numbering, in which the band is narrower."""
     diagonal, couplings = topology.unpack(precision)
     upper_ends, lower_ends = topology.edges.max(1), topology.edges.min(1)
     offsets = upper_ends - lower_ends

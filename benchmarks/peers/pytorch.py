@@ -1,4 +1,4 @@
-"""What PyTorch alone offers: dense algebra, a loop over the nodes, and its own distributions."""
+"""PyTorch alone: dense algebra, a loop over the nodes, and its own distributions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dense(loc: Tensor, pivots: Tensor, couplings: Tensor, noise: Tensor) -> tupl
 
 
 def multivariate_normal(loc: Tensor, pivots: Tensor, couplings: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """torch's own distribution; it makes its own noise, by another factor of Σ."""
+    """torch's own distribution, which samples its own noise and uses another factor of Σ."""
     factor = torch.diag_embed(pivots) + torch.diag_embed(couplings, -1)
     q = MultivariateNormal(loc, precision_matrix=factor @ factor.mT, validate_args=False)
     n = loc.shape[-1]
@@ -53,7 +53,7 @@ def _kl(trace: Tensor, loc: Tensor, pivots: Tensor) -> Tensor:
 
 
 def chain_step(problem: Step, sample_and_kl: SampleAndKL, same_draw: bool = True) -> Contestant:
-    """The step of a chain by one of the three above, with its gradients; `same_draw`: it uses the noise given."""
+    """The step of a chain by one of the three functions above, with its gradients; `same_draw`: it uses our noise."""
     arrays = (problem.loc, problem.pivots, problem.couplings)
     leaves = [torch.from_numpy(array).requires_grad_() for array in arrays]
     noise, z_bar, kl_bar = (torch.from_numpy(array) for array in (problem.noise, problem.z_bar, problem.kl_bar))
@@ -72,7 +72,7 @@ def chain_step(problem: Step, sample_and_kl: SampleAndKL, same_draw: bool = True
 
 
 def independent_normal(problem: Step) -> Contestant:
-    """The same step of torch's Normal, which has no structure: another model, of the same mean and noise."""
+    """The same step for torch's Normal, which has no structure: another model with the same mean and noise."""
     loc, scale = torch.from_numpy(problem.loc), torch.from_numpy(problem.pivots)
     noise, z_bar, kl_bar = (torch.from_numpy(array) for array in (problem.noise, problem.z_bar, problem.kl_bar))
     loc.requires_grad_()
@@ -106,14 +106,14 @@ def normal_idiom(problem: Step) -> Contestant:
 
 
 def solve_t(pattern: Pattern, factor: Array, noise: Array) -> Contestant:
-    """Lᵀ x = ε with L dense, and the transposition done beforehand."""
+    """Lᵀ x = ε with a dense L that is transposed beforehand."""
     upper = torch.from_numpy(pattern.to_dense(factor)).mT.contiguous()
     column = torch.from_numpy(noise)[..., None]
     return Contestant(lambda: torch.linalg.solve_triangular(upper, column, upper=True), lambda x: [x[..., 0].numpy()])
 
 
 def variances_with_gradient(pattern: Pattern, factor: Array, bar: Array) -> Contestant:
-    """diag Σ = column sums of (L⁻¹)², and the gradient of L; from dense values, which are then gathered."""
+    """diag Σ = column sums of (L⁻¹)², and the gradient of L, whose stored entries are gathered from a dense one."""
     lower = torch.from_numpy(pattern.to_dense(factor)).requires_grad_()
     identity, cotangent = torch.eye(pattern.n, dtype=lower.dtype), torch.from_numpy(bar)
     rows, cols = torch.tensor(pattern.rows.astype(int)), torch.tensor(pattern.cols.astype(int))
@@ -159,7 +159,7 @@ def draws_by_inverse(pattern: Pattern, loc: Array, factor: Array, noise: Array) 
 
 
 def _draws(sample: Callable[[Tensor], Tensor], upper: Tensor, loc: Array, noise: Array) -> Contestant:
-    """z (batch, n, samples) and log q(z) (batch, samples), in the layout that dense algebra likes."""
+    """z (batch, n, samples) and log q(z) (batch, samples), in the layout that suits dense algebra."""
     mean = torch.from_numpy(loc)[..., None]
     eps = torch.from_numpy(noise).permute(1, 2, 0).contiguous()
     distribution = MultivariateNormal(torch.zeros(len(loc[0])), torch.eye(len(loc[0])))

@@ -1,4 +1,4 @@
-"""The rows of the table, by name and in its order. A row is made when its turn comes, so memory is that of one."""
+"""The rows of the table, by name and in its order. A row is made when its turn comes, so only one is in memory."""
 
 from __future__ import annotations
 

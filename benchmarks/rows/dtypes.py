@@ -1,4 +1,4 @@
-"""float32 against float64, every verb: half the bytes should never take longer."""
+"""Every verb in float32 against float64: half the bytes should never take longer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmarks.timing import Call, interleaved
 from tests.verbs import VERBS, Verb, arguments
 
 LEAST_SECONDS = 100e-6
-"""Work that takes less in float64 is overhead, shown without a goal."""
+"""Work that takes less time in float64 is mostly overhead, and is shown without a goal."""
 
 
 def call_of(verb: Verb, topology: sg.Topology, batch: int, dtype: Any) -> Call:
-    """A call of a verb on the pattern of L, or, where that must be closed, on its fill."""
+    """A call of a verb on the pattern of L, or on its fill where the verb needs a closed pattern."""
     pattern = topology.factor_pattern.filled() if verb.needs_closed else topology.factor_pattern
     operands = arguments(verb, pattern, 0, (batch,), dtype=dtype)
     return lambda: verb(pattern, operands)

@@ -35,7 +35,7 @@ def logdet(setting: Setting) -> Result:
 
 
 def logdet_with_gradient(setting: Setting) -> Result:
-    """log det P and its gradient, which is Σ on the graph with couplings doubled."""
+    """log det P and its gradient: Σ on the graph, with couplings doubled."""
     topology, precision = _grid(setting, setting.size(128))
     pattern = topology.precision_pattern
     leaf = torch.from_numpy(precision).requires_grad_()

@@ -1,6 +1,6 @@
 """The three lines that a user of `torch.distributions` writes, beside the fused step and beside torch's own Normal.
 
-Arguments are validated, as by default, and noise is drawn; the prior is made once. Cotangents of z and KL are given.
+Arguments are validated, as by default, and noise is sampled; the prior is made once. Cotangents of z and KL are given.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IDIOM, FUSED, NORMAL = "sparseggm", "sample_and_kl", "torch Normal"
 
 
 def compare(setting: Setting, n: int, goal: float | None) -> Result:
-    """Ours in three lines, ours in two, and torch's Normal in three; `goal`: times as fast as the last."""
+    """Our three lines, our two, three with torch's Normal; `goal`: how many times as fast as the last we must be."""
     problem = Step.make(sg.Chain(setting.size(n)), setting.size(128), np.float32)
     calls = {
         IDIOM: ours(problem, _idiom(problem)).call,

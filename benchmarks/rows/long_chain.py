@@ -1,4 +1,4 @@
-"""One chain of a million nodes and of ten million, float64: against the memory limit, and LAPACK for what it has."""
+"""One chain of a million nodes and of ten million, float64: against the memory limit, and LAPACK where it can."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sparseggm import linalg
 
 
 def step(setting: Setting, n: int) -> Result:
-    """A sample, log det, tr Σ (in the KL), and the gradients of all, given L."""
+    """A sample, log det and tr Σ (both in the KL), and their gradients, given L."""
     problem = Step.make(sg.Chain(setting.size(n)), 1, np.float64)
     work = f"sample + log det + tr Σ + backward, {problem.topology}, one matrix, float64"
     return race(setting, work, ours(problem), bytes_moved=bytes_of(problem), limit_goal=0.4)
 
 
 def solve(setting: Setting, n: int) -> Result:
-    """log det P and x = P⁻¹ b given P, which is what LAPACK has for a tridiagonal matrix."""
+    """log det P and x = P⁻¹ b given P, for which LAPACK has tridiagonal routines."""
     topology = sg.Chain(setting.size(n))
     pattern, precision = topology.precision_pattern, precision_of(topology, ())
     diagonal, couplings = topology.unpack(precision)

@@ -14,7 +14,7 @@ from benchmarks.timing import Call, interleaved
 from sparseggm import linalg
 
 SIDES = (16, 32, 64, 128, 256)
-"""Of the square grids."""
+"""Sides of the square grids."""
 
 
 def _given_precision(side: int) -> Call:

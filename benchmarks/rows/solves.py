@@ -1,4 +1,4 @@
-"""`solve_t`, the sample given L, against the memory limit."""
+"""`solve_t`, which makes a sample given L, against the memory limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def large(setting: Setting, kind: str, dtype: Any) -> Result:
 
 
 def medium(setting: Setting) -> Result:
-    """128 extended grids, which the dense and the sparse solves of torch can bear too."""
+    """Lᵀ x = ε for 128 extended grids, small enough for the dense and the sparse solves of torch."""
     side, batch = setting.size(28), setting.size(128)
     topology = sg.ExtendedGrid(side, side)
     pattern, factor, noise = _problem(topology, batch, np.float32)

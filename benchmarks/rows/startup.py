@@ -1,4 +1,4 @@
-"""What a fresh process pays: the import, the first call, and the compilation of every kernel. Subprocesses."""
+"""Costs of a fresh process: the import, the first call, and the compilation of every kernel. Uses subprocesses."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def _median(script: str, rounds: int) -> float:
 
 
 def importing(setting: Setting) -> Result:
-    """`import sparseggm`, NumPy, SciPy and Numba included."""
+    """Time of `import sparseggm`, including NumPy, SciPy and Numba."""
     seconds = _median(IMPORT, setting.rounds)
     return Result(IMPORT, {"sparseggm": seconds}, [Ratio("in all", seconds, 0.6, "≤", "s")])
 
 
 def first_call(setting: Setting) -> Result:
-    """The first sample of a process, the kernels in Numba's cache."""
+    """Time of the first sample of a process, with the kernels in the cache."""
     seconds = _median(FIRST_CALL, setting.rounds)
     return Result("first sample, warm cache", {"sparseggm": seconds}, [Ratio("in all", seconds, 0.2, "≤", "s")])
 
 
 def cold_compile(setting: Setting) -> Result:
-    """Every verb in both dtypes, with an empty cache; scaled, fewer of them, from the quickest to compile on."""
+    """Time of every verb in both dtypes with an empty cache; `scale` leaves fewer verbs, the quickest to compile."""
     script = EVERY_VERB.format(count=setting.size(len(VERBS), 1))
     with tempfile.TemporaryDirectory() as cache:
         seconds = seconds_in_process(script, NUMBA_CACHE_DIR=cache)

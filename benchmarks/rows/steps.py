@@ -1,6 +1,6 @@
 """The training step `sample_and_kl` and its gradients, float32, in eager torch; and the likelihood of a grid.
 
-Noise and the cotangents of z and KL are given to all contestants.
+All contestants get the same noise and the same cotangents of z and KL.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def ours(problem: Step) -> Contestant:
 
 
 def jax_peers(problem: Step, goal: float) -> dict[str, Peer]:
-    """The scan as it stands, and with 16 nodes an iteration, which at n = 16 is a straight line of code."""
+    """The plain scan, and one with 16 nodes an iteration, which at n = 16 is straight-line code."""
 
     def step(unroll: int) -> Contestant:
         contestant: Contestant = peer_module("jax_scan", "jax").step(problem, unroll)
@@ -89,7 +89,7 @@ def _race(setting: Setting, problem: Step, peers: dict[str, Peer], bytes_moved: 
 
 
 def likelihood(setting: Setting) -> Result:
-    """rsample + log_prob + backward: an extended grid beside the chain of as many nodes."""
+    """rsample + log_prob + backward: an extended grid against a chain of as many nodes."""
     side, batch = setting.size(28), setting.size(128)
     chain, grid = (
         _likelihood(Step.make(topology, batch, np.float32))
@@ -108,7 +108,7 @@ def _likelihood(problem: Step) -> Contestant:
 
     def call() -> Any:
         q = GaussianGraphicalModel(leaves[0], factor=leaves[1], topology=problem.topology, validate_args=False)
-        z = q.loc + q.colorize(noise)  # rsample, its noise given
+        z = q.loc + q.colorize(noise)  # rsample with the given noise
         log_q = q.log_prob(z)
         return z, log_q, *torch.autograd.grad((z, log_q), leaves, (z_bar, log_bar))
 

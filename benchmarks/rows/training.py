@@ -1,6 +1,6 @@
-"""Epochs of the variational autoencoder, n = 16: structure against none, and our loop against a bare one.
+"""Epochs of the variational autoencoder, n = 16: structured posteriors against a diagonal, our loop against a bare one.
 
-The digits are noise: no step's time depends on their values.
+The digits are noise, because no step's time depends on their values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def epochs_in_turn(setting: Setting, posteriors: Iterable[str], others: dict[str
 
 
 def structure(setting: Setting) -> Result:
-    """Chain and extended grid against diagonal."""
+    """Epochs with a chain and an extended grid against those with a diagonal."""
     result = epochs_in_turn(setting, ("diagonal", "chain", "extended-grid"), {}, _digits(setting))
     for name in ("chain", "extended-grid"):
         times = result.seconds[name] / result.seconds["diagonal"]

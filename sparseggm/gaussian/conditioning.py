@@ -1,7 +1,7 @@
-"""Conditional and marginal Gaussians: the graph that is left, and its values.
+"""Conditional and marginal Gaussians: the graph of the remaining nodes, and its values.
 
-Functions of a topology in the caller's numbering, for the methods of `GaussianGraphicalModel`. With nodes split into A
-(kept) and B:
+The functions take a topology in the caller's numbering, and serve the methods of `GaussianGraphicalModel`. With nodes
+split into A (kept) and B:
 
     z_A | z_B = v  has precision P_AA and mean loc_A − P_AA⁻¹ P_AB (v − loc_B)
     z_A            has precision P_AA − P_AB P_BB⁻¹ P_BA, the trailing block of the factor when B is eliminated first
@@ -23,11 +23,11 @@ from sparseggm.kernels import symbolic
 from sparseggm.linalg import checks
 
 MARGINAL_LIMIT = 10_000_000
-"""Entries of a marginal's factor above which it must be forced: 80 MB a batch element in float64."""
+"""A marginal whose factor has more entries needs `force=True`: 80 MB a batch element in float64."""
 
 
 def distinct_nodes(function: str, topology: Topology, nodes: npt.ArrayLike) -> IntArray:
-    """(k,) node numbers, each once, from such a list or from a mask (n,) of booleans."""
+    """(k,) distinct node numbers, from a list of them or from a mask (n,) of booleans."""
     chosen = checks.plain(function, "nodes", nodes) if isinstance(nodes, np.ndarray) else np.asarray(nodes)
     if chosen.dtype == bool:
         if chosen.shape != (topology.n,):
@@ -59,8 +59,8 @@ def observations(
     """Values and weights 1/variance, both (..., k) for the k nodes; a missing value is zero, with weight zero.
 
     Raises:
-        ShapeError: the two do not broadcast to (..., k).
-        NonPositiveError: a variance that is not positive, or whose inverse is beyond the dtype.
+        ShapeError: values and variances do not broadcast to (..., k).
+        NonPositiveError: a variance is not positive, or its inverse is beyond the dtype.
     """
     try:
         shape = np.broadcast_shapes(values.shape, variance.shape, nodes.shape)
@@ -103,24 +103,24 @@ def with_more_on_diagonal(topology: Topology, precision: FloatArray, more: Float
 
 @dataclass(frozen=True)
 class SchurComplement:
-    """How the marginal of some nodes follows from P: all other nodes are eliminated first."""
+    """The way from P to the marginal of some nodes: all other nodes are eliminated first."""
 
     topology: Topology
     order: IntArray
-    """(n,) the other nodes in the topology's order, then those of the marginal, as given."""
+    """(n,) the other nodes in the topology's order, then the nodes of the marginal in the given order."""
     pattern: Pattern
-    """Of P in that order."""
+    """The pattern of P in that order."""
     gather: IntArray
-    """(nnz,) with P in that order = precision[..., gather]."""
+    """(nnz,): precision[..., gather] is P in that order."""
     graph: Graph
-    """Of the marginal with its Schur fill, eliminated as numbered."""
+    """The graph of the marginal with its Schur fill, eliminated as numbered."""
 
     def factor_of(self, factor: Any) -> Any:
         """L of the marginal on `graph.factor_pattern`: the trailing block of the factor of P."""
         return factor[..., self.pattern.filled().nnz - self.graph.factor_pattern.nnz :]
 
     def named_by_node(self, failure: NotPositiveDefiniteError) -> NotPositiveDefiniteError:
-        """The failure of that factorisation in the caller's words."""
+        """The failure of that factorisation as an error that names the caller's node."""
         return NotPositiveDefiniteError(
             f"marginal: P is not positive definite to working precision: pivot {failure.pivot:.3g} at "
             f"{self.topology.describe(int(self.order[failure.column]))}{checks.in_batch(failure.batch_index)}. "
@@ -132,10 +132,10 @@ class SchurComplement:
 
 
 def schur_complement(topology: Topology, nodes: IntArray, force: bool) -> SchurComplement:
-    """For the marginal of some nodes, numbered as given.
+    """The `SchurComplement` for the marginal of some nodes, numbered as given.
 
     Raises:
-        PatternError: no nodes, or a factor of more than 10⁷ entries without `force`.
+        PatternError: there are no nodes, or the factor has more than 10⁷ entries and `force` is false.
     """
     if not nodes.size:
         raise PatternError("marginal: needs at least one node, got none.")
@@ -155,7 +155,7 @@ def schur_complement(topology: Topology, nodes: IntArray, force: bool) -> SchurC
 
 
 def _is_large(pattern: Pattern, first: int) -> bool:
-    """Whether the factor has more than `MARGINAL_LIMIT` entries from that column on, counted no further than that."""
+    """Whether the factor has more than `MARGINAL_LIMIT` entries from that column on; counting stops at the limit."""
     row_indptr, row_cols, _ = pattern.row_structure
     parent, counts = np.empty(pattern.n, np.int64), np.empty(pattern.n, np.int64)
     return bool(symbolic.fill_counts(row_indptr, row_cols, parent, counts, first, MARGINAL_LIMIT) > MARGINAL_LIMIT)

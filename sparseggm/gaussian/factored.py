@@ -1,7 +1,7 @@
-"""`FactoredGaussian`: what a batch of Gaussians N(loc, P⁻¹), P = L Lᵀ sparse, is made of, and from what it can be made.
+"""`FactoredGaussian`: the parameters of a batch of Gaussians N(loc, P⁻¹), P = L Lᵀ sparse, and its constructors.
 
-Owns the arrays, their checks, and the border between the caller's numbering of nodes and the elimination order of the
-packed values; turns a failing column into the caller's node. What is asked of a Gaussian is in `gaussian`.
+The class owns the arrays, their checks, and the border between the caller's numbering of nodes and the elimination
+order of the packed values; it turns a failing column into the caller's node. Probability is in `model`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class FactoredGaussian:
     factor: FloatArray
     topology: Topology
     factor_pattern: Pattern
-    """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
+    """The pattern of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
     is_on_topology: bool
-    """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
+    """Whether P is on `topology`; false if L was given on a topology that is not factor-free. See `graph`."""
 
     def __init__(self, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology) -> None:
         function = type(self).__name__
@@ -47,7 +47,7 @@ class FactoredGaussian:
         """The Gaussians with precision P: (..., nnz) values on `topology.precision_pattern`, see `topology.pack`.
 
         Raises:
-            NotPositiveDefiniteError: names batch index, node and pivot, and P's Gershgorin slack there.
+            NotPositiveDefiniteError: it names batch index, node and pivot, and P's Gershgorin slack there.
         Cost: one `linalg.cholesky`.
         """
         function = f"{cls.__name__}.from_precision"
@@ -71,7 +71,7 @@ class FactoredGaussian:
 
     @classmethod
     def _made(cls, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> Self:
-        """From arrays of one dtype that no caller can write into, P on the topology."""
+        """A Gaussian with P on the topology, from arrays of one dtype that no caller can write into."""
         self = cls.__new__(cls)
         self._set(function, loc, factor, topology, pattern)
         self.is_on_topology = True
@@ -97,7 +97,7 @@ class FactoredGaussian:
 
     @property
     def graph(self) -> Topology:
-        """Of P: `topology`; but for an L given on one that is not factor-free, the graph of L Lᵀ in the same order."""
+        """The graph of P: `topology`; but if L was given on one that is not factor-free, that of L Lᵀ, in its order."""
         return self.topology if self.is_on_topology else product_graph(self.topology)
 
     @property
@@ -124,20 +124,20 @@ class FactoredGaussian:
         return g._in_elimination_order("colorize", linalg.solve_t, eps=eps)
 
     def _in_elimination_order(self, function: str, verb: Any, **vector: Any) -> FloatArray:
-        """`verb` of L and one vector in the caller's numbering, whose name is the caller's word for it."""
+        """`verb` of L and one vector in the caller's numbering; errors call the vector by its keyword."""
         [(name, x)] = vector.items()
         checks.check(function, self.factor_pattern, **vector)
         checks.broadcast(function, gaussian=self.factor.shape[:-1], **{name: x.shape[:-1]})
         natural = self.topology.is_naturally_ordered
         try:
             y = verb(self.factor_pattern, self.factor, x if natural else x.take(self.topology.order, axis=-1))
-        except NonFiniteError:  # named by the caller's node, not the elimination's
+        except NonFiniteError:  # the message names the caller's node, not its place in the elimination
             checks.raise_cause(function, {name: (None, x)})
             raise
         return cast(FloatArray, y if natural else y.take(self.topology.inverse_order, axis=-1))
 
     def _of_factor(self, function: str, verb: Any, **options: Any) -> FloatArray:
-        """`verb` of L alone, which is known to be good: only its result can overflow."""
+        """`verb` of L alone. L was checked before, so that only the result can overflow."""
         try:
             return cast(FloatArray, verb(self.factor_pattern, self.factor, **options))
         except NonFiniteError:
@@ -161,13 +161,13 @@ class FactoredGaussian:
 
     @property
     def precision(self) -> FloatArray:
-        """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
+        """(..., nnz) values of P on `graph.precision_pattern`, with the factor's batch axes. Cost: one Gram product."""
         on, product = self.graph.precision_pattern, self.factor_pattern.gram()
         return self._of_factor("precision", linalg.gram).take(on.positions_in(product), axis=-1)
 
     @property
     def information_vector(self) -> FloatArray:
-        """h = P loc, (..., n): with P, the natural parameters."""
+        """h = P loc, (..., n); h and P are the natural parameters."""
         return self._times_precision("information", loc=self.loc)
 
     def _times_precision(self, function: str, **vector: Any) -> FloatArray:
@@ -187,7 +187,7 @@ class FactoredGaussian:
     def _from_information(
         cls, function: str, information: FloatArray, precision: FloatArray, topology: Topology, loc: Any = 0.0
     ) -> Self:
-        """Mean loc + P⁻¹ h."""
+        """The Gaussians with precision P and mean loc + P⁻¹ h."""
         factor = _factorised(function, topology, precision, information=information)
         pattern = topology.precision_pattern.filled()
         centred = cls._made(function, np.zeros(topology.n, factor.dtype), factor, topology, pattern)
@@ -196,7 +196,7 @@ class FactoredGaussian:
         return cls._made(function, loc + move, factor, topology, pattern)
 
     def moved_to(self, loc: npt.ArrayLike) -> Self:
-        """The same precision about another mean; the factor is shared."""
+        """The Gaussians with the same precision and another mean; they share the factor."""
         g, (loc,) = self._beside("moved_to", loc=loc)
         moved = self._made("moved_to", constant(loc), g.factor, self.topology, self.factor_pattern)
         moved.is_on_topology = self.is_on_topology
@@ -204,7 +204,7 @@ class FactoredGaussian:
 
 
 def _factorised(function: str, topology: Topology, precision: FloatArray, **vector: Any) -> FloatArray:
-    """L of P, after the checks of P and of the vector that comes with it."""
+    """The factor L of P, after checks of P and of the vector given with it."""
     pattern = topology.precision_pattern
     checks.check(function, pattern, packed={"precision": precision}, **vector)
     checks.broadcast(function, **{name: array.shape[:-1] for name, array in {**vector, "precision": precision}.items()})
@@ -220,7 +220,7 @@ def _factorised(function: str, topology: Topology, precision: FloatArray, **vect
 
 
 def _require_graph(function: str, topology: Topology, pattern: Pattern) -> None:
-    """Raise unless L Lᵀ may be nonzero on the whole graph, for L on the pattern."""
+    """Raise unless an L on the pattern allows L Lᵀ to be nonzero on the whole graph."""
     if pattern.n != topology.n:
         raise PatternError(f"{function}: pattern must be one of {topology.n} nodes, as {topology}, got {pattern!r}.")
     ends = topology.inverse_order[topology.edges]
@@ -236,7 +236,7 @@ def _require_graph(function: str, topology: Topology, pattern: Pattern) -> None:
 def covariance_positions(
     topology: Topology, pattern: Pattern, pairs: npt.ArrayLike, function: str = "covariance_on"
 ) -> tuple[Pattern, IntArray, IntArray]:
-    """F, where the selected inverse of an L on `pattern` must be formed, and the place on F of nodes and of pairs.
+    """The pattern F on which the selected inverse of an L must be formed, and the places of nodes and pairs on F.
 
     Args:
         pairs: (m, 2) nodes of the topology, in any order; i = j is allowed.
@@ -258,9 +258,10 @@ _trace_positions: WeakKeyDictionary[Topology, _OfGraph] = WeakKeyDictionary()
 
 
 def trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tuple[Pattern, IntArray]:
-    """What tr(P Σ) needs of Σ, P on another graph: F of `covariance_positions`, and the place of each P_ij on F.
+    """For tr(P Σ), P on another graph: F of `covariance_positions`, and the place of each P_ij on F.
 
-    Found once for an L on `pattern`, and kept while both topologies live: a prior meets many posteriors.
+    The result is computed once for an L on `pattern`, and kept while both topologies live, because one prior is
+    compared with many posteriors.
     """
     of_graph = _trace_positions.setdefault(topology, WeakKeyDictionary())
     key, fill, positions = of_graph.get(graph, ("", pattern, np.empty(0, np.int64)))
@@ -277,7 +278,7 @@ def named_by_node(
     precision: FloatArray,
     function: str = "GaussianGraphicalModel.from_precision",
 ) -> NotPositiveDefiniteError:
-    """The same failure in the caller's words: node, place on a grid, and what Gershgorin's theorem says of it."""
+    """The same failure in the caller's terms: node, place on a grid, and Gershgorin slack."""
     node = int(topology.order[failure.column])
     found = "singular to working precision" if failure.pivot > 0 else "not positive definite"
     with np.errstate(over="ignore"):

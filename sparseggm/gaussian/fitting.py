@@ -1,6 +1,6 @@
 """Maximum likelihood of a sparse factor in closed form, column by column.
 
-Samples are read in chunks, so that what is held beside them is bounded: see `CHUNK_VALUES`.
+Samples are read in chunks, so that memory beside them is bounded: see `CHUNK_VALUES`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ CHUNK_VALUES = 1 << 22
 """Numbers in one array of centred samples, or of correlations: 8 MiB in float64."""
 
 BLOCK = 32
-"""Columns of the moments that are formed by one product of matrices."""
+"""Number of columns of the moments that one product of matrices forms."""
 
 
 def mean_and_factor(topology: Topology, samples: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The mean, in the caller's numbering, and the L on `topology.factor_pattern` that are most likely, in float64.
+    """The most likely mean, in the caller's numbering, and L on `topology.factor_pattern`, in float64.
 
-    Column j is a regression on its own: with C the empirical covariance of S_j = {j, later rows of column j},
+    Each column j is a separate regression: with C the empirical covariance of S_j = {j, later rows of column j},
         L_{S_j, j} = C⁻¹ e₁ / √(e₁ᵀ C⁻¹ e₁).
-    Solved with the correlations R, C = S R S, so that units do not matter; columns of equal length together.
+    It is solved with the correlations R, C = S R S, so that units do not matter; columns of equal length go together.
 
     Args:
         topology: factor-free.
@@ -49,7 +49,7 @@ def mean_and_factor(topology: Topology, samples: FloatArray) -> tuple[FloatArray
 def covariance_on(pattern: Pattern, order: IntArray, samples: FloatArray, mean: FloatArray) -> FloatArray:
     """C_ij = mean of (x_i − mean_i)(x_j − mean_j) for every entry of a pattern, (..., nnz), in float64.
 
-    A block of columns is a product of matrices, of whose entries those on the pattern are kept.
+    One product of matrices forms a block of columns; only its entries on the pattern are kept.
     """
     *batch, count, n = samples.shape
     rows, means = samples.reshape(-1, count, n), mean.reshape(-1, n)
@@ -66,7 +66,7 @@ def covariance_on(pattern: Pattern, order: IntArray, samples: FloatArray, mean: 
 
 
 def _block(pattern: Pattern, first: int) -> tuple[Any, ...]:
-    """Some columns, their packed entries, the rows that these stand in, and the place of each among those and these."""
+    """A block of columns, its packed entries, their distinct rows, and each entry's place among rows and columns."""
     columns = slice(first, min(first + BLOCK, pattern.n))
     stored = slice(int(pattern.indptr[columns.start]), int(pattern.indptr[columns.stop]))
     rows, places = np.unique(pattern.rows[stored], return_inverse=True)
@@ -110,7 +110,7 @@ def _first_column(correlation: FloatArray) -> FloatArray:
 
 
 def _require_regular(correlation: FloatArray, topology: Topology, columns: IntArray, count: int) -> None:
-    """λ_min > c u λ_max for every R (..., columns, c, c): else its inverse has no digit left."""
+    """Require λ_min > c u λ_max for every R (..., columns, c, c); otherwise no digit of its inverse would be right."""
     eigenvalues = np.linalg.eigvalsh(correlation)
     limit = correlation.shape[-1] * np.finfo(np.float64).eps * eigenvalues[..., -1]
     singular = ~(eigenvalues[..., 0] > limit)

@@ -1,7 +1,7 @@
 """`GaussianGraphicalModel`: a batch of Gaussians N(loc, P⁻¹), P = L Lᵀ sparse, in NumPy.
 
-Everything a caller gives or gets is in the caller's numbering of nodes. What a Gaussian is made of is in `factored`,
-the mathematics in `linalg` and `stochastic`; quantities are in nats, and every reduction is formed in float64.
+All arguments and results are in the caller's numbering of nodes. Parameters and constructors are in `factored`, the
+mathematics in `linalg` and `stochastic`; quantities are in nats, and every reduction is formed in float64.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         topology: the graph. `factor` and `topology` are keyword-only: the packed L and P of a chain have equal lengths.
     Raises:
         ShapeError, DTypeError: sizes or dtypes that do not fit.
-        NonFiniteError, NonPositiveError: a value of `loc` or `factor`.
+        NonFiniteError, NonPositiveError: a value of `loc` or `factor` is not allowed.
     Batch axes of `loc` and `factor` broadcast; L is never copied to do so.
     """
 
@@ -88,7 +88,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         return checks.require_representable("kl_divergence", kl, q.dtype)
 
     def _with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
-        """Both in the wider dtype of the two, once they are known to fit together."""
+        """Both Gaussians in the wider dtype of the two. Raises unless they have the same nodes and batch axes fit."""
         if not isinstance(other, GaussianGraphicalModel):
             raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(other).__name__}.")
         if other.n != self.n:
@@ -109,7 +109,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         checks.broadcast(function, **shapes, factor=self.factor.shape[:-1])
         a, b = vectors.values()
         try:
-            with np.errstate(over="ignore"):  # infinity is for the verb to find
+            with np.errstate(over="ignore"):  # the verb tests for infinity
                 return square_norm(self._in_elimination_order(function, linalg.matmul_t, difference=a - b))
         except NonFiniteError:
             checks.raise_cause(function, {name: (None, vector) for name, vector in vectors.items()})
@@ -138,7 +138,7 @@ class GaussianGraphicalModel(FactoredGaussian):
     def covariance_on(self, edges: npt.ArrayLike) -> FloatArray:
         """Σ_ij for each of the (m, 2) pairs, batch_shape + (m,); exact. Pairs need not be edges, and i = j is allowed.
 
-        Cost: one selected inverse on (S ∪ pairs).filled(): cheap on the graph, dearer with distant pairs.
+        Cost: one selected inverse on (S ∪ pairs).filled(): cheap on the graph, more expensive with distant pairs.
         """
         sigma = self._covariance_at("covariance_on", edges)[..., self.n :]
         return np.broadcast_to(sigma, (*self.batch_shape, sigma.shape[-1])).copy()
@@ -150,7 +150,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         """
         pairs = as_pairs("correlation_on", edges)
         sigma = self._covariance_at("correlation_on", pairs)
-        deviation = np.sqrt(sigma[..., : self.n])  # roots first: a product of variances could leave the range
+        deviation = np.sqrt(sigma[..., : self.n])  # roots first: a product of variances could overflow or underflow
         correlation = sigma[..., self.n :] / deviation[..., pairs[:, 0]] / deviation[..., pairs[:, 1]]
         correlation = np.where(pairs[:, 0] == pairs[:, 1], 1, correlation.clip(-1, 1))
         return np.broadcast_to(correlation, (*self.batch_shape, len(pairs))).astype(self.dtype)
@@ -164,15 +164,15 @@ class GaussianGraphicalModel(FactoredGaussian):
     # ------------------------------------------------------------------ estimates
 
     def estimate_trace_covariance(self, method: TraceMethod = "probing", rng: Seed = None, **options: int) -> Estimate:
-        """tr Σ from random probes, and its standard error, each of shape batch_shape: for graphs of dear exact trace.
+        """tr Σ from random probes, with its standard error, where the exact trace is too expensive; shape batch_shape.
 
         Args:
             method: "hutchinson" (num_probes=32), "probing" (distance=4, replicates=2), "hutchpp" (rank=16,
                 num_probes=32) or "xtrace" (num_probes=32). Which to choose: docs/stochastic.md.
             rng: source of the probes, a generator or a seed; None: a fresh, unseeded one.
-            options: the numbers in parentheses, as of `stochastic.estimate_trace_by_…`, where cost and variance stand.
-                Probing colours the graph of P so that nodes of one colour are more than `distance` edges apart. Of
-                fewer nodes than a default asks for, all directions are taken.
+            options: the numbers in parentheses. `stochastic.estimate_trace_by_…` explains them, with cost and variance.
+                Probing colours the graph of P so that nodes of one colour are more than `distance` edges apart. A
+                default that exceeds the number of directions is reduced to it.
         """
         function, name = "estimate_trace_covariance", f"estimate_trace_by_{method}"
         given = trace_options(function, method, self.n, options)
@@ -215,7 +215,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         return q._as_estimate(function, 0.5 * (trace.astype(np.float64) + rest), 0.5 * error)
 
     def _as_estimate(self, function: str, value: FloatArray, error: FloatArray) -> Estimate:
-        """On the common batch axes, in the dtype."""
+        """An `Estimate` on the common batch axes, in the dtype of the Gaussian."""
         parts = np.broadcast_arrays(value, error, np.empty(self.batch_shape))[:2]
         return Estimate(*(checks.require_representable(function, part, self.dtype) for part in parts))
 
@@ -243,12 +243,13 @@ class GaussianGraphicalModel(FactoredGaussian):
     def observe(self, nodes: npt.ArrayLike, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
         """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
 
-        P gains 1/variance on the diagonal of the observed nodes; the mean moves by P_new⁻¹ (y − loc)/variance.
+        1/variance is added to the diagonal of P at the observed nodes; the mean moves by P_new⁻¹ (y − loc)/variance.
 
         Args:
             nodes: k distinct nodes, or a mask (n,) of them.
-            values, variance: broadcast to (..., k); variances positive, infinite for no observation, whose value may be
-                NaN: as in `g.observe(np.arange(g.n), y, np.where(np.isnan(y), np.inf, variance))`.
+            values, variance: broadcast to (..., k); variances are positive. An infinite variance marks a missing
+                observation, whose value may be NaN:
+                `g.observe(np.arange(g.n), y, np.where(np.isnan(y), np.inf, variance))`.
         Cost: one factorisation.
         """
         function = "observe"
@@ -272,7 +273,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         """The Gaussian of some nodes alone, numbered as in `nodes`, on their graph with its Schur fill.
 
         Raises:
-            PatternError: no nodes, or a fill of more than 10⁷ entries a batch element, unless `force`.
+            PatternError: there are no nodes, or a fill of more than 10⁷ entries a batch element and no `force`.
             NotPositiveDefiniteError: P = L Lᵀ is not positive definite to working precision.
         Cost: one factorisation in which the other nodes go first.
         """
@@ -289,7 +290,7 @@ class GaussianGraphicalModel(FactoredGaussian):
     def fit(cls, samples: npt.ArrayLike, topology: Topology) -> GaussianGraphicalModel:
         """Maximum likelihood for samples (..., N, n), on a factor-free topology (chordal graphs among them).
 
-        Column j of L minimises KL to the empirical covariance C on its own [Schäfer, Katzfuss & Owhadi 2021, Thm 2.1]:
+        Each column j of L alone minimises KL to the empirical covariance C [Schäfer, Katzfuss & Owhadi 2021, Thm 2.1]:
             L_{S_j, j} = C_{S_j S_j}⁻¹ e₁ / √(e₁ᵀ C_{S_j S_j}⁻¹ e₁),        S_j the rows of column j.
         Raises:
             PatternError: the topology is not factor-free.
@@ -322,7 +323,7 @@ def kl_to_standard_normal(
     Args:
         pattern: of L.
         loc, factor: (..., n) and (..., nnz); batch axes broadcast.
-        function: the call of which messages speak.
+        function: the name that error messages begin with.
     Cost: the marginal variances; the sums are formed in float64.
     """
     checks.check(function, pattern, packed={"factor": factor}, loc=loc)
@@ -335,7 +336,7 @@ def _trace_inverse(function: str, pattern: Pattern, factor: FloatArray) -> Float
     """tr Σ in float64."""
     with checks.speaking_as(function, "marginal_variances"):
         variances = linalg.marginal_variances(pattern, factor)
-    with np.errstate(over="ignore"):  # infinity is for `checks.require_representable`
+    with np.errstate(over="ignore"):  # `checks.require_representable` tests for infinity
         return cast(FloatArray, variances.sum(axis=-1, dtype=np.float64))
 
 
@@ -345,7 +346,7 @@ def square_norm(x: FloatArray) -> FloatArray:
 
 
 def _shape_of(function: str, size: Any) -> Shape:
-    """A number or a shape of samples as a shape."""
+    """The shape for `size`, which is a number or a shape of samples."""
     sides = tuple(size) if isinstance(size, Iterable) else (size,)
     if any(isinstance(side, bool) or not hasattr(side, "__index__") or side < 0 for side in sides):
         raise ShapeError(f"{function}: size must be a nonnegative integer, or a shape of them, got {size!r}.")

@@ -1,6 +1,6 @@
 """A `scipy.stats.Covariance`, so that `scipy.stats.multivariate_normal` accepts a sparse precision.
 
-SciPy lets a subclass fill private hooks; those are the ones of SciPy 1.12 to 1.18, and a test calls every one.
+SciPy lets a subclass define private hooks; these are the ones of SciPy 1.12 to 1.18, and a test calls each of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sparseggm.graph.pattern import FloatArray
 
 
 class SparsePrecisionCovariance(scipy.stats.Covariance):  # type: ignore[misc]  # SciPy is untyped
-    """Σ = P⁻¹ of one Gaussian, never formed unless `covariance` is asked for.
+    """Σ = P⁻¹ of one Gaussian, which is not formed unless `covariance` is read.
 
     scipy.stats.multivariate_normal(g.loc, SparsePrecisionCovariance(g)) has the logpdf, entropy and samples of g.
 
@@ -43,13 +43,13 @@ class SparsePrecisionCovariance(scipy.stats.Covariance):  # type: ignore[misc]  
 
     @property
     def _covariance(self) -> Any:
-        """Dense: SciPy asks for it only when the caller does."""
+        """The dense Σ; SciPy calls this only if the user reads `covariance`."""
         root = self._gaussian.colorize(np.eye(self._gaussian.n, dtype=self._gaussian.dtype))
         return root.T @ root
 
 
 def _by_row(linear: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
-    """The map of each row; NaN throughout for one with a NaN, as by SciPy's own matrices."""
+    """Apply a linear map to each row; a row with a NaN gives only NaN, as with SciPy's own matrices."""
     missing = np.asarray(np.isnan(x).any(axis=-1))
     if not missing.any():
         return linear(x)

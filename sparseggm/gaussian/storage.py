@@ -49,7 +49,7 @@ TOPOLOGIES: dict[str, Any] = {
 
 
 def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None:
-    """Write a Gaussian to an npz file, uncompressed, which takes the place of an older one at once or not at all.
+    """Write a Gaussian to an uncompressed npz file, which replaces an older one at once or not at all.
 
     Raises:
         PatternError: the topology is a class of your own.
@@ -78,7 +78,7 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
 
 
 def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
-    """Read what `save` wrote.
+    """Read a Gaussian from a file that `save` wrote.
 
     A topology that finds its own order may come back with its order given: `Grid(28, 28, order=…)`, which is not equal
     to `Grid(28, 28)`, if it was written by a version whose rule found another one than today's.
@@ -133,7 +133,7 @@ def _foreign(name: str, reason: str) -> PatternError:
 
 
 def _describe(of: Topology) -> tuple[str, dict[str, Any]]:
-    """Name and arguments, as JSON; edges and order stand in arrays of their own."""
+    """Name and arguments of a topology, as JSON; edges and order are stored as separate arrays."""
     kind = type(of).__name__
     if TOPOLOGIES.get(kind) is not type(of):
         raise PatternError(f"save: {of} is not one of {', '.join(TOPOLOGIES)}. Save it as Graph(n, edges).")

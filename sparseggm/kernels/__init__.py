@@ -1,8 +1,8 @@
 """Numba kernels: loops on raw arrays, no checks, no exceptions, status by return value.
 
-`symbolic` works on patterns (orders, fill), the others on values. `compilation` keeps what was compiled, and compiles
-all of it again when any file of this package has changed. Why each is fast: docs/kernels.md. Words that have no name
-elsewhere:
+`symbolic` works on patterns (orders, fill), the others on values. `compilation` keeps compiled code on disk, and
+compiles all of it again when any file of this package has changed. docs/kernels.md says why each kernel is fast. Words
+that have no name elsewhere:
 
     lane      one of the 16 float32 (8 float64) numbers of a vector register; each batch element has one
     block     scratch of shape (k, lanes): `lanes` rows of a batch, transposed; row i holds the i-th number of each
@@ -12,9 +12,9 @@ elsewhere:
     strip     as many parts of one long chain as a vector has lanes; threads share strips
     part      a run of nodes of one long chain that goes in one lane
     chunk     256 nodes of each part of a strip, which are in cache together; of a short chain the whole
-    seam      where one part ends and the next begins: what crosses it is guessed, compared, and mended
-    carry     what crosses the ends of chunks, kept for the seams and for the gradient
-    phase     blocks of noise that meet the same Gaussians again after so many blocks
+    seam      where one part ends and the next begins: the values that cross it are guessed, compared, and mended
+    carry     the values that cross the ends of chunks, kept for the seams and for the gradient
+    phase     the blocks of noise, equally spaced in the batch, that belong to the same Gaussians
     taint     a sum of 0 · v over values v, NaN as soon as one of them is not finite
 
 A batch of five chains of three nodes with four lanes is two blocks, and one long chain of 26 nodes with two lanes is
@@ -33,10 +33,10 @@ from sparseggm.kernels.compilation import njit
 __all__ = ["INLINED", "INNER", "KERNEL", "njit"]
 
 KERNEL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-"""Options of what Python calls, and C does not."""
+"""Options of functions that Python calls, and C does not."""
 
 INNER: dict[str, Any] = KERNEL | {"no_cpython_wrapper": True}
-"""Options of what only kernels call: without the code by which Python would, a tenth less to compile."""
+"""Options of functions that only kernels call: without a wrapper for Python, they compile a tenth faster."""
 
 INLINED: dict[str, Any] = INNER | {"forceinline": True}
-"""Options of what is called for each block or column, where a call costs as much as what it does."""
+"""Options of functions called for each block or column, where a call would cost as much as the work in it."""

@@ -24,12 +24,12 @@ from numba.misc.appdirs import AppDirs
 
 from sparseggm import forks
 
-# A child forked while another thread compiles would wait for that thread for ever, and find LLVM's state half made.
+# A child forked while another thread compiles would wait for that thread forever, and find LLVM in a half-made state.
 forks.wait_for(global_compiler_lock.acquire, global_compiler_lock.release)
 
 
 def njit(**options):
-    """As `numba.njit`, cached."""
+    """`numba.njit` with the cache of this module."""
 
     def decorate(function):
         kernel = numba.njit(**options)(function)
@@ -48,7 +48,7 @@ class KernelCache(NullCache):
         self.source = source_digest()
 
     def load_overload(self, sig, target_context):
-        """None unless some folder has it, whole."""
+        """The compiled code, or None where no folder holds an undamaged file of it."""
         target_context.refresh()
         name, identity = self._identify(sig, target_context.codegen())
         for folder in folders():
@@ -62,7 +62,7 @@ class KernelCache(NullCache):
         return None
 
     def save_overload(self, sig, data):
-        """Keep it in the first folder that can be written to; warn if there is none."""
+        """Keep compiled code in the first folder that can be written to; warn if there is none."""
         name, identity = self._identify(sig, data.codegen)
         content, failures = _sealed(identity, dumps(data._reduce())), []
         for folder in folders() if self.source else ():
@@ -73,14 +73,14 @@ class KernelCache(NullCache):
         return _warn(", ".join(failures) or "the package has no source files to compare with")
 
     def _identify(self, sig, codegen):
-        """The file's name, the same whatever the source is; and all that the code depends on."""
+        """The file's name, which does not depend on the source; and everything that the compiled code depends on."""
         target = repr((str(sig), codegen.magic_tuple(), sys.implementation.cache_tag))
         name = f"{self.kernel}.{hashlib.blake2b(target.encode(), digest_size=8).hexdigest()}.nbc"
         return name, f"{self.source} {numba.__version__} {target}".encode()
 
 
 def folders():
-    """Where to look: NUMBA_CACHE_DIR if it is set; else beside the kernels, then in the user's cache."""
+    """The folders to search: NUMBA_CACHE_DIR if it is set; else beside the kernels, then in the user's cache."""
     here = Path(__file__).parent
     installation = f"sparseggm_{hashlib.blake2b(str(here).encode(), digest_size=8).hexdigest()}"
     if numba.config.CACHE_DIR:
@@ -91,7 +91,7 @@ def folders():
 
 @cache
 def source_digest(package=Path(__file__).parent):
-    """Of every file of the package, since a kernel holds code of others. None without files to compare with."""
+    """Digest of all files of the package, since a kernel contains code of others. None where there are no files."""
     sources = [path.read_bytes() for path in sorted(package.rglob("*.py"))]
     return hashlib.blake2b(b"".join(sources)).hexdigest() if sources else None
 
@@ -101,7 +101,7 @@ def _sealed(identity, payload):
 
 
 def _write(path, content):
-    """All of it or nothing: other processes may read, or write the same."""
+    """Write the whole file or nothing: other processes may read it, or write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
@@ -113,7 +113,7 @@ def _write(path, content):
 
 @cache
 def _warn(reason):
-    """Once for each reason."""
+    """Warn once for each reason."""
     warnings.warn(
         f"sparseggm: compiled kernels cannot be kept ({reason}), so that each process compiles those it uses. "
         "Set NUMBA_CACHE_DIR to a folder that can be written to.",

@@ -35,9 +35,10 @@ def transpose(indptr, rows, row_indptr, row_cols, row_positions):
 
 @njit(**KERNEL)
 def group_columns(indptr, rows, row_indptr, row_cols, row_positions, groups):
-    """How many entries of a row, 4, 2 or 1, stand in columns that agree from that row on; 0 where one is in a group.
+    """groups[t] = 4, 2 or 1: from entry t on, so many entries of its row stand in columns that agree from that row on.
 
-    Column j + 1 has all rows of column j, if it is the first below that diagonal; and no more, if it has as many.
+    An entry inside a group has 0. Where j + 1 is the first row below the diagonal of column j, column j + 1 has all
+    further rows of column j; if it has equally many, they agree.
     """
     for k in range(indptr.shape[0] - 1):
         t, stop = row_indptr[k], row_indptr[k + 1]
@@ -59,8 +60,8 @@ def group_columns(indptr, rows, row_indptr, row_cols, row_positions, groups):
 def fill_counts(row_indptr, row_cols, parent, counts, first=0, limit=MOST):
     """Elimination tree, and the number of entries in each column of the Cholesky factor.
 
-    Row k of L is the union of the tree paths from the columns of row k of P up to k: O(nnz(L)). Returns how many
-    entries the columns from `first` on have; it stops after the row where they have more than `limit`.
+    Row k of L is the union of the tree paths from the columns of row k of P up to k: O(nnz(L)). Returns the number of
+    entries in the columns from `first` on, and stops after the row where this number exceeds `limit`.
     """
     n = row_indptr.shape[0] - 1
     total = 0
@@ -276,12 +277,12 @@ def breadth_first(indptr, neighbours):
 def distance_colouring(indptr, neighbours, order, distance):
     """Give each node, in this order, the least colour that no node within `distance` edges has; colours from 0.
 
-    One breadth-first search a node, so the work is that of all edges in all balls. A node may list itself.
+    Each node takes one breadth-first search, so the work is that of all edges in all balls. A node may list itself.
     """
     n = indptr.shape[0] - 1
     colours = np.full(n, -1, np.int64)
-    seen_by = np.full(n, -1, np.int64)  # in whose search
-    taken_for = np.full(n, -1, np.int64)  # of each colour: for whom it is taken
+    seen_by = np.full(n, -1, np.int64)  # of each node: the last node whose search met it
+    taken_for = np.full(n, -1, np.int64)  # of each colour: the last node that may not have it
     ball = np.empty(n, np.int64)
     for v in order:
         seen_by[v] = v

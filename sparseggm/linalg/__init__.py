@@ -6,11 +6,11 @@ float64, of one dtype, and never modified; results are new memory of that dtype.
 
 Errors common to all verbs, raised before any work unless they concern single values:
     ShapeError: a last axis does not fit the pattern, or batch axes do not broadcast.
-    DTypeError: not float32 or float64 in native byte order, or two arrays that differ.
+    DTypeError: an array is not float32 or float64 in native byte order, or two arrays differ in dtype.
     NonFiniteError: NaN or infinity in an argument, or a result beyond the dtype.
 
-Costs are a batch element; c is the longest column of the pattern, S_j and F_j columns of L and of its fill.
-u is the unit roundoff, γ_k = k u / (1 − k u). The bounds are derived in docs/errors-and-bounds.md.
+Costs are for one batch element; c is the longest column of the pattern, S_j and F_j are column j of L and of its fill.
+u is the unit roundoff, γ_k = k u / (1 − k u). docs/errors-and-bounds.md derives the bounds.
 """
 
 from sparseggm.linalg.factorisation import attempt_cholesky, cholesky, gram, logdet, precision_logdet, precision_solve

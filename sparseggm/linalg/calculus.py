@@ -1,7 +1,7 @@
-"""The calculus of the verbs: with these, everything in `linalg` can be differentiated, to every order.
+"""The calculus of the verbs: with these functions, everything in `linalg` can be differentiated, to every order.
 
 All are linear in their last argument, and each pair jvp / vjp is adjoint in the inner product of stored values,
-⟨A, B⟩ = Σ_p A[p] B[p]. Lower values throughout; the two of `cholesky` live on a closed pattern:
+⟨A, B⟩ = Σ_p A[p] B[p]. All values are lower triangles; the two functions of `cholesky` need a closed pattern:
 
     gram_jvp(A, B) = tril(A Bᵀ + B Aᵀ)                gram_vjp(A, V) = tril((V + Vᵀ) A)
     cholesky_jvp(L, V) = X with X Lᵀ + L Xᵀ = V       cholesky_vjp(L, X) = V with tril((V + Vᵀ) L) = X
@@ -88,8 +88,8 @@ def selected_inverse_vjp(
 ) -> FloatArray:
     """L̄ on `pattern` for Σ̄ on F, the result pattern of `selected_inverse(pattern, factor, on)`.
 
-    With X = cholesky_jvp(L, Σ̄ with its diagonal doubled): L̄ = −tril(Σ X) − diag(X_jj / L_jj²). Here by the reverse
-    sweep of the recursion itself, which visits the same pairs {i, k} ⊂ F_j and computes Σ again rather than store it.
+    With X = cholesky_jvp(L, Σ̄ with its diagonal doubled): L̄ = −tril(Σ X) − diag(X_jj / L_jj²). It is computed by the
+    reverse sweep of the recursion, which visits the same pairs {i, k} ⊂ F_j and computes Σ again rather than store it.
 
     Cost: three times `selected_inverse`. Reference: `reference.linalg.selected_inverse_vjp`.
     """
@@ -125,7 +125,7 @@ def _sweep(
     chosen: IndexArray = ALL,
     **inputs: tuple[Pattern | None, FloatArray],
 ) -> FloatArray:
-    """`Engine.sweep` of a verb that has two arguments."""
+    """`Engine.sweep` for a verb with two arguments."""
 
     def sweep(engine: Engine, a: FloatArray, b: FloatArray, values: FloatArray) -> int:
         return engine.sweep(verb, pattern, wide, a, b, values, chosen)
@@ -140,7 +140,7 @@ def _run(
     size: int,
     **inputs: tuple[Pattern | None, FloatArray],
 ) -> FloatArray:
-    """Broadcast the inputs, each given with the pattern it is on, run the primitive, raise the cause of its failure."""
+    """Broadcast the inputs, each with the pattern it is on; run the primitive; if it fails, raise the cause."""
     arrays = {name: array for name, (_, array) in inputs.items()}
     checks.same_dtype(verb, **arrays)
     batch_shape = checks.broadcast(verb, **{name: array.shape[:-1] for name, array in arrays.items()})

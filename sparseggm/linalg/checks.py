@@ -1,7 +1,7 @@
-"""What the verbs share: checks of arguments, batch axes, and the search for the culprit when a kernel fails.
+"""Checks that all verbs share: of arguments and batch axes before the work, and of the cause after a kernel failed.
 
-Kernels only report that something was wrong. The functions here then look at the arguments, at leisure, and say
-what: NaN in, a diagonal that is not positive, or a result beyond the dtype.
+A kernel reports only that something was wrong. The functions here then examine the arguments and name the cause: NaN in
+an argument, a diagonal that is not positive, or a result beyond the dtype.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _thread = threading.local()
 
 
 def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:
-    """Every packed array ends in nnz, every vector in n, and all are float32 or all float64, native byte order."""
+    """Require that packed arrays end in nnz, vectors in n, and all are float32 or all float64, in native byte order."""
     require_pattern(verb, pattern)
     dtypes = set()
     for arrays, size, meaning in ((packed, pattern.nnz, "the nnz"), (vectors, pattern.n, "the size")):
@@ -49,7 +49,7 @@ def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, 
 
 
 def require_floats(verb: str, name: str, array: Any) -> None:
-    """float32 or float64 in native byte order, as a plain array."""
+    """Require a plain array of float32 or float64 in native byte order."""
     plain(verb, name, array)
     if array.dtype not in _DTYPES:
         raise DTypeError(
@@ -59,7 +59,7 @@ def require_floats(verb: str, name: str, array: Any) -> None:
 
 
 def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
-    """A topology in its place has two patterns, and only the caller knows which is meant."""
+    """Require a pattern; a topology has two of them, and only the caller knows which one is meant."""
     if not isinstance(pattern, Pattern):
         raise PatternError(
             f"{verb}: {name} must be a Pattern, got {type(pattern).__name__}. A topology has two: factor_pattern, "
@@ -68,7 +68,7 @@ def require_pattern(verb: str, pattern: Any, name: str = "pattern") -> None:
 
 
 def same_dtype(verb: str, **arrays: FloatArray) -> None:
-    """Arrays of two dtypes are not mixed: which one would the result have?"""
+    """Require one dtype of all arrays, since it is also that of the result."""
     dtypes = {array.dtype for array in arrays.values()}
     if len(dtypes) > 1:
         named = " and ".join(f"{array.dtype} for {name}" for name, array in arrays.items())
@@ -88,7 +88,7 @@ def broadcast(verb: str, **batch_shapes: Shape) -> Shape:
 
 
 def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
-    """F: `on` if it is closed and holds the pattern; by default the pattern's own fill."""
+    """The pattern F: `on`, which must be closed and hold the pattern; for None, the pattern's own fill."""
     require_pattern(verb, pattern)
     if on is None or on is pattern.filled():
         return pattern.filled()
@@ -103,7 +103,7 @@ def closed_superset(verb: str, pattern: Pattern, on: Pattern | None) -> Pattern:
 
 
 def read_only_view(array: Any) -> Any:
-    """A read-only view: all inputs of a kernel are, so that one compiled signature serves all."""
+    """A read-only view. All inputs of kernels are read-only, so that one compiled signature serves all."""
     view = array.view()
     view.flags.writeable = False
     return view
@@ -129,7 +129,7 @@ def owners(batch_shape: Shape, full: Shape) -> IntArray:
     global _identity
     count, identity = math.prod(batch_shape), _identity
     if count > len(identity):
-        _identity = identity = np.arange(2 * count)  # another thread may replace the global meanwhile, not this
+        _identity = identity = np.arange(2 * count)  # another thread may replace the global, not this local
     own = identity[:count]
     if batch_shape == full:
         return read_only_view(own)  # type: ignore[no-any-return]
@@ -141,7 +141,7 @@ def owners(batch_shape: Shape, full: Shape) -> IntArray:
 
 @contextmanager
 def speaking_as(function: str, *inner: str) -> Iterator[None]:
-    """Errors of the functions `inner`, which begin with their names, as those of the function that the user called."""
+    """Raise errors of the functions `inner`, which begin with their names, under the name of the user's function."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -157,13 +157,13 @@ def raise_cause(
     divides: bool = True,
     topology: Topology | None = None,
 ) -> None:
-    """Raise what made a kernel fail. Within `non_finite_passes` return: the result is what arithmetic gave.
+    """Raise the error that explains why a kernel failed. Within `non_finite_passes`, return instead.
 
     Args:
         verb: the name in the message.
         inputs: each array with the pattern it is on, None for a vector.
         divides: whether the verb divides by the diagonal of its `factor`.
-        topology: whose nodes to name, in place of entries and columns of the pattern.
+        topology: if given, the message names its nodes in place of entries and columns of the pattern.
     """
     if lets_non_finite_pass():
         return
@@ -178,10 +178,10 @@ def raise_cause(
 
 
 class non_finite_passes:  # a context, named as those of contextlib, whose generators cost more
-    """In this thread verbs return results that are not finite, as a backward pass must: its caller looks at gradients.
+    """A context in which verbs of this thread return results that are not finite, as a backward pass must.
 
-    A loss that was scaled too far has infinite cotangents. Who scaled it (torch's GradScaler) finds infinity in the
-    gradient of a parameter, and takes no step; an exception on the way there would end the training.
+    A loss that was scaled too far has infinite cotangents. torch's GradScaler, which scaled it, finds infinity in the
+    gradient of a parameter and skips the step; an exception on the way there would end the training.
     """
 
     def __enter__(self) -> None:
@@ -200,7 +200,7 @@ def lets_non_finite_pass() -> bool:
 
 
 def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **arguments: FloatArray) -> FloatArray:
-    """A float64 result in dtype. Raises where it is beyond that, or one of these arguments is not finite."""
+    """A float64 result, converted to dtype. Raises if it is beyond that dtype, or if an argument is not finite."""
     with np.errstate(over="ignore"):
         rounded = np.array(result, dtype=dtype)
     if not np.isfinite(rounded).all():
@@ -213,7 +213,7 @@ def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **argume
 def require_finite(
     verb: str, name: str, pattern: Pattern | None, array: FloatArray, topology: Topology | None = None
 ) -> None:
-    """Raise at the first NaN or infinity; of values on a pattern, by the nodes of a topology where that is given."""
+    """Raise at the first NaN or infinity; a `topology` makes the message name nodes instead of entries."""
     bad = ~np.isfinite(array)
     if bad.any():
         *batch_index, p = (int(axis) for axis in np.argwhere(bad)[0])
@@ -230,7 +230,7 @@ def require_finite(
 def require_positive_diagonal(
     verb: str, pattern: Pattern, factor: FloatArray, topology: Topology | None = None
 ) -> None:
-    """Raise at the first diagonal entry ≤ 0; by node as `require_finite`."""
+    """Raise at the first diagonal entry ≤ 0; nodes are named as in `require_finite`."""
     diagonal = factor[..., pattern.diagonal]
     bad = diagonal <= 0
     if bad.any():
@@ -242,5 +242,5 @@ def require_positive_diagonal(
 
 
 def _nodes(topology: Topology, *eliminated: int) -> str:
-    """The caller's nodes that are eliminated then, each once."""
+    """Describe the caller's nodes at these places of the elimination order, each once."""
     return " and ".join(map(topology.describe, sorted({int(topology.order[k]) for k in eliminated})))

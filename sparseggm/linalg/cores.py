@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def allowed_cores(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores of the affinity, or of the tightest quota if that is less; part of a core counts as one.
+    """Number of cores in the affinity, or in the tightest quota if that is less; part of a core counts as one.
 
     Args:
         membership: lines `hierarchy:controllers:/path` that name this process's control groups; v2 `0::/path`.
@@ -21,13 +21,13 @@ def allowed_cores(membership: Path = Path("/proc/self/cgroup"), mount: Path = Pa
 
 
 def omp_num_threads() -> int:
-    """OMP_NUM_THREADS, whose lists begin with the outermost level; without a limit where OpenMP would ignore it."""
+    """OMP_NUM_THREADS, of a list the first (the outermost level); no limit where OpenMP would ignore the value."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return (int(first) if first.isdecimal() else 0) or sys.maxsize
 
 
 def _quotas(membership: Path, mount: Path) -> Iterator[float]:
-    """CPU seconds a second that each group of this process, and each group that holds it, may use."""
+    """CPU seconds a second that each control group of this process, and each group that contains it, may use."""
     for line in _text(membership).splitlines():
         _, controllers, path = line.split(":", 2)
         group = Path(path.lstrip("/"))
@@ -40,13 +40,13 @@ def _quotas(membership: Path, mount: Path) -> Iterator[float]:
 
 
 def _quota(quota: str = "", period: str = "") -> Iterator[float]:
-    """Nothing for a file that is absent, for "max" (v2) and for -1 (v1)."""
+    """The quota in cores; nothing for a file that is absent, for "max" (v2) and for -1 (v1)."""
     if quota.isdecimal() and period.isdecimal():
         yield int(quota) / int(period)
 
 
 def _text(path: Path) -> str:
-    """Of a file that need not be there."""
+    """The text of a file, empty if there is none."""
     try:
         return path.read_text()
     except OSError:

@@ -44,13 +44,13 @@ def sample(
 
     Args:
         pattern: of L.
-        order: (n,) the caller's node of each column of L; None if the two numberings agree. So for all verbs here.
+        order: (n,) the caller's node of each column of L; None if the two numberings agree; so in all verbs here.
         loc, factor, noise: (..., n), (..., nnz) and (..., n), of one batch shape.
     Returns:
         (..., n).
     Raises:
         NonPositiveError: a diagonal entry of L is ≤ 0, where that makes z infinite; and the common errors of `linalg`.
-    Cost: 2 nnz flops, each byte moved once. Error: of z − loc as `linalg.solve_t`, then one rounding.
+    Cost: 2 nnz flops, each byte moved once. Error: z − loc as `linalg.solve_t`, then one rounding.
     """
     _check("sample", pattern, factor, loc=loc, noise=noise)
     z = memory.empty(noise.shape, noise.dtype)
@@ -62,7 +62,7 @@ def sample(
 def sample_vjp(
     pattern: Pattern, order: IntArray | None, loc: FloatArray, factor: FloatArray, z: FloatArray, z_bar: FloatArray
 ) -> FloatArray:
-    """The cotangent of the factor for that of z = `sample`: L̄ = −(z − loc) (L⁻¹ z̄)ᵀ on the pattern; that of loc is z̄.
+    """The cotangent of the factor, L̄ = −(z − loc) (L⁻¹ z̄)ᵀ on the pattern, for that of z = `sample`; loc̄ is z̄.
 
     Cost: 4 nnz flops. Error: as `linalg.solve` with the relative error of z − loc.
     """
@@ -89,7 +89,7 @@ def kl_to_normal(
     Args:
         loc, factor, mean, scale: (..., n), (..., nnz), (..., n) and (..., n), of one batch shape; scales positive.
     Returns:
-        (...), the sum of which is formed in float64.
+        (...), whose sum is formed in float64.
     Raises:
         NonPositiveError: a diagonal entry of L or a scale is ≤ 0; and the common errors of `linalg`.
     Cost: the marginal variances, each byte moved once.
@@ -133,7 +133,7 @@ def log_prob(
     Args:
         loc, factor, value: (..., n), (..., nnz) and (..., n), of one batch shape.
     Returns, Raises: as `kl_to_normal`. Cost: 2 nnz flops, each byte moved once.
-    Error: of Lᵀ (x − loc) as `linalg.matmul_t` with one rounding more, of log det P as `linalg.logdet`.
+    Error: Lᵀ (x − loc) as `linalg.matmul_t` with one rounding more, log det P as `linalg.logdet`.
     """
     _check("log_prob", pattern, factor, loc=loc, value=value)
     result = np.empty(loc.shape[:-1], loc.dtype)
@@ -233,9 +233,9 @@ def _run(
     *results: FloatArray,
     also: dict[str, FloatArray] | None = None,
 ) -> None:
-    """Run the verb on arrays of one batch shape, a number a batch element as (..., 1).
+    """Run the verb on arrays of one batch shape; one number for each batch element has shape (..., 1).
 
-    `also` are arguments that a result took the place of.
+    `also` holds arguments that results overwrite.
     """
     batch_shape = given["factor"].shape[:-1]
     rows = [checks.as_rows(array, batch_shape) for array in given.values()]
@@ -265,7 +265,7 @@ def _bars(
 
 
 def _raise_cause(verb: str, pattern: Pattern, given: dict[str, FloatArray]) -> None:
-    """As `checks.raise_cause`, which does not know of scales."""
+    """`checks.raise_cause`, with a test of scales."""
     scale = given.get("scale")
     if scale is not None and not checks.lets_non_finite_pass() and np.isfinite(scale).all() and (scale <= 0).any():
         least = float(scale.min())

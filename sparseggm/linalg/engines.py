@@ -1,6 +1,7 @@
-"""Which code serves a call: `engine_for` chooses by pattern, batch and dtype, here and nowhere else.
+"""Engines, and the choice among them: `engine_for` decides by pattern, batch and dtype which code serves a call.
 
-An engine is an `Engine` of `primitives`. To add one: a class that has these methods, and its place in `ENGINES`.
+Nothing else makes this choice. To add an engine, write a class with the methods of `primitives.Engine`, and give it a
+place in `ENGINES`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sparseggm.linalg import checks, long_chain, threads
 from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
 
 _SEGMENT = 1 << 16
-"""Nodes whose logarithms one thread sums."""
+"""Number of nodes whose logarithms one thread sums."""
 
 _NO_SUMS: FloatArray = np.empty(0)
 
@@ -241,11 +242,11 @@ class LongChain(Chain):
 
 
 ENGINES: list[Engine] = [LongChain(), Chain(), Sparse()]
-"""The first that serves a call does."""
+"""In order of preference: the first engine whose `serves` is true does the call."""
 
 
 def engine_for(pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> Engine:
-    """The engine for a batch of so many rows."""
+    """The engine for a batch of this many rows."""
     return next(engine for engine in ENGINES if engine.serves(pattern, batch, dtype))
 
 

@@ -1,4 +1,4 @@
-"""Cholesky factorisation, and what is formed with the factor: Gram products, log determinants, solutions given P."""
+"""Cholesky factorisation, Gram products, log determinants, and solutions given P."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
         (..., nnz of F) values of L on F = `pattern.filled()`.
     Raises:
         NotPositiveDefiniteError: a pivot is not positive, or elimination overflowed, or rounding alone could have made
-            the pivot: L_kk² ≤ min(∛u P_kk, γ_{r+1} |w|ᵀ |L| |L|ᵀ |w|), w = L_kk L⁻ᵀ e_k, which a singular P does not
-            pass by luck. It carries batch index, column and pivot.
+            the pivot: L_kk² ≤ min(∛u P_kk, γ_{r+1} |w|ᵀ |L| |L|ᵀ |w|), w = L_kk L⁻ᵀ e_k; so a singular P does not
+            succeed by luck. The error carries batch index, column and pivot.
     Cost: Σ_j |F_j|² flops, memory nnz(F); left-looking [Davis 2006, §4.8].
     Error: L Lᵀ = P + ΔP with |ΔP| ≤ γ_{r+1} |L| |Lᵀ| + 2 r √tiny √(P_ii P_jj), r the longest row of F: the first term
-        is [Higham 2002, Thm 10.3], the second that of entries below √tiny √P_ii, which are set to zero. Of one long
-        chain 2u L_jj² more where parts meet.
+        is [Higham 2002, Thm 10.3]; the second is for entries below √tiny √P_ii, which are set to zero. For one long
+        chain, 2u L_jj² more where parts meet.
     Reference: `reference.linalg.cholesky`.
     """
     factor, columns, failed = _factorise("cholesky", pattern, precision)
@@ -45,7 +45,7 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
 
 
 def attempt_cholesky(pattern: Pattern, precision: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """`cholesky` that says of each batch element whether it succeeded, which proves P ≻ 0 up to rounding.
+    """`cholesky` that does not raise: it returns for each batch element whether P ≻ 0, up to rounding.
 
     Returns:
         (..., nnz of F) values, those of L where the factorisation succeeded; and booleans (...).
@@ -56,7 +56,7 @@ def attempt_cholesky(pattern: Pattern, precision: FloatArray) -> tuple[FloatArra
 
 
 def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[FloatArray, IntArray, bool]:
-    """L (..., nnz of F), for each matrix of the flattened batch the column that failed or −1, and whether one did."""
+    """L (..., nnz of F); for each matrix of the flattened batch, the failing column or −1; whether any failed."""
     checks.check(verb, pattern, packed={"precision": precision})
     filled, batch_shape = pattern.filled(), precision.shape[:-1]
     count = math.prod(batch_shape)
@@ -70,7 +70,7 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
 
 
 def _raise_not_positive_definite(filled: Pattern, rows: FloatArray, columns: Any, batch_shape: Shape) -> NoReturn:
-    """Describe the first failing matrix; the kernel left the pivot on its diagonal."""
+    """Raise an error that describes the first failing matrix, whose pivot the kernel left on the diagonal."""
     row = int(np.argmax(columns >= 0))
     column = int(columns[row])
     batch_index = tuple(int(axis) for axis in np.unravel_index(row, batch_shape)) if batch_shape else ()
@@ -108,9 +108,9 @@ def logdet(pattern: Pattern, factor: FloatArray, dtype: npt.DTypeLike | None = N
     Args:
         pattern: of L.
         factor: (..., nnz) values of L.
-        dtype: of the result, float32 or float64; None for that of the factor. The sum is in float64 in any case.
+        dtype: of the result, float32 or float64; None: that of the factor. The sum is formed in float64 in any case.
     Raises:
-        DTypeError: `dtype` is another.
+        DTypeError: `dtype` is neither float32 nor float64.
         NonPositiveError: a diagonal entry of L is ≤ 0. Other entries are not read.
     Cost: n/8 logarithms (n if a pivot is beyond 2^±127), summed in float64.
     Error: |Δ| ≤ γ_{n+1} Σ 2 |log L_jj| + 2 γ_n in float64, and u |log det P| for the rounding
@@ -137,7 +137,7 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
     Raises:
         NotPositiveDefiniteError: as `cholesky`.
     Cost: as `cholesky`, without the memory.
-    Error: |Δ| ≤ 2 γ_{n+3} + 4 u |log det (P + ΔP)| in float64, ΔP the backward error of `cholesky`; of one long chain
+    Error: |Δ| ≤ 2 γ_{n+3} + 4 u |log det (P + ΔP)| in float64, ΔP the backward error of `cholesky`; for one long chain
         as `precision_solve`; and u |log det P| for the rounding to the dtype.
     Reference: `reference.linalg.precision_logdet`.
     """
@@ -164,12 +164,12 @@ def precision_solve(pattern: Pattern, precision: FloatArray, rhs: FloatArray) ->
         (..., n) solutions, and log det P on the batch axes of `precision`.
     Raises:
         NotPositiveDefiniteError: as `cholesky`.
-    Cost: `cholesky`, `solve`, `solve_t` and `logdet`; of one long chain two passes over P and b, two divisions a node
-        and n/256 logarithms, and no memory but that of x. A long chain with a pivot beyond the normal numbers goes by
-        its factor.
-    Error: (P + ΔP) x = b with |ΔP| ≤ γ_{3r+1} |L| |Lᵀ|, r the longest row of L [Higham 2002, Thm 10.4], and what
-        `cholesky` sets to zero. Of one long chain |ΔP| ≤ γ_13 |P| entrywise, as in [Higham 2002, Thm 9.14], a smallest
-        subnormal a product more; log det P that of such a matrix within 2 γ_{n+3} + γ_{n+1} Σ |log D_jj|.
+    Cost: `cholesky`, `solve`, `solve_t` and `logdet`; for one long chain two passes over P and b, two divisions a node
+        and n/256 logarithms, and no memory but that of x. A long chain with a pivot beyond the normal numbers is
+        factorised instead.
+    Error: (P + ΔP) x = b with |ΔP| ≤ γ_{3r+1} |L| |Lᵀ|, r the longest row of L [Higham 2002, Thm 10.4], and the entries
+        that `cholesky` sets to zero. For one long chain |ΔP| ≤ γ_13 |P| entrywise, as in [Higham 2002, Thm 9.14], and
+        one smallest subnormal a product; log det P is that of such a matrix within 2 γ_{n+3} + γ_{n+1} Σ |log D_jj|.
     Reference: `reference.linalg.precision_solve`.
     """
     checks.check("precision_solve", pattern, packed={"precision": precision}, rhs=rhs)

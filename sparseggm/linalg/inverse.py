@@ -33,7 +33,7 @@ def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = 
 
 
 def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
-    """diag Σ, (..., n). Σ is not stored: scratch is nnz(F) for each of 16 batch elements in float32, 8 in float64.
+    """diag Σ, (..., n). Σ is not stored; scratch is nnz(F) for each of 16 batch elements in float32, 8 in float64.
 
     Raises, Cost, Source: as `selected_inverse`.
     Error: for a chain all terms are positive, and the relative error of each variance is ≤ 10 min(n, 1/(1 − ρ²)) u,
@@ -45,7 +45,7 @@ def marginal_variances(pattern: Pattern, factor: FloatArray) -> FloatArray:
 
 
 def trace_inverse(pattern: Pattern, factor: FloatArray) -> FloatArray:
-    """tr Σ, (...), the sum of the marginal variances formed in float64. Raises, Cost, Source: as there."""
+    """tr Σ, (...), the sum of the variances in float64. Raises, Cost, Source: as `marginal_variances`."""
     checks.check("trace_inverse", pattern, packed={"factor": factor})
     filled = pattern.filled()
     variances = _inverse("trace_inverse", pattern, filled, factor, pattern.n)

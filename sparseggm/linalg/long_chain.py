@@ -19,20 +19,20 @@ LONG = 1 << 14
 """Nodes from which a chain is worth cutting."""
 
 _STRIP = 1 << 17
-"""Nodes of a strip, unless that made more than `_MOST` of them."""
+"""Nodes of a strip, unless there would be more than `_MOST` strips."""
 
 _MOST = 16
 
 
 def cholesky(P: FloatArray, L: FloatArray) -> int:
-    """Overwrite L with the factor of P. Status 1: a pivot fails, but not which; 2: a pivot is small."""
+    """Overwrite L with the factor of P. Status 1: some pivot fails, unknown which; 2: a pivot is small."""
     carry = _carry(P, 1)
     status = threads.over_batch(kernels.factorise_strips, _work(P, carry), P, L, carry, batch=len(carry))
     return status if status == 1 else int(kernels.mend_factorise(P, L, carry)) or status
 
 
 def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArray) -> tuple[int, float]:
-    """x = P⁻¹ b, unless b is empty, and log det P. Status: a pivot fails or is small, or not all is finite."""
+    """x = P⁻¹ b, unless b is empty, and log det P. Nonzero status: a pivot fails or is small, or a value not finite."""
     carry, lanes = _carry(P, 2), REGISTER_BYTES // P.itemsize
     chunks, work = carry.shape[1] // 2 - 1, _work(P, carry)
     sums, rest = np.empty((len(carry), chunks * lanes)), np.empty(lanes)
@@ -68,7 +68,7 @@ def sample_and_kl(
 ) -> tuple[int, FloatArray]:
     """z = loc + L⁻ᵀ ε, and kl[0]. Nonzero status: something is not finite, or a pivot not positive.
 
-    With it what `sample_and_kl_vjp` needs of the sample, y and v at the ends of chunks.
+    Also returns y and v at the ends of chunks, which `sample_and_kl_vjp` takes.
     """
     carry = _carry(L, 2)
     status, total = _backward(BackwardTask(True, pattern.indptr, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
@@ -91,7 +91,7 @@ def sample_and_kl_vjp(
 ) -> int:
     """The cotangents of loc, L and ε for those of z and kl[0]; an empty `eps_bar` is not wanted. Status likewise.
 
-    `entering` is what `sample_and_kl` gave; None: it is computed again.
+    `entering` is what `sample_and_kl` returned; if None, it is computed again.
     """
     status = 0
     if entering is None:
@@ -104,7 +104,7 @@ def sample_and_kl_vjp(
 
 
 def _backward(task: BackwardTask, L: FloatArray, carry: FloatArray) -> tuple[int, float]:
-    """Both kernels: a status, and the sum of the `kl_terms` if there is a mean."""
+    """Run both backward kernels: a status, and the sum of the `kl_terms` if there is a mean."""
     lanes = carry.shape[2] if len(task.loc) else 0
     sums, rest = np.empty((len(carry), (carry.shape[1] // 2 - 1) * lanes)), np.zeros(lanes)
     suspect = threads.over_batch(kernels.backward_strips, _work(L, carry), task, L, carry, sums, batch=len(carry))
@@ -113,23 +113,23 @@ def _backward(task: BackwardTask, L: FloatArray, carry: FloatArray) -> tuple[int
 
 
 def _forward(task: ForwardTask, L: FloatArray, entering: FloatArray, carry: FloatArray) -> int:
-    """Both kernels."""
+    """Run both forward kernels: a status."""
     suspect = threads.over_batch(kernels.forward_strips, _work(L, carry), task, L, entering, carry, batch=len(carry))
     return int(kernels.mend_forward(suspect, task, L, entering, carry))
 
 
 def _in_lanes(number: float, L: FloatArray) -> FloatArray:
-    """A block of one row."""
+    """The number in every lane: a block of one row."""
     return np.full((1, REGISTER_BYTES // L.itemsize), number, L.dtype)
 
 
 def _work(L: FloatArray, carry: FloatArray) -> int:
-    """Multiply-adds a strip, as `threads` weighs them."""
+    """Multiply-adds a strip, by which `threads` decides how many threads to use."""
     return 5 * len(L) // len(carry)
 
 
 def _carry(L: FloatArray, rows: int) -> FloatArray:
-    """Memory for what chunks pass on: (strips, chunks + 1 times `rows`, lanes)."""
+    """Memory for the values that chunks pass on: (strips, (chunks + 1) · rows, lanes)."""
     n, lanes = (len(L) + 1) // 2, REGISTER_BYTES // L.itemsize
     strips = max(1, min(n // _STRIP, _MOST))
     part = (n - 1) // (strips * lanes * lanes) * lanes

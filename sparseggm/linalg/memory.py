@@ -1,7 +1,7 @@
-"""Memory for large results: it begins at a line of memory, and is kept for the next when no array is left on it.
+"""Memory for large results: it begins at a line of memory, and is kept for later results once no array uses it.
 
-The system hands out fresh memory as pages of zeros, and making them takes as long as a memory-bound verb. So what was
-used serves again: at most `KEPT` bytes lie idle, and `release_memory` returns them. Small results are NumPy's own.
+The system hands out fresh memory as pages of zeros, and making them takes as long as a memory-bound verb. So used
+memory is used again: at most `KEPT` bytes lie idle, and `release_memory` returns them. Small results are NumPy's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _lock = forks.Lock()
 
 
 class _Loan:
-    """What an array on kept memory has for its base: the memory goes back when no array is left."""
+    """The base of all arrays on a piece of kept memory, which goes back when the last array is gone."""
 
     def __init__(self, memory: npt.NDArray[np.uint8], size: int) -> None:
         self.memory = memory
@@ -38,7 +38,7 @@ class _Loan:
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> FloatArray:
-    """As `numpy.empty`."""
+    """`numpy.empty`, for large arrays on kept memory."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < UNCACHED:
         return np.empty(shape, dtype)
@@ -46,7 +46,7 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> FloatArray:
 
 
 def _take(size: int) -> npt.NDArray[np.uint8]:
-    """Idle memory of that size, up to an eighth larger; or new."""
+    """Idle memory of that size, or up to an eighth larger; else new memory."""
     with _lock:
         for place, memory in enumerate(_idle):
             if size <= memory.nbytes <= size + size // 8:
@@ -55,7 +55,7 @@ def _take(size: int) -> npt.NDArray[np.uint8]:
 
 
 def release_memory() -> int:
-    """Return the idle memory of large results to the system: how many bytes that was."""
+    """Return the idle memory of large results to the system. Returns its number of bytes."""
     with _lock:
         size = sum(memory.nbytes for memory in _idle)
         _idle.clear()

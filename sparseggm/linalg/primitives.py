@@ -1,7 +1,7 @@
-"""What an engine is: the primitives from which `linalg`, `calculus`, `step` and `sampling` make every verb.
+"""The primitives of an engine, from which `linalg`, `calculus`, `step` and `sampling` make every verb.
 
-They work on rows: C-contiguous 2-D arrays, one batch element a row; arguments are read-only, results are overwritten.
-They check nothing, and return 0 or a nonzero status, after which the verb looks for the cause.
+Primitives work on rows: C-contiguous 2-D arrays, one batch element a row; arguments are read-only, results are
+overwritten. They check nothing, and return 0 or a nonzero status, after which the verb looks for the cause.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ class Shared(NamedTuple):
     rows: FloatArray
     owner: IntArray
     repeat: int = 0
-    """Owners repeat after so many rows."""
+    """`owner` repeats after this many rows."""
 
 
 class Step(NamedTuple):
-    """A fused call, by the addresses of contiguous rows: of few numbers arrays would cost as much as the arithmetic."""
+    """A fused call, by the addresses of contiguous rows: passing arrays would cost a small call as much again."""
 
     like: Any
-    """Any number of their type."""
+    """Any number of the dtype of the rows."""
     batch: int
     addresses: Sequence[int]
     """Arguments, then results, in the order of the verb; 0 for a result that is not wanted. See `rows_at`."""
     seam_states: list[FloatArray] | None = None
-    """What a long chain's gradient would compute again: see `step`."""
+    """Numbers that the gradient of a long chain would otherwise compute again: see `step`."""
     order: IntArray | None = None
-    """Of vectors in the caller's numbering: the node of each column. None: the two numberings agree."""
+    """The caller's node of each column, for vectors in the caller's numbering. None: the two numberings agree."""
     stride: int = 0
     """Numbers from one row to the next of means and scales; 0 where all share one row."""
 
 
 class Gaussians(NamedTuple):
-    """Factors, means and log-densities at the means of m Gaussians, to which rows of noise belong in turn."""
+    """Factors, means and log-densities at the means of m Gaussians. Row r of the noise belongs to Gaussian r mod m."""
 
     factor_owner: IntArray
     factor: FloatArray
@@ -56,34 +56,34 @@ class Gaussians(NamedTuple):
 
 
 class Engine(Protocol):
-    """What serves every verb."""
+    """Code that serves every verb."""
 
     fuses: bool
-    """Whether `density` moves each number once; if not, its verbs are as fast composed of others."""
+    """Whether `density` moves each number once; if false, its verbs are as fast when composed of others."""
 
     def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
-        """Whether this engine is for such calls."""
+        """Whether this engine does such calls."""
 
     def product(self, verb: str, pattern: Pattern, matrices: Shared, x: FloatArray, y: FloatArray) -> int:
-        """y = verb(matrix, x) of solve, solve_t, matmul, matmul_t, symmetric_matmul. Where it solves, y may be x."""
+        """y = verb(matrix, x) for solve, solve_t, matmul, matmul_t, symmetric_matmul. For the solves, y may be x."""
 
     def outer(self, pattern: Pattern, terms: IntArray, x: FloatArray, y: FloatArray, values: FloatArray) -> int:
         """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = terms[g], summed in float64."""
 
     def cholesky(self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray) -> int:
-        """L on `pattern.filled()`. Of row r, columns[r] is −1; `SMALL_PIVOT`; or the column that failed, whose pivot is
-        left on the diagonal."""
+        """L on `pattern.filled()`. For row r, columns[r] is −1, `SMALL_PIVOT`, or the column that failed, whose pivot
+        is left on the diagonal."""
 
     def logdet(self, pattern: Pattern, factor: FloatArray, sums: FloatArray) -> int:
         """sums = 2 Σ log L_jj in float64."""
 
     def precision_logdet(self, pattern: Pattern, precision: FloatArray, sums: FloatArray) -> int:
-        """sums = log det P in float64. Nonzero status: go by the factor."""
+        """sums = log det P in float64. Nonzero status: the verb must compute the factor instead."""
 
     def precision_solve(
         self, pattern: Pattern, precision: Shared, rhs: FloatArray, x: FloatArray, sums: FloatArray
     ) -> int:
-        """x = P⁻¹ rhs, and sums = log det P for each row of P. Nonzero status: go by the factor."""
+        """x = P⁻¹ rhs, and sums = log det P for each row of P. Nonzero status as `precision_logdet`."""
 
     def sweep(
         self,
@@ -97,8 +97,8 @@ class Engine(Protocol):
     ) -> int:
         """values = verb(a, b) on `pattern` and a wide pattern: `pattern.gram()`, or a closed one that holds `pattern`.
 
-        Of gram_jvp, gram_vjp, cholesky_vjp, selected_inverse, marginal_variances and the adjoints of these two; where
-        the verb has one argument, b is empty. Of cholesky_vjp only the entries `chosen` are given, if any are.
+        For gram_jvp, gram_vjp, cholesky_vjp, selected_inverse, marginal_variances and the adjoints of these two. For a
+        verb of one argument, b is empty. If `chosen` is not empty, cholesky_vjp gives only those entries.
         """
 
     def cholesky_jvp(self, pattern: Pattern, factor: FloatArray, v: FloatArray, values: FloatArray) -> int:
@@ -108,12 +108,12 @@ class Engine(Protocol):
         """z and KL from loc, factor, noise."""
 
     def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
-        """The cotangents of loc, factor and noise from these, z̄ and k̄."""
+        """The cotangents of loc, factor and noise, given these three, z̄ and k̄."""
 
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
-        """Of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, and their …_vjp.
+        """A verb of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, or one of their …_vjp.
 
-        Vectors are in the caller's numbering, `task.order`. The samples take the place of the noise.
+        Vectors are in the caller's numbering, `task.order`. The samples overwrite the noise.
         """
 
     def sample_and_log_prob(
@@ -129,7 +129,7 @@ class Engine(Protocol):
 
 
 def rows_at(task: Step, arguments: tuple[int, ...], results: tuple[int, ...]) -> list[FloatArray]:
-    """The rows of a step as arrays, given the length of each; rows without entries at the address 0."""
+    """The rows of a step as arrays, given the length of each; at the address 0, an array without entries."""
     arrays = []
     for number, (address, size) in enumerate(zip(task.addresses, (*arguments, *results), strict=True)):
         shape = task.batch, size if address else 0

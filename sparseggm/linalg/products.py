@@ -21,7 +21,7 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
     Args:
         pattern: of L.
         factor: (..., nnz) values of L, diagonal nonzero.
-        rhs: (..., n); many right-hand sides of one factor are batch axes that `factor` lacks.
+        rhs: (..., n); batch axes that `factor` lacks hold many right-hand sides of one factor.
     Returns:
         (..., n).
     Cost: 2 nnz − n flops a right-hand side; the factor is never copied.
@@ -35,9 +35,9 @@ def solve(pattern: Pattern, factor: FloatArray, rhs: FloatArray) -> FloatArray:
 def solve_t(pattern: Pattern, factor: FloatArray, rhs: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """Solve Lᵀ x = rhs: with rhs = ε ~ N(0, I), x is a sample from N(0, (L Lᵀ)⁻¹).
 
-    Args, Returns, Cost: as `solve`; but `out`, if given, is where the result goes. It may be `rhs` itself, whose values
-        are lost then: samples need no memory beyond their own. What it overlaps otherwise is copied first.
-    Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5]; of one long chain as `solve`.
+    Args, Returns, Cost: as `solve`; but the result is written to `out`, if given. `out` may be `rhs` itself, which is
+        then overwritten: samples need no memory beyond their own. An argument that overlaps it otherwise is copied.
+    Error: (L + ΔL)ᵀ x = rhs with |ΔL| ≤ γ_c |L| entrywise [Higham 2002, Thm 8.5]; for one long chain as `solve`.
     Reference: `reference.linalg.solve_t`.
     """
     return _product("solve_t", pattern, ("factor", factor), ("rhs", rhs), divides=True, out=out)
@@ -73,10 +73,10 @@ def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | N
     """x yᵀ on the pattern: result[p] = x[rows[p]] y[cols[p]].
 
     Args:
-        pattern: where to evaluate; all else of x yᵀ is dropped.
+        pattern: the entries of x yᵀ to compute.
         x, y: (..., n).
-        batch_shape: of the result; axes along which it would broadcast to the batch of x and y are summed, which is the
-            gradient of a factor that many right-hand sides shared. None: that batch, no sum.
+        batch_shape: of the result; sums over the axes along which it broadcasts to the batch of x and y, as in the
+            gradient of a factor that many right-hand sides share. None: the batch of x and y, no sum.
     Returns:
         batch_shape + (nnz,).
     Cost: 2 nnz flops a term; sums are formed in float64, and single terms are never stored.
@@ -97,7 +97,7 @@ def outer(pattern: Pattern, x: FloatArray, y: FloatArray, batch_shape: Shape | N
 
 
 def _terms(target: Shape, full: Shape) -> IntArray:
-    """For each row of the batch `target` those of the batch `full` that broadcasting gives: (rows, terms)."""
+    """For each row of the batch `target`, the rows of the batch `full` to which it broadcasts: (rows, terms)."""
     rows = np.arange(math.prod(full)).reshape(full)
     added = len(full) - len(target)
     summed = [*range(added), *(axis for axis in range(added, len(full)) if target[axis - added] != full[axis])]
@@ -114,7 +114,7 @@ def _product(
     divides: bool = False,
     out: FloatArray | None = None,
 ) -> FloatArray:
-    """The verb on one matrix a batch element and any number of vectors a matrix."""
+    """Run a verb on one matrix a batch element and any number of vectors a matrix."""
     values, x = matrix[1], vector[1]
     checks.check(verb, pattern, packed=dict([matrix]), **dict([vector]))
     full = checks.broadcast(verb, **{matrix[0]: values.shape[:-1], vector[0]: x.shape[:-1]})
@@ -129,7 +129,7 @@ def _product(
     rows = checks.as_rows(x, full), result.reshape(count, pattern.n)
     if engine_for(pattern, count, x.dtype).product(verb, pattern, matrices, *rows):
         inputs = {matrix[0]: (pattern, values), vector[0]: (None, x)}
-        if out is not None and _is_same(x, out):  # overwritten: only the factor can still be asked
+        if out is not None and _is_same(x, out):  # x is overwritten; only the factor can still be examined
             del inputs[vector[0]]
         checks.raise_cause(verb, inputs, divides)
     return result
@@ -146,5 +146,5 @@ def _checked_out(verb: str, out: FloatArray, shape: Shape, dtype: np.dtype[Any])
 
 
 def _is_same(x: FloatArray, out: FloatArray) -> bool:
-    """Whether they are the same numbers in memory, so that each row may take the place of its right-hand side."""
+    """Whether both are the same numbers in memory, so that each solution may overwrite its right-hand side."""
     return x is out or (x.ctypes.data == out.ctypes.data and x.shape == out.shape and x.strides == out.strides)

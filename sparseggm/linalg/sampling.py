@@ -26,14 +26,14 @@ def sample_and_log_prob(
     Args:
         pattern: of L.
         order: (n,) the caller's node of each column of L; None if the two numberings agree.
-        loc, factor, noise: (..., n), (..., nnz) and (..., n); batch axes broadcast, nothing is copied for it but noise.
+        loc, factor, noise: (..., n), (..., nnz) and (..., n); batch axes broadcast, for which only noise is copied.
         at_mean: (...) log q(loc) in float64, ½ [log det P − n log 2π].
     Returns:
-        z (..., n) and log q(z) (...), the sum of which is formed in float64, on the common batch axes.
+        z (..., n) and log q(z) (...) on the common batch axes; the sum in log q(z) is formed in float64.
     Raises:
         NonPositiveError: a diagonal entry of L is ≤ 0, where that makes z infinite; and the common errors of `linalg`.
     Cost: 2 nnz + 2 n flops a sample, each byte moved once; scratch is a quarter of a megabyte, or one block.
-    Error: of z − loc as `solve_t`, then one rounding; of log q(z) n + 2 roundings in float64 and one in the dtype.
+    Error: z − loc as `solve_t`, then one rounding; log q(z) n + 2 roundings in float64 and one in the dtype.
     """
     verb, n = "sample_and_log_prob", pattern.n
     checks.check(verb, pattern, packed={"factor": factor}, loc=loc, noise=noise)

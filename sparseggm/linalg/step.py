@@ -1,6 +1,6 @@
 """The training step of a variational autoencoder on arrays: a sample, KL to N(0, I), and their gradients, in one pass.
 
-Composed of verbs, a step moves every byte three times, and at n = 16 calling them costs more than their arithmetic.
+A step composed of verbs moves every byte three times, and at n = 16 calling them costs more than their arithmetic.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def sample_and_kl(
     Args:
         pattern: of L, whose numbering all arguments follow.
         loc, factor, noise: (..., n), (..., nnz) and (..., n), of one batch shape.
-        seam_states: a list to which a long chain adds what `sample_and_kl_vjp` would compute again, 1/64 of L.
+        seam_states: a list to which a long chain appends numbers, 1/64 of L, that `sample_and_kl_vjp` would otherwise
+            compute again.
     Returns:
-        z (..., n) and KL (...), the sums of which are formed in float64.
+        z (..., n) and KL (...), whose sums are formed in float64.
     Raises:
         ShapeError: batch shapes that differ, and the common errors of `linalg`.
-    Error: of y = z − loc as `linalg.solve_t`, with one rounding a node more on a chain; docs/errors-and-bounds.md.
+    Error: y = z − loc as `linalg.solve_t`, on a chain one rounding a node more; see docs/errors-and-bounds.md.
     Cost: one solve and the marginal variances, each byte moved once; scratch of 5 n + nnz(L) + nnz(F) for a block.
     """
     _check("sample_and_kl", pattern, factor, loc=loc, noise=noise)
@@ -62,7 +63,7 @@ def sample_and_kl_vjp(
         ε̄ = L⁻¹ z̄,   loc̄ = z̄ + k̄ loc,   L̄ = −y ε̄ᵀ + k̄ (½ ∂tr Σ/∂L + diag(1/L_jj)),   y = L⁻ᵀ ε
 
     Args:
-        seam_states: what `sample_and_kl` left there.
+        seam_states: the list that `sample_and_kl` was given.
     Cost: y and Σ are computed again rather than stored: three times `sample_and_kl`.
     """
     verb = "sample_and_kl_vjp"
@@ -85,7 +86,7 @@ def sample_and_kl_vjp(
 
 
 def _check(verb: str, pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> None:
-    """Shapes and dtypes are right, and nothing is shared."""
+    """Require shapes and dtypes that fit, and one batch shape: nothing broadcasts."""
     checks.check(verb, pattern, packed={"factor": factor}, **vectors)
     require_one_batch(verb, factor, **vectors)
 
@@ -100,5 +101,5 @@ def require_one_batch(verb: str, factor: FloatArray, **vectors: FloatArray) -> N
 
 
 def _inputs(pattern: Pattern, factor: FloatArray, **vectors: FloatArray) -> dict[str, Any]:
-    """The arguments as `checks.raise_cause` takes them."""
+    """The arguments in the form that `checks.raise_cause` takes."""
     return {"factor": (pattern, factor), **{name: (None, vector) for name, vector in vectors.items()}}

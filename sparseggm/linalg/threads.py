@@ -19,22 +19,22 @@ from sparseggm import forks
 from sparseggm.linalg import cores
 
 MIN_WORK = 1 << 19
-"""Multiply-adds a thread must be given before it is worth waking: about a tenth of a millisecond."""
+"""Multiply-adds from which waking a thread is worthwhile: about a tenth of a millisecond."""
 
 LANES = 16
-"""Parts of a large batch begin at multiples of this, so that no thread but the last has lanes to spare."""
+"""Parts of a large batch begin at multiples of this, so that only the last thread has unused lanes."""
 
 _given: int | None = None
-_overrules = False  # what was given, the limits of the process; not in a forked child
+_overrules = False  # whether the given number overrules the limits of the process; not in a forked child
 _pool: ThreadPoolExecutor | None = None
 
 
 def set_num_threads(count: int | None) -> None:
-    """Threads that one call may use, at least 1. None, as at the start: as many as the process is allowed.
+    """Set the number of threads that one call may use, at least 1. None, the default: as many as the process may use.
 
-    That is the cores of its affinity and of its container's quota, and no more than torch's number of threads where
-    torch is loaded, than OMP_NUM_THREADS where it is not. A count overrules them in this process; in a forked child it
-    is one bound among them.
+    The process may use the cores of its affinity and of its container's quota, and no more threads than torch's number
+    where torch is loaded, or OMP_NUM_THREADS where it is not. A given number overrules these limits in this process; in
+    a forked child it is one limit among them.
     """
     if count is not None and (isinstance(count, bool) or not hasattr(count, "__index__") or count < 1):
         raise ValueError(f"set_num_threads: needs an integer of at least 1, or None, got {count!r}.")
@@ -44,7 +44,7 @@ def set_num_threads(count: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """Threads that one call may use now."""
+    """The number of threads that one call may use now."""
     if _given is None:
         return _allowed()
     return _given if _overrules else min(_given, _allowed())
@@ -61,7 +61,7 @@ def _cores() -> int:
 
 
 def over_batch(kernel: Callable[..., int], work: int, *args: Any, batch: int) -> int:
-    """kernel(*args, first, last) over a batch of `batch` elements of `work` multiply-adds; the worst status."""
+    """Call kernel(*args, first, last) over `batch` elements of `work` multiply-adds each; returns the worst status."""
     parts = min(batch, 1 + work * batch // (2 * MIN_WORK))
     if parts > 1:
         parts = min(parts, get_num_threads())
@@ -70,7 +70,7 @@ def over_batch(kernel: Callable[..., int], work: int, *args: Any, batch: int) ->
     grain = LANES if batch >= parts * LANES else 1
     bounds = [part * batch // parts // grain * grain for part in range(parts)] + [batch]
     others = [_Part(functools.partial(kernel, *args, *bounds[part : part + 2])) for part in range(1, parts)]
-    with contextlib.suppress(RuntimeError):  # no thread is left, or the interpreter ends: the caller does it all
+    with contextlib.suppress(RuntimeError):  # no thread can start, or the interpreter ends: the caller does all parts
         for part in others:
             _ensure_pool().submit(part.run)
     try:
@@ -81,14 +81,14 @@ def over_batch(kernel: Callable[..., int], work: int, *args: Any, batch: int) ->
 
 
 class _Part(Future[int]):
-    """A part of the batch, done by a thread of the pool; or by the caller, if he comes first."""
+    """A part of the batch, done by a thread of the pool, or by the caller if no thread has begun it."""
 
     def __init__(self, call: Callable[[], int]) -> None:
         super().__init__()
         self.call = call
 
     def run(self) -> None:
-        """In a thread of the pool."""
+        """Do the part in a thread of the pool."""
         if self.set_running_or_notify_cancel():
             try:
                 self.set_result(self.call())
@@ -97,7 +97,7 @@ class _Part(Future[int]):
                 raise
 
     def status(self) -> int:
-        """In the caller."""
+        """The status of the part; called in the caller, who does the part if no thread has begun it."""
         return self.call() if self.cancel() else self.result()
 
 
@@ -109,13 +109,13 @@ def _ensure_pool() -> ThreadPoolExecutor:
 
 
 def _forget_pool() -> None:
-    """The next call makes its own. Running calls keep the old pool until they end."""
+    """Let the next call make a new pool. Running calls keep the old one until they end."""
     global _pool
     _pool = None
 
 
 def _renew() -> None:
-    """In a forked child: threads do not survive a fork, and the child may be given fewer cores."""
+    """Start afresh in a forked child: threads do not survive a fork, and the child may be given fewer cores."""
     global _overrules
     _overrules = False
     _cores.cache_clear()

@@ -1,4 +1,4 @@
-"""From unconstrained numbers to positive-definite matrices: the maps a network's outputs go through.
+"""Maps from unconstrained numbers, such as a network's outputs, to positive-definite matrices.
 
 A family is a map `family(topology, inputs) → packed values` with `family.num_inputs(topology)` inputs, for NumPy
 arrays and torch tensors, with batch axes in front. Zero inputs give the identity, so that a network starts at N(0, I).
@@ -11,15 +11,15 @@ arrays and torch tensors, with batch axes in front. Zero inputs give the identit
 | `edge`     | n + 2m | the same, without a shared scale                  | O(nnz)                                  |
 | `spectral` | n + m  | every positive-definite P on the graph            | an eigenvalue: see `sparseggm.spectral` |
 
-dominant ⊂ scaled = edge ⊂ spectral; on a tree the last two are equal. docs/positivity.md measures what is lost between.
+dominant ⊂ scaled = edge ⊂ spectral; on a tree the last two are equal. docs/positivity.md measures the differences.
 Log-scales are bounded, here and nowhere else,
 
     bounded(d) = 5 tanh(d / 5),      slope 1 at 0,      e^±5 = 148, 0.0067 at the ends,
 
 because an unbounded exponential turns one bad step into an overflow. "Covers" is up to these ends.
 
-Derivatives are those of the formulas. |w| has derivative sign(w), hence 0 at w = 0: the symmetric subgradient, by
-which a coupling at zero has no pull of its own on the diagonal, while that of P_ij with respect to w is ±1 there.
+Derivatives are those of the formulas. |w| has derivative sign(w), hence 0 at w = 0: the symmetric subgradient. So the
+diagonal does not depend on a coupling at zero, to first order, while P_ij has derivative ±1 with respect to w there.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Family(Protocol):
 class FactorFamily:
     """L itself, on a factor-free topology: L_jj = exp(bounded(d_j)), L_ij = w_ij.
 
-    Inputs (..., nnz(L)) stand where their values will, on `topology.factor_pattern`. Covers every L of that pattern
-    with |log L_jj| < 5.
+    Inputs (..., nnz(L)) are on `topology.factor_pattern`, each in the place of its value. Covers every L of that
+    pattern with |log L_jj| < 5.
     """
 
     def num_inputs(self, topology: Topology) -> int:
@@ -71,7 +71,7 @@ class FactorFamily:
         inputs = _checked_inputs("parametrize.factor", inputs, self.num_inputs(topology))
         pattern = topology.factor_pattern
         on_diagonal = mask(inputs, pattern.rows == pattern.cols)
-        # exp of all, then a choice: the bound keeps the discarded half finite, and its gradient zero.
+        # exp of all inputs, then a choice: the bound keeps discarded values finite, so that their gradient is zero.
         return array_namespace(inputs).where(on_diagonal, array_namespace(inputs).exp(bounded(inputs)), inputs)
 
 
@@ -94,10 +94,10 @@ class DominantFamily:
 class ScaledFamily:
     """D M D, D = diag(exp(bounded(s))), M of the dominant family: P_ij = w_ij D_i D_j, P_ii = M_ii D_i².
 
-    Inputs (..., 2n + m): d by node and s by node, then w by row of `topology.edges`. Covers the walk-summable P, those
-    of which some D⁻¹ P D⁻¹ is strictly diagonally dominant with slack within e^±5 and D within e^±5; on trees, and for
-    couplings that are all ≤ 0, that is every positive-definite P [Malioutov, Johnson & Willsky 2006]. Redundant: a
-    small change of s can be undone in d and w. `gershgorin.slack` with weights D⁻¹ gives λ_min(P) ≥ min slack(M) D².
+    Inputs (..., 2n + m): d by node and s by node, then w by row of `topology.edges`. Covers the walk-summable P: some
+    D⁻¹ P D⁻¹ is strictly diagonally dominant with slack within e^±5 and D within e^±5. On trees, and for couplings
+    that are all ≤ 0, that is every positive-definite P [Malioutov, Johnson & Willsky 2006]. Redundant: d and w can
+    undo a small change of s. `gershgorin.slack` with weights D⁻¹ gives λ_min(P) ≥ min slack(M) D².
     Values are packed on `topology.precision_pattern`.
     """
 
@@ -117,11 +117,11 @@ class EdgeFamily:
     """diag(exp(bounded(d))) + Σ_e |w_e| [[e^{r_e}, sign w_e], [sign w_e, e^{−r_e}]], r bounded too: a sum over edges.
 
     So P_ij = w_e and P_ii = exp(d_i) + Σ_e |w_e| e^{±r_e}, with + for the first node i of the row (i, j) of
-    `topology.edges` and − for the second: r_e says how an edge shares its weight. Every summand is positive
-    semidefinite, hence λ_min(P) ≥ min_i exp(bounded(d_i)). Inputs (..., n + 2m): d by node, then w and then r by row of
-    `topology.edges`. Covers the walk-summable P with these slacks and shares within e^±5: the factor-width-two
-    matrices [Boman et al. 2005]. At zero ∂P_ij/∂w_e = 1; a sum of squares u uᵀ would have no gradient there. r_e has
-    none while w_e = 0. Values are packed on `topology.precision_pattern`.
+    `topology.edges` and − for the second: r_e divides the weight of an edge between its two nodes. Every summand is
+    positive semidefinite, hence λ_min(P) ≥ min_i exp(bounded(d_i)). Inputs (..., n + 2m): d by node, then w and then r
+    by row of `topology.edges`. Covers the walk-summable P with these slacks and shares within e^±5: the
+    factor-width-two matrices [Boman et al. 2005]. At zero ∂P_ij/∂w_e = 1; a sum of squares u uᵀ would have no gradient
+    there. r_e has no gradient while w_e = 0. Values are packed on `topology.precision_pattern`.
     """
 
     def num_inputs(self, topology: Topology) -> int:
@@ -144,11 +144,11 @@ class SpectralFamily:
     So P_ii = D_i², and w_ij > 0 makes the partial correlation of i and j positive: P_ij = −D_i D_j w_ij / (1 + …).
     R has trace 0, so λ_max(R) ≥ 0. Inputs (..., n + m): d by node, then w by row of `topology.edges`. Covers every
     positive-definite P on the graph with √P_ii within e^±5 whose D⁻¹ P D⁻¹ has its least eigenvalue above
-    ε / (1 + ε) = 4.5e-5: ε = e⁻¹⁰ keeps P away from singular however large w, and is the room in which the eigenvalue
-    is certified (see `sparseggm.spectral`, which also says what it costs).
+    ε / (1 + ε) = 4.5e-5: ε = e⁻¹⁰ keeps P away from singular however large w is, and leaves the room in which the
+    eigenvalue is certified. `sparseggm.spectral` has the certificate and its cost.
 
-    The gradient goes through λ_max by 2 v_i v_j, v its unit eigenvector. Where λ_max is multiple, as at R = 0, it has
-    the derivatives of the mean of its copies; the gradient at R = 0 is exact, for R multiplies that of λ_max. Values
+    λ_max has the gradient 2 v_i v_j, v its unit eigenvector. Where λ_max is multiple, as at R = 0, its derivatives are
+    those of the mean of its copies; the gradient of P at R = 0 is exact, because R multiplies that of λ_max. Values
     are packed on `topology.precision_pattern`.
     """
 

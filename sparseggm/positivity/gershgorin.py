@@ -1,9 +1,9 @@
 """Gershgorin's theorem on a sparse precision: every eigenvalue lies in a disc |λ − P_ii| ≤ Σ_{j≠i} |P_ij| x_j / x_i.
 
-Sufficient, never necessary: a positive `slack` proves P ≻ 0 and bounds λ_min from below; a nonpositive one proves
-nothing. Packed values on a pattern, in its numbering, as NumPy arrays or torch tensors.
+The test is sufficient, never necessary: a positive `slack` proves P ≻ 0 and bounds λ_min from below; a nonpositive one
+proves nothing. Values are packed on a pattern, in its numbering, as NumPy arrays or torch tensors.
 
-The theorem is that of X⁻¹ P X, X = diag(x), which has the eigenvalues of P whatever the `weights` x > 0; without
+The theorem is applied to X⁻¹ P X, X = diag(x), which has the eigenvalues of P whatever the `weights` x > 0; without
 them x = 1 [Horn & Johnson 2013, Cor. 6.1.6]. Some x proves P ≻ 0 if and only if P is walk-summable (scaled dominant).
 """
 
@@ -26,7 +26,7 @@ def discs(pattern: Pattern, precision: Array, weights: Array | None = None) -> t
         weights: (..., n) positive x; None: all one. D⁻¹ gives D M D the slack D_ii² slack_i(M).
     Raises:
         NonPositiveError: a weight is not positive and finite. Where the values of a tensor cannot be read, as under
-            torch.compile, the radius is infinite there instead, which proves nothing.
+            torch.compile, its radius is infinite instead, which proves nothing.
     Cost: O(nnz). Error: a radius of k terms has relative error ≤ γ_k, γ_{k+2} with weights.
     Reference: `reference.linalg.discs`.
     """

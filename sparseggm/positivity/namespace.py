@@ -1,7 +1,7 @@
 """The few array operations that differ between NumPy and torch, so that the backend-agnostic layer serves both.
 
-A tensor can only exist once torch is imported, so its module is found among the loaded ones: nothing here
-imports torch.
+A tensor can only exist once torch is imported, so torch is found among the loaded modules: nothing here
+imports it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def array_namespace(array: Array) -> Any:
 
 
 def known(function: str, name: str, array: Array) -> Array:
-    """A tensor as it is, an array as one of NumPy's own class.
+    """Return a tensor as it is, and an array as one of NumPy's own class.
 
     Raises:
         DTypeError: neither, or a subclass of NumPy's array whose meaning would be lost, see `promotion.plain`.
@@ -40,12 +40,12 @@ def known(function: str, name: str, array: Array) -> Array:
 
 
 def mask(array: Array, condition: Any) -> Array:
-    """A boolean NumPy array as a constant beside `array`."""
+    """A boolean NumPy array as a constant of the kind of `array`, on its device."""
     return condition if _is_numpy(array) else _beside(array, condition)
 
 
 def known_to_fail(condition: Array) -> bool:
-    """Whether booleans are known not to hold everywhere; under a transform or a trace those of a tensor are unknown."""
+    """Whether some of the booleans are known to be false; a tensor's are unknown under a transform or a trace."""
     if not _is_numpy(condition):
         torch = array_namespace(condition)
         if torch.compiler.is_compiling() or type(condition) is not torch.Tensor or condition.device.type == "meta":
@@ -56,7 +56,7 @@ def known_to_fail(condition: Array) -> bool:
 
 
 def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
-    """(..., count): the sum of the terms (..., m) of each segment, `segments` (m,) naming theirs."""
+    """(..., count): for each segment the sum of its terms (..., m); term t belongs to segment segments[t]."""
     if _is_numpy(terms):
         ones = np.ones(len(segments), terms.dtype)
         incidence = scipy.sparse.csc_array((ones, (segments, np.arange(len(segments)))), shape=(count, len(segments)))
@@ -66,7 +66,7 @@ def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
 
 
 def take(array: Array, positions: npt.NDArray[Any]) -> Array:
-    """array[..., positions] (..., k), C-contiguous, as indexing with an array of positions (k,) would not be."""
+    """array[..., positions] (..., k), but C-contiguous, which indexing by an array of positions (k,) does not give."""
     return array.take(positions, axis=-1) if _is_numpy(array) else array.index_select(-1, _index(positions, array))
 
 
@@ -88,17 +88,17 @@ def in_dtype_of(array: Array, like: Array) -> Array:
 
 
 def _is_numpy(array: Array) -> bool:
-    """An array, or the scalar that NumPy makes of one without axes."""
+    """Whether it is an array, or the scalar that NumPy makes of an array without axes."""
     return isinstance(array, (np.ndarray, np.generic))  # a tuple, which torch.compile can trace
 
 
 def _index(positions: npt.NDArray[Any], beside: Array) -> Array:
-    """Positions as an index tensor; a copy, since torch warns of read-only memory."""
+    """Positions as an index tensor: a copy, because torch warns of read-only memory."""
     return _beside(beside, positions.astype(np.int64))
 
 
 def _beside(tensor: Array, facts: npt.NDArray[Any]) -> Array:
-    """An array of facts as a tensor on the device of another; in a program of torch.export a constant."""
+    """An array of indexes or masks as a tensor on the device of another; a constant in a program of torch.export."""
     is_exporting = array_namespace(tensor).compiler.is_exporting()
     return (constant if is_exporting else array_namespace(tensor).from_numpy)(facts).to(tensor.device)
 
@@ -106,6 +106,6 @@ def _beside(tensor: Array, facts: npt.NDArray[Any]) -> Array:
 def constant(facts: npt.NDArray[Any]) -> Array:
     """An array as a tensor. `sparseggm.torch` marks this function, so that a tracer calls it and keeps its result.
 
-    A tracer that traced it instead would keep a tensor without numbers.
+    A tracer that traced its code instead would keep a tensor without numbers.
     """
     return sys.modules["torch"].as_tensor(facts)

@@ -1,15 +1,15 @@
 """The largest eigenvalue of a sparse symmetric matrix R with zero diagonal, with a certificate.
 
-An iteration's estimate comes from below, and a matrix t I − R with t below λ_max(R) is indefinite. So an estimate ρ is
-returned only when (1 + ROOM) ρ is known to be above:
+An iteration approaches λ_max(R) from below, and a matrix t I − R with t below λ_max(R) is indefinite. So an estimate ρ
+is returned only when (1 + ROOM) ρ is known to be above λ_max(R):
 
 * up to `DENSE_NODES` nodes from all eigenvalues of the dense matrix, whose rounding, n² u ‖R‖, is far inside ROOM;
 * beyond, because the sparse Cholesky factorisation of (1 + ROOM) ρ I − R succeeded: it would have failed for a
   matrix with an eigenvalue below −n γ_{n+1} times its diagonal [Higham 2002, Thm 10.7]. ρ is the Rayleigh
-  quotient of inverse iterations with the same factors. docs/positivity.md tells the whole method and its cost.
+  quotient of inverse iterations with the same factors. docs/positivity.md describes the whole method and its cost.
 
-Everything is formed in float64, whatever comes in. Packed values on a pattern, in its numbering. `sparseggm.torch` adds
-its rule for tensors to `rules` when it is imported: nothing here knows torch.
+Everything is formed in float64, whatever the dtype of the values, which are packed on a pattern, in its numbering.
+`sparseggm.torch` adds its rule for tensors to `rules` when it is imported: nothing here knows torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from sparseggm.positivity import gershgorin
 from sparseggm.positivity.namespace import Array, array_namespace, in_float64, known_to_fail, take
 
 DENSE_NODES = 64
-"""Up to about here dense eigenvalues are cheaper than sparse factorisations. In torch they have second derivatives."""
+"""Up to about this many nodes dense eigenvalues are cheaper than sparse factorisations. In torch, dense eigenvalues
+have second derivatives."""
 
 ROOM = 2e-5
 """λ_max(R) ≤ (1 + ROOM) times the result."""
@@ -45,16 +46,16 @@ def largest_eigenvalue(pattern: Pattern, values: Array) -> Array:
         pattern: of R.
         values: (..., nnz) of R, zero on the diagonal; float32 or float64, array or tensor.
     Returns:
-        (...), float64 whatever the dtype. For a tensor differentiable: 2 v_i v_j for a stored value, v the unit
-        eigenvector. Derivatives of a multiple eigenvalue, of first and second order, are those of the mean of its
-        copies: a subgradient, zero at R = 0. Beyond `DENSE_NODES` nodes there is the first derivative only, there of
-        some vector of its space.
+        (...), float64 whatever the dtype. Differentiable for a tensor: a stored value has the derivative 2 v_i v_j, v
+        the unit eigenvector. First and second derivatives of a multiple eigenvalue are those of the mean of its copies:
+        a subgradient, zero at R = 0. Beyond `DENSE_NODES` nodes there is only the first derivative; that of a multiple
+        eigenvalue then belongs to some vector of its eigenspace.
     Raises:
         NonFiniteError: NaN or infinity in `values`.
         PatternError: a diagonal entry is not zero, where values can be read.
     Cost: up to `DENSE_NODES` nodes O(n³); beyond, 3 to 10 factorisations and 10 to 30 solves on `pattern.filled()`.
-    Error: up to `DENSE_NODES` nodes n² u ‖R‖ [Golub & Van Loan 2013, §8.3]; beyond, ROOM in the worst case, and
-        r² / gap for the residual r = 1e-12 ρ where the next eigenvalue is further off than √(1e-12) ρ.
+    Error: up to `DENSE_NODES` nodes n² u ‖R‖ [Golub & Van Loan 2013, §8.3]; beyond, ROOM in the worst case, but
+        r² / gap with the residual r = 1e-12 ρ where the next eigenvalue is further off than √(1e-12) ρ.
     """
     if tuple(values.shape[-1:]) != (pattern.nnz,):
         raise ShapeError(
@@ -64,7 +65,7 @@ def largest_eigenvalue(pattern: Pattern, values: Array) -> Array:
 
 
 def require_zero_diagonal(function: str, pattern: Pattern, values: Array) -> None:
-    """The bracket begins at zero: with a diagonal all eigenvalues could be below."""
+    """Require a zero diagonal: the bracket begins at zero, and with a diagonal all eigenvalues could be below it."""
     diagonal = take(values, pattern.diagonal)
     is_zero = diagonal == 0
     if known_to_fail(is_zero):
@@ -77,7 +78,7 @@ def require_zero_diagonal(function: str, pattern: Pattern, values: Array) -> Non
 
 @singledispatch
 def rules(values: Any, pattern: Pattern) -> Any:
-    """What `largest_eigenvalue` does for a type of values."""
+    """Do the work of `largest_eigenvalue` for one type of values."""
     raise DTypeError(
         f"largest_eigenvalue: values must be a NumPy array, got {type(values).__name__}. "
         "For tensors, import sparseggm.torch first."
@@ -102,9 +103,9 @@ def dense(pattern: Pattern, values: Array) -> Array:
 
 
 def leading_eigenspace(matrix: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """λ_max of dense symmetric matrices R (..., n, n), and what its derivatives are made of: Π and K (..., n, n).
+    """λ_max of dense symmetric matrices R (..., n, n), and Π and K (..., n, n), from which its derivatives are made.
 
-    Π projects on the space of λ_max: an eigenvalue closer to it than its error, n² u ‖R‖, counts as a copy.
+    Π projects on the eigenspace of λ_max: an eigenvalue closer to λ_max than its error, n² u ‖R‖, counts as a copy.
     K = (λ_max I − R)⁺, zero on that space.
     """
     eigenvalues, vectors = np.linalg.eigh(matrix)
@@ -126,9 +127,9 @@ def leading_eigenspace(matrix: FloatArray) -> tuple[FloatArray, FloatArray, Floa
 def leading_eigenpair(pattern: Pattern, values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """ρ as `largest_eigenvalue` gives it, and its unit vector v, by sparse factorisations: (...) and (..., n), float64.
 
-    For every batch element a bracket (low, high] of λ_max is kept: a success of Cholesky on t I − R lowers high to t,
-    a failure raises low, and so does ρ. A success also gives a factor, and two inverse iterations with it a better v
-    and ρ. The next t is just above ρ + ‖R v − ρ v‖, where λ_max probably is not, or else the middle. R = 0 has ρ = 0.
+    For every batch element a bracket (low, high] of λ_max is kept: if Cholesky succeeds on t I − R, high becomes t; if
+    it fails, low does; and ρ raises low too. With the factor of a success, two inverse iterations improve v and ρ. The
+    next t is just above ρ + ‖R v − ρ v‖, which probably exceeds λ_max, or else the middle. R = 0 has ρ = 0.
 
     Raises, Cost, Error: as `largest_eigenvalue`.
     """
@@ -141,7 +142,7 @@ def leading_eigenpair(pattern: Pattern, values: FloatArray) -> tuple[FloatArray,
     if not np.isfinite(size).all():
         raise NonFiniteError("leading_eigenpair: the values are finite but their sums overflow float64. Rescale.")
     rho = np.zeros(len(rows))
-    vectors = np.tile(np.random.default_rng(0).standard_normal(pattern.n), (len(rows), 1))  # the same start every time
+    vectors = np.tile(np.random.default_rng(0).standard_normal(pattern.n), (len(rows), 1))  # the same in every call
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
     nonzero = np.flatnonzero(size)
     scaled = rows[nonzero] / size[nonzero, None]
@@ -178,7 +179,7 @@ def _bisect(pattern: Pattern, rows: FloatArray, v: FloatArray) -> tuple[FloatArr
 def _inverse_iterations(
     pattern: Pattern, rows: FloatArray, factor: FloatArray, v: FloatArray, most: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """ρ, v and ‖R v − ρ v‖ after v ← (t I − R)⁻¹ v / ‖…‖ at most so often, L Lᵀ = t I − R."""
+    """ρ, v and ‖R v − ρ v‖ after at most `most` steps v ← (t I − R)⁻¹ v / ‖…‖, where L Lᵀ = t I − R."""
     filled = pattern.filled()
     for _ in range(most):
         v = linalg.solve_t(filled, factor, linalg.solve(filled, factor, v))

@@ -1,19 +1,18 @@
-"""Estimates of tr Σ, tr(P_p Σ_q) and diag Σ from random probes, for graphs whose exact selected inverse is too dear.
+"""Estimates of tr Σ, tr(P_p Σ_q) and diag Σ from random probes, where the exact selected inverse is too expensive.
 
 Σ = (L Lᵀ)⁻¹. Each function says in its name that it estimates, and by which method; each returns an
-`Estimate(value, standard_error)`. All are unbiased, given exact arithmetic. Patterns, batch axes, dtypes and errors are
-those of `linalg`; every batch element has probes of its own, and its many probes are right-hand sides of one factor,
-which is never copied. Vectors have the dtype of the factor; sums, and the small matrices of Hutch++ and XTrace, are
-float64.
+`Estimate(value, standard_error)`. All are unbiased in exact arithmetic. Patterns, batch axes, dtypes and errors are
+those of `linalg`; every batch element has its own probes, which are right-hand sides of one factor, never copied.
+Vectors have the dtype of the factor; sums, and the small matrices of Hutch++ and XTrace, are float64.
 
-*Randomness.* `rng` None is a fresh, unseeded generator. Given its state, the result is determined: neither
-threads nor the size of a chunk of probes change which numbers a probe is made of.
+*Randomness.* `rng=None` is a fresh, unseeded generator. The state of the generator determines the result: the numbers
+in a probe depend neither on threads nor on the size of a chunk of probes.
 
-*Costs* count triangular solves with L or Lᵀ, 2 nnz(L) − n flops each; zᵀΣz = ‖L⁻¹z‖² needs one, Σz two. Probes go
-through in chunks of at most `probes.CHUNK_VALUES` numbers (or of one probe of the whole batch); what more a method
-holds stands in its docstring.
+*Costs* count triangular solves with L or Lᵀ, 2 nnz(L) − n flops each; zᵀΣz = ‖L⁻¹z‖² needs one, Σz two. Probes are
+processed in chunks of at most `probes.CHUNK_VALUES` numbers (or of one probe of the whole batch); the docstring of a
+method states any further memory.
 
-Which to choose, figures and derivations: docs/stochastic.md.
+Which method to choose, figures and derivations: docs/stochastic.md.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from sparseggm.stochastic.randomness import Seed, generator
 class Estimate(NamedTuple):
     """An unbiased estimate and its standard error, arrays of one shape in the dtype of the factor.
 
-    `standard_error` is itself estimated, from the same samples: each estimator says from how many, and under which
-    assumption. Its square is unbiased for the variance of `value`; XTrace's errs on the safe side.
+    `standard_error` is itself estimated, from the same samples: each estimator states their number and its assumption.
+    Its square is unbiased for the variance of `value`, except that of XTrace, which is too large on average.
     """
 
     value: FloatArray
@@ -77,14 +76,14 @@ def estimate_trace_by_probing(
 ) -> Estimate:
     """tr Σ as Σ_c ‖L⁻¹z_c‖², z_c random signs on the nodes of colour c and zero elsewhere, shape (...).
 
-    With colours as of `distance_colouring(topology.precision_pattern, k)`, the error comes from Σ_ij more than k edges
-    off the diagonal only. With fixed signs the sum of these would be a bias that no standard error shows; random signs
-    turn it into variance, for any colouring.
+    With the colours of `distance_colouring(topology.precision_pattern, k)`, the error comes only from the Σ_ij of nodes
+    more than k edges apart. With fixed signs their sum would be a bias that no standard error shows; random signs turn
+    it into variance, for any colouring.
 
     Args:
         pattern, factor, rng: as `estimate_trace_by_hutchinson`.
         colours: (n,) integers, one a node in the pattern's numbering.
-        replicates: R independent choices of all signs, at least 2, whose spread is the standard error.
+        replicates: R independent choices of all signs, at least 2; their spread gives the standard error.
     Cost: R solves a colour.
     Variance: 2 Σ Σ_ij² / R over ordered pairs i ≠ j of equal colour: n C² q^(2k + 2) times the nodes of a colour, as
         |Σ_ij| ≤ C q^d at distance d with q = (√κ − 1)/(√κ + 1), κ = cond P [Demko, Moss & Smith 1984]. The standard
@@ -113,8 +112,8 @@ def estimate_trace_by_hutchpp(
     """tr Σ = tr(QᵀΣQ) + tr(ΠΣΠ), Π = I − QQᵀ: the first exactly, the second by Hutchinson's method, shape (...).
 
     Q is an orthonormal basis of Σ Ω, Ω normal (n, rank): nearly the leading eigenvectors of Σ. Where few eigenvalues
-    carry most of ‖Σ‖_F little is left to chance; where the spectrum is flat, this is Hutchinson's method at a higher
-    price. Probes are uniform on the unit sphere of the n − rank dimensions that Π leaves, times √(n − rank).
+    make up most of ‖Σ‖_F, little is left to estimate; where the spectrum is flat, this is Hutchinson's method at a
+    higher cost. Probes are uniform on the unit sphere of the n − rank dimensions that Π leaves, times √(n − rank).
 
     Args:
         pattern, factor, rng: as `estimate_trace_by_hutchinson`.
@@ -122,7 +121,7 @@ def estimate_trace_by_hutchpp(
         num_probes: N, at least 2.
     Cost: 3 rank + N solves and 4 n rank (rank + N) flops; memory 2 rank vectors a batch element.
     Variance: given Q, with d = n − rank, (2 d / (d + 2)) (‖ΠΣΠ‖_F² − tr(ΠΣΠ)² / d) / N; the standard error is that of N
-        independent samples given Q, which is fair because the estimate is unbiased for every Q.
+        independent samples given Q, which is valid because the estimate is unbiased for every Q.
     Source: [Meyer, Musco, Musco & Woodruff 2021, arXiv 2010.09649]; the sphere from [Epperly, Tropp & Webber 2024].
     """
     verb = "estimate_trace_by_hutchpp"
@@ -153,16 +152,16 @@ def estimate_trace_by_xtrace(pattern: Pattern, factor: FloatArray, num_probes: i
         t_i = tr(Q_iᵀ Σ Q_i) + (n − m + 1) ω_iᵀ Π_i Σ Π_i ω_i / ‖Π_i ω_i‖²,        value = mean of t_i, shape (...).
 
     Each t_i is unbiased: Π_i ω_i has a uniform direction in the n − m + 1 dimensions that Π_i leaves. For m = n there
-    is but one such direction, and every t_i is tr Σ.
+    is only one such direction, and every t_i is tr Σ.
 
     Args:
         pattern, factor, rng: as `estimate_trace_by_hutchinson`.
         num_probes: m, from 2 to n; normal vectors.
     Cost: 3 m solves and about 18 n m² flops; memory 8 m vectors a batch element, in float64.
-    Variance: that of Hutch++ with rank m − 1 and m probes, were the t_i independent. They are not, so their spread over
-        √m is too small; the standard error is the jackknife's, whose square is on average at least the variance of the
-        estimate from m − 1 probes [Efron & Stein 1981], and needs no further solve. On grids it is 1.3 to 3 times the
-        error.
+    Variance: that of Hutch++ with rank m − 1 and m probes, if the t_i were independent. They are not, so their spread
+        over √m is too small. The standard error is the jackknife's, which needs no further solve; its square is on
+        average at least the variance of the estimate from m − 1 probes [Efron & Stein 1981]. On grids it is 1.3 to 3
+        times the error.
     Raises:
         NonFiniteError: Σ Ω has linearly dependent columns to rounding: Σ has a numerical rank below m.
     Source: [Epperly, Tropp & Webber 2024, arXiv 2301.07825]; jackknife: [Epperly & Tropp 2024, arXiv 2207.06342].
@@ -199,8 +198,8 @@ def estimate_trace_product(
 ) -> Estimate:
     """tr(P_p Σ_q) as the mean of zᵀ P_p z, z = L_q⁻ᵀ ε, ε random signs: the trace of KL(q ‖ p), shape (...).
 
-    Unbiased for any white ε, because E z zᵀ = Σ_q. Linear in nnz(L_q) + nnz of p, where the exact trace needs Σ_q on
-    the fill of both patterns together.
+    Unbiased for any white ε, because E z zᵀ = Σ_q. The cost is linear in nnz(L_q) + nnz of p, while the exact trace
+    needs Σ_q on the fill of both patterns together.
 
     Args:
         pattern, factor: of L_q, as `estimate_trace_by_hutchinson`.
@@ -240,21 +239,21 @@ def estimate_trace_product(
 def estimate_variances_by_rao_blackwell(
     pattern: Pattern, factor: FloatArray, num_samples: int, rng: Seed = None
 ) -> Estimate:
-    """diag Σ, (..., n), from the conditional variances and samples z = L⁻ᵀ ε, ε ~ N(0, I), of the rest:
+    """diag Σ, (..., n), from exact conditional variances, and samples z = L⁻ᵀ ε, ε ~ N(0, I), for the remainder:
 
         Σ_ii = Var(z_i) = 1 / P_ii + Var(x_i) / P_ii²,        x_i = Σ_{j≠i} P_ij z_j = (L ε)_i − P_ii z_i.
 
-    1 / P_ii, the variance given all other nodes, is exact; only what the neighbours contribute is sampled. P itself is
-    not needed: P z = L ε, and P_ii = Σ_j L_ij².
+    1 / P_ii, the variance given all other nodes, is exact; only the contribution of the neighbours is sampled. P itself
+    is not needed: P z = L ε, and P_ii = Σ_j L_ij².
 
     Args:
         pattern, factor: as `estimate_trace_by_hutchinson`.
         num_samples: N, at least 1.
         rng: source of ε, a generator or a seed.
     Cost: N solves and N products with L.
-    Variance: 2 (Σ_ii − 1 / P_ii)² / N, where the mean of z_i² has 2 Σ_ii² / N. x_i is normal with mean zero, so the
-        standard error needs no fourth moments: √(2 / (N + 2)) times the second term, its square unbiased. Errors of
-        neighbouring nodes are correlated.
+    Variance: 2 (Σ_ii − 1 / P_ii)² / N; for comparison, the mean of z_i² has 2 Σ_ii² / N. x_i is normal with mean zero,
+        so the standard error needs no fourth moments: it is √(2 / (N + 2)) times the second term, and its square is
+        unbiased. Errors of neighbouring nodes are correlated.
     Source: the simple estimator of [Sidén, Lindgren, Bolin & Villani 2018, arXiv 1705.08656].
     """
     verb = "estimate_variances_by_rao_blackwell"
@@ -283,8 +282,8 @@ def estimate_variances_by_probing(
         as `estimate_trace_by_probing`.
     Cost: 2 R solves a colour.
     Variance: of node i, Σ_j Σ_ij² / R over the other nodes of its colour. The standard error is the spread of R
-        replicates, node by node: R − 1 degrees of freedom, so with few replicates take its mean square over many
-        nodes rather than any single one.
+        replicates, node by node: R − 1 degrees of freedom. With few replicates, use its mean square over many nodes
+        rather than that of one node.
     Source: [Bekas, Kokiopoulou & Saad 2007; Tang & Saad 2012].
     """
     verb = "estimate_variances_by_probing"
@@ -310,7 +309,7 @@ def estimate_variances_by_probing(
 def _checked(
     verb: str, pattern: Pattern, factor: FloatArray, rng: Seed, **counts: tuple[int, int]
 ) -> np.random.Generator:
-    """The generator, once the factor is known to be good, and each count at least the least."""
+    """The generator, after checks of the factor and of each count against its least value."""
     checks.check(verb, pattern, packed={"factor": factor})
     checks.require_finite(verb, "factor", pattern, factor)
     checks.require_positive_diagonal(verb, pattern, factor)
@@ -324,12 +323,12 @@ def _checked(
 
 
 def _mean(verb: str, samples: FloatArray, dtype: Any) -> Estimate:
-    """Of N ≥ 2 samples (N, ...): their mean, and their standard deviation over √N."""
+    """The mean of N ≥ 2 samples (N, ...), with their standard deviation over √N as its standard error."""
     return _estimate(verb, samples.mean(axis=0), samples.std(axis=0, ddof=1) / math.sqrt(len(samples)), dtype)
 
 
 def _estimate(verb: str, value: Any, standard_error: Any, dtype: Any) -> Estimate:
-    """Both in the dtype of the factor, once they are known to be finite there."""
+    """An `Estimate` in the dtype of the factor. Raises if it is not finite there."""
     with np.errstate(over="ignore"):
         estimate = Estimate(*(np.asarray(part).astype(dtype) for part in (value, standard_error)))
     if not all(np.isfinite(part).all() for part in estimate):

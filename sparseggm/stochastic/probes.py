@@ -1,7 +1,6 @@
-"""Random probes in chunks of bounded memory: what the estimators of `stochastic` share.
+"""Random probes in chunks of bounded memory, shared by the estimators of `stochastic`.
 
-Probes are rows (k, ..., n) where they go through a verb of `linalg`, and columns (..., n, k) where they are the columns
-of a matrix that is factorised.
+Probes are rows (k, ..., n) as arguments of a verb of `linalg`, and columns (..., n, k) of a matrix that is factorised.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ TRACE_METHODS: dict[str, dict[str, int]] = {
 
 
 def trace_options(function: str, method: str, n: int, options: dict[str, int]) -> dict[str, Any]:
-    """The defaults of a method, as far as n nodes have so many directions, and what was given in their place."""
+    """The options of a method: the given ones, else its defaults, reduced where n nodes have fewer directions."""
     if method not in TRACE_METHODS:
         raise ValueError(f"{function}: method must be one of {tuple(TRACE_METHODS)}, got {method!r}.")
     defaults = TRACE_METHODS[method]
@@ -47,7 +46,7 @@ def parts(count: int, values_each: int) -> Iterator[slice]:
 
 
 def signs(rng: np.random.Generator, shape: Shape, dtype: Any) -> FloatArray:
-    """Independent ±1. Of 64-bit samples: shorter ones would leave bits over at the end of a chunk."""
+    """Independent ±1, from 64-bit samples: shorter ones would leave unused bits at the end of a chunk."""
     return np.asarray(2 * rng.integers(0, 2, shape) - 1, dtype=dtype)
 
 
@@ -64,7 +63,7 @@ def over_signs(
 def by_colour(
     labels: int, members: IntArray, shape: Shape, dtype: Any, rng: np.random.Generator
 ) -> Iterator[tuple[slice, FloatArray]]:
-    """Slices of the colours, and their probes (k, ..., n): one sample of signs, cut up by colour."""
+    """Slices of the colours, and their probes (k, ..., n): one sample of signs, divided among the colours."""
     sampled = signs(rng, shape, dtype)
     for part in parts(labels, math.prod(shape)):
         chosen = members == np.arange(part.start, part.stop)[:, None]
@@ -77,13 +76,13 @@ def normal_columns(rng: np.random.Generator, count: int, batch: Shape, n: int) -
 
 
 def on_columns(verb: Any, pattern: Pattern, factor: FloatArray, columns: FloatArray) -> FloatArray:
-    """`linalg.solve` or its like on each column of (..., n, k), in the dtype of the factor; returned in float64."""
+    """`linalg.solve` or another verb on each column of (..., n, k), in the dtype of the factor; returned in float64."""
     rows = np.ascontiguousarray(np.moveaxis(columns, -1, 0), dtype=factor.dtype)
     return np.asarray(np.moveaxis(verb(pattern, factor, rows), 0, -1), dtype=np.float64)
 
 
 def colour_classes(verb: str, pattern: Pattern, colours: IntArray) -> tuple[int, IntArray]:
-    """How many colours there are, and each node's, renumbered from 0."""
+    """The number of colours, and the colour of each node, renumbered from 0."""
     colours = np.asarray(colours)
     if colours.shape != (pattern.n,) or not np.issubdtype(colours.dtype, np.integer):
         raise ShapeError(

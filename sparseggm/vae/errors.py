@@ -1,6 +1,6 @@
-"""What can go wrong around a training run; the command line prints these as one line and exits.
+"""Exceptions of a training run and its files; the command line prints them as one line and exits.
 
-Each message says which file or option, what was needed, what was found and what to do. Errors of the algebra
+Each message names the file or option, the need, the value found, and a remedy. Errors of the algebra
 (shapes, patterns, non-finite values) keep the types of `sparseggm.errors`.
 """
 
@@ -38,7 +38,7 @@ class NotWrittenError(OSError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss or a bound stopped being a number; the last good checkpoint is kept."""
+    """A loss or a bound is no longer finite; the last good checkpoint is kept."""
 
 
 class Interrupted(Exception):

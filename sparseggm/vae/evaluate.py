@@ -1,8 +1,8 @@
 """ELBO and log p(x) of held-out digits by importance sampling from the posterior.
 
-log p(x) is estimated from below by log (1/K) Σ_k w_k, computed an image at a time in float64 by a running log-sum-exp;
-its bias is about −Var(w) / (2K E[w]²), so the effective sample size (Σ w)² / Σ w² is reported beside it. All models see
-the same binarised digits and the same noise, so differences between them are paired.
+log p(x) is estimated from below by log (1/K) Σ_k w_k for each image, in float64 by a running log-sum-exp. The bias of
+the estimate is about −Var(w) / (2K E[w]²), so the effective sample size (Σ w)² / Σ w² is reported beside it. All models
+get the same binarised digits and the same noise, so that differences between models are paired.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Evaluation:
 
 
 def standard_error(values: FloatArray) -> float:
-    """Of the mean of independent values; 0 of a single one, which says nothing."""
+    """Standard error of the mean of independent values; 0 for a single value, where it has no meaning."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
@@ -76,7 +76,7 @@ class RunningWeights:
         self.count = 0
 
     def add(self, log_weights: Tensor) -> None:
-        """Take in (K, images) log weights."""
+        """Add (K, images) log weights to the sums."""
         log_weights = log_weights.double().cpu()
         largest = torch.maximum(self.largest, log_weights.amax(0))
         shrink = (self.largest - largest).exp()
@@ -104,7 +104,7 @@ def evaluate_digits(
         digits: (N, 784) zeros and ones, uint8.
         samples: K, importance samples an image.
         seed: of the noise.
-        advance: told how many images were finished.
+        advance: called with the number of images that were just finished.
     """
     columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Evaluation)}
     with torch.inference_mode():
@@ -133,17 +133,17 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
     """Evaluate a run, print its figures, and write `evaluation.json` and per-image `evaluation.npz` into it.
 
     Args:
-        run: directory given to --out of `sparseggm train`.
+        run: directory that was given to `sparseggm train` as --out.
         samples: importance samples an image.
         part: "test" or "validation".
-        data: directory of MNIST, if not found elsewhere.
+        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
     Returns:
         The summary, as in the JSON file.
     Raises:
-        CheckpointError: no usable checkpoint, or one trained on other digits than were found.
-        ConfigError: no such part, or an empty one.
+        CheckpointError: there is no usable checkpoint, or it was trained on other digits than were found.
+        ConfigError: there is no such part, or it is empty.
         DivergedError: the weights are so large that a bound is not finite.
-        NotWrittenError: the result, which the error carries, could not be written.
+        NotWrittenError: the result could not be written; the error carries it.
     """
     require_count("samples", samples)
     if part not in PARTS:
@@ -182,7 +182,7 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
 def _finite(run: Path, evaluated: Callable[[], Evaluation]) -> Evaluation:
     try:
         evaluation = evaluated()
-    except (NonFiniteError, NonPositiveError) as error:  # the Gaussian meets them before the bounds are formed
+    except (NonFiniteError, NonPositiveError) as error:  # the Gaussian raises before the bounds are formed
         raise DivergedError(f"{run}: its weights are too large for its arithmetic ({error})") from error
     bad = [name for name, values in asdict(evaluation).items() if not np.isfinite(values).all()]
     if bad:

@@ -1,4 +1,4 @@
-"""The figures of trained runs; each PNG stands beside a JSON file that says what it was made from.
+"""The figures of trained runs; each PNG stands beside a JSON file that names the runs and data it was made from.
 
 Figure 4 of the poster (factor of one tracked digit over training), Figure 5 (its mean), the topologies, samples from
 the prior, and reconstructions.
@@ -35,7 +35,7 @@ NAMES = {"diagonal": "diagonal", "chain": "chain", "extended-grid": "extended gr
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What the figures need of a run: `loc` is (epochs + 1, n), `factor` (epochs + 1, nnz), of the tracked digit."""
+    """A run as the figures need it, with `loc` (epochs + 1, n) and `factor` (epochs + 1, nnz) of the tracked digit."""
 
     config: Config
     vae: VAE
@@ -45,7 +45,7 @@ class TrainedRun:
 
     @property
     def name(self) -> str:
-        """For titles."""
+        """The name of the run in titles."""
         return NAMES[self.config.posterior]
 
 
@@ -54,12 +54,12 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
 
     Args:
         runs: directories of runs, or directories that hold some; of several runs of one posterior the first is plotted.
-        out: where to; `figures` in the first directory if None.
-        data: directory of MNIST, if not found elsewhere.
+        out: directory for the pictures; None: `figures` in the first directory.
+        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
     Returns:
         The pictures written.
     Raises:
-        CheckpointError: there is no run, or runs of different data.
+        CheckpointError: there is no run, or a run has other data than were found.
     """
     trained = _load_runs(runs)
     digits = load_digits(data, trained[0].config.split)
@@ -73,7 +73,7 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
 
 
 def plot_factors(runs: list[TrainedRun]) -> Figure:
-    """The poster's Figure 4: L of one digit's posterior over training, and on the graph at the end."""
+    """The poster's Figure 4: L of one digit's posterior over training, and the last one on its graph."""
     figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
     widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
     axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))

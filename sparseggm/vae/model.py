@@ -18,7 +18,7 @@ class VAE(nn.Module):
 
     Args:
         config: sizes, posterior and seed of the weights.
-        mean_intensity: (784,) mean of the training digits in [0, 1], where the decoder starts.
+        mean_intensity: (784,) mean of the training digits in [0, 1], from which the decoder's bias starts.
     """
 
     def __init__(self, config: Config, mean_intensity: Tensor) -> None:
@@ -26,14 +26,14 @@ class VAE(nn.Module):
         self.kl = config.kl
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            # The head comes last: it alone differs between topologies, so a seed gives all of them the same bodies.
+            # The head comes last: only the head differs between topologies, so a seed gives all the same bodies.
             self.encoder = encoder_body(config.hidden)
             self.decoder = decoder(config.latent, config.hidden, mean_intensity)
             self.head = FactorHead(config.hidden, config.topology)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         return self.encoder[0].weight.dtype  # type: ignore[return-value]
 
     def posterior(self, x: Tensor) -> GaussianGraphicalModel:
@@ -47,5 +47,5 @@ class VAE(nn.Module):
 
 
 def untrained(config: Config) -> VAE:
-    """A model whose weights are about to be overwritten by a checkpoint's."""
+    """A model whose weights a checkpoint will overwrite."""
     return VAE(config, torch.full((PIXELS,), 0.5, device="cpu")).to(DTYPES[config.precision])

@@ -21,6 +21,6 @@ def decoder(latent: int, hidden: int, mean_intensity: Tensor) -> nn.Sequential:
     """
     logits = nn.Linear(hidden, PIXELS)
     with torch.no_grad():
-        # A pixel that is never on would start at −∞.
+        # Without the clamp, a pixel that is never on would start at −∞.
         logits.bias.copy_(torch.logit(mean_intensity.clamp(1e-3, 1.0 - 1e-3)))
     return nn.Sequential(nn.Linear(latent, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), logits)

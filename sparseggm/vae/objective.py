@@ -1,4 +1,4 @@
-"""The bounds on log p(x) that are trained and reported, in nats an image.
+"""The bounds on log p(x), for training and for reports, in nats an image.
 
 The generative model is p(z) = N(0, I), p(x | z) = Bernoulli(sigmoid(decoder(z))); q(z | x) is a Gaussian graphical
 model. Samples and KL come from `sparseggm.torch`; nothing here knows a topology.
@@ -19,7 +19,7 @@ from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
     """log p(x | z) = −Σ_i softplus((1 − 2 x_i) a_i) over the last axis; `x` in {0, 1} broadcasts against the logits a.
 
-    The same as Σ x a − softplus(a), with half the passes in its gradient.
+    It equals Σ x a − softplus(a), but its gradient takes half the passes.
     """
     return -F.softplus(torch.rsub(x, 1.0, alpha=2.0) * logits).sum(-1)
 

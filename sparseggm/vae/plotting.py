@@ -43,7 +43,7 @@ def plot_factor(axes: Axes, topology: Topology, factor: Array, node_limits: Limi
 
 
 def plot_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple[float, float]) -> Any:
-    """Plot (epochs + 1, m) numbers as m rows of colour over epochs; returns what a colour bar describes."""
+    """Plot (epochs + 1, m) numbers as m rows of colour over epochs; returns the image, for a colour bar."""
     extent = (-0.5, len(values) - 0.5, values.shape[1] - 0.5, -0.5)
     image = axes.imshow(values.T, aspect="auto", cmap=colour_map, clim=limits, interpolation="nearest", extent=extent)
     from matplotlib.ticker import MaxNLocator

@@ -1,7 +1,7 @@
-"""Counter-based randomness: a generator is a function of what it is for.
+"""Counter-based randomness: a generator is a function of its purpose.
 
-No generator lives longer than one use, so nothing about randomness is stored in a checkpoint, a resumed run repeats
-an uninterrupted one, and models of different topology see the same digits, bits and noise.
+No generator outlives one use. So a checkpoint stores no random state, a resumed run repeats an uninterrupted one, and
+models of different topologies get the same digits, bits and noise.
 """
 
 from __future__ import annotations

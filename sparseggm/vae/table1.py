@@ -1,7 +1,7 @@
 """The poster's Table 1: the same recipe, seeds and binarised test digits for every posterior, shown beside the poster.
 
-The models of a seed are trained in turns, an epoch each, so that their seconds an epoch can be compared whatever else
-the machine does. Differences to the first posterior are paired: over seeds where there are several, else over digits.
+The models of a seed are trained in turns, an epoch each, so that their seconds an epoch can be compared even on a busy
+machine. Differences to the first posterior are paired: over seeds where there are several, else over digits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sparseggm.vae.train import Training, progress_bar, require_startable
 
 # (log p(x), its lower bound): Table 1 of the poster, in nats an image.
 POSTER = {"diagonal": (-89.2, -93.4), "chain": (-89.1, -93.4), "extended-grid": (-88.8, -93.0)}
-# About the length of a first look; the subset has fewer steps an epoch and overfits when it repeats too often.
+# Enough for a first look. On the subset, which has fewer steps an epoch, many more would overfit.
 DEFAULT_STEPS = 6_000
 TABLE = "table1.json"
 
@@ -62,14 +62,14 @@ def table1(
     Args:
         recipe: everything but posterior, seed and epochs.
         out: each run goes to out/seed-S/POSTERIOR.
-        posteriors: the first is the one that others are compared with.
-        seeds: of the runs.
-        epochs: of each; about 6,000 steps if not given.
+        posteriors: their names; the others are compared with the first.
+        seeds: the seeds of the runs.
+        epochs: of each run; None: about 6,000 steps.
         samples: importance samples an image.
-        data: directory of MNIST; see `sparseggm.vae.data` for where else it is looked for.
+        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
         resume: continue the runs that are in `out`.
     Raises:
-        ConfigError, CheckpointError: any run of the table cannot start; none was started then.
+        ConfigError, CheckpointError: some run of the table cannot start; then no run was started.
     """
     require_count("samples", samples)
     configs = _configs(recipe, posteriors, seeds, 1 if epochs is None else epochs)
@@ -99,7 +99,7 @@ def table1(
             "versions": checkpoint.versions(),
         }
         table = markdown(rows, content)
-        print(f"\n{table}", flush=True)  # first of all: a full disk loses the files then, not the result
+        print(f"\n{table}", flush=True)  # before writing: a full disk then loses the files, not the result
         write_json(out / TABLE, content)
         write_atomically(out / "table1.md", lambda file: file.write(table.encode()))
         print(f"written to {out / TABLE} and {out / 'table1.md'}")
@@ -117,17 +117,17 @@ def _default_epochs(recipe: Config, digits: Digits) -> int:
 
 
 def _begun(out: Path, config: Config, resume: bool) -> bool:
-    """Whether to continue this run; the runs of later seeds begin only when those of the first are trained."""
+    """Whether to continue this run; the runs of later seeds begin only after those of the first are trained."""
     return resume and (run_directory(out, config) / checkpoint.CHECKPOINT).exists()
 
 
 def run_directory(out: Path, config: Config) -> Path:
-    """Where one run of the table lies."""
+    """The directory of one run of the table."""
     return out / f"seed-{config.seed}" / config.posterior
 
 
 def rows_of(out: Path, posteriors: tuple[str, ...], seeds: tuple[int, ...]) -> list[Row]:
-    """The rows, computed from what the runs wrote."""
+    """The rows, computed from the files of the runs."""
     values = {(name, bound): _units(out, name, seeds, bound) for name in posteriors for bound in ("log_p", "elbo")}
     seconds = {name: _median_seconds(out, name, seeds) for name in posteriors}
     base = posteriors[0]
@@ -186,7 +186,7 @@ def _train_in_turns(configs: list[Config], digits: Digits, out: Path, data: Path
         while not all(run.finished for run in runs):
             behind = min(run.epoch for run in runs)
             turn = [run for run in runs if run.epoch == behind]
-            # Each model is first in turn: the one after a checkpoint's fsync meets colder caches.
+            # Each model goes first in turn, because the first after a checkpoint's fsync finds colder caches.
             first = behind % len(turn)
             for run in turn[first:] + turn[:first]:
                 record = run.train_epoch(stop, bar.update)
@@ -194,7 +194,7 @@ def _train_in_turns(configs: list[Config], digits: Digits, out: Path, data: Path
 
 
 def _units(out: Path, posterior: str, seeds: tuple[int, ...], bound: str) -> FloatArray:
-    """One value a seed, or one a digit of the only seed."""
+    """One value for each seed, or, with a single seed, one for each digit."""
     per_digit = [np.load(out / f"seed-{seed}" / posterior / "evaluation.npz")[bound] for seed in seeds]
     return per_digit[0] if len(seeds) == 1 else np.array([values.mean() for values in per_digit])
 

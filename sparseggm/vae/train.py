@@ -1,4 +1,4 @@
-"""The training loop, and the state of a run that it can be stopped at and resumed from.
+"""The training loop, and the state from which a stopped run is resumed.
 
 `Training.train_epoch` is the whole recipe, top to bottom. All randomness is a function of (seed, epoch, step), see
 `randomness`, so the state is: weights, optimiser, place in the epoch, history.
@@ -34,7 +34,7 @@ from sparseggm.vae.model import VAE
 from sparseggm.vae.networks import PIXELS
 from sparseggm.vae.randomness import binarize, generator
 
-# Reading a loss back waits for the device, so it is looked at every so many steps, and before anything is saved.
+# Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
 STEPS_BETWEEN_CHECKS = 50
 
 
@@ -65,7 +65,7 @@ class Training:
         digits: the data.
         out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`.
         resume: continue from the checkpoint in `out` instead of starting.
-        data: directory that the user named, noted for the resuming command.
+        data: directory that the user named, kept for the command that resumes the run.
     Raises:
         CheckpointError, ConfigError: see `require_startable`.
     """
@@ -85,9 +85,9 @@ class Training:
         self.tracked_digit = self.fabric.to_device(digits.test[config.tracked : config.tracked + 1].float())
         self.steps = math.ceil(len(digits.train) / config.batch)
 
-        self.epoch, self.step, self.seconds = 0, 0, 0.0  # the step that comes next, and time spent in its epoch
+        self.epoch, self.step, self.seconds = 0, 0, 0.0  # the next step, and the time spent in its epoch so far
         self.sums = torch.zeros(self.steps, 2, device=self.fabric.device)  # Σ reconstruction, Σ KL of each batch
-        self.recent: list[tuple[Tensor, Tensor]] = []  # the terms of the last steps, whose sums are not formed yet
+        self.recent: list[tuple[Tensor, Tensor]] = []  # terms of the last steps, not yet summed
         self.history: list[EpochRecord] = []
         self.tracked: dict[str, list[Tensor]] = {"loc": [], "factor": []}
         if resume:
@@ -101,7 +101,7 @@ class Training:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state is saved."""
+        """The file that the state is saved to."""
         return self.out / checkpoint.CHECKPOINT
 
     @property
@@ -136,8 +136,8 @@ class Training:
             try:
                 reconstruction, kl = self.model(x, noise)
                 self.fabric.backward((kl - reconstruction).mean())
-            except (NonFiniteError, NonPositiveError) as error:  # the Gaussian meets a NaN before the loss is read
-                self._require_finite()  # of the step before, whose gradient may have brought it
+            except (NonFiniteError, NonPositiveError) as error:  # the Gaussian raises before the loss is read
+                self._require_finite()  # blames the step before, if its gradient brought the NaN
                 raise self._diverged(self.step, str(error)) from error
             self.optimizer.step()
 
@@ -153,7 +153,7 @@ class Training:
         return record
 
     def save(self) -> None:
-        """Write the checkpoint, and then what others read of it, each file atomically."""
+        """Write the checkpoint, and then the files made from it for other readers, each atomically."""
         tracked = {name: torch.stack(values) for name, values in self.tracked.items()}
         state = {
             "model": self.vae.state_dict(),
@@ -169,7 +169,7 @@ class Training:
         self._write_views(tracked)
 
     def _write_views(self, tracked: dict[str, Tensor]) -> None:
-        """Write what others read of the checkpoint."""
+        """Write the files that others read instead of the checkpoint."""
         self._write_history()
         pattern = self.config.topology.factor_pattern
         loc, factor = tracked["loc"].numpy(), tracked["factor"].numpy()
@@ -198,7 +198,7 @@ class Training:
         try:
             with torch.no_grad():
                 q = self.vae.posterior(self.tracked_digit)
-        except (NonFiniteError, NonPositiveError) as error:  # weights may be finite and too large
+        except (NonFiniteError, NonPositiveError) as error:  # finite weights may still be too large
             raise self._diverged(self.step - 1, str(error)) from error
         self.tracked["loc"].append(q.loc[0].float().cpu())
         self.tracked["factor"].append(q.factor[0].float().cpu())
@@ -210,12 +210,12 @@ class Training:
             step = int(bad[0])
             reconstruction, kl = self.sums[step].tolist()
             raise self._diverged(step, f"reconstruction {reconstruction}, KL {kl}")
-        # The loss of a step is that of the weights before it.
+        # The loss of a step belongs to the weights before the step, so the weights after it are tested too.
         if not all(bool(torch.isfinite(weights).all()) for weights in self.vae.parameters()):
-            raise self._diverged(self.step - 1, "its weights are not")
+            raise self._diverged(self.step - 1, "some weights are not finite")
 
     def _sum_recent(self) -> None:
-        """Between two steps these small sums would find cold caches, and cost a twentieth of a step."""
+        """Sum the terms of recent steps at once: after every step, caches would be cold, and cost a twentieth of it."""
         if self.recent:
             sums = [torch.stack((reconstruction.sum(), kl.sum())) for reconstruction, kl in self.recent]
             self.sums[self.step - len(sums) : self.step] = torch.stack(sums)
@@ -253,7 +253,7 @@ class Training:
             self.sums.copy_(state["sums"])
             self.history = [EpochRecord(**record) for record in state["history"]]
             self.tracked = {name: list(values) for name, values in state["tracked"].items()}
-        self._write_views(state["tracked"])  # which a kill or a full disk may have kept from following the checkpoint
+        self._write_views(state["tracked"])  # a kill or a full disk may have left older ones behind
 
     def _write_history(self) -> None:
         rows = [asdict(record) for record in self.history]
@@ -267,11 +267,11 @@ class Training:
 
 
 def require_startable(config: Config, digits: Digits, out: Path, *, resume: bool) -> None:
-    """Raise what `Training` would, before anything is written.
+    """Raise the errors that `Training` would raise, before anything is written.
 
     Raises:
         CheckpointError: `out` holds a run already, or, with `resume`, none that fits.
-        ConfigError: these digits have no such tracked one, or the machine not the memory.
+        ConfigError: there is no test digit of the number `tracked`, or too little memory.
     """
     if config.tracked >= len(digits.test):
         raise ConfigError(f"tracked must be below {len(digits.test):,}, the test digits; got {config.tracked}.")
@@ -284,10 +284,10 @@ def require_startable(config: Config, digits: Digits, out: Path, *, resume: bool
 
 
 def _require_memory(config: Config) -> None:
-    """Refuse what can only fail; the pattern of so many latents would not fit either."""
-    if sys.platform == "win32":  # does not say how much there is
+    """Refuse sizes that cannot fit into memory; the pattern of so many latents would not fit either."""
+    if sys.platform == "win32":  # which does not tell its size of memory
         return
-    # The fewest weights: encoder, decoder and a diagonal head. Each has a gradient and two moments.
+    # The least number of weights: encoder, decoder and a diagonal head. Each has a gradient and two moments.
     weights = 2 * config.hidden * (PIXELS + config.hidden) + 3 * config.hidden * config.latent
     needed, present = 4 * 4 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > present:
@@ -303,7 +303,7 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
     Args:
         config: the recipe.
         out: directory for results, see `Training`.
-        data: directory of MNIST; see `sparseggm.vae.data` for where else it is looked for.
+        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
         resume: continue the run in `out`.
     Returns:
         The history.
@@ -323,5 +323,5 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
 
 
 def progress_bar(name: str, steps: int, done: int = 0) -> tqdm:
-    """A bar that vanishes when it is full, and is not drawn where nobody looks."""
+    """A progress bar that vanishes when it is full, and is shown only on a terminal."""
     return tqdm(desc=name, total=steps, initial=done, unit="step", leave=False, disable=None)

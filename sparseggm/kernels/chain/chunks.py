@@ -1,7 +1,7 @@
 """The recurrences of a chain on a chunk of nodes of each lane, from the gather of numbers to the scatter of results.
 
-Lanes are rows of a batch of chains, of which a chunk is the whole (`step`), or parts of one long chain (`strips`).
-Arrays are 1-D, and an empty one is an argument that is zero, or a result that is not wanted.
+Lanes are rows of a batch of chains, where a chunk is a whole chain (`step`), or parts of one long chain (`strips`).
+Arrays are 1-D; an empty array stands for an argument that is zero, or a result that is not wanted.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class Place(NamedTuple):
     """Where a chunk stands."""
 
     at: Any
-    """Lane i has nodes at + i · stride … of loc, ε, z and the like."""
+    """The nodes of lane i begin at at + i · stride in loc, ε, z and other vectors."""
     stride: Any
     at_L: Any
-    """And entries at_L + i · stride_L … of L."""
+    """The entries of lane i begin at at_L + i · stride_L in L."""
     stride_L: Any
     count: Any
-    """Lanes from there on repeat the last of these."""
+    """Lanes in use; the others repeat the last of these."""
     size: Any
     """Nodes of each lane."""
     entries: Any
-    """And entries of L: one less than twice as many at the end of a chain."""
+    """Entries of L in each lane: 2 · size, one less at the end of a chain."""
     ahead: Any
     """Nodes from here to the chunk that is likely to come next."""
 
@@ -50,7 +50,7 @@ class BackwardTask(NamedTuple):
 
 
 class ForwardTask(NamedTuple):
-    """ε̄ = L⁻¹ z̄, and if L̄ is wanted all cotangents of a step."""
+    """ε̄ = L⁻¹ z̄, and, if L̄ is wanted, all cotangents of a step."""
 
     eps: Any
     z_bar: Any
@@ -66,7 +66,7 @@ class ForwardTask(NamedTuple):
 
 @njit(**INNER)
 def gather_factor(L, where, block):
-    """L on a chunk, a coupling of zero after the end of the chain; and the stream of the next."""
+    """Gather L on a chunk, with a coupling of zero after the end of the chain. Returns the stream of the next chunk."""
     gather_runs(L, where.at_L, where.stride_L, where.count, block, where.entries)
     for p in range(where.entries, 2 * where.size):
         store(block, p, full_like(block, 0.0))
@@ -75,7 +75,7 @@ def gather_factor(L, where, block):
 
 @njit(**INNER)
 def gather_vector(x, where, block):
-    """x on a chunk, if it is given; and the stream of the next."""
+    """Gather x on a chunk, unless x is empty. Returns the stream of the next chunk."""
     if x.shape[0]:
         gather_runs(x, where.at, where.stride, where.count, block, where.size)
     return streamed(block, x, where.at + where.ahead, where.stride)
@@ -104,10 +104,10 @@ def backward_blocks(L, nodes):
 
 @njit(**INNER)
 def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
-    """z and v of a `BackwardTask` from y and v of the node after the chunk; an empty ε is what `blocks` hold.
+    """z and v of a `BackwardTask` from y and v of the node after the chunk; if ε is empty, `blocks` already hold it.
 
-    Sums are those of `kl_terms`, if there is a loc. Returns y and v of the first node, and a status: nonzero if a value
-    may be wrong.
+    `sums` are those of `kl_terms`, if there is a loc. Returns y and v of the first node, and a status: nonzero if a
+    value may be wrong.
     """
     size, next_L = where.size, gather_factor(L, where, blocks.L)
     next_y = gather_vector(task.eps, where, blocks.y)
@@ -151,8 +151,8 @@ def forward_blocks(L, nodes):
 def forward_chunk(task, L, where, blocks, carried, g):
     """ε̄ and L̄ of a `ForwardTask`; y and v of the node after the chunk are in the blocks.
 
-    y and v of the chunk are computed again. Returns what enters the next chunk, see `recurrences.forward`, and a
-    status: nonzero if a value may be wrong.
+    y and v of the chunk are computed again. Returns `carried` and `g` for the next chunk, see `recurrences.forward`,
+    and a status: nonzero if a value may be wrong.
     """
     size, y, v = where.size, blocks.y, blocks.v
     next_L, next_e = gather_factor(L, where, blocks.L), gather_vector(task.z_bar, where, blocks.e)

@@ -1,12 +1,12 @@
-"""One long chain given its precision: x = P⁻¹ b and log det P, and nothing is stored but x.
+"""One long chain given its precision: x = P⁻¹ b and log det P, with no memory but that of x.
 
 P = L D Lᵀ with a unit diagonal in L takes one division a node, and no root. Parts, strips, guesses and seams are those
-of `strips`. The first pass goes forward and keeps only what enters each chunk; the second goes backward, computes
-D, L and D⁻¹ L⁻¹ b of a chunk again, and the solution from them: to read three numbers a node twice is less than to
-write L and y, and to read them.
+of `strips`. The first pass goes forward and keeps only the two numbers that enter each chunk. The second goes backward:
+it computes D, L and D⁻¹ L⁻¹ b of a chunk again, and from them the solution. Reading three numbers a node twice is
+cheaper than writing L and y and reading them back.
 
-carry[strip] holds what enters chunk c, `pull` and `carried` of `eliminate`, in rows 2c and 2c + 1; found[strip, c] is
-the solution at the first node of chunk c. For c = `chunks`, they are of the node after the part.
+carry[strip] holds `pull` and `carried` of `eliminate`, which enter chunk c, in rows 2c and 2c + 1; found[strip, c] is
+the solution at the first node of chunk c. For c = `chunks`, they belong to the node after the part.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_positi
 
 
 class _Blocks(NamedTuple):
-    """P and b of some nodes, and what `eliminate` makes of them."""
+    """P and b of some nodes, which `eliminate` overwrites."""
 
     P: Any
     w: Any
@@ -46,9 +46,9 @@ class _Blocks(NamedTuple):
 
 @njit(**KERNEL)
 def eliminate_strips(indptr, P, b, carry, sums, first, last):
-    """Forward along strips: `carry`, and sums[strip], twice log det P of each chunk and lane. b empty: zero.
+    """Go forward along strips: fill `carry`, and sums[strip] = 2 log det P of each chunk and lane. An empty b is zero.
 
-    Nonzero status: a pivot is small, see `chain.eliminate`, or not positive.
+    Nonzero status: a pivot is small, see `recurrences.eliminate`, or not positive.
     """
     lanes, chunks = lanes_of(P), carry.shape[1] // 2 - 1
     part, bad = part_length(P, carry), 0
@@ -68,7 +68,7 @@ def eliminate_strips(indptr, P, b, carry, sums, first, last):
 
 @njit(**KERNEL)
 def mend_elimination(indptr, P, b, carry, sums, rest):
-    """The seams, then the left-over nodes, whose sum is rest[0]. Nonzero status: also where something is not finite."""
+    """Mend the seams, then do the left-over nodes, whose sum is rest[0]. Nonzero status: also a value not finite."""
     lanes, chunks = lanes_of(P), carry.shape[1] // 2 - 1
     part, bad = part_length(P, carry), 0
     blocks, scratch, kept = _blocks(P, most_nodes(P, carry)), new_scratch(P), new_block(2, P)
@@ -96,7 +96,7 @@ def mend_elimination(indptr, P, b, carry, sums, rest):
 
 @njit(**KERNEL)
 def substitute_strips(P, b, x, carry, found, first, last):
-    """Backward along strips: x of all nodes but those left over."""
+    """Go backward along strips: x of all nodes except those left over."""
     lanes, chunks = lanes_of(P), found.shape[1] - 1
     part, blocks, past_caches = part_length(P, carry), _blocks(P, CHUNK), begins_a_line(x)
     for strip in range(first, last):
@@ -117,7 +117,7 @@ def substitute_strips(P, b, x, carry, found, first, last):
 
 @njit(**KERNEL)
 def mend_substitution(P, b, x, carry, found):
-    """The left-over nodes, then the seams. Nonzero status: something is not finite."""
+    """Do the left-over nodes, then mend the seams. Nonzero status: something is not finite."""
     lanes, chunks, part, bad = lanes_of(P), found.shape[1] - 1, part_length(P, carry), 0
     blocks, entering, kept = _blocks(P, most_nodes(P, carry)), new_block(2, P), new_block(1, P)
     where = left_over(P, carry)
@@ -156,10 +156,11 @@ def _eliminate_chunk(P, b, where, blocks, pull, carried):
 
 @njit(**INNER)
 def _look(P, b, seam, stride, outward, pull, carried):
-    """Eliminate so many nodes after a seam, or before it, that what is beyond them counts for less than half a unit.
+    """Eliminate nodes after a seam, or before it, until those beyond count for less than half a unit roundoff.
 
-    That is Π |L_{j+1,j}| in every lane; at most the nodes of a part. It is known only afterwards: the way is lengthened
-    until it does. Returns P and b of these nodes as `eliminate` leaves them, and what enters the node after them.
+    They count for Π |L_{j+1,j}| in every lane, which is known only after the elimination: the way is lengthened until
+    that is small, at most to the nodes of a part. Returns P and b of these nodes as `eliminate` leaves them, and the
+    `pull` and `carried` of the node after them.
     """
     negligible, reach = (np.finfo(P.dtype).eps / 4) ** 2, WARM_UP
     while True:

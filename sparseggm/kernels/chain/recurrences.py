@@ -24,18 +24,18 @@ from sparseggm.kernels.lanes.vector import (
 )
 
 SMALL_PIVOT = -2
-"""Of a factorisation that succeeded: some pivot d_k ≤ ∛u P_kk has lost a third of its digits, or more."""
+"""Status of a factorisation that succeeded, but where some pivot d_k ≤ ∛u P_kk lost a third of its digits, or more."""
 
 
 @njit(**INNER)
 def small_share(like):
-    """∛u, so that a pivot is small, and suspected of being made by rounding, from ∛u P_kk on."""
+    """∛u: a pivot d_k ≤ ∛u P_kk is small; rounding alone may have made it."""
     return (0.5 * np.finfo(like.dtype).eps) ** (1.0 / 3.0)
 
 
 @njit(**INNER)
 def solve_backward(L, y, end, y_j):
-    """y of Lᵀ y = rhs in place of rhs at nodes end − 1 … 0, each coupled to the next, from that of node `end`."""
+    """y of Lᵀ y = rhs in place of rhs at nodes end − 1 … 0, each coupled to the next; `y_j` is y of node `end`."""
     for j in range(end - 1, -1, -1):
         y_j = (load(y, j) - load(L, 2 * j + 1) * y_j) / load(L, 2 * j)
         store(y, j, y_j)
@@ -54,16 +54,16 @@ def solve_forward(L, y, end, carried):
 
 @njit(**INNER)
 def backward(L, y, v, end, y_j, v_j):
-    """y in place of ε, and v, at nodes end − 1 … 0, each coupled to the next, from those of node `end`.
+    """y in place of ε, and v, at nodes end − 1 … 0, each coupled to the next; `y_j, v_j` are y and v of node `end`.
 
-    Returns those of node 0, and the number of lanes with a pivot that is not positive and finite.
+    Returns y and v of node 0, and the number of lanes with a pivot that is not positive and finite.
     """
     one, zero = full_like(v, 1.0), full_like(v, 0.0)
     least, taint = one, zero
     for j in range(end - 1, -1, -1):
         a, b = load(L, 2 * j), load(L, 2 * j + 1)
         least, taint = minimum(a, least), taint + zero * a
-        inverse = one / a  # one division a node: it takes longer than all else
+        inverse = one / a  # one division a node, which takes longer than all the rest
         y_j = (load(y, j) - b * y_j) * inverse
         ratio = b * inverse
         v_j = inverse * inverse + (ratio * ratio) * v_j
@@ -76,8 +76,8 @@ def backward(L, y, v, end, y_j, v_j):
 def forward(L, y, v, e, k_bar, end, carried, g):
     """ε̄ in place of z̄ = e, and L̄ in place of L, at nodes 0 … end − 1, each coupled to the next.
 
-    y and v are there. L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}; returns
-    it and g for node `end`, and the number of lanes where L̄ is not finite.
+    y and v are given. L̄ = −y ε̄ᵀ + k̄ (½ ∂Σv/∂L + diag(1/a)). `carried` is b_{j−1} ε̄_{j−1}. Returns `carried` and g
+    for node `end`, and the number of lanes where L̄ is not finite.
     """
     one, zero = full_like(L, 1.0), full_like(L, 0.0)
     taint = zero
@@ -99,7 +99,7 @@ def forward(L, y, v, e, k_bar, end, carried, g):
 
 @njit(**INNER)
 def variances(L, v):
-    """v alone."""
+    """v alone, the marginal variances."""
     one = full_like(L, 1.0)
     last = v.shape[0] - 1
     inverse = one / load(L, 2 * last)
@@ -146,10 +146,10 @@ def factorise(P, L, negligible):
 
 @njit(**INNER)
 def factorise_nodes(P, L, negligible, d, least):
-    """Nodes 0 … L.shape[0] / 2 − 1, each coupled to the next, from the pivot d of the first.
+    """L at nodes 0 … L.shape[0] / 2 − 1, each coupled to the next, from the pivot d of the first.
 
     Returns the pivot of the node after them and −1, or a pivot that is not positive and its node; and the least of
-    `least` and d_{j+1} − ∛u P_{j+1,j+1}, which is positive where no pivot is small.
+    `least` and all d_{j+1} − ∛u P_{j+1,j+1}, which is positive if no pivot is small.
     """
     small = full_like(L, small_share(L))
     for j in range(L.shape[0] // 2):
@@ -169,8 +169,8 @@ def factorise_nodes(P, L, negligible, d, least):
 def eliminate(P, w, end, pull, carried):
     """D and L of P = L D Lᵀ in place of P, w = D⁻¹ L⁻¹ b in place of b, at nodes 0 … end − 1, each coupled to the next.
 
-    What enters a node: `pull` = l_{j−1} P_{j,j−1}, `carried` = l_{j−1} y_{j−1}. Returns both for node `end`, and the
-    number of lanes with a pivot that is not above ∛u P_jj by a normal number, or whose pivots have no finite sum.
+    A node receives `pull` = l_{j−1} P_{j,j−1} and `carried` = l_{j−1} y_{j−1}. Returns both for node `end`, and the
+    number of lanes with a pivot that is not above ∛u P_jj by a normal number, or with no finite sum of the pivots.
     """
     factors = block_of(P)
     small, one = full_like(factors, small_share(factors)), full_like(factors, 1.0)
@@ -178,7 +178,7 @@ def eliminate(P, w, end, pull, carried):
     for j in range(end):
         P_jj, coupling, y_j = load(P, 2 * j), load(P, 2 * j + 1), load(w, j) - carried
         d = P_jj - pull
-        least, total = minimum(d - small * P_jj, least), total + d  # an infinite pivot leaves no trace but here
+        least, total = minimum(d - small * P_jj, least), total + d  # an infinite pivot shows nowhere else
         inverse = one / d
         ratio = coupling * inverse
         store(P, 2 * j, d)
@@ -191,7 +191,7 @@ def eliminate(P, w, end, pull, carried):
 
 @njit(**INNER)
 def substitute(L, w, end, x_j):
-    """x of Lᵀ x = w in place of w at nodes end − 1 … 0 from that of node `end`, L as `eliminate` leaves it."""
+    """x of Lᵀ x = w in place of w at nodes end − 1 … 0; `x_j` is x of node `end`, and L is as `eliminate` leaves it."""
     for j in range(end - 1, -1, -1):
         x_j = load(w, j) - load(L, 2 * j + 1) * x_j
         store(w, j, x_j)

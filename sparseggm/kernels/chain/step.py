@@ -1,6 +1,6 @@
-"""The training step of chains: see `step`, whose other patterns have index work to do.
+"""The training step for chains, which need no index arrays. All other patterns: `kernels.sparse.step`.
 
-Arguments are addresses, see `addresses`, of arrays with one row a batch element; `like` is any of their type.
+Arguments are addresses, see `addresses`, of arrays with one row a batch element; `like` is any number of their dtype.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def sample_and_kl(like, count, n, indptr, loc, factor, noise, z, kl, first, last
 
 @njit(**KERNEL)
 def sample_and_kl_vjp(like, count, n, loc, factor, noise, z_bar, kl_bar, loc_bar, factor_bar, noise_bar, first, last):
-    """The cotangents of loc, factor and noise, all overwritten; but no noise_bar at the address 0. Status likewise."""
+    """The cotangents of loc, factor and noise, all overwritten; no `noise_bar` if its address is 0. Status likewise."""
     mean, eps = read_at(loc, count * n, like), read_at(noise, count * n, like)
     L = read_at(factor, count * (2 * n - 1), like)
     out, bars = read_at(z_bar, count * n, like), read_at(kl_bar, count, like)
@@ -65,6 +65,6 @@ def sample_and_kl_vjp(like, count, n, loc, factor, noise, z_bar, kl_bar, loc_bar
 
 @njit(**INNER)
 def _whole_chains(start, last, n, lanes):
-    """The rows from `start` on."""
+    """The place of the rows from `start` on, each a whole chain."""
     nnz = 2 * n - 1
     return Place(start * n, n, start * nnz, nnz, min(last - start, lanes), n, nnz, lanes * n)

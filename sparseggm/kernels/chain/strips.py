@@ -1,22 +1,24 @@
-"""One long chain, whose parts go together in lanes.
+"""One long chain, with its parts side by side in lanes.
 
-A recurrence waits for its own divisions, and one chain has nothing else to do meanwhile. So a long chain is cut into
-parts of equal length; as many as a vector has lanes make a *strip*, and strips are what threads share. The value that
-enters a part is guessed, by starting from nothing so far outside that the couplings in between multiply to less than
-half a unit roundoff. Afterwards each guess is compared with the value at which the neighbouring part arrived. Where
-they differ by more than 2u, relatively, the part is done again, chunk by chunk, until it meets what it had before. So
-the result satisfies the recurrences up to their roundings and 2u where parts meet, whatever the numbers are; couplings
-that grow or hardly decay cost time, not accuracy. The number of parts depends on the length of the chain alone.
+A recurrence waits for its own divisions, and a single chain offers no other work meanwhile. So a long chain is cut into
+parts of equal length; as many parts as a vector has lanes make a *strip*, and threads share the strips. The value that
+enters a part is guessed: the recurrence starts from zero, so far outside the part that the couplings in between
+multiply to less than half a unit roundoff. Afterwards each guess is compared with the value at which the neighbouring
+part arrived. Where they differ by more than 2u, relatively, the part is done again, chunk by chunk, until it reproduces
+a value that it had before. So the result satisfies the recurrences up to their roundings and 2u where parts meet,
+whatever the numbers are; couplings that grow or hardly decay cost time, not accuracy. The number of parts depends on
+the length of the chain alone.
 
 Every recurrence has a kernel for strips `first … last`, and one that mends: it goes along the seams, does parts again,
 and finishes the few nodes that are left over after the last part. A chunk that is done again, or left over, goes in
-lanes too: all of them do the same.
+lanes too, and all lanes do the same.
 
-What a part passes from chunk to chunk is kept in `carry[strip]`, two rows a chunk. Backward, chunk c leaves y and v of
-its first node in rows 2c and 2c + 1, and finds those of the node after it in the next two; forward, it finds what
-enters it in rows 2c and 2c + 1, and leaves what enters the next. Arrays are 1-D; an empty one is an argument that is
-zero, or a result that is not wanted. NaN and infinity propagate, so that it is enough to test the last value of a
-recurrence; only an infinite pivot escapes (x / ∞ = 0), and pivots are tested separately.
+The values that a part passes from chunk to chunk are kept in `carry[strip]`, two rows a chunk. Backward, chunk c writes
+y and v of its first node to rows 2c and 2c + 1, and reads y and v of the node after it from the next two. Forward, it
+reads the two values that enter it from rows 2c and 2c + 1, and writes those for the next chunk. Arrays are 1-D; an
+empty array stands for an argument that is zero, or a result that is not wanted. NaN and infinity propagate, so that it
+is enough to test the last value of a recurrence; only an infinite pivot escapes (x / ∞ = 0), and pivots are tested
+separately.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ from sparseggm.kernels.lanes.vector import full_like, lanes_of, load, not_positi
 def backward_strips(task, L, carry, sums, first, last):
     """One pass of a `BackwardTask` along strips.
 
-    sums[strip] are those of v + loc² + 2 log L_jj, if wanted. Nonzero status: something may be wrong.
+    sums[strip] are the sums of v + loc² + 2 log L_jj, if wanted. Nonzero status: something may be wrong.
     """
     lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
@@ -83,7 +85,7 @@ def backward_strips(task, L, carry, sums, first, last):
 
 @njit(**KERNEL)
 def mend_backward(suspect, task, L, carry, sums, rest):
-    """The left-over nodes, whose sum is rest[0], and the seams. Nonzero status: something is wrong."""
+    """Do the left-over nodes, whose sum is rest[0], then mend the seams. Nonzero status: something is wrong."""
     lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, blocks, kept = part_length(L, carry), backward_blocks(L, most_nodes(L, carry)), new_block(2, L)
     zero, sum_again = full_like(kept, 0.0), np.empty(rest.shape[0])
@@ -106,14 +108,14 @@ def mend_backward(suspect, task, L, carry, sums, rest):
                 break
         load_state(states, 0, lane, kept)
         bad += bad_lanes(kept, 0, 2)
-    if suspect:  # in a part that was done again?
+    if suspect:  # the failure may lie in a part that was done again since: look at the results
         bad += bad_chain_pivots(task.positive, L) + bad_numbers(task.z) + bad_numbers(task.v)
     return bad
 
 
 @njit(**INNER)
 def _guess_backward(task, L, seam, stride, blocks):
-    """y and v at node `seam` of each lane."""
+    """Guess y and v at node `seam` of each lane."""
     L_chunk, y_chunk = blocks.L, blocks.y
     y_j, v_j = full_like(L_chunk, 0.0), full_like(L_chunk, 0.0)
     reach = reach_of(L, seam, stride, True, L_chunk)
@@ -135,7 +137,7 @@ def _guess_backward(task, L, seam, stride, blocks):
 def forward_strips(task, L, entering, carry, first, last):
     """One pass of a `ForwardTask` along strips, loc̄ included.
 
-    y and v are computed again from `entering`, what `backward_strips` carried. Nonzero status: something may be wrong.
+    y and v are computed again from `entering`, the `carry` of `backward_strips`. Nonzero status: a value may be wrong.
     """
     lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
@@ -157,7 +159,7 @@ def forward_strips(task, L, entering, carry, first, last):
 
 @njit(**KERNEL)
 def mend_forward(suspect, task, L, entering, carry):
-    """The seams, then the left-over nodes. Nonzero status: something is wrong."""
+    """Mend the seams, then do the left-over nodes. Nonzero status: something is wrong."""
     lanes, chunks = lanes_of(L), carry.shape[1] // 2 - 1
     part, bad = part_length(L, carry), 0
     blocks, kept, after = forward_blocks(L, most_nodes(L, carry)), new_block(2, L), new_block(2, L)
@@ -185,7 +187,7 @@ def mend_forward(suspect, task, L, entering, carry):
 
 @njit(**INNER)
 def _forward_chunk(task, L, where, blocks, entering, row, carried, g):
-    """A chunk, whose y and v are computed again from those of the node after it, at `row` of `entering`."""
+    """`forward_chunk`, with y and v of the node after the chunk from `row` of `entering`."""
     if task.L_bar.shape[0]:
         store(blocks.y, where.size, load(entering, row))
         store(blocks.v, where.size, load(entering, row + 1))
@@ -203,7 +205,7 @@ def _add_mean(task, at, size):
 
 @njit(**INNER)
 def _guess_forward(task, L, seam, stride, blocks):
-    """What enters node `seam` of each lane: b ε̄ of the node before it, and g."""
+    """Guess the values that enter node `seam` of each lane: b ε̄ of the node before it, and g."""
     L_chunk, e_chunk = blocks.L, blocks.e
     one, start = full_like(L_chunk, 1.0), load(task.k_bar, 0)
     carried, g = full_like(L_chunk, 0.0), start
@@ -226,7 +228,7 @@ def _guess_forward(task, L, seam, stride, blocks):
 def factorise_strips(P, L, carry, first, last):
     """L with P = L Lᵀ; carry[strip, c] are the pivots of the first nodes of chunk c.
 
-    Status 1: a pivot fails; 2: a pivot is small, see `chain.factorise_nodes`.
+    Status 1: a pivot fails; 2: a pivot is small, see `recurrences.factorise_nodes`.
     """
     lanes, chunks, small_pivots = lanes_of(P), carry.shape[1] - 1, 0
     part, negligible = part_length(P, carry), math.sqrt(np.finfo(P.dtype).tiny)
@@ -251,7 +253,7 @@ def factorise_strips(P, L, carry, first, last):
 
 @njit(**KERNEL)
 def mend_factorise(P, L, carry):
-    """The seams, then the left-over nodes. Status as `factorise_strips`."""
+    """Mend the seams, then do the left-over nodes. Status as `factorise_strips`."""
     lanes, chunks = lanes_of(P), carry.shape[1] - 1
     part, most = part_length(P, carry), most_nodes(P, carry)
     P_chunk, L_chunk = new_block(2 * most + 2, P), new_block(2 * most, P)
@@ -285,9 +287,10 @@ def mend_factorise(P, L, carry):
 
 @njit(**INNER)
 def _guess_pivot(P, seam, stride, P_chunk, L_chunk):
-    """The pivot of node `seam` of each lane, from nodes before it, the first of which is taken for uncoupled.
+    """Guess the pivot of node `seam` of each lane from nodes before it, the first of which is taken for uncoupled.
 
-    How a pivot bears on the next, (L_{j+1,j} / L_jj)², is known only afterwards: the way is doubled until it does.
+    A pivot changes the next one by (L_{j+1,j} / L_jj)² times its own change, which is known only after the
+    factorisation: the guess starts four times as far away until the product of these is negligible.
     """
     negligible, small = np.finfo(P.dtype).eps / 4, full_like(P_chunk, 0.0)
     reach = WARM_UP

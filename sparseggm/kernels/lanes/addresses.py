@@ -1,7 +1,7 @@
-"""Arrays at addresses, for kernels that are called so often that to hand them arrays would cost more than their work.
+"""Arrays at addresses, for kernels so short that passing them arrays would cost more than their work.
 
-To unpack an array takes Numba 0.2 µs, and as long to count who refers to it; an integer takes nothing. The caller keeps
-the memory alive, and vouches for its size.
+Numba takes 0.2 µs to unpack an array, and as long to count its references; an integer takes no time. The caller keeps
+the memory alive, and guarantees its size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_rows(address, rows, size, like):
 
 @njit(**INNER)
 def write_rows(address, rows, size, like):
-    """An array (rows, size); without rows at the address 0, which says that it is not wanted."""
+    """An array (rows, size); at the address 0, which marks an unwanted result, an array (0, size)."""
     rows = rows if address else 0
     return write_at(address, rows * size, like).reshape(rows, size)
 

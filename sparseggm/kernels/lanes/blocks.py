@@ -10,18 +10,18 @@ from sparseggm.kernels.lanes.tiles import gather_tile, scatter_tile, stream_tile
 from sparseggm.kernels.lanes.vector import REGISTER_BYTES, full_like, lanes_of, load, minimum, not_finite, not_positive
 
 UNCACHED = 1 << 22
-"""Bytes of a result from which it is stored past the caches: they would not hold it until it is read."""
+"""Results of at least so many bytes are stored past the caches, which would not hold them until they are read."""
 
 
 @njit(**INNER)
 def too_few_for_lanes(first, last, lanes):
-    """Whether a part of a batch is too small to fill a block with: then its rows are done one at a time."""
+    """Whether a part of a batch is too small to fill a block; its rows are then done one at a time."""
     return 4 * (last - first) < lanes
 
 
 @njit(**INNER)
 def new_block(size, like):
-    """A block of `size` rows and the dtype of `like`, at the start of a cache line: a vector is then one line."""
+    """A block of `size` rows and the dtype of `like`; it begins at a cache line, so that each vector is one line."""
     lanes = lanes_of(like)
     memory = np.empty((size + 1) * lanes, like.dtype)
     skip = -memory.ctypes.data % REGISTER_BYTES // memory.itemsize
@@ -32,7 +32,7 @@ def new_block(size, like):
 def bad_lanes(block, begin, end):
     """The number of lanes, 0 or 1 for a 1-D array, that hold a NaN or an infinity in the rows begin … end."""
     zero = full_like(block, 0.0)
-    taint, other, third, fourth = zero, zero, zero, zero  # four sums at a time: one alone would wait for itself
+    taint, other, third, fourth = zero, zero, zero, zero  # four sums overlap; in a single sum each addition waits
     for i in range(begin, end - 3, 4):
         taint = taint + zero * load(block, i)
         other = other + zero * load(block, i + 1)
@@ -87,7 +87,7 @@ def _overload_new_like(size, like):
 
 @njit(**INNER)
 def gather(matrix, start, stop, block):
-    """block[:, lane] = matrix[start + lane]. Lanes left over repeat the last row: all hold sane numbers."""
+    """block[:, lane] = matrix[start + lane]. Unused lanes repeat the last row, so that all hold valid numbers."""
     n, lanes = matrix.shape[1], block.shape[1]
     gather_runs(matrix.reshape(matrix.size), start * n, n, min(stop - start, lanes), block, block.shape[0])
 
@@ -106,14 +106,14 @@ def gather_runs(array, first, stride, count, block, size):
 
 @njit(**INNER)
 def after(matrix, start, lanes):
-    """What `tiles.streamed` takes: the rows that follow `lanes` rows of a matrix from `start` on."""
+    """The arguments of `tiles.streamed` for the rows that follow `lanes` rows of a matrix from `start` on."""
     n = matrix.shape[1]
     return matrix.reshape(matrix.size), (start + lanes) * n, n
 
 
 @njit(**INNER)
 def gather_rows(matrix, chosen, block):
-    """block[:, lane] = matrix[chosen[lane]], lanes left over as in `gather`."""
+    """block[:, lane] = matrix[chosen[lane]], unused lanes as in `gather`."""
     count, first = chosen.shape[0], chosen[0]
     successive = True
     for lane in range(count):
@@ -138,7 +138,7 @@ def scatter(block, matrix, start, stop, past_caches=False):
 def scatter_runs(block, size, array, first, stride, count, past_caches):
     """array[first + lane · stride + i] = block[i, lane] for i < size and the lanes < count.
 
-    Past the caches only where `is_in_lines` and `first` is at a whole line of a row.
+    `past_caches` needs `is_in_lines`, and a `first` where a line of memory begins.
     """
     lanes = block.shape[1]
     for i in range(0, size - lanes + 1, lanes):

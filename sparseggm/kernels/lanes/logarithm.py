@@ -1,4 +1,4 @@
-"""The natural logarithm as straight-line code, which vectorises; the C library's is called one number at a time."""
+"""The natural logarithm as straight-line code, which vectorises; the C library's takes one number a call."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Sums over the nodes in float64: log determinants, and what a sample adds to KL(q ‖ N(0, I)), for each lane."""
+"""Sums over the nodes of each lane, in float64: log determinants, and the terms of KL(q ‖ N(0, I))."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def new_scratch(like):
 def log_determinants(indptr, L, n, scratch, sums):
     """sums[lane] = 2 Σ log L_jj over the first n nodes.
 
-    The product of the pivots is kept as 2ᵏ m, so that one logarithm is taken for all: of four float32 numbers at a
-    time, which in float64 are far from its ends, or of each float64 number, which must not be subnormal.
+    The product of the pivots is kept as 2ᵏ m, so that one logarithm serves all. k and m are split off after each four
+    float32 pivots, whose product float64 holds easily, or after each float64 pivot, which must not be subnormal.
     """
     lanes, group = lanes_of(L), 4 if L.itemsize == 4 else 1
     one = as_float64(full_like(L, 1.0))

@@ -1,8 +1,8 @@
-"""Squares of numbers between the rows of a batch and a block of lanes, transposed in registers: see `vector`.
+"""Moving squares of numbers between the rows of a batch and a block of lanes, transposed in registers: see `vector`.
 
-A *tile* is `lanes` numbers of each of `lanes` rows. As in `vector`, each function is plain NumPy, which is also its
-meaning, overloaded by LLVM instructions where Numba compiles it. Rows stand `stride` elements apart in a 1-D array;
-there are `count` of them, and lanes left over belong to the last.
+A *tile* is `lanes` numbers of each of `lanes` rows. As in `vector`, each function is written in plain NumPy, which
+defines it; where Numba compiles it, LLVM instructions take its place. Rows stand `stride` elements apart in a 1-D
+array; there are `count` of them, and unused lanes repeat the last.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def scatter_tile(block, at, array, first, stride, count):
 def stream_tile(block, at, array, first, stride, count):
     """`scatter_tile` past the caches, of one dtype, to whole lines: element 0 of each row begins a line of memory.
 
-    Another thread sees it once both have met at a lock, as all do at the end of a call.
+    Another thread sees the numbers once both threads have met at a lock, as all do at the end of a call.
     """
     scatter_tile(block, at, array, first, stride, count)
 
 
 def prefetch(array, i):
-    """Say that element i of a 1-D array will be read soon; i may lie outside."""
+    """Announce that element i of a 1-D array will be read soon; i may lie outside the array."""
 
 
 class Streamed(NamedTuple):
@@ -56,9 +56,9 @@ class Streamed(NamedTuple):
 def streamed(block, array, first, stride):
     """The block, of which each `load` also prefetches a line of the rows that will be gathered into it next.
 
-    These rows are array[first + lane · stride :]. With a line a load, reading the next rows overlaps with computing on
-    these; prefetching all of them at once would serialise the two. So load each row once through the stream, and once
-    more, where need be, from `block_of` it. A 1-D array, into which nothing will be gathered, is returned as it is.
+    The next rows are array[first + lane · stride :]. With one line a load, reading them overlaps with computing on the
+    block; prefetching all at once would serialise the two. So load each row of the block once through the stream; a
+    second load of a row goes through `block_of`. A 1-D array, into which nothing is gathered, is returned as it is.
     """
     return block
 
@@ -137,7 +137,7 @@ def _scattered(past_caches):
             pointers = _pointers_into_block(context, builder, source, from_block, position, read)
             rows = _transposed(builder, [aligned(builder.load(pointer), source) for pointer in pointers])
             targets = _pointers_to_rows(context, builder, target, *rows_of_array, write)
-            # From the last lane on: those left over write to the last row too, which then has the last word.
+            # From the last lane to the first: unused lanes write to the last row too, and its own lane overwrites them.
             for value, pointer in reversed(list(zip(rows, targets, strict=True))):
                 stored = builder.store(value if read == write else builder.fptrunc(value, write), pointer)
                 aligned(stored, target)

@@ -1,13 +1,13 @@
-"""Vectors of batch elements: what lets one line of a kernel serve one matrix or a whole row of lanes.
+"""Vectors of batch elements: with them, one line of a kernel serves one matrix or as many as a register has lanes.
 
-A *block* is C-contiguous scratch of shape (k, lanes), the transpose of `lanes` rows of a batch; one of its rows fills
-a vector register. `load(block, i)` gives that row as a value with arithmetic; of a 1-D array it gives the number at i.
+A *block* is C-contiguous scratch of shape (k, lanes), the transpose of `lanes` rows of a batch; each of its rows fills
+a vector register. `load(block, i)` gives row i as a value with arithmetic; of a 1-D array it gives the number at i.
 So a kernel written once works on blocks, on single matrices, and on a single matrix against a block of vectors.
 
-Each function here is plain NumPy, which is also its meaning, overloaded by LLVM vector instructions where Numba
-compiles it. Every operation rounds once, as the scalar one does: lanes do not change results.
+Each function here is written in plain NumPy, which defines it; where Numba compiles it, LLVM vector instructions take
+its place. Every operation rounds once, as the scalar one does: lanes do not change results.
 
-The module is longer than others, as each function stands here twice, by its meaning and by its instructions.
+The module is longer than others, because it defines each function twice: by its meaning and by its instructions.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def square_root(value):
 
 
 def zero_below(value, threshold):
-    """The value, 0 in lanes where |value| < threshold."""
+    """The value, with 0 in lanes where |value| < threshold."""
     return np.where(abs(value) < threshold, value.dtype.type(0), value)[()]
 
 
 def minimum(value, other):
-    """The lesser of each lane; where either is NaN, the second."""
+    """The lesser of the two in each lane; where either is NaN, `other`."""
     return np.where(value < other, value, other)[()]
 
 
@@ -115,7 +115,7 @@ class _LanesModel(models.PrimitiveModel):
 
 
 def _value_type(array):
-    """What `load` gives of an array type."""
+    """The type that `load` returns for an array type."""
     return Lanes(array.dtype) if array.ndim == 2 else array.dtype
 
 
@@ -165,13 +165,13 @@ for _function, _instruction in (
 
 
 def pointer_to(context, builder, kind, array, index, vector=None):
-    """To element `index` of a C-contiguous array's memory; as a pointer to a vector where one is asked for."""
+    """Pointer to element `index` of a C-contiguous array; with `vector`, as a pointer to that type."""
     pointer = builder.gep(context.make_array(kind)(context, builder, array).data, [index])
     return pointer if vector is None else builder.bitcast(pointer, vector.as_pointer())
 
 
 def pointer_to_row(context, builder, kind, array, i):
-    """To row i of a block, or element i of a 1-D array."""
+    """Pointer to row i of a block, or to element i of a 1-D array."""
     value = _value_type(kind)
     if not isinstance(value, Lanes):
         return pointer_to(context, builder, kind, array, i)
@@ -180,7 +180,7 @@ def pointer_to_row(context, builder, kind, array, i):
 
 
 def aligned(instruction, kind):
-    """The alignment that is known: of an element."""
+    """Give a load or store the alignment of one element, the only alignment that is known."""
     instruction.align = kind.dtype.bitwidth // 8
     return instruction
 
@@ -301,7 +301,7 @@ def _emit_not_finite(builder, value):
 
 
 def _overload_of_one(function, emit, result=None):
-    """A function of a value whose result is of the same type unless given."""
+    """Overload a function of one value; its result has the type of the value unless `result` is given."""
 
     @intrinsic
     def compute(context, value):

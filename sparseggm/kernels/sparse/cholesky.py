@@ -1,7 +1,7 @@
 """Sparse Cholesky factorisation and its derivative, left-looking, on blocks of lanes or single matrices.
 
 Conventions are those of `products`: C-contiguous rows, `first, last`, a status. `row_indptr, row_cols, row_positions`
-list row k of the pattern left of its diagonal.
+list the entries of each row of the pattern left of its diagonal.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Rows(NamedTuple):
     cols: Any
     positions: Any
     groups: Any
-    """For each entry, how many columns from its own on go together: see `_subtract_columns`."""
+    """For each entry, the number of columns, from its own on, that are subtracted together: see `_subtract_columns`."""
 
 
 @njit(**KERNEL)
 def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns, sums, first, last):
-    """L on a closed pattern with P = L Lᵀ, P[p] being at `places[p]` of it. Nonzero status: a row failed, or may have.
+    """L on a closed pattern with P = L Lᵀ, where P[p] stands at `places[p]`. Nonzero status: a row failed, or may have.
 
-    columns[r] becomes the failing column of row r, where factor[r] then has the pivot on its diagonal; `SMALL_PIVOT`,
-    which `singular_columns` judges; or −1. Where there are `sums`, they become log det P, and L is not stored;
-    a block that fails or has a small pivot, or rows too few for one, are left then.
+    columns[r] becomes −1; or the column in which row r failed, whose pivot is then on the diagonal of factor[r]; or
+    `SMALL_PIVOT`, on which `singular_columns` decides. If `sums` is not empty, it becomes log det P and L is not
+    stored; the kernel then stops at a block that fails or has a small pivot, and at rows too few for a block.
     An entry |L_ij| < √tiny √P_ii is set to zero: fill that decays so far would soon be subnormal, and slow.
     """
     lanes, status = lanes_of(precision), 0
@@ -76,13 +76,13 @@ def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns
 
 @njit(**KERNEL)
 def singular_columns(indptr, rows, by_rows, factor, columns, first, last):
-    """Of each row whose `columns` says `SMALL_PIVOT`, the first column whose pivot rounding could have made, or −1.
+    """In `columns`, replace `SMALL_PIVOT` by the first column whose pivot rounding alone could have made, or by −1.
 
     The pivot is left on the diagonal of such a column. The computed L is exact for P + ΔP, |ΔP| ≤ γ_{r+1} |L| |L|ᵀ, r
     the longest row of L [Higham 2002, Thm 10.3]. So the pivot is L_kk² = wᵀ (P + ΔP) w for w = L_kk L⁻ᵀ e_k, and its
     rounding error wᵀ ΔP w is at most γ_{r+1} L_kk² f_k², f_k the 2-norm of row k of |L⁻¹| |L|, which does not change
-    when P is scaled. The triangle inequality bounds f_k by the f_j of row k; only where that bound does not suffice is
-    f_k computed.
+    when P is scaled. The triangle inequality bounds f_k by the f_j of row k; f_k itself is computed only where that
+    bound does not suffice.
     """
     row_indptr, row_cols, row_positions = by_rows.indptr, by_rows.cols, by_rows.positions
     n, unit, longest = indptr.shape[0] - 1, 0.5 * np.finfo(factor.dtype).eps, 1
@@ -126,7 +126,7 @@ def _row_condition(indptr, rows, L, k, v):
 
 @njit(**KERNEL)
 def log_determinants_of_factors(indptr, factor, sums, first, last):
-    """sums[r] = log det L Lᵀ by the operations, in their order, with which `cholesky` fills its `sums`."""
+    """sums[r] = log det L Lᵀ by the same operations, in the same order, as the `sums` of `cholesky`."""
     n, lanes = indptr.shape[0] - 1, lanes_of(factor)
     diagonal, of_block = new_block(n, factor), np.empty(lanes)
     scratch, own = new_scratch(diagonal), np.arange(n + 1).astype(indptr.dtype)
@@ -143,7 +143,7 @@ def log_determinants_of_factors(indptr, factor, sums, first, last):
 
 @njit(**INNER)
 def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
-    """Overwrite L; the first column in which a pivot is not positive, where it stops; `SMALL_PIVOT`, or −1."""
+    """Overwrite L. Returns the first column whose pivot is not positive, where it stops; `SMALL_PIVOT`; or −1."""
     n = indptr.shape[0] - 1
     negligible = full_like(L, math.sqrt(np.finfo(L.dtype).tiny))
     if is_chain:
@@ -169,7 +169,7 @@ def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
             store(L, q, zero_below(load(L, q) / pivot, load(threshold, rows[q])))
     least = full_like(L, 1.0)
     root_of_share = full_like(L, math.sqrt(small_share(L))) / negligible
-    for k in range(n):  # L_kk² > ∛u P_kk; here, as in the loop above it would cost a register
+    for k in range(n):  # L_kk² > ∛u P_kk; tested here, because it would cost the loop above a register
         least = minimum(load(L, indptr[k]) - root_of_share * load(threshold, k), least)
     return SMALL_PIVOT if not_positive(least) else -1
 
@@ -178,9 +178,9 @@ def _factorise(is_chain, indptr, rows, by_rows, places, P, L):
 def _subtract_columns(indptr, rows, by_rows, k, slot, L):
     """P_ik −= Σ_j L_ij L_kj over the columns j < k, where P_ik stands at slot[i].
 
-    Alone a column loads and stores a target for each product. Neighbours that have the same rows from k on go
-    together, four or two at a time, and share that. Indexes are unsigned, as signed ones are tested for counting from
-    the end.
+    A single column loads and stores P_ik for each product. Neighbouring columns that have the same rows from k on go
+    together, four or two at a time, and load and store it once. Indexes are unsigned, because Numba tests signed ones
+    for counting from the end.
     """
     row_indptr, row_cols, row_positions, groups = by_rows
     t = row_indptr[k]
@@ -230,7 +230,7 @@ def cholesky_jvp(indptr, rows, row_indptr, row_cols, row_positions, factor, v, v
 
 @njit(**INNER)
 def _differentiate(indptr, rows, row_indptr, row_cols, row_positions, L, X):
-    """Overwrite X, holding V, with the solution; the number of failures."""
+    """Overwrite X, which holds V, with the solution. Returns the number of failures."""
     n = indptr.shape[0] - 1
     slot = np.empty(n, np.int32)
     zero, two = full_like(L, 0.0), full_like(L, 2.0)

@@ -7,8 +7,8 @@ Per batch element, d = m − loc, r = Lᵀ d; m and s are the mean and the scale
     log q(m)          ½ [log det P − ‖r‖² − n log 2π], the same without s      L̄ = −k̄ (d rᵀ − diag(1/L_jj))
 
 L̄ is on the pattern of L. Conventions are those of `step`, whose arguments are addresses too; but vectors are in the
-caller's numbering of nodes: `structure` is the pattern's indptr and rows, and the caller's node of each column, none
-where the two numberings agree. Where `stride` is 0, all rows share the one m and the one s.
+caller's numbering of nodes. `structure` holds the pattern's indptr and rows, and the caller's node of each column,
+which is empty where the two numberings agree. If `stride` is 0, all rows share one m and one s.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def sample(like, count, is_chain, structure, loc_at, factor_at, z_at, first, las
 
 @njit(**INNER)
 def _sample(indptr, rows, L, eps, z):
-    """z + y in place of z and y = L⁻ᵀ ε in place of ε; the number of tainted lanes."""
+    """z + y in place of z and y = L⁻ᵀ ε in place of ε. Returns the number of tainted lanes."""
     y = block_of(eps)
     zero = full_like(y, 0.0)
     taint = zero
@@ -103,7 +103,7 @@ def _sample(indptr, rows, L, eps, z):
 
 @njit(**INNER)
 def _sample_chain(L, eps, z):
-    """The same without index work, and ε is left."""
+    """`_sample` for chains, without index work; it leaves ε as it is."""
     y = block_of(eps)
     zero, last = full_like(y, 0.0), y.shape[0] - 1
     taint, y_j, coupling = zero, zero, zero
@@ -119,7 +119,7 @@ def _sample_chain(L, eps, z):
 
 @njit(**KERNEL)
 def sample_vjp(like, count, is_chain, structure, loc_at, factor_at, z_at, z_bar_at, factor_bar_at, first, last):
-    """The cotangent of L, overwritten. Status likewise."""
+    """The cotangent of L, overwritten. Status as `sample`."""
     indptr, rows, nodes = structure
     n, nnz, bad = indptr.shape[0] - 1, rows.shape[0], 0
     loc, z, z_bar = (
@@ -150,7 +150,7 @@ def sample_vjp(like, count, is_chain, structure, loc_at, factor_at, z_at, z_bar_
 
 @njit(**INNER)
 def _sample_adjoint(indptr, rows, L, x, z_bar):
-    """x ε̄ᵀ on the pattern in place of L, ε̄ = L⁻¹ z̄ in place of z̄; the number of tainted lanes."""
+    """x ε̄ᵀ on the pattern in place of L, ε̄ = L⁻¹ z̄ in place of z̄. Returns the number of tainted lanes."""
     e = block_of(z_bar)
     zero = full_like(x, 0.0)
     taint = zero
@@ -172,7 +172,7 @@ def _sample_adjoint(indptr, rows, L, x, z_bar):
 
 @njit(**INNER)
 def _sample_chain_adjoint(L, x, z_bar):
-    """The same without index work, and z̄ is left."""
+    """`_sample_adjoint` for chains, without index work; it leaves z̄ as it is."""
     zero, last = full_like(x, 0.0), x.shape[0] - 1
     taint, carried, x_j = zero, zero, load(x, 0)
     for j in range(last + 1):
@@ -248,7 +248,7 @@ def cross_entropy_vjp(
     first,
     last,
 ):
-    """The cotangents of loc, L and s, overwritten, the last unless at 0; that of m is −loc̄. Status likewise."""
+    """The cotangents of loc, L and s, overwritten; no s̄ if its address is 0, and m̄ is −loc̄. Status likewise."""
     indptr, rows, nodes = structure
     n, nnz, is_point, bad = indptr.shape[0] - 1, rows.shape[0], scale_at == 0, 0
     loc, factor = read_at(loc_at, count * n, like), read_rows(factor_at, count, nnz, like)
@@ -286,7 +286,7 @@ def cross_entropy_vjp(
 
 @njit(**INNER)
 def _square_distance(indptr, rows, L, d, scale):
-    """‖Lᵀ d‖² + Σ L_ij² s_i², the second if there are scales, in float64."""
+    """‖Lᵀ d‖² + Σ L_ij² s_i² in float64; without scales only the first term."""
     total = as_float64(full_like(L, 0.0))
     for j in range(d.shape[0]):
         r = full_like(L, 0.0)

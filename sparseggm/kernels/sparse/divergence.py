@@ -34,8 +34,9 @@ from sparseggm.kernels.sparse.numbering import following, gather_nodes, scatter_
 def kl_to_normal(like, count, is_chain, structure, fill, stride, given, kl_bar_at, results, first, last):
     """KL of the Gaussians given = (loc, L, m, s) to results[0], overwritten, if kl_bar_at is 0.
 
-    Else the cotangents of loc, L and s to results[1:], the last unless at 0. Nonzero status: something is not finite,
-    or a pivot or a scale not positive. One kernel both ways, for what is compiled into a caller is compiled again.
+    Otherwise the cotangents of loc, L and s to results[1:]; no s̄ if its address is 0. Nonzero status: something is not
+    finite, or a pivot or a scale not positive. One kernel serves both ways, because functions compiled into two callers
+    would be compiled twice.
     """
     indptr, rows, nodes = structure
     n, nnz, backward, bad = indptr.shape[0] - 1, rows.shape[0], kl_bar_at != 0, 0
@@ -135,7 +136,7 @@ def _moments_adjoint(k_bar, loc, prior, w):
 
 @njit(**INNER)
 def _variances(is_chain, indptr, rows, fill, next_L, sigma, v):
-    """v, and Σ of what is no chain; the number of lanes with a pivot that is not positive and finite."""
+    """v, and Σ unless it is a chain. Returns the number of lanes with a pivot that is not positive and finite."""
     if is_chain:
         return _chain_variances(next_L, v)
     L = block_of(next_L)
@@ -148,7 +149,7 @@ def _variances(is_chain, indptr, rows, fill, next_L, sigma, v):
 
 @njit(**INNER)
 def _variances_adjoint(is_chain, indptr, rows, fill, k_bar, L, sigma, v, w, G, L_bar):
-    """½ Σ w ∂v/∂L + k̄ diag(1/L_jj) in L_bar, of a chain in place of L; the number of lanes where it is not finite."""
+    """½ Σ w ∂v/∂L + k̄ diag(1/L_jj) in L_bar, for a chain in L. Returns the number of lanes where it is not finite."""
     if is_chain:
         return _chain_variances_adjoint(k_bar, L, v, w)
     G[:] = 0.0

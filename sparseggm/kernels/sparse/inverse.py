@@ -1,13 +1,13 @@
 """The selected inverse, its derivatives and the Gram product, on blocks of lanes or single matrices.
 
-L is on S; the wide pattern is that of the Gram product, or F ⊇ S, closed. Conventions are those of `products`.
+L is on S; the wide pattern is that of the Gram product, or a closed F ⊇ S. Conventions are those of `products`.
 
 With W = V + Vᵀ, tril(W L) = X reads, column by column from the last,
     W_ij = (X_ij − Σ_{k ∈ S_j} W_ik L_kj) / L_jj   for i ∈ F_j, i > j, then for i = j                  (1)
-and every W_ik it reads is on F, because F is closed. X = diag(1/L) gives W = Σ [Takahashi 1973; Erisman & Tinney
-1975]. Only pairs {i, k} ⊂ F_j with one of them in S_j contribute: Σ_j |S_j| |F_j| of them.
+and every W_ik that (1) reads is on F, because F is closed. X = diag(1/L) gives W = Σ [Takahashi 1973; Erisman & Tinney
+1975]. Only pairs {i, k} ⊂ F_j with i or k in S_j contribute: Σ_j |S_j| |F_j| pairs.
 
-The module is longer than others: a recursion and its reverse mode are read side by side.
+The module is longer than others, so that a recursion and its reverse mode are read side by side.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Fill(NamedTuple):
 def sweep(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last):
     """values = verb(a, b), row by row. Nonzero status: something is not finite, or a pivot not positive.
 
-    `wide` is a `Fill`. Of the results of CHOLESKY_VJP only those at `chosen`, if any are, are given.
+    `wide` is a `Fill`. If `chosen` is not empty, only those entries of the result of CHOLESKY_VJP are given.
     """
     lanes, bad = lanes_of(a), 0
     size = wide.rows.shape[0] if verb >= MARGINAL_VARIANCES else 0  # Σ is scratch
@@ -71,7 +71,7 @@ def sweep(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last)
         return bad
     A, B = new_block(a.shape[1], a), new_block(b.shape[1], a)
     result = new_block(rows.shape[0] if some else values.shape[1], a)
-    memory = new_block(size + twice, a)  # one piece: the C library returns much free memory, to be mapped anew
+    memory = new_block(size + twice, a)  # one piece: much free memory the C library unmaps, and maps anew
     sigma, G = memory[:size], memory[size:]
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
@@ -85,16 +85,16 @@ def sweep(verb, is_chain, indptr, rows, wide, chosen, a, b, values, first, last)
 
 @njit(**INNER)
 def _choose(values, chosen, result):
-    """result = values[chosen], for increasing positions: the result may begin where the values do."""
+    """result = values[chosen]. Positions increase, so the result may begin at the same address as the values."""
     for p in range(chosen.shape[0]):
         store(result, p, load(values, chosen[p]))
 
 
 @njit(**INNER)
 def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
-    """out = verb(a, b), with memory for Σ and its cotangent; the number of failures.
+    """out = verb(a, b); `sigma` and `G` are memory for Σ and its cotangent. Returns the number of failures.
 
-    What is compiled into a caller is compiled again: so the recursion is called from one place.
+    Numba compiles a function again into each caller; so the recursion is called from one place only.
     """
     if verb == GRAM_JVP:
         _gram_jvp(indptr, rows, wide, a, b, out)
@@ -129,7 +129,7 @@ def _apply(verb, is_chain, indptr, rows, wide, a, b, out, sigma, G):
 
 @njit(**INNER)
 def _spread(verb, fill_indptr, b, G):
-    """The cotangent of Σ on F: b itself, or zeros but for b on the diagonal."""
+    """The cotangent of Σ on F: b itself, or b on the diagonal and zeros elsewhere."""
     if verb == SELECTED_INVERSE_VJP:
         for q in range(G.shape[0]):
             store(G, q, load(b, q))
@@ -141,7 +141,7 @@ def _spread(verb, fill_indptr, b, G):
 
 @njit(**INNER)
 def _find(rows, low, stop, row):
-    """Position of `row` in the increasing rows[low:stop], which holds it: here, next, or by doubling and bisection."""
+    """Position of `row` in the increasing rows[low:stop], which holds it: the first, or by doubling and bisection."""
     if rows[low] == row:
         return low
     step = 1
@@ -196,13 +196,13 @@ def _gram_vjp(indptr, rows, gram, A, V, out):
 # ---------------------------------------------------------------------- the selected inverse
 
 
-# The pairs {i, k} ⊂ F_j with i ∈ S_j and k ≥ i stand in column i of F; those with i ∉ S_j, k ∈ S_j and i < k in row k,
-# right of `left[k]`, the place of column j in it.
+# The W_ik of the pairs {i, k} ⊂ F_j: those with i ∈ S_j and k ≥ i stand in column i of F; those with i ∉ S_j, k ∈ S_j
+# and i < k in row k, right of `left[k]`, the place of column j in that row.
 
 
 @njit(**INNER)
 def takahashi(is_covariance, indptr, rows, fill, L, W):
-    """Overwrite W, holding X on F unless Σ is wanted, with the solution of (1).
+    """Overwrite W, which holds X on F unless Σ is wanted, with the solution of (1).
 
     An entry |Σ_ij| < √tiny √Σ_ii / L_jj ≤ √tiny √(Σ_ii Σ_jj) is set to zero.
     """
@@ -271,9 +271,9 @@ def _next(rows, q, stop, row):
 
 @njit(**INLINED)
 def _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
-    """In W_j, −= L_ij W_ik at k > i and −= L_kj W_ik at i, where i is the row at s of L_j and at u of W_j.
+    """In column j: W_kj −= L_ij W_ik for k > i, and W_ij −= L_kj W_ik; i is the row at s of L and at u of W.
 
-    Indexes are unsigned, as signed ones are tested for counting from the end.
+    Indexes are unsigned, because Numba tests signed ones for counting from the end.
     """
     i, L_ij, one = fill_rows[u], load(L, s), np.uint64(1)
     q, stop = np.uint64(fill_indptr[i]), fill_indptr[i + 1]
@@ -292,7 +292,7 @@ def _add_column(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
 
 @njit(**INLINED)
 def _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
-    """`_add_column` at s, u and then at s + 1, u + 1, with one load and one store of W_kj for both; to the last bit."""
+    """`_add_column` at s, u and then at s + 1, u + 1, to the same bits, with one load and store of W_kj for both."""
     first, second = fill_rows[u], fill_rows[u + 1]
     L_1, L_2, one = load(L, s), load(L, s + 1), np.uint64(1)
     q, stop = np.uint64(fill_indptr[first]), fill_indptr[first + 1]
@@ -320,7 +320,7 @@ def _add_two_columns(rows, fill_indptr, fill_rows, s, end, u, fill_end, L, W):
 
 @njit(**INNER)
 def takahashi_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
-    """Reverse mode of (1) with X = diag(1/L): G enters as Σ̄ and is used up; L̄ is written to L_bar.
+    """Reverse mode of (1) with X = diag(1/L): G enters as Σ̄ and is overwritten; L̄ is written to L_bar.
 
     Column j of (1) reads only columns > j of Σ, so the columns go forward; with h_i = G_ij / L_jj,
         L̄_kj −= h_i Σ_ik,   G_ik −= h_i L_kj   for k ∈ S_j,   and L̄_jj −= h_i Σ_ij.

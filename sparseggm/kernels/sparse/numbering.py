@@ -1,4 +1,4 @@
-"""Blocks between the caller's numbering of nodes and that of a pattern: `nodes` (n,), none where the two agree."""
+"""Blocks in a pattern's numbering from rows in the caller's, and back: `nodes` (n,), empty where the two agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparseggm.kernels.lanes.vector import load, store
 
 @njit(**INNER)
 def gather_nodes(array, start, stride, stop, nodes, memory, block):
-    """block[j, lane] = array[(start + lane) · stride + nodes[j]]; lanes left over repeat the row before `stop`."""
+    """block[j, lane] = array[(start + lane) · stride + nodes[j]]; unused lanes repeat the row before `stop`."""
     into = memory if nodes.shape[0] else block
     gather_runs(array, start * stride, stride, stop - start, into, block.shape[0])
     for j in range(nodes.shape[0]):
@@ -28,5 +28,5 @@ def scatter_nodes(block, nodes, memory, matrix, start, stop):
 
 @njit(**INNER)
 def following(block, array, start, n):
-    """The block as a stream of what is gathered after these rows of n numbers, which begin at row `start`."""
+    """The block as a stream, which prefetches the rows of n numbers that follow those from row `start` on."""
     return streamed(block, array, (start + block.shape[1]) * n, n)

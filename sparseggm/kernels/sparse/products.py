@@ -1,16 +1,16 @@
 """Triangular products and solves, outer products and log determinants, on values of any pattern.
 
-`product` walks a batch in blocks of lanes, see `vector`: rows are transposed into blocks on the way in and out, which
-reads memory in long runs, and the recurrence over the columns then works on registers, so that the latency of its
-divisions is shared by the lanes. Few rows are done one at a time, on their own memory. A factor that a whole block of
-right-hand sides shares is not copied: its numbers meet vectors.
+`product` walks a batch in blocks of lanes, see `vector`. Rows are transposed on the way into a block and out of it,
+which reads memory in long runs; the recurrence over the columns then works on registers, where the lanes share the
+latency of its divisions. Few rows are done one at a time, on their own memory. Where all right-hand sides of a block
+share a factor, the factor is not copied: its scalars are combined with vectors.
 
 Arguments are C-contiguous 2-D arrays, one batch element a row; `matrix_row[r]` is the row of the matrix that
-belongs to row r of the vectors. Every kernel ends in `first, last`: the part of the batch it is to do, so that threads
-can share a call.
+belongs to row r of the vectors. The last arguments of every kernel, `first, last`, are the part of the batch that it
+does, so that threads can share a call.
 
-Kernels check nothing on entry. A sum of 0 · v over the values v that pass is NaN as soon as one of them is not finite;
-they return 0 or a failure code, and `linalg` then looks for the culprit.
+Kernels check nothing on entry. They add up 0 · v over the values v that they compute: the sum is NaN as soon as one of
+them is not finite. They return 0 or a failure code; after a failure `linalg` looks for its cause.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SOLVE, SOLVE_T, MATMUL, MATMUL_T, SYMMETRIC_MATMUL = range(5)
 def product(verb, is_chain, indptr, rows, matrix, matrix_row, repeat, x, y, first, last):
     """y = verb(matrix, x), row by row. Nonzero status: something is not finite.
 
-    Where matrices repeat after `repeat` rows, many vectors for each of many matrices, a block of them is gathered once.
+    Matrices that repeat after `repeat` rows (many vectors for each of many matrices) are gathered once a block.
     """
     lanes, bad, solves = lanes_of(x), 0, verb <= SOLVE_T
     if too_few_for_lanes(first, last, lanes):
@@ -76,7 +76,7 @@ def product(verb, is_chain, indptr, rows, matrix, matrix_row, repeat, x, y, firs
 
 @njit(**INNER)
 def _apply(verb, is_chain, indptr, rows, A, b, out):
-    """out = verb(A, b); where the verb solves, in place of b = out."""
+    """out = verb(A, b). A verb that solves works in place: b is `out`."""
     if is_chain and verb <= SOLVE_T:
         return _solve_chain(verb, A, out)
     if verb == SOLVE:
@@ -95,7 +95,7 @@ def _apply(verb, is_chain, indptr, rows, A, b, out):
 
 @njit(**INNER)
 def _solve_chain(verb, L, b):
-    """`solve` or `solve_t` without index work. NaN and infinity propagate; an infinite pivot is looked for."""
+    """`solve` or `solve_t` without index work. NaN and infinity propagate; infinite pivots are tested separately."""
     factor, y = block_of(L), block_of(b)
     last, zero = y.shape[0] - 1, full_like(y, 0.0)
     if verb == SOLVE:
@@ -193,7 +193,7 @@ def _symmetric_matmul(indptr, rows, P, b, y):
 def outer(indptr, rows, terms, x, y, values, first, last):
     """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = terms[g], in float64. Nonzero status: not finite.
 
-    Lanes are groups; of a single group they are its terms, and are added at the end.
+    Each lane holds one group. A single group has its terms in the lanes, which are added at the end.
     """
     wide = np.empty(0)
     a, b, total = new_block(x.shape[1], wide), new_block(x.shape[1], wide), new_block(rows.shape[0], wide)
@@ -248,7 +248,7 @@ def _add_outer(indptr, rows, a, b, total):
 def logdet(indptr, factor, sums, first, last):
     """sums[r, s] = Σ log L_jj over segment s of the nodes, in float64, for the entries first … last of `sums`.
 
-    Segments are what threads share of one large matrix. Nonzero status: a diagonal is not finite and positive.
+    Threads share the segments of one large matrix. Nonzero status: a diagonal entry is not finite and positive.
     """
     n, segments = indptr.shape[0] - 1, sums.shape[1]
     size, bad = (n + segments - 1) // segments, 0
@@ -263,16 +263,16 @@ def logdet(indptr, factor, sums, first, last):
 
 @njit(**INNER)
 def _sum_of_logarithms(indptr, L, first, last, logs):
-    """Σ log L_jj of nodes first … last, NaN if a pivot is not positive and finite; `logs` is memory for some.
+    """Σ log L_jj of nodes first … last, NaN if a pivot is not positive and finite; `logs` is scratch for some pivots.
 
-    Eight pivots between 2⁻¹²⁷ and 2¹²⁷ multiply to a normal number: an eighth of the logarithms do.
+    The product of eight pivots between 2⁻¹²⁷ and 2¹²⁷ is a normal number, so one logarithm serves eight pivots.
     """
     size, total = logs.shape[0], 0.0
     for start in range(first, last, size):
         part = logs[: min(size, last - start)]
         diagonal = indptr[start : start + part.shape[0]]
         for i in range(part.shape[0]):
-            part[i] = L[np.uint32(diagonal[i])]  # a signed index is tested for counting from the end
+            part[i] = L[np.uint32(diagonal[i])]  # Numba tests a signed index for counting from the end
         outside = 0
         for i in range(part.shape[0]):
             outside += not _TINY_PIVOT < part[i] < _HUGE_PIVOT
@@ -296,7 +296,7 @@ def _halved_product(x):
 
 @njit(**INNER)
 def _halved_sum(x):
-    """The sum, by halves; x is used up."""
+    """The sum, by halves; x is overwritten."""
     size = x.shape[0]
     while size > 1:
         half = (size + 1) // 2

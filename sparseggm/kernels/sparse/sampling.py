@@ -1,9 +1,9 @@
 """Many samples of each of several Gaussians with their log-densities, in one pass over the noise.
 
-Row r of the noise belongs to Gaussian r mod m. So blocks of `lanes` successive rows meet the same Gaussians again after
-m / gcd(m, lanes) blocks, its *phases*. Their factors are gathered once and kept in cache, and noise and samples are
-walked in the order of memory; phases whose factors do not fit are left to further walks. Conventions are those of
-`products`, but vectors are in the caller's numbering of nodes.
+Row r of the noise belongs to Gaussian r mod m. So blocks of `lanes` successive rows belong to the same Gaussians again
+after m / gcd(m, lanes) blocks, the number of *phases*. The factors of a phase are gathered once and kept in cache,
+while noise and samples are walked in the order of memory; phases whose factors do not fit wait for a further walk.
+Conventions are those of `products`, but vectors are in the caller's numbering of nodes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from sparseggm.kernels.lanes.tiles import block_of, streamed
 from sparseggm.kernels.lanes.vector import as_float64, full_like, lanes_of, load, not_finite, store, store_run
 
 KEPT_ROWS = 1 << 12
-"""Of blocks of factors and means: a quarter of a megabyte."""
+"""Rows that the kept blocks of factors and means may have: a quarter of a megabyte."""
 
 AHEAD = 128
-"""Nodes by which noise is prefetched ahead: a block of few nodes is done before memory answers."""
+"""Noise is prefetched so many nodes ahead: a block of few nodes is done before its memory has been read."""
 
 
 @njit(**KERNEL)
 def sample_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, at_mean, noise, z, log_prob, first, last):
     """z = loc + L⁻ᵀ ε and log q(z) = at_mean − ½ ‖ε‖², both overwritten. Nonzero status: something is not finite.
 
-    `rows` and `nodes` are the caller's node of each entry's row and of each column; `owner` and `loc_owner` (m,) the
-    rows of factor and loc that make a Gaussian, whose log q(loc) is `at_mean` (m, 1).
+    rows[p] and nodes[j] are the caller's nodes of the row of entry p and of column j. Gaussian g has row owner[g] of
+    factor, row loc_owner[g] of loc, and log q(loc) = at_mean[g, 0].
     """
     n, nnz, lanes, count, bad = nodes.shape[0], rows.shape[0], lanes_of(noise), owner.shape[0], 0
     blocks, past_caches = (last - first + lanes - 1) // lanes, is_in_lines(z)
@@ -63,7 +63,7 @@ def sample_and_log_prob(indptr, rows, nodes, owner, factor, loc_owner, loc, at_m
 
 @njit(**INNER)
 def _sample(indptr, rows, nodes, L, first_entry, mean, first_node, eps, out):
-    """out = mean + L⁻ᵀ ε, where L and the mean begin at these rows of their blocks; ε is overwritten.
+    """out = mean + L⁻ᵀ ε, where L and the mean begin at `first_entry` and `first_node` of their blocks; overwrites ε.
 
     Returns ‖ε‖², and the number of tainted lanes.
     """
@@ -86,6 +86,6 @@ def _sample(indptr, rows, nodes, L, first_entry, mean, first_node, eps, out):
 
 @njit(**INNER)
 def _finish(at_mean, square, log_prob):
-    """log q(z) of successive rows, once a turn: sixteen at a time would be too few for a loop in vectors."""
+    """log q(z) of successive rows, once a turn: the sixteen rows of one block would be too few for a vector loop."""
     for r in range(log_prob.shape[0]):
         log_prob[r] = at_mean[r] - 0.5 * square[r]

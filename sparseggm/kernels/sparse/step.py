@@ -8,8 +8,8 @@ Per batch element, all in the pattern's numbering, v = diag Σ:
 A block of lanes stays in cache from the gather of its rows to the scatter of its results; separate verbs would read
 every byte three times. Nothing but z and kl is kept for the backward pass: y and Σ are computed again. Conventions are
 those of `products`; every array has one row a batch element. Arguments are the addresses of arrays, see `addresses`:
-of a step of few numbers arrays would cost as much as the arithmetic; `like` is any of their type. Chains are in
-`kernels.chain.step`.
+in a small step, passing arrays would cost as much as the arithmetic. `like` is any number of their dtype. Chains have
+their own kernels in `kernels.chain.step`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def sample_and_kl_vjp(
     first,
     last,
 ):
-    """The cotangents of loc, factor and noise, all overwritten; but none of noise at the address 0. Status likewise."""
+    """The cotangents of loc, factor and noise, all overwritten; no `noise_bar` if its address is 0. Status likewise."""
     n, nnz = indptr.shape[0] - 1, rows.shape[0]
     loc, noise = read_rows(loc_at, count, n, like), read_rows(noise_at, count, n, like)
     factor, z_bar = read_rows(factor_at, count, nnz, like), read_rows(z_bar_at, count, n, like)

@@ -1,1 +1,1 @@
-"""Checkpoints, the lock on a run, and a run that is interrupted."""
+"""Checkpoints, the lock on a run, and interruption by signals."""

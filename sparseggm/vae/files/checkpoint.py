@@ -1,6 +1,6 @@
-"""The checkpoint of a run, trusted only after it was checked; `sparseggm.files` writes it.
+"""The checkpoint of a run, used only after checks of its content; `sparseggm.files` writes it.
 
-A checkpoint is what `torch.save` writes: a zip archive with a CRC of every entry. It is read with
+A checkpoint is a file of `torch.save`: a zip archive with a CRC of every entry. It is read with
 `weights_only=True`, which builds tensors, numbers, text and containers and refuses any other object.
 """
 
@@ -40,7 +40,7 @@ ENTRIES: dict[str, type] = {
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+    """The versions of packages on which a result depends."""
     found = {}
     for package in ("sparseggm", "torch", "numpy"):
         try:
@@ -53,7 +53,7 @@ def versions() -> dict[str, str]:
 def save(path: Path, identity: dict[str, str | int | float], state: Mapping[str, object]) -> None:
     """Write `state` with the identity it belongs to."""
     content = {"format": FORMAT, "identity": identity, "digest": digest(identity), "versions": versions(), **state}
-    # Through memory: where a disk is full, torch's writer would raise a RuntimeError of its own.
+    # Serialised in memory first: on a full disk, torch's writer would raise a RuntimeError of its own.
     serialized = io.BytesIO()
     torch.save(content, serialized)
     write_atomically(path, lambda file: file.write(serialized.getbuffer()))
@@ -63,8 +63,8 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint that this library wrote.
 
     Raises:
-        CheckpointError: missing, damaged, holding objects other than tensors and plain data, of another format, or
-            without an entry of `ENTRIES`.
+        CheckpointError: the file is missing or damaged, holds objects other than tensors and plain data, has another
+            format, or lacks an entry of `ENTRIES`.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no checkpoint there. Name the directory given to --out of `sparseggm train`.")
@@ -91,7 +91,7 @@ def load(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def restoring(path: Path) -> Iterator[None]:
-    """While entered, what content of a wrong kind or shape makes other code raise is a CheckpointError."""
+    """While entered, turn errors of other code, from content of a wrong kind or shape, into a CheckpointError."""
     try:
         yield
     except CheckpointError:
@@ -101,7 +101,7 @@ def restoring(path: Path) -> Iterator[None]:
 
 
 def require_identity(path: Path, content: Mapping[str, Any], identity: dict[str, str | int | float]) -> None:
-    """Raise unless the checkpoint belongs to this recipe and these data, naming what differs."""
+    """Raise unless the checkpoint belongs to this recipe and these data; the error names the differences."""
     stored = content["identity"]
     differing = [
         f"{name} {stored.get(name)!r} (asked for: {identity.get(name)!r})"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, and their like, as a question that a loop asks between two steps."""
+"""Ctrl-C, SIGTERM and similar signals, as a flag that a loop tests between two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class StopRequest:
-    """While entered, the first signal only sets `signal`; the second acts as it did before.
+    """While entered, the first signal only sets `signal`; a second one has its former effect.
 
     A signal that is ignored, as SIGHUP under `nohup`, stays ignored.
 
@@ -41,5 +41,5 @@ class StopRequest:
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+            signal.signal(number, handler)  # type: ignore[arg-type]  # the value that signal.signal returned
         self._previous = {}

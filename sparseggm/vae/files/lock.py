@@ -1,4 +1,4 @@
-"""One process at a time in a directory of results."""
+"""A lock that admits one process at a time to a directory of results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from sparseggm.files import sweep
 from sparseggm.vae.errors import BusyError
 
-if sys.platform != "win32":  # which has no flock, and no lock then
+if sys.platform != "win32":  # Windows has no flock, so there is no lock there
     import fcntl
 
 LOCK = ".lock"
@@ -22,7 +22,7 @@ LOCK = ".lock"
 def only_process(directory: Path) -> Iterator[None]:
     """Make the directory and hold its lock. The system releases the lock when the process ends, however it ends.
 
-    The file `.lock` stays: were it deleted, two processes could hold locks of two files of that name.
+    The file `.lock` stays: if it were deleted, two processes could hold locks of two files of that name.
 
     Raises:
         BusyError: another process, or another thread, holds the lock.
