@@ -205,7 +205,7 @@ def _outer_setup(ctx: Any, inputs: tuple[str, Tensor, Tensor, Shape], output: Te
 
 register(
     "outer(str key, Tensor x, Tensor y, SymInt[] batch_shape) -> Tensor",
-    lambda key, x, y, batch: torch.from_numpy(linalg.outer(pattern_of(key), array(x), array(y), tuple(batch))),
+    {"CPU": lambda key, x, y, batch: torch.from_numpy(linalg.outer(pattern_of(key), array(x), array(y), tuple(batch)))},
     lambda key, x, y, batch: x.new_empty((*batch, pattern_of(key).nnz)),
     _outer_setup,
     _outer_vjp,
@@ -226,7 +226,7 @@ def _cholesky_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
 
 register(
     "cholesky(str key, Tensor precision) -> Tensor",
-    lambda key, precision: torch.from_numpy(linalg.cholesky(pattern_of(key), array(precision))),
+    {"CPU": lambda key, precision: torch.from_numpy(linalg.cholesky(pattern_of(key), array(precision)))},
     lambda key, precision: precision.new_empty((*precision.shape[:-1], pattern_of(key).filled().nnz)),
     save_factor,
     _cholesky_rule,
@@ -253,7 +253,7 @@ def _logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor, None]:
 
 register(
     "logdet(str key, Tensor factor, bool in_float64) -> Tensor",
-    _run_logdet,
+    {"CPU": _run_logdet},
     lambda key, factor, in_float64: factor.new_empty(factor.shape[:-1], dtype=torch.float64 if in_float64 else None),
     save_factor,
     _logdet_rule,

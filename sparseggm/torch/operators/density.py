@@ -123,7 +123,7 @@ class Density:
         arguments = f"str key, Tensor loc, Tensor factor, Tensor? order{others}"
         register(
             f"{self.name}({arguments}) -> Tensor",
-            lambda key, *tensors: self.run(pattern_of(key), *tensors)[0],
+            {"CPU": lambda key, *tensors: self.run(pattern_of(key), *tensors)[0]},
             lambda key, loc, factor, order, *others: loc.new_empty(batch_of(*others, loc, factor)),
             _setup,
             self.rule,
@@ -131,7 +131,7 @@ class Density:
         results = ", ".join(["Tensor"] * (2 + len(self.others)))
         register(
             f"{self.name}_vjp({arguments}, Tensor bar, bool needs_others) -> ({results})",
-            self._run_vjp,
+            {"CPU": self._run_vjp},
             _fake_vjp,
             loops=True,
         )
@@ -350,7 +350,7 @@ class _EagerEntropy(torch.autograd.Function):
 
 register(
     "entropy(str key, Tensor factor) -> Tensor",
-    lambda key, factor: _entropy(pattern_of(key), factor),
+    {"CPU": lambda key, factor: _entropy(pattern_of(key), factor)},
     lambda key, factor: factor.new_empty(factor.shape[:-1]),
     _setup,
     _entropy_rule,

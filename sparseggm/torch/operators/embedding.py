@@ -63,14 +63,14 @@ def _adjoint(operator: Callable[..., Tensor]) -> Callable[..., tuple[None, None,
 
 register(
     "restrict(str key, str on, Tensor values) -> Tensor",
-    _run_restrict,
+    {"CPU": _run_restrict},
     lambda key, on, values: values.new_empty((*values.shape[:-1], pattern_of(key).nnz)),
     _setup,
     _adjoint(extend),
 )
 register(
     "extend(str key, str on, Tensor values) -> Tensor",
-    _run_extend,
+    {"CPU": _run_extend},
     lambda key, on, values: values.new_empty((*values.shape[:-1], pattern_of(on).nnz)),
     _setup,
     _adjoint(restrict),

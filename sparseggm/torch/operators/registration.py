@@ -1,4 +1,4 @@
-"""How a verb becomes a torch operator: definition, CPU kernel, fake kernel, autograd rule, vmap rule.
+"""How a verb becomes a torch operator: definition, kernels by device, fake kernel, autograd rule, vmap rule.
 
 An operator takes its patterns by `key`, since the dispatcher knows strings and not our types. The last axis of each of
 its tensors is its own (packed values or nodes); all others are batch axes, which broadcast. Operators that loop
@@ -7,7 +7,7 @@ under vmap are free of this rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import numpy as np
@@ -35,17 +35,20 @@ derived.__get__ = untraced(derived.__get__)  # type: ignore[method-assign]
 PASSES = "~"
 """Before the key of a pattern: the operator is part of a backward pass, where numbers that are not finite pass."""
 
+_devices = {"meta"}
+"""Types of device for which there are kernels, or none are needed."""
+
 _traced: dict[str, Pattern] = {}  # a compiled graph holds the key of a pattern, so the pattern must outlive the graph
 
 
 def key_of(pattern: Pattern, verb: str, *tensors: Tensor) -> str:
-    """The key to call operator `verb` with, once its tensors are known to be on the CPU.
+    """The key to call operator `verb` with, once its tensors are known to be where there are kernels.
 
     A program of `torch.export` may run in another process, so its key is the whole pattern as text. Without side
     effects, so that torch.compile can trace it.
     """
     for tensor in tensors:
-        if tensor.device.type not in ("cpu", "meta"):
+        if tensor.device.type not in _devices:
             raise ValueError(
                 f"{verb}: needs tensors on the CPU, got one on {tensor.device}. Move it with .cpu(): nothing is copied "
                 "silently."
@@ -133,7 +136,7 @@ def sum_to_shape(gradient: Tensor | None, like: Tensor) -> Tensor | None:
 
 def register(
     signature: str,
-    run: Callable[..., Any],
+    kernels: Mapping[str, Callable[..., Any]],
     fake: Callable[..., Any],
     setup: Callable[..., None] | None = None,
     vjp: Callable[..., Any] | None = None,
@@ -141,11 +144,12 @@ def register(
     loops: bool = False,
     tags: tuple[torch.Tag, ...] = (),
 ) -> Any:
-    """Define an operator, its CPU kernel, its fake kernel and its vmap rule; with `setup` and `vjp`, its autograd rule.
+    """Define an operator, its kernels, its fake kernel and its vmap rule; with `setup` and `vjp`, its autograd rule.
 
     Args:
         signature: of strings, tensors, and lists of integers, which are batch shapes.
-        run, fake: of the same arguments. Results are new memory, never an alias of an argument.
+        kernels: by torch's dispatch key, such as "CPU". Results are new memory, never an alias of an argument.
+        fake: of the same arguments.
         setup: (ctx, arguments, result) keeps what the backward needs.
         vjp: (ctx, cotangents) → those of the arguments, made of differentiable operators.
         loops: whether vmap calls the operator once an element, as it must where results have the shapes of arguments,
@@ -154,7 +158,9 @@ def register(
     """
     name = signature.split("(")[0]
     _library.define(signature, tags=tags)
-    _library.impl(name, _cpu_kernel(run), "CPU")
+    for key, kernel in kernels.items():
+        _library.impl(name, _passing(kernel), key)
+        _devices.add(key.lower())
     torch.library.register_fake(f"sparseggm::{name}", _keeping_patterns(fake), lib=_library)
     operator = getattr(torch.ops.sparseggm, name).default
     torch.library.register_vmap(
@@ -165,7 +171,7 @@ def register(
     return operator
 
 
-def _cpu_kernel(run: Callable[..., Any]) -> Callable[..., Any]:
+def _passing(run: Callable[..., Any]) -> Callable[..., Any]:
     """`run`, which lets numbers that are not finite pass where its key says so."""
 
     def kernel(*args: Any) -> Any:
@@ -331,7 +337,7 @@ def register_pair(
         return None, sum_to_shape(a_bar, a), sum_to_shape(b_bar, b)
 
     operator: Callable[[str, Tensor, Tensor], Tensor]
-    operator = register(f"{verb.__name__}(str key, Tensor a, Tensor b) -> Tensor", run, fake, setup, vjp)
+    operator = register(f"{verb.__name__}(str key, Tensor a, Tensor b) -> Tensor", {"CPU": run}, fake, setup, vjp)
     return operator
 
 

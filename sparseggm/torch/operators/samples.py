@@ -159,7 +159,7 @@ def _sample_vjp(
 
 register(
     "sample(str key, Tensor loc, Tensor factor, Tensor? order, SymInt[] batch_shape) -> Tensor",
-    lambda key, *rest: _sample(pattern_of(key), *rest),
+    {"CPU": lambda key, *rest: _sample(pattern_of(key), *rest)},
     lambda key, loc, factor, order, batch_shape: loc.new_empty((*batch_shape, pattern_of(key).n)),
     _sample_setup,
     _sample_rule,
@@ -167,7 +167,7 @@ register(
 )
 register(
     "sample_vjp(str key, Tensor loc, Tensor factor, Tensor? order, Tensor z, Tensor z_bar) -> (Tensor, Tensor)",
-    lambda key, *rest: _sample_vjp(pattern_of(key), *rest),
+    {"CPU": lambda key, *rest: _sample_vjp(pattern_of(key), *rest)},
     lambda key, loc, factor, order, z, z_bar: (loc.new_empty(loc.shape), factor.new_empty(factor.shape)),
     loops=True,
 )
@@ -216,7 +216,7 @@ def _sample_and_log_prob_rule(
 register(
     "sample_and_log_prob(str key, Tensor loc, Tensor factor, Tensor? order, Tensor at_mean, Tensor noise)"
     " -> (Tensor, Tensor)",
-    _sample_and_log_prob,
+    {"CPU": _sample_and_log_prob},
     _sample_and_log_prob_fake,
     _sample_and_log_prob_setup,
     _sample_and_log_prob_rule,
@@ -310,7 +310,7 @@ def square_distances_vjp(
 
 register(
     "square_distance(str key, Tensor loc, Tensor factor, Tensor? order, Tensor x) -> Tensor",
-    _square_distance,
+    {"CPU": _square_distance},
     lambda key, loc, factor, order, x: loc.new_empty(batch_of(x, loc, factor), dtype=torch.float64),
     _square_distance_setup,
     _square_distance_rule,
@@ -318,7 +318,7 @@ register(
 register(
     "square_distance_vjp(str key, Tensor loc, Tensor factor, Tensor? order, Tensor x, Tensor bar, bool needs_x)"
     " -> (Tensor, Tensor, Tensor)",
-    _square_distance_vjp,
+    {"CPU": _square_distance_vjp},
     lambda key, loc, factor, order, x, bar, needs_x: (
         loc.new_empty(loc.shape),
         factor.new_empty(factor.shape),
@@ -339,7 +339,7 @@ def _square_norm_rule(ctx: Any, bar: Tensor) -> tuple[Tensor]:
 
 register(
     "square_norm(Tensor x) -> Tensor",
-    lambda x: torch.from_numpy(np.asarray(model.square_norm(array(x)))),
+    {"CPU": lambda x: torch.from_numpy(np.asarray(model.square_norm(array(x))))},
     lambda x: x.new_empty(x.shape[:-1], dtype=torch.float64),
     _square_norm_setup,
     _square_norm_rule,

@@ -122,7 +122,7 @@ def _variances_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
 
 register(
     "marginal_variances(str key, Tensor factor) -> Tensor",
-    lambda key, factor: torch.from_numpy(linalg.marginal_variances(pattern_of(key), array(factor))),
+    {"CPU": lambda key, factor: torch.from_numpy(linalg.marginal_variances(pattern_of(key), array(factor)))},
     lambda key, factor: factor.new_empty((*factor.shape[:-1], pattern_of(key).n)),
     save_factor,
     _variances_rule,
@@ -150,7 +150,7 @@ def _inverse_rule(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor]:
 
 register(
     "selected_inverse(str key, str on, Tensor factor) -> Tensor",
-    _run_inverse,
+    {"CPU": _run_inverse},
     lambda key, on, factor: factor.new_empty((*factor.shape[:-1], _pattern_and_fill(key, on)[1].nnz)),
     _save_with_patterns,
     _inverse_rule,
@@ -170,7 +170,7 @@ def _inverse_vjp_vjp(ctx: Any, bar: Tensor) -> tuple[None, None, Tensor | None, 
 
 register(
     "selected_inverse_vjp(str key, str on, Tensor factor, Tensor sigma_bar) -> Tensor",
-    _run_inverse_vjp,
+    {"CPU": _run_inverse_vjp},
     lambda key, on, factor, sigma_bar: factor.new_empty((*batch_of(factor, sigma_bar), pattern_of(key).nnz)),
     _save_with_patterns,
     _inverse_vjp_vjp,
@@ -191,7 +191,11 @@ def _precision_logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
 
 register(
     "precision_logdet(str key, Tensor precision) -> Tensor",
-    lambda key, precision: torch.from_numpy(np.asarray(linalg.precision_logdet(pattern_of(key), array(precision)))),
+    {
+        "CPU": lambda key, precision: torch.from_numpy(
+            np.asarray(linalg.precision_logdet(pattern_of(key), array(precision)))
+        )
+    },
     lambda key, precision: precision.new_empty(precision.shape[:-1]),
     save_factor,
     _precision_logdet_rule,

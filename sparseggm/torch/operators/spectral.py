@@ -75,7 +75,11 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 
 register(
-    "leading_eigenspace(Tensor matrix) -> (Tensor, Tensor, Tensor)", _space_run, _space_fake, _space_setup, _space_vjp
+    "leading_eigenspace(Tensor matrix) -> (Tensor, Tensor, Tensor)",
+    {"CPU": _space_run},
+    _space_fake,
+    _space_setup,
+    _space_vjp,
 )
 
 
@@ -111,4 +115,4 @@ def _fake(key: str, values: Tensor) -> tuple[Tensor, Tensor]:
     return empty(values.shape[:-1]), empty((*values.shape[:-1], pattern_of(key).n))
 
 
-register("leading_eigenpair(str key, Tensor values) -> (Tensor, Tensor)", _run, _fake, _setup, _vjp)
+register("leading_eigenpair(str key, Tensor values) -> (Tensor, Tensor)", {"CPU": _run}, _fake, _setup, _vjp)

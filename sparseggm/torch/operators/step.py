@@ -200,7 +200,7 @@ def _fake_vjp(
 
 register(
     "sample_and_kl(str key, Tensor loc, Tensor factor, Tensor noise) -> (Tensor, Tensor)",
-    lambda key, loc, factor, noise: _step(pattern_of(key), loc, factor, noise),
+    {"CPU": lambda key, loc, factor, noise: _step(pattern_of(key), loc, factor, noise)},
     _fake,
     _setup,
     _rule,
@@ -208,7 +208,7 @@ register(
 register(
     "sample_and_kl_vjp(str key, Tensor loc, Tensor factor, Tensor noise, Tensor z_bar, Tensor kl_bar, bool needs_noise)"
     " -> (Tensor, Tensor, Tensor)",
-    _run_vjp,
+    {"CPU": _run_vjp},
     _fake_vjp,
     loops=True,
 )
