@@ -136,7 +136,7 @@ def main() -> None:
     use_everything(0)
     assert threads._pool is not None
     cases = {name: lambda lock=lock: hold(lock) for name, lock in locks_in(*modules).items()}
-    cases["a slow order"] = lambda: Grid(220, 220).order
+    cases["a slow order"] = lambda: Grid(2000, 2000).order
     cases["a compilation"] = lambda: sum(numba.njit(lambda x, k=k: x + k)(1) for k in range(30))
     for number, (name, work) in enumerate(cases.items(), 1):
         status = meanwhile(work, number)

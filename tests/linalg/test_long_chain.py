@@ -68,7 +68,13 @@ def factor_of(n: int, couplings: str, seed: int, dtype: str) -> Array:
     L = np.empty(2 * n - 1)
     L[::2] = a
     L[1::2] = (ratio * a)[:-1]
-    return L.astype(dtype)
+    return given_to_kernels(L.astype(dtype))
+
+
+def given_to_kernels(array: Array) -> Array:
+    """Read-only, as all arguments of kernels are: what could be written to would be compiled for once more."""
+    array.flags.writeable = False
+    return array
 
 
 def residual_bound(L: Array, y: Array, rhs: Array, transposed: bool, roundings: int = 3) -> tuple[Array, Array]:
@@ -117,7 +123,7 @@ def has_small_pivot(P: Array) -> bool:
 @with_strips
 def test_solves_satisfy_their_equations_to_rounding(strips, n, couplings, seed, dtype) -> None:
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
-    rhs, y = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
+    rhs, y = given_to_kernels(rng.standard_normal(n).astype(dtype)), np.empty(n, dtype)
     long_chain.solve_t(Chain(n).factor_pattern, L, rhs, y)
     check("long chain: solve_t", "Chain", dtype, *residual_bound(L, y, rhs, transposed=True))
     long_chain.solve(L, rhs, y)
@@ -131,7 +137,7 @@ def test_variances_and_gradients_are_those_of_the_plain_recurrences(strips, n, c
     """All terms of v and g are positive: 2u at each seam, on top of equal roundings."""
     pattern = Chain(n).factor_pattern
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
-    eps, z_bar, loc = (rng.standard_normal(n).astype(dtype) for _ in range(3))
+    eps, z_bar, loc = (given_to_kernels(rng.standard_normal(n).astype(dtype)) for _ in range(3))
     v, e, loc_bar, L_bar = (*(np.empty(n, dtype) for _ in range(3)), np.empty_like(L))
     plain_y, plain_v = plain_draw(L, eps)
     long_chain.marginal_variances(pattern, L, v)
@@ -181,7 +187,7 @@ def precision_of(n: int, couplings: str, seed: int, dtype: str) -> Array:
     """P = L Lᵀ, rounded to the dtype, with what rounding may have cost on the diagonal."""
     P = linalg.gram(Chain(n).factor_pattern, factor_of(n, couplings, seed, "float64")).astype(dtype)
     P[::2] *= 1 + 4 * np.finfo(dtype).eps
-    return P
+    return given_to_kernels(P)
 
 
 def times_vector(P: Array, x: Array) -> Array:
@@ -209,7 +215,7 @@ def log_det(P: Array) -> tuple[np.longdouble, np.longdouble]:
 def test_a_system_is_solved_for_a_matrix_within_rounding_of_the_given(strips, n, couplings, seed, dtype) -> None:
     """(P + ΔP) x = b, |ΔP| ≤ γ_13 |P| entrywise, so |P x − b| ≤ γ_13 |P| |x|; whatever the condition of P."""
     P, rng = precision_of(n, couplings, seed, dtype), np.random.default_rng(seed)
-    b, x = rng.standard_normal(n).astype(dtype), np.empty(n, dtype)
+    b, x = given_to_kernels(rng.standard_normal(n).astype(dtype)), np.empty(n, dtype)
     status, _ = long_chain.solve_precision(Chain(n).factor_pattern, P, b, x)
     assert bool(status) == has_small_pivot(P)
     assume(not status)  # it goes by its factor
@@ -367,7 +373,8 @@ def test_a_long_step_agrees_with_its_verbs(dtype) -> None:
 def test_a_draw_satisfies_its_equations_to_rounding(strips, n, couplings, seed, dtype) -> None:
     """One rounding a node more than `solve_t`, as it multiplies by 1 / L_jj."""
     L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
-    eps, z, kl, loc = rng.standard_normal(n).astype(dtype), np.empty(n, dtype), np.empty(1, dtype), np.zeros(n, dtype)
+    eps, loc = given_to_kernels(rng.standard_normal(n).astype(dtype)), given_to_kernels(np.zeros(n, dtype))
+    z, kl = np.empty(n, dtype), np.empty(1, dtype)
     long_chain.sample_and_kl(Chain(n).factor_pattern, loc, L, eps, z, kl)
     residual, bound = residual_bound(L, z, eps, transposed=True, roundings=4)
     check("long chain: draw", "Chain", dtype, residual, bound)

@@ -158,7 +158,8 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, bar: Tensor) -> Any:
-        return None, *ctx.own.rule(ctx, bar)
+        with checks.non_finite_passes():
+            return None, *ctx.own.rule(ctx, bar)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -345,7 +346,8 @@ class _EagerEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, bar: Tensor) -> Any:
-        return _entropy_rule(ctx, bar)
+        with checks.non_finite_passes():
+            return _entropy_rule(ctx, bar)
 
 
 register(

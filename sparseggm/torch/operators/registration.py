@@ -118,7 +118,9 @@ def may_skip_dispatcher(*tensors: Tensor) -> bool:
 def batch_of(*tensors: Tensor) -> Shape:
     """The common batch shape."""
     shapes = [tensor.shape[:-1] for tensor in tensors]
-    longest = max(shapes, key=len)
+    longest = shapes[0]
+    for shape in shapes:
+        longest = shape if len(shape) > len(longest) else longest
     for shape in shapes:
         if shape and shape != longest:
             return tuple(torch.broadcast_shapes(*shapes))  # which costs as much as a small operator

@@ -114,7 +114,8 @@ class _EagerSample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, z_bar: Tensor) -> Any:
-        return _sample_rule(ctx, z_bar)
+        with checks.non_finite_passes():
+            return _sample_rule(ctx, z_bar)
 
 
 # z = loc + x, Lᵀ x = ε  ⇒  L̄ = −x (L⁻¹ z̄)ᵀ on the pattern, x = z − loc
