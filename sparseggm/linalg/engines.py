@@ -127,8 +127,8 @@ class Sparse:
         arguments = *structure, *gaussians, noise, z, log_prob
         return threads.over_batch(sampling.sample_and_log_prob, pattern.nnz, *arguments, batch=len(noise))
 
-    def levels_log_prob(self, pattern: Pattern, observed: levels.Observed, log_prob: FloatArray) -> int:
-        arguments = pattern.indptr, pattern.rows, observed, log_prob
+    def levels_log_prob(self, pattern: Pattern, observed: levels.Observed, log_prob: FloatArray, z: FloatArray) -> int:
+        arguments = pattern.indptr, pattern.rows, observed, log_prob, z
         work = pattern.nnz + LEVEL_WORK * pattern.n
         return threads.over_batch(levels.levels_log_prob, work, *arguments, batch=len(log_prob))
 

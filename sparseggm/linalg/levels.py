@@ -43,13 +43,36 @@ def levels_log_prob(
     Source: [Geweke 1991; Hajivassiliou & McFadden 1998; Cao & Katzfuss 2023].
     Reference: `reference.levels.log_prob`.
     """
-    verb = "levels_log_prob"
+    return _sampled("levels_log_prob", False, pattern, loc, factor, levels, edges, uniform)[1]
+
+
+def sample_in_levels(
+    pattern: Pattern, loc: FloatArray, factor: FloatArray, levels: Levels, edges: FloatArray, uniform: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """z (..., n), sampled in the intervals of the levels from the last node to the first, and `levels_log_prob`.
+
+    Weighted by exp(log_prob), z is a sample of N(loc, P⁻¹) given its levels. Args, Raises, Cost: as `levels_log_prob`.
+    """
+    return _sampled("sample_in_levels", True, pattern, loc, factor, levels, edges, uniform)
+
+
+def _sampled(
+    verb: str,
+    wanted: bool,
+    pattern: Pattern,
+    loc: FloatArray,
+    factor: FloatArray,
+    levels: Levels,
+    edges: FloatArray,
+    uniform: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """z, which is empty unless wanted, and log_prob."""
     full, observed = _observed(verb, pattern, loc, factor, levels, edges, uniform)
-    log_prob = np.empty(full)
-    engine = engine_for(pattern, log_prob.size, uniform.dtype)
-    if engine.levels_log_prob(pattern, observed, log_prob.reshape(log_prob.size)):
+    log_prob, z = np.empty(full), memory.empty((*full, pattern.n) if wanted else (0, pattern.n), loc.dtype)
+    rows = log_prob.reshape(log_prob.size), z.reshape(-1, pattern.n)
+    if engine_for(pattern, log_prob.size, uniform.dtype).levels_log_prob(pattern, observed, *rows):
         checks.raise_cause(verb, {"factor": (pattern, factor), "loc": (None, loc), "uniform": (None, uniform)})
-    return log_prob
+    return z, log_prob
 
 
 def levels_log_prob_vjp(

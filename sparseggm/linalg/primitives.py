@@ -128,8 +128,8 @@ class Engine(Protocol):
     ) -> int:
         """z and log q(z) of rows of noise, in the caller's numbering: nodes[j] is the node of column j."""
 
-    def levels_log_prob(self, pattern: Pattern, observed: Observed, log_prob: FloatArray) -> int:
-        """`levels.levels_log_prob` of each row of uniform numbers."""
+    def levels_log_prob(self, pattern: Pattern, observed: Observed, log_prob: FloatArray, z: FloatArray) -> int:
+        """`levels.sample_in_levels` for each row of uniform numbers; z without rows is not wanted."""
 
     def levels_log_prob_vjp(
         self, pattern: Pattern, observed: Observed, bar: FloatArray, loc_bar: FloatArray, factor_bar: FloatArray

@@ -82,8 +82,8 @@ def _gather(observed, start, stop, blocks):
 
 
 @njit(**KERNEL)
-def levels_log_prob(indptr, rows, observed, log_prob, first, last):
-    """log_prob[r] = Σ_j log D_j. Nonzero status: something is not finite."""
+def levels_log_prob(indptr, rows, observed, log_prob, z, first, last):
+    """log_prob[r] = Σ_j log D_j, and the truncated sample in z where it has rows. Nonzero status: not finite."""
     blocks = _new_blocks(observed, 0)
     lanes = blocks.L.shape[1]
     sums, bad = np.empty(lanes), 0
@@ -94,6 +94,10 @@ def levels_log_prob(indptr, rows, observed, log_prob, first, last):
         for r in range(start, stop):
             log_prob[r] = sums[r - start]
             bad += not abs(log_prob[r]) < np.inf
+        if z.shape[0]:
+            for j in range(blocks.x.shape[0]):
+                store(blocks.x, j, load(blocks.x, j) + load(blocks.loc, j))
+            scatter(blocks.x, z, start, stop)
     return bad
 
 
