@@ -110,7 +110,7 @@ class GreyLevels:
         return f"GreyLevels({self.gaussian!r}, levels={self.levels})"
 
     def log_prob(self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None) -> FloatArray:
-        """log of an unbiased estimate of P(levels = x), nats, float64: in expectation a lower bound; exact on `Diagonal`.
+        """log of an unbiased estimate of P(levels = x), nats: a lower bound in expectation; exact on `Diagonal`.
 
         Args:
             x: (..., n) integers of 0 … levels − 1; batch axes broadcast.
