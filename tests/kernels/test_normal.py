@@ -25,7 +25,8 @@ def truncate(alpha, beta, width, u, mass, e, rate_a, rate_b):
 
 
 def truncated(alpha: Array, beta: Array, u: Array) -> list[Array]:
-    given = [np.ascontiguousarray(x, np.float64).reshape(-1, 8) for x in (alpha, beta, beta - alpha, u)]
+    with np.errstate(over="ignore"):
+        given = [np.ascontiguousarray(x, np.float64).reshape(-1, 8) for x in (alpha, beta, beta - alpha, u)]
     results = [np.empty_like(given[0]) for _ in range(4)]
     truncate(*given, *results)
     return [result.ravel() for result in results]
@@ -44,7 +45,10 @@ def intervals(kind: str, count: int = 400) -> tuple[Array, Array, Array]:
 
 @pytest.mark.parametrize("kind", ["near zero", "far out", "half lines"])
 def test_masses_quantiles_and_rates_are_those_of_fifty_digits(kind: str) -> None:
-    """An end α is given within u |α|, which moves log D by as much times the rate φ(α)/D; likewise all others."""
+    """An end α is given within u |α|, which moves log D by as much times the rate φ(α)/D, and log φ(α) by u α².
+
+    Of intervals that are not narrow D / Φ(β), at least 1 %, is a difference of numbers up to 1.
+    """
     alpha, beta, u = intervals(kind)
     with mpmath.workdps(60):
         for a, b, v, mass, e, rate_a, rate_b in zip(alpha, beta, u, *truncated(alpha, beta, u), strict=True):
@@ -54,14 +58,18 @@ def test_masses_quantiles_and_rates_are_those_of_fifty_digits(kind: str) -> None
             exact = mpmath.ncdf(high) - below
             size = 1 + abs(mpmath.log(exact))
             ends = (abs(a) * rate_a if np.isfinite(a) else 0) + (abs(b) * rate_b if np.isfinite(b) else 0)
-            assert abs(mass - mpmath.log(exact)) <= 16 * U * (size + ends)
+            share = exact / mpmath.ncdf(high)
+            assert abs(mass - mpmath.log(exact)) <= 16 * U * (size + ends) + 8 * U / max(share, mpmath.mpf(0.01))
             quantile = -e if mirror else e
             place = (mpmath.ncdf(quantile) - below) / exact
             target = 1 - mpmath.mpf(v) if mirror else mpmath.mpf(v)
             assert abs(place - target) * exact / mpmath.npdf(quantile) <= 16 * U * (1 + abs(quantile))
             for end, rate in ((a, rate_a), (b, rate_b)):
                 expected = mpmath.npdf(end) / exact if np.isfinite(end) else mpmath.mpf(0)
-                assert abs(rate - expected) <= 64 * U * (1 + ends + size) * expected + mpmath.mpf(10) ** -307
+                relative = 64 * U * (1 + ends + size + (end * end if np.isfinite(end) else 0)) + 8 * U / max(
+                    share, 0.01
+                )
+                assert abs(rate - expected) <= relative * expected + mpmath.mpf(10) ** -307
 
 
 def test_no_interval_gives_nan_however_far_out_or_narrow() -> None:
