@@ -13,12 +13,15 @@ import numpy as np
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
-from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, products, sampling, step
+from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, levels, products, sampling, step
 from sparseggm.linalg import checks, long_chain, threads
 from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
 
 _SEGMENT = 1 << 16
 """Number of nodes whose logarithms one thread sums."""
+
+LEVEL_WORK = 300
+"""Multiply-adds that a truncated sample is worth."""
 
 _NO_SUMS: FloatArray = np.empty(0)
 
@@ -123,6 +126,18 @@ class Sparse:
         structure = pattern.indptr, checks.read_only_view(nodes[pattern.rows]), checks.read_only_view(nodes)
         arguments = *structure, *gaussians, noise, z, log_prob
         return threads.over_batch(sampling.sample_and_log_prob, pattern.nnz, *arguments, batch=len(noise))
+
+    def levels_log_prob(self, pattern: Pattern, observed: levels.Observed, log_prob: FloatArray, z: FloatArray) -> int:
+        arguments = pattern.indptr, pattern.rows, observed, log_prob, z
+        work = pattern.nnz + LEVEL_WORK * pattern.n
+        return threads.over_batch(levels.levels_log_prob, work, *arguments, batch=len(log_prob))
+
+    def levels_log_prob_vjp(
+        self, pattern: Pattern, observed: levels.Observed, bar: FloatArray, loc_bar: FloatArray, factor_bar: FloatArray
+    ) -> int:
+        arguments = pattern.indptr, pattern.rows, observed, bar, loc_bar, factor_bar
+        work = 3 * pattern.nnz + 2 * LEVEL_WORK * pattern.n
+        return threads.over_batch(levels.levels_log_prob_vjp, work, *arguments, batch=len(bar))
 
     def _factorise(
         self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray, sums: FloatArray

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
+from sparseggm.kernels.sparse.levels import Observed
 from sparseggm.linalg import checks
 
 ALL: IndexArray = checks.read_only_view(np.empty(0, np.int32))
@@ -126,6 +127,14 @@ class Engine(Protocol):
         log_prob: FloatArray,
     ) -> int:
         """z and log q(z) of rows of noise, in the caller's numbering: nodes[j] is the node of column j."""
+
+    def levels_log_prob(self, pattern: Pattern, observed: Observed, log_prob: FloatArray, z: FloatArray) -> int:
+        """`levels.sample_in_levels` for each row of uniform numbers; z without rows is not wanted."""
+
+    def levels_log_prob_vjp(
+        self, pattern: Pattern, observed: Observed, bar: FloatArray, loc_bar: FloatArray, factor_bar: FloatArray
+    ) -> int:
+        """A row of the cotangents of loc and factor for each."""
 
 
 def rows_at(task: Step, arguments: tuple[int, ...], results: tuple[int, ...]) -> list[FloatArray]:

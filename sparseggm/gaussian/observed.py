@@ -1,0 +1,184 @@
+"""Gaussian graphical models of observed numbers: logit-normal densities on (0, 1), and grey levels.
+
+Both are made from a `GaussianGraphicalModel` of the logits z, of any batch; their pixels are its nodes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logit, ndtr
+
+from sparseggm.errors import DTypeError, ShapeError
+from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.graph.families import Diagonal
+from sparseggm.graph.pattern import FloatArray
+from sparseggm.linalg import checks
+from sparseggm.linalg.checks import Shape
+from sparseggm.linalg.levels import sample_in_levels
+from sparseggm.stochastic.estimators import Estimate
+from sparseggm.stochastic.randomness import Seed, generator
+
+LOG_2 = math.log(2.0)
+
+
+def squeezed(x: npt.ArrayLike, alpha: float) -> FloatArray:
+    """α + (1 − 2α) x, which moves [0, 1] into (0, 1): 0 < α < ½.
+
+    A density of the squeezed numbers is one of x after adding n log(1 − 2α): see `bits_per_dimension`.
+    """
+    if not 0.0 < alpha < 0.5:
+        raise ValueError(f"squeezed: alpha must be in (0, ½), got {alpha!r}.")
+    return np.asarray(alpha + (1.0 - 2.0 * alpha) * np.asarray(x))
+
+
+def bits_per_dimension(log_prob: npt.ArrayLike, n: int, levels: int = 256, alpha: float | None = None) -> FloatArray:
+    """−log₂ of a probability a pixel: of grey levels themselves; or, given α, of a density of squeezed numbers.
+
+    A density of y = α + (1 − 2α) x, x = (k + u) / levels, is one of x times (1 − 2α)ⁿ, and of k times levelsⁿ less.
+    """
+    scale = 0.0 if alpha is None else math.log(levels) - math.log1p(-2.0 * alpha)
+    return np.asarray((scale - np.asarray(log_prob, np.float64) / n) / LOG_2)
+
+
+class LogitNormal:
+    """Numbers x in (0, 1)ⁿ whose logits log x − log(1 − x) are Gaussian.
+
+    Args:
+        gaussian: of the logits.
+    """
+
+    def __init__(self, gaussian: GaussianGraphicalModel) -> None:
+        self.gaussian = gaussian
+
+    def __repr__(self) -> str:
+        return f"LogitNormal({self.gaussian!r})"
+
+    def log_prob(self, x: npt.ArrayLike) -> FloatArray:
+        """log N(logit x; loc, P⁻¹) − Σ log x (1 − x), nats; batch axes of x (..., n) broadcast.
+
+        Raises:
+            ValueError: a number outside (0, 1). At 0 and 1 the density is 0 or undefined: move them inside, `squeezed`.
+        """
+        x, z = self._logits("log_prob", x)
+        wide = z.astype(np.float64)
+        jacobian = (np.logaddexp(0.0, wide) + np.logaddexp(0.0, -wide)).sum(axis=-1)  # −log x − log(1 − x)
+        log_prob = self.gaussian.log_prob(z).astype(np.float64) + jacobian
+        return checks.require_representable("log_prob", log_prob, z.dtype)
+
+    def sample(self, size: int | Shape = (), rng: Seed = None) -> FloatArray:
+        """Samples of shape size + batch_shape + (n,); rounding may take one to 0 or 1."""
+        return np.asarray(expit(self.gaussian.sample(size, rng)))
+
+    def condition(self, nodes: npt.ArrayLike, values: npt.ArrayLike) -> LogitNormal:
+        """Of the other pixels, ascending, given x[nodes] = values: see `GaussianGraphicalModel.condition`."""
+        return LogitNormal(self.gaussian.condition(nodes, self._logits("condition", values)[1]))
+
+    @staticmethod
+    def _logits(function: str, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        x = np.asarray(x)
+        if not np.issubdtype(x.dtype, np.floating):
+            x = x.astype(np.float64)
+        if not ((x > 0) & (x < 1)).all():
+            bad = x[~((x > 0) & (x < 1))].flat[0]
+            raise ValueError(
+                f"LogitNormal.{function}: numbers must be in (0, 1), got {bad}. Move 0 and 1 inside, for example by "
+                "squeezed(x, 1e-6)."
+            )
+        return x, np.asarray(logit(x))
+
+
+class GreyLevels:
+    """Levels 0 … K − 1 of n pixels: level k where the logit-normal number is in [k/K, (k + 1)/K).
+
+    Args:
+        gaussian: of the logits.
+        levels: K, at least 2.
+    A probability, so that its logarithm is at most 0, and comparable with every model of levels.
+    """
+
+    def __init__(self, gaussian: GaussianGraphicalModel, levels: int = 256) -> None:
+        if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
+            raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
+        self.gaussian, self.levels = gaussian, int(levels)
+        self.edges = np.asarray(logit(np.arange(levels + 1) / levels))
+
+    def __repr__(self) -> str:
+        return f"GreyLevels({self.gaussian!r}, levels={self.levels})"
+
+    def log_prob(self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None) -> FloatArray:
+        """log of an unbiased estimate of P(levels = x), nats: a lower bound in expectation; exact on `Diagonal`.
+
+        Args:
+            x: (..., n) integers of 0 … levels − 1; batch axes broadcast.
+            num_samples: sequential samples whose weights are averaged.
+            rng: of their uniform numbers.
+        Cost: O(nnz(L) + n) a sample, see `linalg.levels.levels_log_prob`.
+        """
+        return self.estimate_log_prob(x, num_samples, rng).value
+
+    def estimate_log_prob(self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None) -> Estimate:
+        """`log_prob` and its standard error, σ(w) / (w̄ √N) for weights w: of one sample NaN, on `Diagonal` 0."""
+        function = "GreyLevels.log_prob"
+        if num_samples < 1:
+            raise ValueError(f"{function}: num_samples must be at least 1, got {num_samples}.")
+        if isinstance(self.gaussian.topology, Diagonal):
+            exact = self._sample(function, x, (), np.random.default_rng(0))[1]
+            return Estimate(exact, np.zeros_like(exact))
+        log_weights = self._sample(function, x, (num_samples,), generator(function, rng))[1]
+        largest = log_weights.max(axis=0)
+        weights = np.exp(log_weights - largest)
+        mean = weights.mean(axis=0)
+        deviation = weights.std(axis=0, ddof=1) if num_samples > 1 else np.full_like(mean, np.nan)
+        return Estimate(largest + np.log(mean), deviation / (mean * math.sqrt(num_samples)))
+
+    def sample(self, size: int | Shape = (), rng: Seed = None) -> npt.NDArray[np.int64]:
+        """Levels of shape size + batch_shape + (n,)."""
+        return self.levels_of(expit(self.gaussian.sample(size, rng).astype(np.float64)))
+
+    def levels_of(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """The levels of numbers in [0, 1]."""
+        floor = np.floor(np.asarray(x, np.float64) * self.levels).astype(np.int64)
+        return np.minimum(floor, self.levels - 1)
+
+    def mean(self) -> FloatArray:
+        """The expected level of each pixel, batch_shape + (n,), float64: Σ_k P(level ≥ k), from exact variances."""
+        g = self.gaussian
+        deviation = np.sqrt(g.variance.astype(np.float64))
+        total = np.zeros(g.loc.shape)
+        for edge in self.edges[1:-1]:
+            total += ndtr((g.loc - edge) / deviation)
+        return total
+
+    def sample_logits(self, x: npt.ArrayLike, rng: Seed = None) -> tuple[FloatArray, FloatArray]:
+        """z (..., n), sampled one after another in the intervals of levels x, and the logarithms of their weights."""
+        return self._sample("GreyLevels.sample_logits", x, (), generator("GreyLevels.sample_logits", rng))
+
+    def _sample(
+        self, function: str, x: npt.ArrayLike, size: Shape, rng: np.random.Generator
+    ) -> tuple[FloatArray, FloatArray]:
+        x, g = np.asarray(x), self.gaussian
+        self._require_levels(function, x)
+        batch = checks.broadcast(function, x=x.shape[:-1], gaussian=g.batch_shape)
+        uniform = rng.uniform(2.0**-54, 1.0, (*size, *batch, g.n)).astype(g.dtype, copy=False)
+        np.clip(uniform, None, np.nextafter(g.dtype.type(1), g.dtype.type(0)), out=uniform)
+        order, natural = g.topology.order, g.topology.is_naturally_ordered
+        loc, levels = (g.loc, x) if natural else (g.loc.take(order, axis=-1), x.take(order, axis=-1))
+        z, log_prob = sample_in_levels(g.factor_pattern, loc, g.factor, levels, self.edges, uniform)
+        return (z if natural else z.take(g.topology.inverse_order, axis=-1)), log_prob
+
+    def _require_levels(self, function: str, x: npt.NDArray[Any]) -> None:
+        if not np.issubdtype(x.dtype, np.integer):
+            raise DTypeError(
+                f"{function}: levels must be integers, got {x.dtype}. Convert them with levels_of or astype."
+            )
+        if x.shape[-1:] != (self.gaussian.n,):
+            raise ShapeError(
+                f"{function}: x must end in {self.gaussian.n}, the pixels of {self.gaussian.topology}, "
+                f"got shape {x.shape}."
+            )
+        if x.size and (x.min() < 0 or x.max() >= self.levels):
+            raise ValueError(f"{function}: levels must be in 0 … {self.levels - 1}, got {x.min()} … {x.max()}.")

@@ -1,0 +1,141 @@
+"""Logit-normal densities and grey levels: change of variables, levels that add up, the ends, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from sparseggm import (
+    Chain,
+    Diagonal,
+    DTypeError,
+    ExtendedGrid,
+    GaussianGraphicalModel,
+    Grid,
+    ShapeError,
+    Star,
+    Topology,
+)
+from sparseggm.gaussian.observed import GreyLevels, LogitNormal, bits_per_dimension, squeezed
+from tests.numerics import Array
+from tests.strategies import factor_values
+
+TOPOLOGIES = [Diagonal(3), Chain(4), ExtendedGrid(2, 3), Star(4), Grid(2, 3)]
+each_topology = pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+
+
+def gaussian(topology: Topology, batch: tuple[int, ...] = (), seed: int = 0) -> GaussianGraphicalModel:
+    rng = np.random.default_rng(seed)
+    factor = factor_values(rng, topology.factor_pattern, batch, "plain", "float64")
+    return GaussianGraphicalModel(rng.standard_normal((*batch, topology.n)), factor=factor, topology=topology)
+
+
+@each_topology
+def test_the_density_is_that_of_the_logits_and_their_jacobian(topology: Topology) -> None:
+    g, x = gaussian(topology, (2,)), np.random.default_rng(1).uniform(0.01, 0.99, (3, 1, topology.n))
+    expected = g.log_prob(logit(x)) - np.log(x * (1 - x)).sum(axis=-1)
+    np.testing.assert_allclose(LogitNormal(g).log_prob(x), expected, rtol=1e-12)
+
+
+def test_the_density_integrates_to_one() -> None:
+    grid = (np.arange(400) + 0.5) / 400
+    x = np.stack(np.meshgrid(grid, grid), axis=-1)
+    density = np.exp(LogitNormal(gaussian(Chain(2))).log_prob(x))
+    assert abs(density.mean() - 1) <= 1e-3
+
+
+@each_topology
+def test_samples_of_a_density_have_its_logits(topology: Topology) -> None:
+    g = gaussian(topology)
+    np.testing.assert_allclose(logit(LogitNormal(g).sample(5, rng=3)), g.sample(5, rng=3), rtol=1e-9, atol=1e-9)
+
+
+def test_conditioning_on_pixels_is_conditioning_on_their_logits() -> None:
+    g, values = gaussian(ExtendedGrid(2, 3)), np.array([0.2, 0.9])
+    found, expected = LogitNormal(g).condition([1, 4], values), g.condition([1, 4], logit(values))
+    np.testing.assert_array_equal(found.gaussian.loc, expected.loc)
+    np.testing.assert_array_equal(found.gaussian.factor, expected.factor)
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, np.nan])
+def test_the_density_has_no_ends(bad: float) -> None:
+    x = np.array([0.5, bad])
+    with pytest.raises(ValueError, match=r"^LogitNormal\.log_prob: numbers must be in \(0, 1\), got .* squeezed"):
+        LogitNormal(gaussian(Chain(2))).log_prob(x)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, -1e-6, np.nan])
+def test_alpha_is_between_zero_and_a_half(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"^squeezed: alpha must be in \(0, ½\)"):
+        squeezed(np.array([0.0, 1.0]), alpha)
+
+
+def test_bits_of_a_density_count_every_jacobian() -> None:
+    """A uniform density on (0, 1) has log₂ K bits a level, whatever α, less what α leaves outside."""
+    alpha, n = 0.01, 5
+    assert np.isclose(bits_per_dimension(0.0, n, 256, alpha), 8 - np.log2(1 - 2 * alpha))
+    assert np.isclose(bits_per_dimension(-n * np.log(256), n), 8)
+
+
+# ---------------------------------------------------------------------- levels
+
+
+def all_levels(n: int, levels: int) -> Array:
+    return np.stack(np.meshgrid(*n * [np.arange(levels)], indexing="ij"), axis=-1).reshape(-1, n)
+
+
+@pytest.mark.parametrize("topology", [Diagonal(3), Chain(3), Star(3)], ids=str)
+def test_probabilities_of_all_levels_add_up_to_one(topology: Topology) -> None:
+    x = all_levels(3, 4)
+    estimate = GreyLevels(gaussian(topology), levels=4).estimate_log_prob(x, num_samples=2000, rng=0)
+    probabilities = np.exp(estimate.value)
+    error = np.sqrt(((probabilities * estimate.standard_error) ** 2).sum())
+    assert abs(probabilities.sum() - 1) <= 4 * error + 1e-12
+    assert (estimate.value <= 0).all()
+
+
+def test_levels_are_exact_on_a_diagonal_and_independent_of_the_generator() -> None:
+    model, x = GreyLevels(gaussian(Diagonal(5)), levels=16), np.arange(5)
+    first, second = model.estimate_log_prob(x, rng=0), model.estimate_log_prob(x, num_samples=9, rng=1)
+    assert first.value == second.value
+    assert first.standard_error == 0
+
+
+@each_topology
+def test_frequencies_of_samples_are_the_marginals(topology: Topology) -> None:
+    model = GreyLevels(gaussian(topology), levels=8)
+    x = model.sample(20_000, rng=0)
+    assert x.min() >= 0
+    assert x.max() <= 7
+    assert (abs(x.mean(axis=0) - model.mean()) <= 4 * x.std(axis=0) / np.sqrt(len(x))).all()
+
+
+@each_topology
+def test_logits_are_sampled_within_their_levels(topology: Topology) -> None:
+    model, rng = GreyLevels(gaussian(topology, (2,)), levels=8), np.random.default_rng(5)
+    x = rng.integers(0, 8, (3, 2, topology.n))
+    z, log_weight = model.sample_logits(x, rng=1)
+    assert log_weight.shape == (3, 2)
+    place = 8 * expit(z)
+    assert ((x - 1e-9 <= place) & (place <= x + 1 + 1e-9)).all()
+
+
+def test_more_samples_raise_the_bound() -> None:
+    model, x = GreyLevels(gaussian(ExtendedGrid(3, 3)), levels=4), np.full((2000, 9), 2)
+    one, many = (model.log_prob(x, num_samples, rng=0) for num_samples in (1, 50))
+    assert many.mean() - one.mean() > 4 * (one - many).std() / np.sqrt(len(x))
+
+
+def test_what_levels_refuse() -> None:
+    model = GreyLevels(gaussian(Chain(3)))
+    with pytest.raises(ValueError, match=r"levels must be in 0 … 255, got 0 … 256"):
+        model.log_prob(np.array([0, 256, 3]))
+    with pytest.raises(DTypeError, match=r"levels must be integers, got float64"):
+        model.log_prob(np.array([0.0, 1.0, 2.0]))
+    with pytest.raises(ShapeError, match=r"x must end in 3, the pixels of Chain\(n=3\), got shape \(2,\)"):
+        model.log_prob(np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"num_samples must be at least 1"):
+        model.log_prob(np.array([0, 1, 2]), num_samples=0)
+    with pytest.raises(ValueError, match=r"levels must be an integer of at least 2"):
+        GreyLevels(gaussian(Chain(3)), levels=1)
