@@ -20,6 +20,7 @@ from sparseggm.errors import (
     ShapeError,
 )
 from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.observed import GreyLevels, LogitNormal
 from sparseggm.gaussian.storage import load, save
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Band, BlockChain, Chain, Diagonal, ExtendedGrid, Stencil
@@ -48,7 +49,9 @@ __all__ = [
     "ExtendedGrid",
     "GaussianGraphicalModel",
     "Graph",
+    "GreyLevels",
     "Grid",
+    "LogitNormal",
     "NonFiniteError",
     "NonPositiveError",
     "NotPositiveDefiniteError",

@@ -20,7 +20,7 @@ from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Chain, ExtendedGrid
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.pattern import Pattern
-from sparseggm.linalg import calculus, density, long_chain, sampling, step, threads
+from sparseggm.linalg import calculus, density, levels, long_chain, sampling, step, threads
 
 _BATCH = threads.LANES
 
@@ -48,6 +48,8 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     density.kl_from_normal(pattern, None, x, factor, x, x)
     density.kl_from_normal_vjp(pattern, None, x, factor, x, x, x[:, 0])
     density.is_valid(pattern, x, factor)
+    levels.levels_log_prob_vjp(pattern, x, factor, np.zeros_like(x, int), np.array([-1.0, 1.0]), 0.5 * x, x[:, 0])
+    levels.levels_log_prob(pattern, x, factor, np.zeros_like(x, int), np.array([-1.0, 1.0]), 0.5 * x)
     sampling.sample_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
     _compile_long_chain(dtype)
 

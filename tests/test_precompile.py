@@ -20,7 +20,7 @@ from sparseggm import linalg, precompile
 from sparseggm.kernels import dissection, separators, symbolic
 from sparseggm.kernels.chain import elimination, strips
 from sparseggm.kernels.chain import step as chain_step
-from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, products, sampling
+from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, levels, products, sampling
 from sparseggm.kernels.sparse import step as step_kernels
 from sparseggm.linalg import density as densities
 from sparseggm.linalg import step
@@ -28,7 +28,7 @@ from tests.verbs import VERBS
 
 def loaded():
     graphs = dissection, separators, symbolic
-    sparse = cholesky, density, divergence, inverse, products, sampling, step_kernels
+    sparse = cholesky, density, divergence, inverse, levels, products, sampling, step_kernels
     modules = *graphs, *sparse, chain_step, elimination, strips
     kernels = [kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)]
     return {(kernel.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
@@ -59,6 +59,8 @@ for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), 
         factor=np.tile((topology.factor_pattern.rows == topology.factor_pattern.cols).astype("DTYPE"), (3, 1)),
         topology=topology,
     )
+    if topology.n < 100:
+        sg.GreyLevels(g).estimate_log_prob(np.zeros(topology.n, np.uint8), num_samples=2, rng=0)
     g.log_prob(g.sample(2, rng=np.random.default_rng(0))), g.kl_divergence(), g.variance, g.precision
     sg.GaussianGraphicalModel.from_precision(g.loc, precision=g.precision, topology=g.graph)
 print(sorted(map(str, loaded() - before)))
