@@ -2,6 +2,8 @@
 
 All arguments and results are in the caller's numbering of nodes. Parameters and constructors are in `factored`, the
 mathematics in `linalg` and `stochastic`; quantities are in nats, and every reduction is formed in float64.
+
+The module is longer than others: it is one class.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.factored import FactoredDistribution, factorised
-from sparseggm.torch.operators import density, samples
+from sparseggm.torch.operators import density, distances, samples
+from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index, inside_functorch
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -94,7 +95,7 @@ class GaussianGraphicalModel(FactoredDistribution):
 
     def _log_prob_of_noise(self, noise: Tensor) -> Tensor:
         """log q(loc + L⁻ᵀ ε), in float64."""
-        return 0.5 * (self._logdet() - samples.square_norm(noise) - self.topology.n * LOG_2PI)
+        return 0.5 * (self._logdet() - distances.square_norm(noise) - self.topology.n * LOG_2PI)
 
     @tells("value")
     def log_prob(self, value: Any) -> Tensor:
@@ -263,11 +264,11 @@ class GaussianGraphicalModel(FactoredDistribution):
         """(x − loc)ᵀ P (x − loc) in float64."""
         if inside_functorch():
             return self.whiten(x - self.loc).double().square().sum(-1)
-        return samples.square_distance(self.factor_pattern, self.loc, self._factor, self._order, x)
+        return distances.square_distance(self.factor_pattern, self.loc, self._factor, self._order, x)
 
     def _whiten_rows(self, d: Tensor) -> Tensor:
         """Lᵀ d for each row of d (..., k, n), nodes of the result in the order of elimination."""
-        return ops.matmul_t(self.factor_pattern, self._factor.unsqueeze(-2), samples.reordered(d, self._order))
+        return ops.matmul_t(self.factor_pattern, self._factor.unsqueeze(-2), reordered(d, self._order))
 
     def _colorize_rows(self, eps: Tensor) -> Tensor:
         """L⁻ᵀ ε for each row of ε (..., k, n), nodes of ε in the order of elimination."""

@@ -20,7 +20,9 @@ from sparseggm.gaussian.factored import trace_positions
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
-from sparseggm.torch.operators import density, samples, step
+from sparseggm.torch.operators import density, step
+from sparseggm.torch.operators.distances import square_norm
+from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index
 from sparseggm.torch.operators.tracing import untraced
 
@@ -72,7 +74,7 @@ def sample_and_kl(
         return z, rounded(q._log_prob_of_noise(noise) - log_p, dtype)
     if p is None:
         order = q._order
-        loc, eps = samples.reordered(q.loc, order), samples.reordered(noise, order)
+        loc, eps = reordered(q.loc, order), reordered(noise, order)
         z, divergence = step.sample_and_kl(q.factor_pattern, loc, q._factor, eps)
         return q._to_caller(z), divergence
     return q.loc + q.colorize(noise), kl_divergence(q, p)
@@ -80,7 +82,7 @@ def sample_and_kl(
 
 def _log_of_standard_normal(z: Tensor) -> Tensor:
     """log N(z; 0, I) in float64."""
-    return -0.5 * (samples.square_norm(z) + z.shape[-1] * LOG_2PI)
+    return -0.5 * (square_norm(z) + z.shape[-1] * LOG_2PI)
 
 
 # ---------------------------------------------------------------------- registered

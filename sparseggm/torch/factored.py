@@ -31,8 +31,8 @@ from sparseggm.torch.border import (
     tells,
 )
 from sparseggm.torch.errors import NotPositiveDefiniteError
+from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import array, have_values, index
-from sparseggm.torch.operators.samples import reordered
 from sparseggm.torch.operators.tracing import untraced
 
 _product_graph = untraced(product_graph)

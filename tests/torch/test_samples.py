@@ -11,7 +11,7 @@ import torch
 import sparseggm as sg
 from sparseggm import linalg
 from sparseggm.torch import GaussianGraphicalModel
-from sparseggm.torch.operators import blocks, samples
+from sparseggm.torch.operators import blocks, distances
 from sparseggm.torch.operators.registration import index, key_of
 from tests.torch.gaussians import KINDS, Kind
 from tests.torch.problems import TOPOLOGIES, factor, gradgradcheck, vectors
@@ -220,7 +220,7 @@ def test_squares_are_formed_in_float64():
     q = GaussianGraphicalModel(torch.zeros(n), factor=torch.ones(n), topology=sg.Diagonal(n))
     values = torch.full((2, n), x)
     assert (q._square_distance(values) == n * x * x).all()
-    assert (samples.square_norm(values) == n * x * x).all()
+    assert (distances.square_norm(values) == n * x * x).all()
 
 
 @pytest.mark.parametrize("limit", [blocks.BLOCK, 1])
@@ -246,8 +246,8 @@ def test_squares_beyond_float32_do_not_overflow():
 
 
 def test_square_norm_has_derivatives_of_first_and_second_order():
-    assert torch.autograd.gradcheck(samples.square_norm, (vectors(3, 2),))
-    assert gradgradcheck(samples.square_norm, (vectors(3, 2),))
+    assert torch.autograd.gradcheck(distances.square_norm, (vectors(3, 2),))
+    assert gradgradcheck(distances.square_norm, (vectors(3, 2),))
 
 
 # ---------------------------------------------------------------------- the machinery

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.linalg.checks import Shape
@@ -53,3 +55,8 @@ def sum_in_float64(array: FloatArray, shape: Shape) -> FloatArray:
     if not extra and not kept:
         return array
     return np.asarray(array.sum(axis=(*range(extra), *kept), dtype=np.float64)).reshape(shape)
+
+
+def to_tensor(total: FloatArray, like: Tensor) -> Tensor:
+    """A sum as a tensor in the dtype of another."""
+    return torch.from_numpy(total).to(like.dtype)

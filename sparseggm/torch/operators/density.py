@@ -4,6 +4,8 @@ Means, points and their cotangents are in the caller's numbering, factors in tha
 between them, None if the two agree. Kernels serve tensors of one batch shape, of which `mean` and `scale` may also be
 single rows; where batch axes broadcast, the same is composed of verbs. Sums over the nodes are formed in float64. A
 result beyond the dtype raises if values can be read, and is infinite else.
+
+The module is longer than others: the three densities are read side by side, in arrays, gradients and verbs.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from sparseggm import linalg
 from sparseggm.gaussian.model import LOG_2PI
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import calculus, checks, density
-from sparseggm.torch.operators import algebra, samples, second_moments
+from sparseggm.torch.operators import algebra, distances, second_moments
 from sparseggm.torch.operators.addresses import new, run_at, stride_of, takes_addresses
 from sparseggm.torch.operators.blocks import sum_in_float64
 from sparseggm.torch.operators.embedding import diagonal, on_diagonal
+from sparseggm.torch.operators.numbering import inverse_of, reordered, taker
 from sparseggm.torch.operators.registration import (
     array,
     batch_of,
@@ -36,7 +39,6 @@ from sparseggm.torch.operators.registration import (
     register,
     vjp,
 )
-from sparseggm.torch.operators.samples import inverse_of, reordered, taker
 
 
 @dataclass(frozen=True)
@@ -242,14 +244,14 @@ kl_to_normal = Density(
 
 
 def _log_prob_by_verbs(pattern: Pattern, loc: FloatArray, factor: FloatArray, order: Any, x: FloatArray) -> FloatArray:
-    square = samples.square_distances(pattern, loc, factor, order, x)
+    square = distances.square_distances(pattern, loc, factor, order, x)
     return 0.5 * (linalg.logdet(pattern, factor, np.float64) - square - pattern.n * LOG_2PI)
 
 
 def _log_prob_vjp_by_verbs(
     pattern: Pattern, loc: FloatArray, factor: FloatArray, order: Any, x: FloatArray, bar: FloatArray
 ) -> tuple[FloatArray, ...]:
-    loc_bar, factor_bar, x_bar = samples.square_distances_vjp(pattern, loc, factor, order, x, -0.5 * bar)
+    loc_bar, factor_bar, x_bar = distances.square_distances_vjp(pattern, loc, factor, order, x, -0.5 * bar)
     batch, diagonal = factor.shape[:-1], pattern.diagonal
     factor_bar[..., diagonal] += sum_in_float64(bar[..., None], (*batch, 1)) / factor[..., diagonal]
     return loc_bar, factor_bar, x_bar
@@ -272,7 +274,7 @@ def _from_normal_by_verbs(
     pattern: Pattern, loc: FloatArray, factor: FloatArray, order: Any, mean: FloatArray, scale: FloatArray
 ) -> FloatArray:
     s = taker(order)(scale.astype(np.float64))
-    square = samples.square_distances(pattern, loc, factor, order, mean)
+    square = distances.square_distances(pattern, loc, factor, order, mean)
     trace = np.square(factor * s[..., pattern.rows]).sum(-1)
     total = trace + square - 2.0 * np.log(s).sum(-1) - pattern.n - linalg.logdet(pattern, factor, np.float64)
     return 0.5 * total  # type: ignore[no-any-return]
@@ -289,7 +291,7 @@ def _from_normal_vjp_by_verbs(
 ) -> tuple[FloatArray, ...]:
     shared = np.broadcast_shapes(loc.shape[:-1], factor.shape[:-1], mean.shape[:-1])
     half = 0.5 * sum_in_float64(bar[..., None], (*shared, 1))[..., 0]
-    loc_bar, factor_bar, mean_bar = samples.square_distances_vjp(pattern, loc, factor, order, mean, half)
+    loc_bar, factor_bar, mean_bar = distances.square_distances_vjp(pattern, loc, factor, order, mean, half)
     k, batch, diagonal = bar.astype(np.float64)[..., None], factor.shape[:-1], pattern.diagonal
     s = taker(order)(scale.astype(np.float64))
     factor_bar += sum_in_float64(k * np.square(s)[..., pattern.rows], factor.shape) * factor

@@ -3,6 +3,8 @@
 An operator takes its patterns by `key`, since the dispatcher knows strings and not our types. The last axis of each of
 its tensors is its own (packed values or nodes); all others are batch axes, which broadcast. Operators that loop
 under vmap are free of this rule.
+
+The module is longer than others: definition, autograd and vmap of an operator are one subject.
 """
 
 from __future__ import annotations
