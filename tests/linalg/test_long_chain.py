@@ -293,7 +293,7 @@ def test_pivots_that_are_not_normal_are_left_to_the_factor() -> None:
 def test_a_system_with_a_number_that_is_not_finite_says_which(place, bad) -> None:
     n = long_chain.LONG
     pattern, b = Chain(n).precision_pattern, np.ones(n)
-    P = precision_of(n, "weak", 0, "float64")
+    P = precision_of(n, "weak", 0, "float64").copy()
     P[place] = bad
     for call in (lambda: linalg.precision_solve(pattern, P, b), lambda: linalg.precision_logdet(pattern, P)):
         with pytest.raises(NonFiniteError, match=rf"precision must be finite, got {bad}"):
@@ -309,7 +309,7 @@ def test_the_verbs_take_the_long_way_and_agree_with_a_batch_of_the_same(coupling
     """A batch of equal chains goes in lanes of whole chains: other code, the same numbers up to seams."""
     n = long_chain.LONG + 11
     couplings = "weak" if couplings == "growing" else couplings  # 1.001¹⁶³⁹⁵ is beyond float32
-    pattern, L = Chain(n).factor_pattern, factor_of(n, couplings, 3, dtype)
+    pattern, L = Chain(n).factor_pattern, factor_of(n, couplings, 3, dtype).copy()
     rhs = np.random.default_rng(0).standard_normal(n).astype(dtype)
     if couplings in ("mixed", "islands"):
         L[1::2] *= 0.5
@@ -333,7 +333,7 @@ def test_the_solution_may_take_the_place_of_the_right_hand_side() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_is_found_wherever_it_stands(place, bad) -> None:
     n = long_chain.LONG
-    pattern, L, x = Chain(n).factor_pattern, factor_of(n, "weak", 0, "float64"), np.ones(n)
+    pattern, L, x = Chain(n).factor_pattern, factor_of(n, "weak", 0, "float64").copy(), np.ones(n)
     L[place] = bad
     for call in (
         lambda: linalg.solve(pattern, L, x),
