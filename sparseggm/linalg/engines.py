@@ -23,6 +23,14 @@ _SEGMENT = 1 << 16
 LEVEL_WORK = 300
 """Multiply-adds that a truncated sample is worth."""
 
+_CODES = {
+    name.lower(): code
+    for module in (products, inverse)
+    for name, code in vars(module).items()
+    if name.isupper() and isinstance(code, int)
+}
+"""The number by which kernels know a verb."""
+
 _NO_SUMS: FloatArray = np.empty(0)
 
 _NATURAL: IntArray = checks.read_only_view(np.empty(0, np.int64))
@@ -38,7 +46,7 @@ class Sparse:
         return True
 
     def product(self, verb: str, pattern: Pattern, matrices: Shared, x: FloatArray, y: FloatArray) -> int:
-        code = getattr(products, verb.upper())
+        code = _CODES[verb]
         arguments = code, self.is_chain, pattern.indptr, pattern.rows, *matrices, x, y
         return threads.over_batch(products.product, pattern.nnz, *arguments, batch=len(x))
 
@@ -79,7 +87,7 @@ class Sparse:
     ) -> int:
         work = pattern.column_pairs(pattern) if verb.startswith("gram") else 2 * pattern.column_pairs(wide)
         passes = 3 if verb in ("selected_inverse_vjp", "marginal_variances_vjp") else 1
-        code = getattr(inverse, verb.upper())
+        code = _CODES[verb]
         arguments = code, self.is_chain, pattern.indptr, pattern.rows, _fill(wide), chosen, a, b, values
         return threads.over_batch(inverse.sweep, passes * work, *arguments, batch=len(a))
 
@@ -262,7 +270,10 @@ ENGINES: list[Engine] = [LongChain(), Chain(), Sparse()]
 
 def engine_for(pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> Engine:
     """The engine for a batch of this many rows."""
-    return next(engine for engine in ENGINES if engine.serves(pattern, batch, dtype))
+    for engine in ENGINES:
+        if engine.serves(pattern, batch, dtype):
+            return engine
+    raise LookupError(f"engine_for: no engine serves {batch} rows of {dtype} on {pattern}. Add one to ENGINES.")
 
 
 def engine_of(pattern: Pattern, task: Step) -> Engine:

@@ -177,7 +177,7 @@ def test_a_verb_without_an_engine_has_no_code_of_its_own(verb: Verb, monkeypatch
     pattern = verb.on(Chain(4).factor_pattern)
     given = arguments(verb, pattern, 1, (2,))
     monkeypatch.setattr(engines, "ENGINES", [])
-    with pytest.raises(StopIteration):
+    with pytest.raises(LookupError, match="no engine serves"):
         verb(pattern, given)
 
 
