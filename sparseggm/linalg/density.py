@@ -95,12 +95,7 @@ def kl_to_normal(
     Cost: the marginal variances, each byte moved once.
     Error: that of the variances; 1/s is rounded once, and each term to a few roundings in float64.
     """
-    verb = "kl_to_normal"
-    _check(verb, pattern, factor, loc=loc, mean=mean, scale=scale)
-    kl = np.empty(loc.shape[:-1], loc.dtype)
-    given = {"loc": loc, "factor": factor, "mean": mean, "scale": scale}
-    _run(verb, pattern, order, given, kl)
-    return kl
+    return _numbers("kl_to_normal", pattern, order, loc=loc, factor=factor, mean=mean, scale=scale)
 
 
 def kl_to_normal_vjp(
@@ -135,11 +130,7 @@ def log_prob(
     Returns, Raises: as `kl_to_normal`. Cost: 2 nnz flops, each byte moved once.
     Error: Lᵀ (x − loc) as `linalg.matmul_t` with one rounding more, log det P as `linalg.logdet`.
     """
-    _check("log_prob", pattern, factor, loc=loc, value=value)
-    result = np.empty(loc.shape[:-1], loc.dtype)
-    given = {"loc": loc, "factor": factor, "value": value}
-    _run("log_prob", pattern, order, given, result)
-    return result
+    return _numbers("log_prob", pattern, order, loc=loc, factor=factor, value=value)
 
 
 def log_prob_vjp(
@@ -170,12 +161,7 @@ def kl_from_normal(
 
     Args, Returns, Raises: as `kl_to_normal`. Cost: 4 nnz flops, each byte moved once. Error: as `log_prob`.
     """
-    verb = "kl_from_normal"
-    _check(verb, pattern, factor, loc=loc, mean=mean, scale=scale)
-    kl = np.empty(loc.shape[:-1], loc.dtype)
-    given = {"loc": loc, "factor": factor, "mean": mean, "scale": scale}
-    _run(verb, pattern, order, given, kl)
-    return kl
+    return _numbers("kl_from_normal", pattern, order, loc=loc, factor=factor, mean=mean, scale=scale)
 
 
 def kl_from_normal_vjp(
@@ -243,6 +229,14 @@ def _run(
     task = Step(LIKE[given["factor"].dtype], len(rows[0]), addresses, order=order, stride=pattern.n)
     if task.batch and engine_of(pattern, task).density(verb, pattern, task):
         _raise_cause(verb, pattern, given | (also or {}))
+
+
+def _numbers(verb: str, pattern: Pattern, order: IntArray | None, **given: FloatArray) -> FloatArray:
+    """The verb's number for each batch element."""
+    _check(verb, pattern, **given)
+    result = np.empty(given["loc"].shape[:-1], given["loc"].dtype)
+    _run(verb, pattern, order, given, result)
+    return result
 
 
 def _bars(
