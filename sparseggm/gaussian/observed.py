@@ -105,30 +105,37 @@ class GreyLevels:
             raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
         self.gaussian, self.levels = gaussian, int(levels)
         self.edges = np.asarray(logit(np.arange(levels + 1) / levels))
+        self._edges = np.append(self.edges, [-np.inf, np.inf])  # level K + 1 is the whole line: a missing pixel
 
     def __repr__(self) -> str:
         return f"GreyLevels({self.gaussian!r}, levels={self.levels})"
 
-    def log_prob(self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None) -> FloatArray:
+    def log_prob(
+        self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None, missing: npt.ArrayLike | None = None
+    ) -> FloatArray:
         """log of an unbiased estimate of P(levels = x), nats: a lower bound in expectation; exact on `Diagonal`.
 
         Args:
             x: (..., n) integers of 0 … levels − 1; batch axes broadcast.
             num_samples: sequential samples whose weights are averaged.
             rng: of their uniform numbers.
+            missing: (..., n) booleans, where the level is unknown: the probability is that of the others. The samples
+                are best where the missing pixels come first in the order of elimination, such as the upper rows.
         Cost: O(nnz(L) + n) a sample, see `linalg.levels.levels_log_prob`.
         """
-        return self.estimate_log_prob(x, num_samples, rng).value
+        return self.estimate_log_prob(x, num_samples, rng, missing).value
 
-    def estimate_log_prob(self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None) -> Estimate:
+    def estimate_log_prob(
+        self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None, missing: npt.ArrayLike | None = None
+    ) -> Estimate:
         """`log_prob` and its standard error, σ(w) / (w̄ √N) for weights w: of one sample NaN, on `Diagonal` 0."""
         function = "GreyLevels.log_prob"
         if num_samples < 1:
             raise ValueError(f"{function}: num_samples must be at least 1, got {num_samples}.")
         if isinstance(self.gaussian.topology, Diagonal):
-            exact = self._sample(function, x, (), np.random.default_rng(0))[1]
+            exact = self._sample(function, x, missing, (), np.random.default_rng(0))[1]
             return Estimate(exact, np.zeros_like(exact))
-        log_weights = self._sample(function, x, (num_samples,), generator(function, rng))[1]
+        log_weights = self._sample(function, x, missing, (num_samples,), generator(function, rng))[1]
         largest = log_weights.max(axis=0)
         weights = np.exp(log_weights - largest)
         mean = weights.mean(axis=0)
@@ -153,24 +160,38 @@ class GreyLevels:
             total += ndtr((g.loc - edge) / deviation)
         return total
 
-    def sample_logits(self, x: npt.ArrayLike, rng: Seed = None) -> tuple[FloatArray, FloatArray]:
-        """z (..., n), sampled one after another in the intervals of levels x, and the logarithms of their weights."""
-        return self._sample("GreyLevels.sample_logits", x, (), generator("GreyLevels.sample_logits", rng))
+    def sample_logits(
+        self, x: npt.ArrayLike, rng: Seed = None, missing: npt.ArrayLike | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """z (..., n), sampled one after another in the intervals of levels x, and the logarithms of their weights.
+
+        A missing pixel is sampled from the whole line, given those after it in the order of elimination: this fills in
+        an image. Weighted by exp(log weight), z is a sample given the levels of the others.
+        """
+        function = "GreyLevels.sample_logits"
+        return self._sample(function, x, missing, (), generator(function, rng))
 
     def _sample(
-        self, function: str, x: npt.ArrayLike, size: Shape, rng: np.random.Generator
+        self,
+        function: str,
+        x: npt.ArrayLike,
+        missing: npt.ArrayLike | None,
+        size: Shape,
+        rng: np.random.Generator,
     ) -> tuple[FloatArray, FloatArray]:
-        x, g = np.asarray(x), self.gaussian
-        self._require_levels(function, x)
+        x, g = self._checked_levels(function, np.asarray(x), missing), self.gaussian
         batch = checks.broadcast(function, x=x.shape[:-1], gaussian=g.batch_shape)
         uniform = rng.uniform(2.0**-54, 1.0, (*size, *batch, g.n)).astype(g.dtype, copy=False)
         np.clip(uniform, None, np.nextafter(g.dtype.type(1), g.dtype.type(0)), out=uniform)
         order, natural = g.topology.order, g.topology.is_naturally_ordered
         loc, levels = (g.loc, x) if natural else (g.loc.take(order, axis=-1), x.take(order, axis=-1))
-        z, log_prob = sample_in_levels(g.factor_pattern, loc, g.factor, levels, self.edges, uniform)
+        z, log_prob = sample_in_levels(g.factor_pattern, loc, g.factor, levels, self._edges, uniform)
         return (z if natural else z.take(g.topology.inverse_order, axis=-1)), log_prob
 
-    def _require_levels(self, function: str, x: npt.NDArray[Any]) -> None:
+    def _checked_levels(
+        self, function: str, x: npt.NDArray[Any], missing: npt.ArrayLike | None
+    ) -> npt.NDArray[np.integer]:
+        """x, where missing pixels have the level of the whole line."""
         if not np.issubdtype(x.dtype, np.integer):
             raise DTypeError(
                 f"{function}: levels must be integers, got {x.dtype}. Convert them with levels_of or astype."
@@ -180,5 +201,15 @@ class GreyLevels:
                 f"{function}: x must end in {self.gaussian.n}, the pixels of {self.gaussian.topology}, "
                 f"got shape {x.shape}."
             )
+        if missing is not None:
+            absent = np.asarray(missing)
+            if absent.dtype != np.bool_ or absent.shape[-1:] != x.shape[-1:]:
+                raise ShapeError(
+                    f"{function}: missing must be booleans that end in {self.gaussian.n}, the pixels, "
+                    f"got {absent.dtype} of shape {absent.shape}."
+                )
+            checks.broadcast(function, x=x.shape[:-1], missing=absent.shape[:-1])
+            x = np.where(absent, 0, x)
         if x.size and (x.min() < 0 or x.max() >= self.levels):
             raise ValueError(f"{function}: levels must be in 0 … {self.levels - 1}, got {x.min()} … {x.max()}.")
+        return x if missing is None else np.where(absent, self.levels + 1, x.astype(np.int32))

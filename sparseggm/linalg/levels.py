@@ -32,7 +32,7 @@ def levels_log_prob(
         pattern: of L.
         loc, factor: (..., n) and (..., nnz), batch axes broadcast.
         levels: (..., n) integers of 0 … K − 1.
-        edges: (K + 1,) increasing, float64.
+        edges: (K + 1,) float64, edges[k] < edges[k + 1] for every level k that occurs; −∞ and ∞ are edges too.
         uniform: (..., n) in (0, 1): an estimate for each of its rows. On a diagonal pattern it does not matter.
     Returns:
         (...) float64, on the common batch axes.

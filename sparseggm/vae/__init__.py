@@ -14,11 +14,12 @@ from sparseggm.vae.errors import (
     Interrupted,
     NotWrittenError,
 )
-from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_digits, load_run, report
+from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_images, load_run, report
 from sparseggm.vae.figures import figures
+from sparseggm.vae.likelihoods import bernoulli_log_likelihood
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import (
-    bernoulli_log_likelihood,
+    bits_a_pixel,
     elbo_terms,
     importance_weighted_bound,
     log_importance_weights,
@@ -43,9 +44,10 @@ __all__ = [
     "NotWrittenError",
     "Training",
     "bernoulli_log_likelihood",
+    "bits_a_pixel",
     "elbo_terms",
     "evaluate",
-    "evaluate_digits",
+    "evaluate_images",
     "figures",
     "importance_weighted_bound",
     "load_digits",

@@ -11,11 +11,17 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from sparseggm.graph.families import BlockChain, Chain, Diagonal, ExtendedGrid
+from sparseggm.graph.families import BlockChain, Chain, Diagonal, ExtendedGrid, Stencil
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.errors import ConfigError
 
 POSTERIORS = ("diagonal", "chain", "extended-grid", "block-chain")
+LIKELIHOODS = ("bernoulli", "levels", "logit-normal")
+DECODERS = ("dense", "convolutional")
+PIXEL_GRAPHS = ("diagonal", "extended-grid", "stencil-3", "stencil-5")
+STRUCTURES = ("per-image", "global")
+SIDE = 28
+PIXELS = SIDE**2
 SPLITS = ("50k", "60k")
 KL_ESTIMATORS = ("exact", "sampled")
 # The operators of sparseggm.torch run on the CPU, in float32 and float64.
@@ -23,6 +29,10 @@ ACCELERATORS = ("cpu",)
 PRECISIONS = ("32-true", "64-true")
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
+# What each likelihood reads of the recipe, beside that which all read.
+READS = {"bernoulli": (), "levels": ("pixels", "structure"), "logit-normal": ("pixels", "structure", "alpha")}
+# Left out of the identity where they have their defaults, so that runs begun before they existed go on.
+ADDED = ("likelihood", "decoder", "pixels", "structure", "alpha")
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,12 @@ class Config:
         tracked: test digit whose posterior is recorded every epoch.
         accelerator: cpu; the operators of `sparseggm.torch` run there.
         precision: 32-true or 64-true, Lightning Fabric's names of float32 and float64.
+        likelihood: bernoulli (of binarised pixels), levels (probability of the 256 grey levels) or logit-normal
+            (density of dequantised grey levels); the last two are Gaussian graphical models of the pixels' logits.
+        decoder: dense or convolutional.
+        pixels: graph of the pixels' logits: diagonal, extended-grid, stencil-3 or stencil-5; not for bernoulli.
+        structure: per-image (the decoder emits scales and couplings) or global (learnt once for all images).
+        alpha: squeezes dequantised numbers into (alpha, 1 - alpha); for logit-normal alone.
     """
 
     posterior: str = "chain"
@@ -56,6 +72,11 @@ class Config:
     tracked: int = 0
     accelerator: str = "cpu"
     precision: str = "32-true"
+    likelihood: str = "bernoulli"
+    decoder: str = "dense"
+    pixels: str = "diagonal"
+    structure: str = "per-image"
+    alpha: float = 1e-6
 
     def __post_init__(self) -> None:
         _one_of("posterior", self.posterior, POSTERIORS)
@@ -63,22 +84,51 @@ class Config:
         _one_of("kl", self.kl, KL_ESTIMATORS)
         _one_of("accelerator", self.accelerator, ACCELERATORS)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("likelihood", self.likelihood, LIKELIHOODS)
+        _one_of("decoder", self.decoder, DECODERS)
+        _one_of("pixels", self.pixels, PIXEL_GRAPHS)
+        _one_of("structure", self.structure, STRUCTURES)
         for name in ("latent", "hidden", "epochs", "batch"):
             require_count(name, getattr(self, name))
         _integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
         _integer("seed", self.seed, 0, LARGEST_SEED)
         if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
+        if not (isinstance(self.alpha, float) and 0.0 < self.alpha < 0.5):
+            raise ConfigError(f"alpha must be in (0, ½), got {self.alpha}.")
+        self._require_read()
         posterior_topology(self.posterior, self.latent)
+
+    def _require_read(self) -> None:
+        """Refuse a choice that this likelihood would ignore."""
+        for name in ("pixels", "structure", "alpha"):
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value != default and name not in READS[self.likelihood]:
+                readers = " or ".join(likelihood for likelihood, read in READS.items() if name in read)
+                raise ConfigError(f"{name} {value} needs likelihood {readers}, got likelihood {self.likelihood}.")
 
     @property
     def topology(self) -> Topology:
         """Graph of the posterior."""
         return posterior_topology(self.posterior, self.latent)
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether grey levels are modelled, not binarised pixels."""
+        return self.likelihood != "bernoulli"
+
+    @property
+    def pixel_topology(self) -> Topology:
+        """Graph of the logits of a grey image."""
+        return pixel_topology(self.pixels)
+
     def identity(self, data: str) -> dict[str, str | int | float]:
-        """The facts that two runs must share to have the same numbers on one machine; `data` names the digits."""
-        return {**asdict(self), "data": data, "factor_pattern": self.topology.factor_pattern.key}
+        """The facts that two runs must share to have the same numbers on one machine; `data` names the images."""
+        facts = asdict(self)
+        for name in ADDED:
+            if facts[name] == getattr(type(self), name):
+                del facts[name]
+        return {**facts, "data": data, "factor_pattern": self.topology.factor_pattern.key}
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -109,6 +159,18 @@ def posterior_topology(posterior: str, latent: int) -> Topology:
         shapes = ", ".join(f"{n} = {r} × {c}" for n in near for r, c in [squarest(n)])
         raise ConfigError(f"{posterior} needs a latent size with two rows or more, got {latent}; near it: {shapes}.")
     return ExtendedGrid(rows, cols) if posterior == "extended-grid" else BlockChain(cols, rows)
+
+
+def pixel_topology(pixels: str) -> Topology:
+    """The graph of that name on the pixels of an image, row by row."""
+    _one_of("pixels", pixels, PIXEL_GRAPHS)
+    graphs = {
+        "diagonal": Diagonal(PIXELS),
+        "extended-grid": ExtendedGrid(SIDE, SIDE),
+        "stencil-3": Stencil(SIDE, SIDE, 1),
+        "stencil-5": Stencil(SIDE, SIDE, 2),
+    }
+    return graphs[pixels]
 
 
 def squarest(n: int) -> tuple[int, int]:

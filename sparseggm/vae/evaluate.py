@@ -1,12 +1,14 @@
-"""ELBO and log p(x) of held-out digits by importance sampling from the posterior.
+"""ELBO and log p(x) of held-out images by importance sampling from the posterior.
 
 log p(x) is estimated from below by log (1/K) Σ_k w_k for each image, in float64 by a running log-sum-exp. The bias of
 the estimate is about −Var(w) / (2K E[w]²), so the effective sample size (Σ w)² / Σ w² is reported beside it. All models
-get the same binarised digits and the same noise, so that differences between models are paired.
+get the same binarised or dequantised images and the same noise, so that differences between models are paired. Grey
+images have bits a pixel too, which compare with every model of grey levels.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -27,7 +29,7 @@ from sparseggm.vae.data import BINARIZATION_SEED, load_digits
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.model import VAE, untrained
-from sparseggm.vae.objective import log_importance_weights
+from sparseggm.vae.objective import bits_a_pixel, log_importance_weights
 from sparseggm.vae.randomness import generator
 from sparseggm.vae.train import progress_bar
 
@@ -58,6 +60,16 @@ class Evaluation:
             "kl": float(self.kl.mean()),
             "effective_samples_mean": float(self.effective_samples.mean()),
             "effective_samples_min": float(self.effective_samples.min()),
+        }
+
+
+    def in_bits(self) -> dict[str, float]:
+        """The two bounds in bits a pixel, with standard errors."""
+        return {
+            "elbo_bits": bits_a_pixel(self.elbo.mean()),
+            "elbo_bits_standard_error": -bits_a_pixel(standard_error(self.elbo)),
+            "log_p_bits": bits_a_pixel(self.log_p.mean()),
+            "log_p_bits_standard_error": -bits_a_pixel(standard_error(self.log_p)),
         }
 
 
@@ -94,22 +106,22 @@ class RunningWeights:
         return self.sum.square() / self.sum_of_squares
 
 
-def evaluate_digits(
-    vae: VAE, digits: Tensor, samples: int, seed: int = 0, advance: Callable[[int], object] = lambda images: None
+def evaluate_images(
+    vae: VAE, images: Tensor, samples: int, seed: int = 0, advance: Callable[[int], object] = lambda images: None
 ) -> Evaluation:
-    """Estimate the bounds of every digit.
+    """Estimate the bounds of every image.
 
     Args:
         vae: a trained model.
-        digits: (N, 784) zeros and ones, uint8.
+        images: (N, 784) as `vae.likelihood` observes them.
         samples: K, importance samples an image.
         seed: of the noise.
         advance: called with the number of images that were just finished.
     """
     columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Evaluation)}
     with torch.inference_mode():
-        for start in range(0, len(digits), IMAGES_AT_ONCE):
-            x = digits[start : start + IMAGES_AT_ONCE].float()
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            x = images[start : start + IMAGES_AT_ONCE]
             q = vae.posterior(x)
             weights = RunningWeights(len(x))
             reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
@@ -117,7 +129,9 @@ def evaluate_digits(
                 count = min(SAMPLES_AT_ONCE, samples - first)
                 source = generator(seed, "evaluate", start, first)
                 noise = torch.randn(count, *q.loc.shape, generator=source, device="cpu").to(q.loc)
-                log_likelihood, log_weights = log_importance_weights(q, vae.decoder, x, noise)
+                log_likelihood, log_weights = log_importance_weights(
+                    q, functools.partial(vae.log_likelihood, x=x, rng=source), noise
+                )
                 reconstruction += log_likelihood.sum(0, dtype=torch.float64)
                 weights.add(log_weights)
             kl = sample_and_kl(q, noise=torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
@@ -157,10 +171,12 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
         raise ConfigError(f"the split {config.split} has no validation digits; evaluate the test digits.")
 
     began = time.perf_counter()
+    x = vae.likelihood.observe(images, generator(BINARIZATION_SEED, part))
     with progress_bar("evaluate", len(images)) as bar:
-        evaluation = _finite(run, lambda: evaluate_digits(vae, images, samples, advance=bar.update))
+        evaluation = _finite(run, lambda: evaluate_images(vae, x, samples, advance=bar.update))
     result: dict[str, Any] = {
         **evaluation.summary(),
+        **(evaluation.in_bits() if config.is_grey else {}),
         "unit": "nats an image",
         "part": part,
         "images": len(images),
@@ -193,14 +209,29 @@ def _finite(run: Path, evaluated: Callable[[], Evaluation]) -> Evaluation:
 def report(result: dict[str, Any]) -> str:
     """Lines that show the result of `evaluate`."""
     run = result["run"]
+    bits = {name: _in_bits(result, name) if "elbo_bits" in result else "" for name in ("elbo", "log_p")}
     return (
-        f"{run['data']}, {run['posterior']} posterior, seed {run['seed']}, {result['epochs_trained']} epochs; "
-        f"{result['images']:,} {result['part']} digits, {result['samples']} samples\n"
-        f"ELBO      {result['elbo']:8.3f} ± {result['elbo_standard_error']:.3f} nats an image\n"
-        f"log p(x)  {result['log_p']:8.3f} ± {result['log_p_standard_error']:.3f} nats an image\n"
+        f"{run['data']}, {run['posterior']} posterior, {_pixels(run)}seed {run['seed']}, "
+        f"{result['epochs_trained']} epochs; "
+        f"{result['images']:,} {result['part']} images, {result['samples']} samples\n"
+        f"ELBO      {result['elbo']:8.3f} ± {result['elbo_standard_error']:.3f} nats an image{bits['elbo']}\n"
+        f"log p(x)  {result['log_p']:8.3f} ± {result['log_p_standard_error']:.3f} nats an image{bits['log_p']}\n"
         f"effective samples: mean {result['effective_samples_mean']:.1f}, least {result['effective_samples_min']:.1f}; "
         f"{result['seconds']:.1f} s"
     )
+
+
+def _in_bits(result: dict[str, Any], name: str) -> str:
+    return f", {result[f'{name}_bits']:.4f} ± {result[f'{name}_bits_standard_error']:.4f} bits a pixel"
+
+
+def _pixels(run: dict[str, Any]) -> str:
+    """Of the identity of a run, what concerns the pixels of grey images."""
+    if "likelihood" not in run:
+        return ""
+    names = (run["likelihood"], run.get("pixels", Config.pixels), run.get("structure", Config.structure))
+    alpha = f", alpha {run.get('alpha', Config.alpha)}" if run["likelihood"] == "logit-normal" else ""
+    return f"{' '.join(names)} pixels{alpha}, "
 
 
 def load_run(run: Path) -> tuple[Config, VAE, dict[str, Any]]:

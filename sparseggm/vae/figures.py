@@ -132,7 +132,7 @@ def plot_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
     for place, run in zip(axes, runs, strict=True):
         z = torch.randn(side * side, run.config.latent, generator=generator(run.config.seed, "samples"), device="cpu")
         with torch.inference_mode():
-            plot_tiles(place, run.vae.decoder(z.to(run.vae.dtype)).sigmoid().numpy(), side)
+            plot_tiles(place, run.vae.likelihood.intensities(run.vae.decoder(z.to(run.vae.dtype))).numpy(), side)
         place.set_title(run.name)
     figure.suptitle("Decoder means at z ~ N(0, I)")
     return figure

@@ -1,11 +1,16 @@
-"""Encoder and decoder bodies: two hidden layers of exponential linear units, as on the poster."""
+"""Encoder and decoders: two hidden layers of exponential linear units, as on the poster, or transposed convolutions."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-PIXELS = 784
+from sparseggm.graph.topology import Topology
+from sparseggm.positivity import families
+from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel
+from sparseggm.vae.config import PIXELS, SIDE, Config
+
+CHANNELS = 32
 
 
 def encoder_body(hidden: int) -> nn.Sequential:
@@ -13,14 +18,69 @@ def encoder_body(hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(PIXELS, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
 
 
-def decoder(latent: int, hidden: int, mean_intensity: Tensor) -> nn.Sequential:
-    """latent → hidden → hidden → 784 logits, whose bias starts at the logit of the mean digit.
+def decoder(config: Config, mean_intensity: Tensor) -> nn.Sequential:
+    """Latent variables → 784 logits of independent pixels; of a grey image, the Gaussian of its logits.
 
     Args:
-        mean_intensity: (784,) in [0, 1].
+        config: its `decoder`, sizes, and for grey images `pixels` and `structure`.
+        mean_intensity: (784,) in [0, 1]; a dense decoder's logits start at those of the mean image.
     """
-    logits = nn.Linear(hidden, PIXELS)
-    with torch.no_grad():
-        # Without the clamp, a pixel that is never on would start at −∞.
-        logits.bias.copy_(torch.logit(mean_intensity.clamp(1e-3, 1.0 - 1e-3)))
-    return nn.Sequential(nn.Linear(latent, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), logits)
+    if config.decoder == "convolutional":
+        body, width = _convolutional_body(config.latent), CHANNELS // 2
+        logits = nn.Sequential(nn.Conv2d(width, 1, 3, padding=1), nn.Flatten(-3))
+    else:
+        body, width = _dense_body(config.latent, config.hidden), config.hidden
+        logits = nn.Linear(width, PIXELS)
+    last = _grey(config, width, logits) if config.is_grey else logits
+    if config.decoder == "dense":
+        linear = next(module for module in last.modules() if isinstance(module, nn.Linear))
+        with torch.no_grad():
+            # Without the clamp, a pixel that is never on would start at −∞.
+            linear.bias[:PIXELS] = torch.logit(mean_intensity.clamp(1e-3, 1.0 - 1e-3))
+    return nn.Sequential(*body, last)
+
+
+def _grey(config: Config, width: int, logits: nn.Module) -> nn.Module:
+    """The last layer, which makes a Gaussian of `width` features."""
+    if config.structure == "global":
+        return SharedFactorHead(logits, config.pixel_topology)
+    if config.decoder == "convolutional":
+        return ConvHead(width, config.pixel_topology, kernel_size=3)
+    return FactorHead(width, config.pixel_topology)
+
+
+class SharedFactorHead(nn.Module):
+    """Features → N(loc, (L Lᵀ)⁻¹), where a layer emits loc, and L is a parameter that all features share.
+
+    Args:
+        layer: features → (..., n).
+        topology: factor-free.
+    """
+
+    def __init__(self, layer: nn.Module, topology: Topology) -> None:
+        super().__init__()
+        self.layer, self.topology = layer, topology
+        self.inputs = nn.Parameter(torch.zeros(families.factor.num_inputs(topology), device="cpu"))
+
+    def forward(self, features: Tensor) -> GaussianGraphicalModel:
+        loc = self.layer(features)
+        factor = families.factor(self.topology, self.inputs)
+        return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
+
+
+def _dense_body(latent: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(latent, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
+
+
+def _convolutional_body(latent: int) -> nn.Sequential:
+    """Latent variables → (16, 28, 28) features, by two transposed convolutions that double the sides."""
+    side = SIDE // 4
+    return nn.Sequential(
+        nn.Linear(latent, CHANNELS * side * side),
+        nn.ELU(),
+        nn.Unflatten(-1, (CHANNELS, side, side)),
+        nn.ConvTranspose2d(CHANNELS, CHANNELS, 4, stride=2, padding=1),
+        nn.ELU(),
+        nn.ConvTranspose2d(CHANNELS, CHANNELS // 2, 4, stride=2, padding=1),
+        nn.ELU(),
+    )

@@ -190,7 +190,7 @@ def _train_in_turns(configs: list[Config], digits: Digits, out: Path, data: Path
             first = behind % len(turn)
             for run in turn[first:] + turn[:first]:
                 record = run.train_epoch(stop, bar.update)
-                bar.write(f"{run.config.posterior:<13}  {record.line(run.config.epochs)}")
+                bar.write(f"{run.config.posterior:<13}  {record.line(run.config)}")
 
 
 def _units(out: Path, posterior: str, seeds: tuple[int, ...], bound: str) -> FloatArray:

@@ -24,15 +24,15 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
-from sparseggm.vae.config import Config
-from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.config import PIXELS, Config
+from sparseggm.vae.data import BINARIZATION_SEED, Digits, load_digits
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.model import VAE
-from sparseggm.vae.networks import PIXELS
-from sparseggm.vae.randomness import binarize, generator
+from sparseggm.vae.objective import bits_a_pixel
+from sparseggm.vae.randomness import generator
 
 # Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
 STEPS_BETWEEN_CHECKS = 50
@@ -49,11 +49,12 @@ class EpochRecord:
     learning_rate: float
     seconds: float
 
-    def line(self, epochs: int) -> str:
+    def line(self, config: Config) -> str:
         """The line shown to the user."""
+        bits = f"  {bits_a_pixel(self.elbo):.3f} bits a pixel" if config.is_grey else ""
         return (
-            f"epoch {self.epoch:>{len(str(epochs))}}/{epochs}  ELBO {self.elbo:8.2f}  "
-            f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f} nats an image  {self.seconds:6.2f} s"
+            f"epoch {self.epoch:>{len(str(config.epochs))}}/{config.epochs}  ELBO {self.elbo:8.2f}  "
+            f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f} nats an image{bits}  {self.seconds:6.2f} s"
         )
 
 
@@ -82,7 +83,8 @@ class Training:
             self.vae, torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
         )
         self.images = self.fabric.to_device(digits.train)
-        self.tracked_digit = self.fabric.to_device(digits.test[config.tracked : config.tracked + 1].float())
+        observed = self.vae.likelihood.observe(digits.test, generator(BINARIZATION_SEED, "test"))
+        self.tracked_digit = self.fabric.to_device(observed[config.tracked : config.tracked + 1])
         self.steps = math.ceil(len(digits.train) / config.batch)
 
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # the next step, and the time spent in its epoch so far
@@ -130,11 +132,11 @@ class Training:
             batch = self.images[order[self.step * config.batch : (self.step + 1) * config.batch]]
             rng = generator(config.seed, "step", self.epoch, self.step, device=device)
             noise = torch.randn(len(batch), config.latent, generator=rng, device=device)
-            x = binarize(batch, rng)
+            x = self.vae.likelihood.observe(batch, rng)
 
             self.optimizer.zero_grad()
             try:
-                reconstruction, kl = self.model(x, noise)
+                reconstruction, kl = self.model(x, noise, rng)
                 self.fabric.backward((kl - reconstruction).mean())
             except (NonFiniteError, NonPositiveError) as error:  # the Gaussian raises before the loss is read
                 self._require_finite()  # blames the step before, if its gradient brought the NaN
@@ -318,7 +320,7 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
             name = f"epoch {training.epoch + 1}"
             with progress_bar(name, training.steps, training.step) as bar:
                 record = training.train_epoch(stop, bar.update)
-            print(record.line(config.epochs), flush=True)
+            print(record.line(config), flush=True)
     return training.history
 
 

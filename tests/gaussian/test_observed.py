@@ -121,6 +121,30 @@ def test_logits_are_sampled_within_their_levels(topology: Topology) -> None:
     assert ((x - 1e-9 <= place) & (place <= x + 1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize("topology", [Diagonal(3), Chain(3), Star(3)], ids=str)
+def test_missing_pixels_are_summed_over(topology: Topology) -> None:
+    model, x, missing = GreyLevels(gaussian(topology), levels=3), np.array([1, 0, 2]), np.array([False, True, False])
+    completed = np.array([[1, level, 2] for level in range(3)])
+    summands = model.estimate_log_prob(completed, 4000, rng=0)
+    found = model.estimate_log_prob(x, 4000, rng=1, missing=missing)
+    probabilities = np.exp(summands.value)
+    relative = (probabilities * summands.standard_error).sum() / probabilities.sum() + found.standard_error
+    assert abs(found.value - np.log(probabilities.sum())) <= 4 * relative + 1e-12
+    assert model.log_prob(x, missing=np.full(3, True)) == 0
+
+
+@each_topology
+def test_missing_pixels_take_any_value_and_the_others_stay_in_their_levels(topology: Topology) -> None:
+    model, rng = GreyLevels(gaussian(topology), levels=8), np.random.default_rng(5)
+    x, missing = rng.integers(0, 8, topology.n), np.arange(topology.n) < 2
+    z, _ = model.sample_logits(np.broadcast_to(x, (500, topology.n)), rng=1, missing=missing)
+    found = model.levels_of(expit(z))
+    assert (found[:, ~missing] == x[~missing]).all()
+    assert all(len(np.unique(found[:, node])) > 3 for node in np.flatnonzero(missing))
+    other = model.sample_logits(np.where(missing, 999, x), rng=1, missing=missing)[0]
+    np.testing.assert_array_equal(other, model.sample_logits(x, rng=1, missing=missing)[0])
+
+
 def test_more_samples_raise_the_bound() -> None:
     model, x = GreyLevels(gaussian(ExtendedGrid(3, 3)), levels=4), np.full((2000, 9), 2)
     one, many = (model.log_prob(x, num_samples, rng=0) for num_samples in (1, 50))
@@ -135,6 +159,9 @@ def test_what_levels_refuse() -> None:
         model.log_prob(np.array([0.0, 1.0, 2.0]))
     with pytest.raises(ShapeError, match=r"x must end in 3, the pixels of Chain\(n=3\), got shape \(2,\)"):
         model.log_prob(np.array([0, 1]))
+    for missing in ([0, 1, 0], [True], True):
+        with pytest.raises(ShapeError, match=r"missing must be booleans that end in 3, the pixels, got"):
+            model.log_prob(np.array([0, 1, 2]), missing=missing)
     with pytest.raises(ValueError, match=r"num_samples must be at least 1"):
         model.log_prob(np.array([0, 1, 2]), num_samples=0)
     with pytest.raises(ValueError, match=r"levels must be an integer of at least 2"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from sparseggm.vae import (
     Digits,
     bernoulli_log_likelihood,
     elbo_terms,
-    evaluate_digits,
+    evaluate_images,
     importance_weighted_bound,
     log_importance_weights,
 )
@@ -46,6 +47,11 @@ def some_decoder(latent: int, pixels: int) -> nn.Module:
     return linear
 
 
+def likelihood(decoder: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """z → log p(x | z)."""
+    return lambda z: bernoulli_log_likelihood(decoder(z), x)
+
+
 def hermite(order: int = 80) -> tuple[Tensor, Tensor]:
     """Points (order², 2) and log weights of E over N(0, I) in two dimensions."""
     points, weights = np.polynomial.hermite_e.hermegauss(order)
@@ -70,7 +76,7 @@ def test_importance_sampling_finds_the_integral_of_a_two_latent_model() -> None:
     exact = torch.logsumexp(bernoulli_log_likelihood(decoder(z)[:, None], x) + log_weights[:, None], dim=0)
 
     samples = 100_000
-    _, log_w = log_importance_weights(q, decoder, x, white(samples, 4, 2))
+    _, log_w = log_importance_weights(q, likelihood(decoder, x), white(samples, 4, 2))
     estimate = importance_weighted_bound(log_w)
     relative = (log_w - estimate).exp()
     standard_error = relative.std(0) / math.sqrt(samples)
@@ -86,29 +92,29 @@ def test_the_elbo_is_its_integral_over_the_posterior() -> None:
     integrand = bernoulli_log_likelihood(decoder(z), x) + log_prior - q.log_prob(z)
     exact = (log_weights.exp()[:, None] * integrand).sum(0)
 
-    terms = [elbo_terms(q, decoder, x, eps) for eps in white(1000, 3, 2)]
+    terms = [elbo_terms(q, likelihood(decoder, x), eps) for eps in white(1000, 3, 2)]
     elbo = torch.stack([reconstruction - kl for reconstruction, kl in terms])
     assert ((elbo.mean(0) - exact).abs() <= STANDARD_ERRORS * elbo.std(0) / math.sqrt(len(elbo))).all()
 
 
 def test_the_sampled_kl_is_unbiased() -> None:
     q, decoder, x = some_posterior(ExtendedGrid(2, 3), 2), some_decoder(6, 5), torch.zeros(2, 5).double()
-    exact = elbo_terms(q, decoder, x, white(2, 6))[1]
-    sampled = torch.stack([elbo_terms(q, decoder, x, eps, "sampled")[1] for eps in white(1000, 2, 6)])
+    exact = elbo_terms(q, likelihood(decoder, x), white(2, 6))[1]
+    sampled = torch.stack([elbo_terms(q, likelihood(decoder, x), eps, "sampled")[1] for eps in white(1000, 2, 6)])
     assert ((sampled.mean(0) - exact).abs() <= STANDARD_ERRORS * sampled.std(0) / math.sqrt(1000)).all()
 
 
 def test_one_importance_sample_is_the_elbo_with_the_sampled_kl() -> None:
     q, decoder, x = some_posterior(Chain(4), 3), some_decoder(4, 5), torch.ones(3, 5).double()
     noise = white(1, 3, 4)
-    reconstruction, kl = elbo_terms(q, decoder, x, noise[0], "sampled")
-    bound = importance_weighted_bound(log_importance_weights(q, decoder, x, noise)[1])
+    reconstruction, kl = elbo_terms(q, likelihood(decoder, x), noise[0], "sampled")
+    bound = importance_weighted_bound(log_importance_weights(q, likelihood(decoder, x), noise)[1])
     torch.testing.assert_close(bound, reconstruction - kl, rtol=1e-13, atol=1e-13)
 
 
 def test_more_samples_give_a_higher_bound_on_average() -> None:
     q, decoder, x = some_posterior(Chain(3), 50), some_decoder(3, 8), (white(50, 8, seed=3) > 0).double()
-    log_w = log_importance_weights(q, decoder, x, white(256, 50, 3))[1]
+    log_w = log_importance_weights(q, likelihood(decoder, x), white(256, 50, 3))[1]
     by_groups = [importance_weighted_bound(log_w.unflatten(0, (-1, k)).transpose(0, 1)).mean() for k in (1, 4, 16, 256)]
     assert by_groups == sorted(by_groups)  # Jensen's inequality within the same samples: exact, not statistical
 
@@ -127,7 +133,7 @@ def test_running_weights_equal_the_whole_sum_in_chunks_of_any_size() -> None:
 def test_evaluate_finds_log_p_of_a_two_latent_autoencoder(digits: Digits) -> None:
     vae = VAE(Config(posterior="chain", latent=2, hidden=16), digits.mean_intensity)
     images, samples = digits.test[:70], 1_000  # more images than are taken at once
-    evaluation = evaluate_digits(vae, images, samples)
+    evaluation = evaluate_images(vae, images, samples)
     z, log_weights = hermite(order=40)
     with torch.no_grad():
         logits = vae.decoder(z.float()).double()
