@@ -1,4 +1,4 @@
-"""The command `sparseggm`: train, evaluate, table1, figures.
+"""The command `sparseggm`: train, evaluate, table1, pixels, figures.
 
 Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win. A
 user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status 2. On Ctrl-C,
@@ -89,7 +89,7 @@ def _answer(arguments: list[str]) -> int:
 
 
 def parser() -> ArgumentParser:
-    """The parser of the four commands. Options of the recipe come from `vae.Config`, their help from its docstring."""
+    """The parser of all commands. Options of the recipe come from `vae.Config`, their help from its docstring."""
     from jsonargparse import ArgumentParser
 
     whole = ArgumentParser(prog="sparseggm", description=__doc__, exit_on_error=False, version=__version__)
@@ -97,7 +97,8 @@ def parser() -> ArgumentParser:
     for name, summary, add_options in (
         ("train", "train one model", _train_options),
         ("evaluate", "ELBO and log p(x) of held-out digits", _evaluate_options),
-        ("table1", "train and compare the models of the poster's Table 1", _table1_options),
+        ("table1", "train and compare the posteriors of the poster's Table 1", _table1_options),
+        ("pixels", "train and compare graphs of the pixels of grey images", _pixels_options),
         ("figures", "plot the figures of runs", _figures_options),
     ):
         command = ArgumentParser(description=summary, exit_on_error=False)
@@ -116,11 +117,15 @@ def run(options: Namespace) -> None:
         vae.train(_recipe(asked), asked.out, asked.data, resume=asked.resume)
     elif options.command == "evaluate":
         print(vae.report(vae.evaluate(asked.run, asked.samples, asked.part, asked.data)))
-    elif options.command == "table1":
-        vae.table1(
+    elif options.command in ("table1", "pixels"):
+        comparison, models = (
+            (vae.TABLE1, asked.posteriors) if options.command == "table1" else (vae.GREY_PIXELS, asked.graphs)
+        )
+        vae.compare(
+            comparison,
             _recipe(asked),
             asked.out,
-            tuple(asked.posteriors),
+            tuple(models),
             tuple(asked.seeds),
             asked.epochs,
             asked.samples,
@@ -176,12 +181,27 @@ def _table1_options(command: ArgumentParser) -> None:
     from sparseggm import vae
 
     command.add_class_arguments(vae.Config, skip={"posterior", "seed", "epochs"})
-    command.add_argument("--posteriors", nargs="+", type=str, default=[*vae.POSTER], help="the first is the base line")
+    models = [*vae.TABLE1.published]
+    command.add_argument("--posteriors", nargs="+", type=str, default=models, help="the first is the base line")
+    _comparison_options(command, Path("runs/table1"))
+
+
+def _pixels_options(command: ArgumentParser) -> None:
+    from sparseggm import vae
+
+    command.add_class_arguments(vae.Config, skip={"pixels", "seed", "epochs"})
+    command.set_defaults(likelihood="levels")
+    models = ["diagonal", "extended-grid"]
+    command.add_argument("--graphs", nargs="+", type=str, default=models, help="of pixels; the first is the base line")
+    _comparison_options(command, Path("runs/pixels"))
+
+
+def _comparison_options(command: ArgumentParser, out: Path) -> None:
     command.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run of each model a seed")
     command.add_argument("--epochs", type=int | None, default=None, help="default: about 6,000 steps")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     _data_option(command)
-    command.add_argument("--out", type=path, default=Path("runs/table1"), help="directory for runs and table")
+    command.add_argument("--out", type=path, default=out, help="directory for runs and table")
     _resume_option(command)
 
 

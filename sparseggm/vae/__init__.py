@@ -3,7 +3,8 @@
 The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 """
 
-from sparseggm.vae.config import POSTERIORS, Config, posterior_topology
+from sparseggm.vae.comparison import GREY_PIXELS, TABLE1, Comparison, compare
+from sparseggm.vae.config import LIKELIHOODS, PIXEL_GRAPHS, POSTERIORS, Config, pixel_topology, posterior_topology
 from sparseggm.vae.data import Digits, load_digits
 from sparseggm.vae.errors import (
     BusyError,
@@ -24,15 +25,18 @@ from sparseggm.vae.objective import (
     importance_weighted_bound,
     log_importance_weights,
 )
-from sparseggm.vae.table1 import POSTER, table1
 from sparseggm.vae.train import EpochRecord, Training, train
 
 __all__ = [
-    "POSTER",
+    "LIKELIHOODS",
+    "GREY_PIXELS",
+    "PIXEL_GRAPHS",
     "POSTERIORS",
+    "TABLE1",
     "VAE",
     "BusyError",
     "CheckpointError",
+    "Comparison",
     "Config",
     "ConfigError",
     "DataError",
@@ -45,6 +49,7 @@ __all__ = [
     "Training",
     "bernoulli_log_likelihood",
     "bits_a_pixel",
+    "compare",
     "elbo_terms",
     "evaluate",
     "evaluate_images",
@@ -53,8 +58,8 @@ __all__ = [
     "load_digits",
     "load_run",
     "log_importance_weights",
+    "pixel_topology",
     "posterior_topology",
     "report",
-    "table1",
     "train",
 ]

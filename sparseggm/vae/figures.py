@@ -30,7 +30,6 @@ from sparseggm.vae.randomness import generator
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {"diagonal": "diagonal", "chain": "chain", "extended-grid": "extended grid", "block-chain": "block chain"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,11 @@ class TrainedRun:
 
     @property
     def name(self) -> str:
-        """The name of the run in titles."""
-        return NAMES[self.config.posterior]
+        """The name of the run in titles: of grey images that of the pixels' graph, else that of the posterior's."""
+        if not self.config.is_grey:
+            return self.config.posterior.replace("-", " ")
+        of_all = ", global" if self.config.structure == "global" else ""
+        return self.config.pixels.replace("-", " ") + of_all
 
 
 def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = None) -> list[Path]:

@@ -55,8 +55,12 @@ def plot_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple
 
 def plot_tiles(axes: Axes, images: Array, rows: int) -> None:
     """Plot (rows · cols, 784) intensities in [0, 1] as one picture, row by row, white on black lines."""
-    tiles = np.pad(images.reshape(rows, -1, 28, 28), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.4)
-    picture = tiles.transpose(0, 2, 1, 3).reshape(rows * 30, -1)
-    axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(image_of_tiles(images, rows, 0.4), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def image_of_tiles(images: Array, rows: int, line: float = np.nan) -> Array:
+    """(rows · cols, 784) numbers as one picture, row by row, with lines of a number (NaN: none) between the tiles."""
+    tiles = np.pad(images.reshape(rows, -1, 28, 28), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=line)
+    return tiles.transpose(0, 2, 1, 3).reshape(rows * 30, -1)

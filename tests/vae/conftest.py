@@ -49,7 +49,7 @@ def digits() -> Digits:
 @pytest.fixture
 def few_digits(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> Digits:
     """Let every command find the 600 digits."""
-    for module in ("train", "evaluate", "table1", "figures"):
+    for module in ("train", "evaluate", "comparison", "figures"):
         monkeypatch.setattr(
             importlib.import_module(f"sparseggm.vae.{module}"), "load_digits", lambda data=None, split="50k": digits
         )

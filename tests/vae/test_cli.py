@@ -76,6 +76,10 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Digits, tmp_path: P
         (["figures", "nowhere"], "needed a run"),
         (["table1", "--seeds", "1", "1"], "each once"),
         (["table1", "--posteriors", "star"], "unknown posterior 'star'"),
+        (["pixels", "--graphs", "star"], "unknown pixels 'star'; one of: diagonal, extended-grid, stencil-3, stencil-5"),
+        (["pixels", "--likelihood=bernoulli"], "needs likelihood levels or logit-normal, got likelihood bernoulli"),
+        (["train", "--structure=global"], "structure global needs likelihood levels or logit-normal"),
+        (["train", "--likelihood=levels", "--alpha=1e-3"], "alpha 0.001 needs likelihood logit-normal, got"),
         (["train", "--data=nowhere"], "--data: needed train-images-idx3-ubyte"),
         (["juggle"], "juggle"),
         ([], "command"),
@@ -90,7 +94,7 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(
 ) -> None:
     if "--data=nowhere" not in arguments:
         request.getfixturevalue("few_digits")
-    if arguments[:1] in (["train"], ["table1"]):
+    if arguments[:1] in (["train"], ["table1"], ["pixels"]):
         arguments = [*arguments, "--out", str(tmp_path)]
     assert main(arguments) == 2
     errors = capsys.readouterr().err
@@ -110,6 +114,7 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
     "seed": (-1, 2**64, HUGE, 1.5, "nan", "any", ""),
     "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
+    "alpha": (-1, 0, 0.5, 1, "nan", "inf", HUGE, "small", ""),
 }
 NAMES: dict[str, tuple[object, ...]] = {
     "accelerator": ("gpu", "cuda", "auto", "tpu", "mps", "abacus", ""),
@@ -117,30 +122,38 @@ NAMES: dict[str, tuple[object, ...]] = {
     "posterior": ("grid", ""),
     "split": ("70k", ""),
     "kl": ("none", ""),
+    "likelihood": ("poisson", ""),
+    "decoder": ("recurrent", ""),
+    "pixels": ("grid", ""),
+    "structure": ("local", ""),
     "part": ("train", ""),
     "out": ("", "~nobody-of-this-name/run"),
     "data": ("", "~nobody-of-this-name/mnist"),
 }
+PIXEL_NAMES = ("likelihood", "decoder", "structure")
 OPTIONS = {  # of each command, but for paths of which there can be several
-    "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked"),
+    "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha"),
     "evaluate": ("samples",),
     "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
+    "pixels": ("epochs", "samples", "alpha"),  # read as those of table1 are
     "figures": (),
 }
 OTHERS = {
-    "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data"),
+    "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data", *PIXEL_NAMES, "pixels"),
     "evaluate": ("part", "data"),
     "table1": ("accelerator", "precision", "split", "kl", "out", "data"),
+    "pixels": ("posterior", "out", "data", *PIXEL_NAMES),
     "figures": ("out", "data"),
 }
-LISTS = {
-    "posteriors": ("grid", "", "chain"),
-    "seeds": (-1, 2**64, "many", 1.5, 0),
-}  # after a good one, which is the last
+LISTS = {  # after a good one, which is the last
+    ("table1", "posteriors"): ("grid", "", "chain"),
+    ("table1", "seeds"): (-1, 2**64, "many", 1.5, 0),
+    ("pixels", "graphs"): ("grid", "", "diagonal"),
+}
 BAD = [
     *((command, f"--{name}={value}") for command in OPTIONS for name in OPTIONS[command] for value in NUMBERS[name]),
     *((command, f"--{name}={value}") for command in OTHERS for name in OTHERS[command] for value in NAMES[name]),
-    *(("table1", f"--{name}", str(values[-1]), str(value)) for name, values in LISTS.items() for value in values),
+    *((command, f"--{name}", str(values[-1]), str(value)) for (command, name), values in LISTS.items() for value in values),
 ]
 
 
@@ -229,6 +242,7 @@ COMMANDS: dict[str, list[str]] = {
     "evaluate": ["{run}", "--samples=3"],
     "figures": ["{run}", "--out={other}"],
     "table1": [*SMALL, "--posteriors", "diagonal", "chain", "--samples=3", "--out={other}", "--resume"],
+    "pixels": [*SMALL, "--graphs", "diagonal", "extended-grid", "--samples=3", "--out={other}", "--resume"],
 }
 
 

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparseggm.vae import POSTERIORS, CheckpointError, Config, Digits, Interrupted, Training, figures, table1
+from sparseggm.vae import GREY_PIXELS, POSTERIORS, TABLE1, CheckpointError, Config, compare, Digits, Interrupted, Training, figures
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 
 
 @pytest.fixture
 def table(few_digits: Digits, recipe: Config, tmp_path: Path) -> Path:
-    table1(recipe, tmp_path, tuple(POSTERIORS), seeds=(0,), epochs=2, samples=5)
+    compare(TABLE1, recipe, tmp_path, tuple(POSTERIORS), seeds=(0,), epochs=2, samples=5)
     return tmp_path
 
 
 def test_table1_shows_the_poster_beside_ours(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((table / "table1.json").read_text())
-    assert [row["posterior"] for row in content["rows"]] == list(POSTERIORS)
+    assert [row["model"] for row in content["rows"]] == list(POSTERIORS)
     text = (table / "table1.md").read_text()
-    assert "600 digits, 2 epochs, seeds 0, 100 test digits, 5 samples" in text
+    assert "600 digits, 2 epochs, seeds 0, 100 test images, 5 samples" in text
     assert [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")][:4] == [
-        "poster",
+        "log p(x), published",
         "-89.2",
         "-89.1",
         "-88.8",
@@ -42,7 +42,7 @@ def test_table1_shows_the_poster_beside_ours(table: Path, capsys: pytest.Capture
 
 
 def test_several_seeds_give_the_spread_over_seeds(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
-    rows = table1(recipe, tmp_path, ("diagonal", "chain"), seeds=(0, 1, 2), epochs=1, samples=3)
+    rows = compare(TABLE1, recipe, tmp_path, ("diagonal", "chain"), seeds=(0, 1, 2), epochs=1, samples=3)
     runs = [json.loads((tmp_path / f"seed-{s}" / "chain" / "evaluation.json").read_text()) for s in range(3)]
     elbo = np.array([run["elbo"] for run in runs])
     assert rows[1].elbo == pytest.approx((elbo.mean(), elbo.std(ddof=1) / np.sqrt(3)))
@@ -59,7 +59,7 @@ def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digit
 def test_an_interrupted_table_goes_on_where_it_stopped(
     few_digits: Digits, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = table1(recipe, tmp_path / "whole", ("diagonal", "chain"), epochs=2, samples=3)
+    whole = compare(TABLE1, recipe, tmp_path / "whole", ("diagonal", "chain"), epochs=2, samples=3)
     train_epoch = Training.train_epoch
 
     def interrupted(self: Training, stop: StopRequest, *arguments: Any) -> Any:
@@ -69,9 +69,9 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
 
     monkeypatch.setattr(Training, "train_epoch", interrupted)
     with pytest.raises(Interrupted):
-        table1(recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3)
+        compare(TABLE1, recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3)
     monkeypatch.setattr(Training, "train_epoch", train_epoch)
-    resumed = table1(recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3, resume=True)
+    resumed = compare(TABLE1, recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3, resume=True)
     assert [(row.elbo, row.log_p) for row in resumed] == [(row.elbo, row.log_p) for row in whole]
 
 

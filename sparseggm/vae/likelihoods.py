@@ -1,0 +1,110 @@
+"""log p(x | z) of an image, and the image x that each likelihood observes; in nats, of all pixels.
+
+Every likelihood takes the 256 grey levels of an image, (..., 784) uint8, and what its decoder made of z: the logits of
+independent pixels, or the Gaussian of the logits of grey levels. The three numbers are logarithms of probabilities of
+what is observed. That of `levels` and that of `logit-normal` are comparable: both bound the log-probability of the
+grey levels, the density after adding log of the bins' width, (1 − 2α)/256 a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseggm.torch import GaussianGraphicalModel, GreyLevels, LogitNormal
+from sparseggm.vae.config import PIXELS, Config
+from sparseggm.vae.randomness import binarize, dequantized
+
+LEVELS = 256
+
+
+class Likelihood(Protocol):
+    """What training, evaluation and pictures ask of a likelihood."""
+
+    def observe(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """x of images (..., 784) uint8, with the noise that it needs: binarised, dequantised, or as they are."""
+        ...
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """x as the encoder sees it: floats in [0, 1]."""
+        ...
+
+    def log_prob(self, decoded: Any, x: Tensor, rng: torch.Generator) -> Tensor:
+        """log p(x | z), or an unbiased estimate of p(x | z) in its logarithm; batch axes broadcast."""
+        ...
+
+    def intensities(self, decoded: Any) -> Tensor:
+        """The most plausible image, (..., 784) in [0, 1]: means of pixels, or the numbers at the mean logits."""
+        ...
+
+
+class Bernoulli:
+    """Independent pixels, each on with the probability sigmoid(a) of its logit a."""
+
+    def observe(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        return binarize(images, rng)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        return x
+
+    def log_prob(self, decoded: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
+        return bernoulli_log_likelihood(decoded, x)
+
+    def intensities(self, decoded: Tensor) -> Tensor:
+        return decoded.sigmoid()
+
+
+class LogitNormalPixels:
+    """The density of dequantised grey levels y = α + (1 − 2α)(k + u)/256 whose logits are Gaussian."""
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+    def observe(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        return dequantized(images, rng, self.alpha)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        return x
+
+    def log_prob(self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator) -> Tensor:
+        log_width = math.log1p(-2.0 * self.alpha) - math.log(LEVELS)
+        return LogitNormal(decoded, validate_args=False).log_prob(x.to(decoded.loc)) + PIXELS * log_width
+
+    def intensities(self, decoded: GaussianGraphicalModel) -> Tensor:
+        return decoded.loc.sigmoid()
+
+
+class LevelPixels:
+    """The probability of the grey levels themselves, by one sequential truncated sample; exact where they are
+    independent."""
+
+    def observe(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        return images
+
+    def encoded(self, x: Tensor) -> Tensor:
+        return x / (LEVELS - 1)
+
+    def log_prob(self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator) -> Tensor:
+        return GreyLevels(decoded, LEVELS, validate_args=False).log_prob(x, generator=rng)
+
+    def intensities(self, decoded: GaussianGraphicalModel) -> Tensor:
+        return decoded.loc.sigmoid()
+
+
+def likelihood_of(config: Config) -> Likelihood:
+    """The likelihood of a recipe."""
+    if config.likelihood == "levels":
+        return LevelPixels()
+    return LogitNormalPixels(config.alpha) if config.likelihood == "logit-normal" else Bernoulli()
+
+
+def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
+    """log p(x | z) = −Σ_i softplus((1 − 2 x_i) a_i) over the last axis; `x` in {0, 1} broadcasts against the logits a.
+
+    It equals Σ x a − softplus(a), but its gradient takes half the passes.
+    """
+    return -F.softplus(torch.rsub(x, 1.0, alpha=2.0) * logits).sum(-1)
