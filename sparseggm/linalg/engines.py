@@ -141,9 +141,15 @@ class Sparse:
         return threads.over_batch(levels.levels_log_prob, work, *arguments, batch=len(log_prob))
 
     def levels_log_prob_vjp(
-        self, pattern: Pattern, observed: levels.Observed, bar: FloatArray, loc_bar: FloatArray, factor_bar: FloatArray
+        self,
+        pattern: Pattern,
+        observed: levels.Observed,
+        bar: FloatArray,
+        log_prob: FloatArray,
+        loc_bar: FloatArray,
+        factor_bar: FloatArray,
     ) -> int:
-        arguments = pattern.indptr, pattern.rows, observed, bar, loc_bar, factor_bar
+        arguments = pattern.indptr, pattern.rows, observed, bar, log_prob, loc_bar, factor_bar
         work = 3 * pattern.nnz + 2 * LEVEL_WORK * pattern.n
         return threads.over_batch(levels.levels_log_prob_vjp, work, *arguments, batch=len(bar))
 

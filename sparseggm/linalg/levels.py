@@ -6,6 +6,7 @@ A level k stands for the interval edges[k] … edges[k + 1], whose ends may be i
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,22 @@ def _sampled(
     return z, log_prob
 
 
+def levels_log_prob_and_gradients(
+    pattern: Pattern, loc: FloatArray, factor: FloatArray, levels: Levels, edges: FloatArray, uniform: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`levels_log_prob` (...), and its gradients with respect to loc and L in each row: (..., n) and (..., nnz).
+
+    These are on the common batch axes, not summed, uniform given. A gradient beyond the dtype is infinite.
+    Args, Raises: as `levels_log_prob`. Cost: 1.2 times that; a row of nnz for each row of `uniform`.
+    """
+    verb = "levels_log_prob_and_gradients"
+    full, observed = _observed(verb, pattern, loc, factor, levels, edges, uniform)
+    status, log_prob, *gradients = _differentiated(pattern, full, observed, np.ones((math.prod(full), 1)), loc.dtype)
+    if status and not np.isfinite(log_prob).all():
+        checks.raise_cause(verb, {"factor": (pattern, factor), "loc": (None, loc), "uniform": (None, uniform)})
+    return log_prob, *gradients
+
+
 def levels_log_prob_vjp(
     pattern: Pattern,
     loc: FloatArray,
@@ -86,18 +103,35 @@ def levels_log_prob_vjp(
 ) -> tuple[FloatArray, FloatArray]:
     """The cotangents of loc and factor for those (...) of `levels_log_prob`, uniform given; sums in float64.
 
-    Cost: twice `levels_log_prob`; memory of a row of loc̄ and L̄ for each row of `uniform`.
+    Cost: 1.2 times `levels_log_prob`; memory of a row of loc̄ and L̄ for each row of `uniform`.
     """
     verb = "levels_log_prob_vjp"
     full, observed = _observed(verb, pattern, loc, factor, levels, edges, uniform)
     checks.require_floats(verb, "bar", bar)
     rows = checks.as_rows(bar.astype(np.float64)[..., None], full)
-    loc_bar, factor_bar = memory.empty((*full, pattern.n), loc.dtype), memory.empty((*full, pattern.nnz), loc.dtype)
-    results = loc_bar.reshape(len(rows), pattern.n), factor_bar.reshape(len(rows), pattern.nnz)
-    if engine_for(pattern, len(rows), uniform.dtype).levels_log_prob_vjp(pattern, observed, rows, *results):
+    status, _, loc_bar, factor_bar = _differentiated(pattern, full, observed, rows, loc.dtype)
+    if status:
         inputs = {"factor": (pattern, factor), "loc": (None, loc), "uniform": (None, uniform), "bar": (None, rows)}
         checks.raise_cause(verb, inputs)
     return _summed(loc_bar, loc.shape), _summed(factor_bar, factor.shape)
+
+
+def _differentiated(
+    pattern: Pattern, full: Shape, observed: Observed, bar: FloatArray, dtype: np.dtype[Any]
+) -> tuple[int, FloatArray, FloatArray, FloatArray]:
+    """A status, log_prob, and rows of the cotangents of loc and factor."""
+    log_prob, loc_bar, factor_bar = (
+        np.empty(full),
+        memory.empty((*full, pattern.n), dtype),
+        memory.empty((*full, pattern.nnz), dtype),
+    )
+    results = (
+        log_prob.reshape(len(bar)),
+        loc_bar.reshape(len(bar), pattern.n),
+        factor_bar.reshape(len(bar), pattern.nnz),
+    )
+    status = engine_for(pattern, len(bar), dtype).levels_log_prob_vjp(pattern, observed, bar, *results)
+    return status, log_prob, loc_bar, factor_bar
 
 
 def _observed(
@@ -112,6 +146,8 @@ def _observed(
     """The common batch axes, and the arguments as kernels take them."""
     checks.check(verb, pattern, packed={"factor": factor}, loc=loc, uniform=uniform)
     levels = np.asarray(levels)
+    if edges.ndim != 1:
+        raise ShapeError(f"{verb}: edges must have one axis, the same for all, got shape {edges.shape}.")
     if not np.issubdtype(levels.dtype, np.integer):
         raise DTypeError(f"{verb}: levels must be integers, got {levels.dtype}.")
     if levels.shape[-1:] != (pattern.n,):

@@ -132,9 +132,15 @@ class Engine(Protocol):
         """`levels.sample_in_levels` for each row of uniform numbers; z without rows is not wanted."""
 
     def levels_log_prob_vjp(
-        self, pattern: Pattern, observed: Observed, bar: FloatArray, loc_bar: FloatArray, factor_bar: FloatArray
+        self,
+        pattern: Pattern,
+        observed: Observed,
+        bar: FloatArray,
+        log_prob: FloatArray,
+        loc_bar: FloatArray,
+        factor_bar: FloatArray,
     ) -> int:
-        """A row of the cotangents of loc and factor for each."""
+        """For each row log_prob, and a row of the cotangents of loc and factor for its own."""
 
 
 def rows_at(task: Step, arguments: tuple[int, ...], results: tuple[int, ...]) -> list[FloatArray]:

@@ -18,12 +18,15 @@ from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.heads import ConvHead, FactorHead, PrecisionHead
+from sparseggm.torch.observed import GreyLevels, LogitNormal
 from sparseggm.torch.operators import spectral
 
 __all__ = [
     "ConvHead",
     "FactorHead",
     "GaussianGraphicalModel",
+    "GreyLevels",
+    "LogitNormal",
     "NotPositiveDefiniteError",
     "PrecisionHead",
     "ops",

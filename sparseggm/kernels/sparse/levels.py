@@ -91,9 +91,7 @@ def levels_log_prob(indptr, rows, observed, log_prob, z, first, last):
         stop = min(start + lanes, last)
         _gather(observed, start, stop, blocks)
         store_run(sums, 0, _sample(indptr, rows, blocks))
-        for r in range(start, stop):
-            log_prob[r] = sums[r - start]
-            bad += not abs(log_prob[r]) < np.inf
+        bad += _scatter_sums(sums, log_prob, start, stop)
         if z.shape[0]:
             for j in range(blocks.x.shape[0]):
                 store(blocks.x, j, load(blocks.x, j) + load(blocks.loc, j))
@@ -102,23 +100,35 @@ def levels_log_prob(indptr, rows, observed, log_prob, z, first, last):
 
 
 @njit(**KERNEL)
-def levels_log_prob_vjp(indptr, rows, observed, bar, loc_bar, factor_bar, first, last):
-    """The cotangents of loc and factor for those of Σ_j log D_j, bar (rows, 1). Nonzero status: not finite."""
+def levels_log_prob_vjp(indptr, rows, observed, bar, log_prob, loc_bar, factor_bar, first, last):
+    """Σ_j log D_j, and the cotangents of loc and factor for its own, bar (rows, 1). Nonzero status: not finite."""
     n, wide = observed.loc.shape[1], np.empty(0)
     blocks, L_bar = _new_blocks(observed, n), new_block(rows.shape[0], wide)
     x_bar, mean_bar, sum_bar = new_block(n, wide), new_block(n, wide), new_block(1, wide)
     lanes = L_bar.shape[1]
+    sums, bad = np.empty(lanes), 0
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         _gather(observed, start, stop, blocks)
         gather(bar, start, stop, sum_bar)
-        _sample(indptr, rows, blocks)
+        store_run(sums, 0, _sample(indptr, rows, blocks))
+        bad += _scatter_sums(sums, log_prob, start, stop)
         _adjoint(indptr, rows, blocks, load(sum_bar, 0), x_bar, L_bar, mean_bar)
         scatter(L_bar, factor_bar, start, stop)
         scatter(mean_bar, loc_bar, start, stop)
     nnz = rows.shape[0]
-    bad = bad_numbers(loc_bar.reshape(loc_bar.size)[first * n : last * n])
+    bad += bad_numbers(loc_bar.reshape(loc_bar.size)[first * n : last * n])
     return bad + bad_numbers(factor_bar.reshape(factor_bar.size)[first * nnz : last * nnz])
+
+
+@njit(**INNER)
+def _scatter_sums(sums, log_prob, start, stop):
+    """How many of those sums are not finite that are of rows, and not of lanes left over."""
+    bad = 0
+    for r in range(start, stop):
+        log_prob[r] = sums[r - start]
+        bad += not abs(log_prob[r]) < np.inf
+    return bad
 
 
 @njit(**INNER)
@@ -132,8 +142,9 @@ def _sample(indptr, rows, blocks):
             pull = pull + load(L, p) * load(x, rows[p])
         low, high, loc = load(blocks.low, j), load(blocks.high, j), load(blocks.loc, j)
         alpha, beta = pivot * (low - loc) + pull, pivot * (high - loc) + pull
-        mass, e_j, rate_a, rate_b = truncated(alpha, beta, pivot * (high - low), load(blocks.u, j))
-        total = total + mass
+        u = load(blocks.u, j)
+        mass, e_j, rate_a, rate_b = truncated(alpha, beta, pivot * (high - low), u)
+        total = total + mass + (pivot * loc + pull + u) * 0.0  # NaN where one is not finite, which `truncated` forgives
         store(x, j, (e_j - pull) / pivot)
         if blocks.e.shape[0]:
             store(blocks.e, j, e_j)

@@ -145,6 +145,7 @@ def register(
     setup: Callable[..., None] | None = None,
     vjp: Callable[..., Any] | None = None,
     *,
+    recorded: Callable[..., Any] | None = None,
     loops: bool = False,
     tags: tuple[torch.Tag, ...] = (),
 ) -> Any:
@@ -156,6 +157,8 @@ def register(
         fake: of the same arguments.
         setup: (ctx, arguments, result) keeps what the backward needs.
         vjp: (ctx, cotangents) → those of the arguments, made of differentiable operators.
+        recorded: in place of `setup` and `vjp`, of the same arguments: a function of differentiable operators with the
+            same result, called where a gradient will be asked for. So may be kept what only gradients need.
         loops: whether vmap calls the operator once an element, as it must where results have the shapes of arguments,
             summed over the axes that broadcasting added.
         tags: torch's, such as `nondeterministic_seeded`; vmap of such an operator needs randomness="different".
@@ -170,6 +173,8 @@ def register(
     torch.library.register_vmap(
         f"sparseggm::{name}", (_loop_rule if loops else _vmap_rule)(operator, fake), lib=_library
     )
+    if recorded is not None:
+        _library.impl(name, _recording_kernel(operator, recorded), "Autograd", with_keyset=True)
     if setup is not None and vjp is not None:
         _library.impl(name, _autograd_kernel(operator, setup, vjp), "Autograd", with_keyset=True)
     return operator
@@ -194,13 +199,9 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
     run inside one; the dispatcher brings an operator here once a level, so a function of a single level is right.
     """
 
-    def below(keyset: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
-
     def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
         with torch.enable_grad():  # a function's forward has it off, and the levels below may record
-            output = below(keyset, *args)
+            output = _below(operator, keyset, *args)
         setup(ctx, args, output)
         return output
 
@@ -213,12 +214,29 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
 
     def kernel(keyset: Any, *args: Any) -> Any:
         _refuse_tangents(operator, args)
-        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
-            return below(keyset, *args)
+        if not _records(*args):
+            return _below(operator, keyset, *args)
         with enable_single_level_autograd_function():
             return function.apply(keyset, *args)
 
     return kernel
+
+
+def _recording_kernel(operator: Any, recorded: Callable[..., Any]) -> Callable[..., Any]:
+    def kernel(keyset: Any, *args: Any) -> Any:
+        return recorded(*args) if _records(*args) else _below(operator, keyset, *args)
+
+    return kernel
+
+
+def _records(*args: Any) -> bool:
+    return torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+
+
+def _below(operator: Any, keyset: Any, *args: Any) -> Any:
+    """The operator without its own autograd rule."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 
 def _refuse_tangents(operator: Any, args: tuple[Any, ...]) -> None:

@@ -1,0 +1,330 @@
+"""Graphical models of observed numbers as torch distributions: logit-normal densities on (0, 1), and grey levels.
+
+`sparseggm.gaussian.observed` for tensors. Both are made from a `GaussianGraphicalModel` of the logits z, of any batch;
+their pixels are its nodes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import logit
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.constraint_registry import biject_to, transform_to
+from torch.distributions.transforms import SigmoidTransform
+from torch.nn.functional import logsigmoid
+
+from sparseggm.errors import DTypeError, ShapeError
+from sparseggm.graph.families import Diagonal
+from sparseggm.linalg import checks
+from sparseggm.stochastic.estimators import Estimate
+from sparseggm.torch.border import common_batch, tells
+from sparseggm.torch.distribution import GaussianGraphicalModel
+from sparseggm.torch.operators import levels as operators
+from sparseggm.torch.operators.numbering import reordered
+from sparseggm.torch.operators.registration import array, have_values
+
+
+class _OpenUnitInterval(constraints.Constraint):
+    """(0, 1), without its ends."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value > 0) & (value < 1)
+
+
+@biject_to.register(_OpenUnitInterval)
+@transform_to.register(_OpenUnitInterval)
+def _to_open_unit_interval(constraint: _OpenUnitInterval) -> SigmoidTransform:
+    return SigmoidTransform()
+
+
+class _OfLogits(Distribution):
+    """What a distribution of numbers with Gaussian logits shares with others: the Gaussian has the parameters."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  torch's protocol; the Gaussian validates
+
+    def __init__(self, gaussian: GaussianGraphicalModel, validate_args: bool | None = None) -> None:
+        self._set(gaussian, type(self)._validate_args if validate_args is None else validate_args)
+
+    def _set(self, gaussian: GaussianGraphicalModel, validate_args: bool) -> None:
+        self.gaussian = gaussian
+        super().__init__(gaussian.batch_shape, gaussian.event_shape, validate_args=False)
+        self._validate_args = validate_args
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """The same distributions under more batch axes; copies nothing."""
+        new: _OfLogits = type(self).__new__(type(self)) if _instance is None else _instance
+        new._set(self.gaussian.expand(batch_shape), self._validate_args)
+        return cast(Self, new)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.gaussian!r})"
+
+
+class LogitNormal(_OfLogits):
+    """Numbers x in (0, 1)ⁿ whose logits log x − log(1 − x) are Gaussian.
+
+    Args:
+        gaussian: of the logits; its loc and factor, or precision, are the parameters.
+        validate_args: as in torch: whether numbers outside (0, 1) raise in words. Without, they still raise.
+
+    >>> import torch
+    >>> from sparseggm import ExtendedGrid
+    >>> from sparseggm.torch import FactorHead, LogitNormal
+    >>> images = torch.rand(5, 16).clamp(0.01, 0.99)
+    >>> decoder = FactorHead(8, ExtendedGrid(4, 4))
+    >>> loss = -LogitNormal(decoder(torch.randn(5, 8))).log_prob(images).mean()
+    >>> loss.backward()
+    """
+
+    support = constraints.independent(_OpenUnitInterval(), 1)
+    has_rsample = True
+
+    def log_prob(self, value: Any) -> Tensor:
+        """log N(logit x; loc, P⁻¹) − Σ log x (1 − x), nats; batch axes of x (..., n) broadcast.
+
+        Raises:
+            ValueError: a number outside (0, 1). At 0 and 1 the density is 0 or undefined: move them inside.
+            NonFiniteError: the result is beyond the dtype, where values can be read.
+        """
+        gaussian, x = self.gaussian._beside("LogitNormal.log_prob", value=value)
+        z = self._logits("log_prob", x)
+        jacobian = -(logsigmoid(z.double()) + logsigmoid(-z.double())).sum(-1)
+        log_prob = (gaussian.log_prob(z).double() + jacobian).to(z.dtype)
+        if have_values(log_prob):
+            checks.require_representable("LogitNormal.log_prob", array(log_prob), array(log_prob).dtype)
+        return log_prob
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
+        """1 / (1 + e⁻ᶻ), differentiable, sample_shape + batch_shape + (n,). Rounding leaves none at 0 or 1."""
+        x = self.gaussian.rsample(sample_shape).sigmoid()
+        limits = torch.finfo(x.dtype)
+        return x.clamp(limits.tiny, 1.0 - limits.eps / 2)
+
+    def condition(self, nodes: npt.ArrayLike, values: Any) -> LogitNormal:
+        """Of the other pixels, ascending, given x[nodes] = values: see `GaussianGraphicalModel.condition`."""
+        x = torch.as_tensor(values, device=self.gaussian.loc.device)
+        z = self._logits("condition", x if x.is_floating_point() else x.to(self.gaussian.loc.dtype))
+        return LogitNormal(self.gaussian.condition(nodes, z), validate_args=self._validate_args)
+
+    def _logits(self, function: str, x: Tensor) -> Tensor:
+        if self._validate_args and have_values(x) and not self.support.check(x).all():
+            bad = x[~((x > 0) & (x < 1))][0].item()
+            raise ValueError(
+                f"LogitNormal.{function}: numbers must be in (0, 1), got {bad}. Move 0 and 1 inside, for example by "
+                "a + (1 − 2a) x with a = 1e-6."
+            )
+        return x.logit()
+
+
+class GreyLevels(_OfLogits):
+    """Levels 0 … K − 1 of n pixels: level k where the logit-normal number is in [k/K, (k + 1)/K).
+
+    Args:
+        gaussian: of the logits; its loc and factor, or precision, are the parameters.
+        levels: K, at least 2.
+        validate_args: as in torch. Levels out of range raise in any case.
+    A probability, so that its logarithm is at most 0, and comparable with every model of levels.
+
+    >>> import torch
+    >>> from sparseggm import ExtendedGrid
+    >>> from sparseggm.torch import FactorHead, GreyLevels
+    >>> images = torch.randint(0, 256, (5, 16), dtype=torch.uint8)
+    >>> decoder = FactorHead(8, ExtendedGrid(4, 4))
+    >>> nats = -GreyLevels(decoder(torch.randn(5, 8))).log_prob(images)
+    >>> nats.mean().backward()
+    """
+
+    has_rsample = False
+
+    def __init__(self, gaussian: GaussianGraphicalModel, levels: int = 256, validate_args: bool | None = None) -> None:
+        if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
+            raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
+        self.levels = int(levels)
+        super().__init__(gaussian, validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.integer_interval(0, self.levels - 1), 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """The same distributions under more batch axes; copies nothing."""
+        new = super().expand(batch_shape, _instance)
+        new.levels = self.levels
+        return new
+
+    def __repr__(self) -> str:
+        return f"GreyLevels({self.gaussian!r}, levels={self.levels})"
+
+    # ------------------------------------------------------------------ probabilities
+
+    def log_prob(
+        self,
+        value: Any,
+        num_samples: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
+    ) -> Tensor:
+        """log of an unbiased estimate of P(levels = x), nats: a lower bound in expectation; exact on `Diagonal`.
+
+        Differentiable once with respect to the parameters, the uniform numbers given.
+
+        Args:
+            value: (..., n) integers of 0 … levels − 1; batch axes broadcast.
+            num_samples: sequential samples whose weights are averaged.
+            generator: of their uniform numbers; None: torch's own.
+            uniform: (num_samples, ..., n) in (0, 1) instead, as many axes as the batch has and one more: common random
+                numbers. Its nodes are in the order of elimination.
+        Returns:
+            (...) float64, whatever the dtype of the Gaussian.
+        Raises:
+            DTypeError, ShapeError, ValueError: what is no level of this many pixels.
+            NonFiniteError, NonPositiveError: a parameter, by batch index and pixel.
+        Cost: O(nnz(L) + n) a sample, see `linalg.levels.levels_log_prob`.
+        """
+        log_weights = self._log_weights("GreyLevels.log_prob", value, num_samples, generator, uniform)
+        count = len(log_weights)
+        return log_weights[0] if count == 1 else log_weights.logsumexp(0) - math.log(count)
+
+    def estimate_log_prob(
+        self,
+        value: Any,
+        num_samples: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
+    ) -> Estimate:
+        """`log_prob` and its standard error, σ(w) / (w̄ √N) for weights w; without gradients.
+
+        Of one sample the error is NaN, on `Diagonal` 0.
+        """
+        with torch.no_grad():
+            log_weights = self._log_weights("GreyLevels.estimate_log_prob", value, num_samples, generator, uniform)
+        if self._is_exact:
+            return Estimate(log_weights[0], torch.zeros_like(log_weights[0]))  # type: ignore[arg-type]
+        largest, count = log_weights.amax(0), len(log_weights)
+        weights = (log_weights - largest).exp()
+        mean = weights.mean(0)
+        deviation = weights.std(0) if count > 1 else torch.full_like(mean, math.nan)
+        return Estimate(largest + mean.log(), deviation / (mean * math.sqrt(count)))  # type: ignore[arg-type]
+
+    def sample_logits(self, value: Any, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """z (..., n), sampled one after another in the intervals of levels, and the logarithms of their weights.
+
+        Without gradients.
+        """
+        function = "GreyLevels.sample_logits"
+        x, batch = self._levels(function, value)
+        with torch.no_grad():
+            uniform = self._uniform(batch, generator)
+            z, log_weight = _told(function)(operators.sample_in_levels, self.gaussian, *self._arguments(x), uniform)
+        return self.gaussian._to_caller(z), log_weight
+
+    # ------------------------------------------------------------------ levels
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected level of each pixel, batch_shape + (n,), float64: Σ_k P(level ≥ k), from exact variances."""
+        loc, deviation = self.gaussian.loc.double(), self.gaussian.variance.double().sqrt()
+        total = torch.zeros_like(loc)
+        for edge in self._edges()[1:-1]:
+            total = total + torch.special.ndtr((loc - edge) / deviation)
+        return total
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
+        """Levels, int64, sample_shape + batch_shape + (n,)."""
+        return self.levels_of(self.gaussian.sample(sample_shape).double().sigmoid())
+
+    def levels_of(self, x: Any) -> Tensor:
+        """The levels, int64, of numbers in [0, 1]."""
+        return (torch.as_tensor(x).double() * self.levels).floor().long().clamp(max=self.levels - 1)
+
+    # ------------------------------------------------------------------ between caller and operator
+
+    @property
+    def _is_exact(self) -> bool:
+        return isinstance(self.gaussian.topology, Diagonal)
+
+    def _edges(self) -> Tensor:
+        """The logits of k / K, K + 1 of them."""
+        ends = np.asarray(logit(np.arange(self.levels + 1) / self.levels))
+        return torch.from_numpy(ends).to(self.gaussian.loc.device)
+
+    def _log_weights(
+        self, function: str, value: Any, num_samples: int, generator: torch.Generator | None, uniform: Tensor | None
+    ) -> Tensor:
+        """(num_samples, ...), or (1, ...) where one is exact."""
+        if num_samples < 1:
+            raise ValueError(f"{function}: num_samples must be at least 1, got {num_samples}.")
+        x, batch = self._levels(function, value)
+        if self._is_exact:
+            half = self.gaussian.loc.new_full((1,), 0.5).expand(1, *(1,) * len(batch), self.gaussian.topology.n)
+            return _told(function)(operators.levels_log_prob, self.gaussian, *self._arguments(x), half)
+        if uniform is None:
+            uniform = self._uniform((num_samples, *batch), generator)
+        else:
+            uniform = self._given_uniform(function, uniform, (num_samples, *batch))
+        return _told(function)(operators.levels_log_prob, self.gaussian, *self._arguments(x), uniform)
+
+    def _arguments(self, x: Tensor) -> tuple[Tensor, ...]:
+        """loc, factor, levels and edges, nodes in the order of elimination."""
+        gaussian = self.gaussian
+        order = gaussian._order
+        return reordered(gaussian.loc, order), gaussian._factor, reordered(x, order), self._edges()
+
+    def _levels(self, function: str, value: Any) -> tuple[Tensor, torch.Size]:
+        """Levels as int64, and the batch axes that they have together with the Gaussians."""
+        x = torch.as_tensor(value, device=self.gaussian.loc.device)
+        if x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
+            raise DTypeError(
+                f"{function}: levels must be integers, got {x.dtype}. Convert them with levels_of or long."
+            )
+        if x.shape[-1:] != self.event_shape:
+            raise ShapeError(
+                f"{function}: x must end in {self.event_shape[0]}, the pixels of {self.gaussian.topology}, got shape "
+                f"{tuple(x.shape)}."
+            )
+        x = x.long()
+        if have_values(x) and x.numel():
+            least, most = (int(end) for end in x.aminmax())
+            if least < 0 or most >= self.levels:
+                raise ValueError(f"{function}: levels must be in 0 … {self.levels - 1}, got {least} … {most}.")
+        return x, common_batch(function, x=x, gaussian=self.gaussian.loc)
+
+    def _uniform(self, batch: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Uniform numbers (batch, n) in (0, 1): torch's own in [0, 1), and half a step in place of 0."""
+        loc = self.gaussian.loc
+        size = (*batch, self.gaussian.topology.n)
+        uniform = torch.rand(size, generator=generator, dtype=loc.dtype, device=loc.device)
+        return uniform.clamp(min=torch.finfo(loc.dtype).eps / 4)
+
+    def _given_uniform(self, function: str, uniform: Any, batch: tuple[int, ...]) -> Tensor:
+        loc = self.gaussian.loc
+        numbers = torch.as_tensor(uniform, dtype=loc.dtype, device=loc.device)
+        full = (*batch, self.gaussian.topology.n)
+        fits = numbers.ndim == len(full) and all(size in (1, of) for size, of in zip(numbers.shape, full, strict=True))
+        if not fits or numbers.shape[0] != full[0] or numbers.shape[-1] != full[-1]:
+            raise ShapeError(
+                f"{function}: uniform must have the shape {full} of samples, batch and pixels, its batch axes perhaps "
+                f"1, got {tuple(numbers.shape)}."
+            )
+        if have_values(numbers) and not ((numbers > 0) & (numbers < 1)).all():
+            bad = numbers[~((numbers > 0) & (numbers < 1))][0].item()
+            raise ValueError(f"{function}: uniform must be in (0, 1), in {loc.dtype}, got {bad}.")
+        return numbers
+
+
+def _told(function: str) -> Any:
+    """Call an operator for a Gaussian, so that a failure names the function, and the Gaussian's pixel."""
+
+    @tells(function=function)
+    def call(operator: Any, gaussian: GaussianGraphicalModel, *tensors: Tensor) -> Any:
+        return operator(gaussian.factor_pattern, *tensors)
+
+    return call
