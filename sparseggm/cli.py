@@ -96,7 +96,7 @@ def parser() -> ArgumentParser:
     commands = whole.add_subcommands(dest="command")
     for name, summary, add_options in (
         ("train", "train one model", _train_options),
-        ("evaluate", "ELBO and log p(x) of held-out digits", _evaluate_options),
+        ("evaluate", "ELBO and log p(x) of held-out images", _evaluate_options),
         ("table1", "train and compare the models of the poster's Table 1", _table1_options),
         ("figures", "plot the figures of runs", _figures_options),
     ):
@@ -192,7 +192,7 @@ def _figures_options(command: ArgumentParser) -> None:
 
 
 def _data_option(command: ArgumentParser) -> None:
-    help_ = "directory of MNIST's IDX files; else $SPARSEGGM_DATA, the cache, a download, the 5,000-digit subset"
+    help_ = "directory of IDX files, of MNIST or others; else $SPARSEGGM_DATA, the cache, a download, 5,000 digits"
     command.add_argument("--data", type=path, default=None, help=help_)
 
 

@@ -4,7 +4,7 @@ The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 """
 
 from sparseggm.vae.config import POSTERIORS, Config, posterior_topology
-from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import (
     BusyError,
     CheckpointError,
@@ -35,10 +35,10 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
-    "Digits",
     "DivergedError",
     "EpochRecord",
     "Evaluation",
+    "Images",
     "Interrupted",
     "NotWrittenError",
     "Training",
@@ -48,7 +48,7 @@ __all__ = [
     "evaluate_digits",
     "figures",
     "importance_weighted_bound",
-    "load_digits",
+    "load_images",
     "load_run",
     "log_importance_weights",
     "posterior_topology",

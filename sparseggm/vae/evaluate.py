@@ -1,8 +1,8 @@
-"""ELBO and log p(x) of held-out digits by importance sampling from the posterior.
+"""ELBO and log p(x) of held-out images by importance sampling from the posterior.
 
 log p(x) is estimated from below by log (1/K) Σ_k w_k for each image, in float64 by a running log-sum-exp. The bias of
 the estimate is about −Var(w) / (2K E[w]²), so the effective sample size (Σ w)² / Σ w² is reported beside it. All models
-get the same binarised digits and the same noise, so that differences between models are paired.
+get the same binarised images and the same noise, so that differences between models are paired.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
 from sparseggm.torch import sample_and_kl
 from sparseggm.vae.config import Config, require_count
-from sparseggm.vae.data import BINARIZATION_SEED, load_digits
+from sparseggm.vae.data import BINARIZATION_SEED, load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.model import VAE, untrained
@@ -95,21 +95,21 @@ class RunningWeights:
 
 
 def evaluate_digits(
-    vae: VAE, digits: Tensor, samples: int, seed: int = 0, advance: Callable[[int], object] = lambda images: None
+    vae: VAE, images: Tensor, samples: int, seed: int = 0, advance: Callable[[int], object] = lambda count: None
 ) -> Evaluation:
-    """Estimate the bounds of every digit.
+    """Estimate the bounds of every image.
 
     Args:
         vae: a trained model.
-        digits: (N, 784) zeros and ones, uint8.
+        images: (N, 784) zeros and ones, uint8.
         samples: K, importance samples an image.
         seed: of the noise.
         advance: called with the number of images that were just finished.
     """
     columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Evaluation)}
     with torch.inference_mode():
-        for start in range(0, len(digits), IMAGES_AT_ONCE):
-            x = digits[start : start + IMAGES_AT_ONCE].float()
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            x = images[start : start + IMAGES_AT_ONCE].float()
             q = vae.posterior(x)
             weights = RunningWeights(len(x))
             reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
@@ -136,11 +136,11 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
         run: directory that was given to `sparseggm train` as --out.
         samples: importance samples an image.
         part: "test" or "validation".
-        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
+        data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
     Returns:
         The summary, as in the JSON file.
     Raises:
-        CheckpointError: there is no usable checkpoint, or it was trained on other digits than were found.
+        CheckpointError: there is no usable checkpoint, or it was trained on other images than were found.
         ConfigError: there is no such part, or it is empty.
         DivergedError: the weights are so large that a bound is not finite.
         NotWrittenError: the result could not be written; the error carries it.
@@ -149,12 +149,12 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
     if part not in PARTS:
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
     config, vae, state = load_run(run)
-    digits = load_digits(data, config.split)
-    if digits.name != state["identity"]["data"]:
-        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {digits.name}. {digits.notice}")
-    images = digits.test if part == "test" else digits.validation
+    found = load_images(data, config.split)
+    if found.name != state["identity"]["data"]:
+        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
+    images = found.binarized(part)
     if not len(images):
-        raise ConfigError(f"the split {config.split} has no validation digits; evaluate the test digits.")
+        raise ConfigError(f"the split {config.split} has no validation images; evaluate the test images.")
 
     began = time.perf_counter()
     with progress_bar("evaluate", len(images)) as bar:
@@ -195,7 +195,7 @@ def report(result: dict[str, Any]) -> str:
     run = result["run"]
     return (
         f"{run['data']}, {run['posterior']} posterior, seed {run['seed']}, {result['epochs_trained']} epochs; "
-        f"{result['images']:,} {result['part']} digits, {result['samples']} samples\n"
+        f"{result['images']:,} {result['part']} images, {result['samples']} samples\n"
         f"ELBO      {result['elbo']:8.3f} ± {result['elbo_standard_error']:.3f} nats an image\n"
         f"log p(x)  {result['log_p']:8.3f} ± {result['log_p_standard_error']:.3f} nats an image\n"
         f"effective samples: mean {result['effective_samples_mean']:.1f}, least {result['effective_samples_min']:.1f}; "

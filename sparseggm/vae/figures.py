@@ -1,6 +1,6 @@
 """The figures of trained runs; each PNG stands beside a JSON file that names the runs and data it was made from.
 
-Figure 4 of the poster (factor of one tracked digit over training), Figure 5 (its mean), the topologies, samples from
+Figure 4 of the poster (factor of one tracked image over training), Figure 5 (its mean), the topologies, samples from
 the prior, and reconstructions.
 """
 
@@ -18,7 +18,7 @@ import torch
 from sparseggm.files import write_atomically, write_json
 from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, Array, symmetric
 from sparseggm.vae.config import POSTERIORS, Config
-from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.evaluate import load_run
 from sparseggm.vae.files import checkpoint
@@ -35,7 +35,7 @@ NAMES = {"diagonal": "diagonal", "chain": "chain", "extended-grid": "extended gr
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run as the figures need it, with `loc` (epochs + 1, n) and `factor` (epochs + 1, nnz) of the tracked digit."""
+    """A run as the figures need it, with `loc` (epochs + 1, n) and `factor` (epochs + 1, nnz) of the tracked image."""
 
     config: Config
     vae: VAE
@@ -62,18 +62,18 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
         CheckpointError: there is no run, or a run has other data than were found.
     """
     trained = _load_runs(runs)
-    digits = load_digits(data, trained[0].config.split)
+    images = load_images(data, trained[0].config.split)
     for run in trained:
-        if run.origin["data"] != digits.name:
-            raise CheckpointError(f"figures: needed runs of {digits.name}, as found, got one of {run.origin['data']}.")
+        if run.origin["data"] != images.name:
+            raise CheckpointError(f"figures: needed runs of {images.name}, as found, got one of {run.origin['data']}.")
     out = runs[0] / "figures" if out is None else out
     with only_process(out):
-        pictures = _plot_all(trained, digits)
+        pictures = _plot_all(trained, images)
         return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
 
 
 def plot_factors(runs: list[TrainedRun]) -> Figure:
-    """The poster's Figure 4: L of one digit's posterior over training, and the last one on its graph."""
+    """The poster's Figure 4: L of one image's posterior over training, and the last one on its graph."""
     figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
     widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
     axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
@@ -93,12 +93,12 @@ def plot_factors(runs: list[TrainedRun]) -> Figure:
     figure.colorbar(shown, cax=axes[0, -1], label="diagonal of L")
     figure.colorbar(coupled, cax=axes[1, -1], label="off-diagonal of L")
     axes[2, -1].set_visible(False)
-    figure.suptitle(f"Cholesky factor of the posterior precision of test digit {runs[0].config.tracked}")
+    figure.suptitle(f"Cholesky factor of the posterior precision of test image {runs[0].config.tracked}")
     return figure
 
 
 def plot_means(runs: list[TrainedRun]) -> Figure:
-    """The poster's Figure 5: mean of one digit's posterior over training."""
+    """The poster's Figure 5: mean of one image's posterior over training."""
     figure = new_figure(3.0 * len(runs) + 0.8, 3.4)
     axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     limits = symmetric(*(run.loc for run in runs))
@@ -107,7 +107,7 @@ def plot_means(runs: list[TrainedRun]) -> Figure:
         place.set_title(run.name)
     axes[0].set_ylabel("latent variable")
     figure.colorbar(shown, ax=axes, label="posterior mean")
-    figure.suptitle(f"Mean of the posterior of test digit {runs[0].config.tracked}")
+    figure.suptitle(f"Mean of the posterior of test image {runs[0].config.tracked}")
     return figure
 
 
@@ -138,29 +138,29 @@ def plot_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
     return figure
 
 
-def plot_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12) -> Figure:
-    """Test digits, the tracked one first, and decoder means at their posterior means."""
+def plot_reconstructions(runs: list[TrainedRun], images: Images, count: int = 12) -> Figure:
+    """Test images, the tracked one first, and decoder means at their posterior means."""
     tracked = runs[0].config.tracked
-    others = [index for index in range(len(digits.test)) if index != tracked][: count - 1]
-    x = digits.test[[tracked, *others]].float()
+    others = [index for index in range(len(images.test)) if index != tracked][: count - 1]
+    x = images.binarized("test")[[tracked, *others]].float()
     with torch.inference_mode():
         rows = [x, *(run.vae.decoder(run.vae.posterior(x).loc).sigmoid() for run in runs)]
     figure = new_figure(9.0, 0.66 * len(rows) + 0.4)
     axes = figure.subplots()
     plot_tiles(axes, torch.cat(rows).numpy(), len(rows))
-    axes.set_yticks(30 * np.arange(len(rows)) + 15, ["test digit", *(run.name for run in runs)])
+    axes.set_yticks(30 * np.arange(len(rows)) + 15, ["test image", *(run.name for run in runs)])
     axes.tick_params(length=0)
     axes.set_title("Reconstructions at the posterior mean")
     return figure
 
 
-def _plot_all(trained: list[TrainedRun], digits: Digits) -> dict[str, Figure]:
+def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
     structured = [run for run in trained if run.config.posterior != "diagonal"]
     pictures = {"topologies": plot_topologies(trained), "figure5": plot_means(trained)}
     if structured:
         pictures["figure4"] = plot_factors(structured)
     pictures["samples"] = plot_samples(trained)
-    pictures["reconstructions"] = plot_reconstructions(trained, digits)
+    pictures["reconstructions"] = plot_reconstructions(trained, images)
     return pictures
 
 

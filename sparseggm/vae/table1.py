@@ -1,7 +1,7 @@
-"""The poster's Table 1: the same recipe, seeds and binarised test digits for every posterior, shown beside the poster.
+"""The poster's Table 1: the same recipe, seeds and binarised test images for every posterior, shown beside the poster.
 
 The models of a seed are trained in turns, an epoch each, so that their seconds an epoch can be compared even on a busy
-machine. Differences to the first posterior are paired: over seeds where there are several, else over digits.
+machine. Differences to the first posterior are paired: over seeds where there are several, else over images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sparseggm.files import write_atomically, write_json
 from sparseggm.vae.config import Config, require_count
-from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.evaluate import evaluate, standard_error
 from sparseggm.vae.files import checkpoint
@@ -35,7 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """One posterior: means over seeds, or over digits where there is one seed, each with its standard error."""
+    """One posterior: means over seeds, or over images where there is one seed, each with its standard error."""
 
     posterior: str
     log_p: tuple[float, float]
@@ -66,29 +66,29 @@ def table1(
         seeds: the seeds of the runs.
         epochs: of each run; None: about 6,000 steps.
         samples: importance samples an image.
-        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
+        data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
         resume: continue the runs that are in `out`.
     Raises:
         ConfigError, CheckpointError: some run of the table cannot start; then no run was started.
     """
     require_count("samples", samples)
     configs = _configs(recipe, posteriors, seeds, 1 if epochs is None else epochs)
-    digits = load_digits(data, recipe.split)
+    images = load_images(data, recipe.split)
     if epochs is None:
-        configs = [replace(config, epochs=_default_epochs(config, digits)) for config in configs]
+        configs = [replace(config, epochs=_default_epochs(config, images)) for config in configs]
     for config in configs:
-        require_startable(config, digits, run_directory(out, config), resume=_begun(out, config, resume))
+        require_startable(config, images, run_directory(out, config), resume=_begun(out, config, resume))
 
     with ExitStack() as locks:
         for directory in (out, *(run_directory(out, config) for config in configs)):
             locks.enter_context(only_process(directory))
-        print(digits.notice)
+        print(images.notice)
         for seed in seeds:
-            _train_in_turns([config for config in configs if config.seed == seed], digits, out, data, resume)
+            _train_in_turns([config for config in configs if config.seed == seed], images, out, data, resume)
         results = [evaluate(run_directory(out, config), samples, data=data) for config in configs]
         rows = rows_of(out, posteriors, seeds)
         content = {
-            "data": digits.name,
+            "data": images.name,
             "epochs": configs[0].epochs,
             "samples": samples,
             "seeds": list(seeds),
@@ -112,8 +112,8 @@ def _configs(recipe: Config, posteriors: tuple[str, ...], seeds: tuple[int, ...]
     return [replace(recipe, posterior=name, seed=seed, epochs=epochs) for seed in seeds for name in posteriors]
 
 
-def _default_epochs(recipe: Config, digits: Digits) -> int:
-    return max(1, round(DEFAULT_STEPS * recipe.batch / len(digits.train)))
+def _default_epochs(recipe: Config, images: Images) -> int:
+    return max(1, round(DEFAULT_STEPS * recipe.batch / len(images.train)))
 
 
 def _begun(out: Path, config: Config, resume: bool) -> bool:
@@ -153,7 +153,7 @@ def markdown(rows: list[Row], content: dict[str, Any]) -> str:
     """The table as text that is also Markdown."""
     seeds, base = content["seeds"], rows[0].posterior
     images = content["runs"][0]["images"]
-    spread = f"{len(seeds)} seeds" if len(seeds) > 1 else f"{images:,} digits (one seed: not the spread of training)"
+    spread = f"{len(seeds)} seeds" if len(seeds) > 1 else f"{images:,} images (one seed: not the spread of training)"
     cells = [["model", "log p(x)", "poster", "ELBO", "poster", "Δ log p(x)", "Δ ELBO", "s/epoch", "ratio"]]
     for row in rows:
         poster = [f"{value:.1f}" for value in POSTER[row.posterior]] if row.posterior in POSTER else ["–", "–"]
@@ -168,18 +168,18 @@ def markdown(rows: list[Row], content: dict[str, Any]) -> str:
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return (
         f"Table 1, nats an image: {content['data']}, {content['epochs']} epochs, seeds {' '.join(map(str, seeds))}, "
-        f"{images:,} test digits, {content['samples']} samples.\n\n"
+        f"{images:,} test images, {content['samples']} samples.\n\n"
         + "\n".join(lines)
         + f"\n\n± standard error over {spread}; Δ (paired) and ratio: to {base}.\n"
         "Seconds: the median epoch, models in turns.\n"
     )
 
 
-def _train_in_turns(configs: list[Config], digits: Digits, out: Path, data: Path | None, resume: bool) -> None:
+def _train_in_turns(configs: list[Config], images: Images, out: Path, data: Path | None, resume: bool) -> None:
     runs = []
     for config in configs:
         begun = _begun(out, config, resume)
-        runs.append(Training(config, digits, run_directory(out, config), resume=begun, data=data))
+        runs.append(Training(config, images, run_directory(out, config), resume=begun, data=data))
     steps = sum(run.steps * config.epochs for run, config in zip(runs, configs, strict=True))
     done = sum(run.steps * run.epoch + run.step for run in runs)
     with StopRequest() as stop, progress_bar(f"seed {configs[0].seed}", steps, done) as bar:
@@ -194,9 +194,9 @@ def _train_in_turns(configs: list[Config], digits: Digits, out: Path, data: Path
 
 
 def _units(out: Path, posterior: str, seeds: tuple[int, ...], bound: str) -> FloatArray:
-    """One value for each seed, or, with a single seed, one for each digit."""
-    per_digit = [np.load(out / f"seed-{seed}" / posterior / "evaluation.npz")[bound] for seed in seeds]
-    return per_digit[0] if len(seeds) == 1 else np.array([values.mean() for values in per_digit])
+    """One value for each seed, or, with a single seed, one for each image."""
+    per_image = [np.load(out / f"seed-{seed}" / posterior / "evaluation.npz")[bound] for seed in seeds]
+    return per_image[0] if len(seeds) == 1 else np.array([values.mean() for values in per_image])
 
 
 def _median_seconds(out: Path, posterior: str, seeds: tuple[int, ...]) -> float:

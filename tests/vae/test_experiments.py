@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparseggm.vae import POSTERIORS, CheckpointError, Config, Digits, Interrupted, Training, figures, table1
+from sparseggm.vae import POSTERIORS, CheckpointError, Config, Images, Interrupted, Training, figures, table1
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 
 
 @pytest.fixture
-def table(few_digits: Digits, recipe: Config, tmp_path: Path) -> Path:
+def table(few_digits: Images, recipe: Config, tmp_path: Path) -> Path:
     table1(recipe, tmp_path, tuple(POSTERIORS), seeds=(0,), epochs=2, samples=5)
     return tmp_path
 
@@ -26,7 +26,7 @@ def test_table1_shows_the_poster_beside_ours(table: Path, capsys: pytest.Capture
     content = json.loads((table / "table1.json").read_text())
     assert [row["posterior"] for row in content["rows"]] == list(POSTERIORS)
     text = (table / "table1.md").read_text()
-    assert "600 digits, 2 epochs, seeds 0, 100 test digits, 5 samples" in text
+    assert "600 digits, 2 epochs, seeds 0, 100 test images, 5 samples" in text
     assert [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")][:4] == [
         "poster",
         "-89.2",
@@ -41,14 +41,14 @@ def test_table1_shows_the_poster_beside_ours(table: Path, capsys: pytest.Capture
     assert second["elbo_gain"][1] == pytest.approx(difference.std(ddof=1) / 10)
 
 
-def test_several_seeds_give_the_spread_over_seeds(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_several_seeds_give_the_spread_over_seeds(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
     rows = table1(recipe, tmp_path, ("diagonal", "chain"), seeds=(0, 1, 2), epochs=1, samples=3)
     runs = [json.loads((tmp_path / f"seed-{s}" / "chain" / "evaluation.json").read_text()) for s in range(3)]
     elbo = np.array([run["elbo"] for run in runs])
     assert rows[1].elbo == pytest.approx((elbo.mean(), elbo.std(ddof=1) / np.sqrt(3)))
 
 
-def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digits: Digits, recipe: Config) -> None:
+def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digits: Images, recipe: Config) -> None:
     alone = Training(recipe, few_digits, table / "alone")
     while not alone.finished:
         alone.train_epoch(StopRequest())
@@ -57,7 +57,7 @@ def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digit
 
 
 def test_an_interrupted_table_goes_on_where_it_stopped(
-    few_digits: Digits, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_digits: Images, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = table1(recipe, tmp_path / "whole", ("diagonal", "chain"), epochs=2, samples=3)
     train_epoch = Training.train_epoch
@@ -92,11 +92,11 @@ def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> 
         assert "torch" in origin["plotted_with"]
 
 
-def test_figures_need_a_run(tmp_path: Path, few_digits: Digits) -> None:
+def test_figures_need_a_run(tmp_path: Path, few_digits: Images) -> None:
     with pytest.raises(CheckpointError, match="needed a run"):
         figures([tmp_path])
 
 
-def test_a_diagonal_run_alone_has_no_figure_of_its_factor(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_a_diagonal_run_alone_has_no_figure_of_its_factor(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
     Training(replace(recipe, posterior="diagonal"), few_digits, tmp_path / "run")
     assert "figure4.png" not in {path.name for path in figures([tmp_path / "run"])}
