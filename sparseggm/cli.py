@@ -212,7 +212,7 @@ def _figures_options(command: ArgumentParser) -> None:
 
 
 def _data_option(command: ArgumentParser) -> None:
-    help_ = "directory of MNIST's IDX files; else $SPARSEGGM_DATA, the cache, a download, the 5,000-digit subset"
+    help_ = "directory of IDX files, of MNIST or others; else $SPARSEGGM_DATA, the cache, a download, 5,000 digits"
     command.add_argument("--data", type=path, default=None, help=help_)
 
 

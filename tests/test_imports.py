@@ -126,6 +126,7 @@ FLOORS = {
         "train",
         "evaluate",
         "comparison",
+        "runs",
         "pixel_figures",
         "figures",
     ),

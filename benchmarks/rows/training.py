@@ -1,6 +1,6 @@
 """Epochs of the variational autoencoder, n = 16: structured posteriors against a diagonal, our loop against a bare one.
 
-The digits are noise, because no step's time depends on their values.
+The images are noise, because no step's time depends on their values.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ import torch
 from benchmarks.contest import Ratio, Result, Setting
 from benchmarks.peers.bare_loop import PIXELS, BareLoop
 from benchmarks.timing import Call, seconds_of
-from sparseggm.vae import Config, Digits, Training
+from sparseggm.vae import Config, Images, Training
 from sparseggm.vae.files.interrupt import StopRequest
 
 
-def _digits(setting: Setting) -> Digits:
+def _images(setting: Setting) -> Images:
     train = torch.randint(0, 256, (setting.size(50_000, 128), PIXELS), dtype=torch.uint8)
     held_out = torch.zeros(1, PIXELS, dtype=torch.uint8)
-    return Digits("noise", "", train, held_out, held_out)
+    return Images("noise", "", train, held_out, held_out)
 
 
-def epochs_in_turn(setting: Setting, posteriors: Iterable[str], others: dict[str, Call], digits: Digits) -> Result:
+def epochs_in_turn(setting: Setting, posteriors: Iterable[str], others: dict[str, Call], images: Images) -> Result:
     """Median seconds an epoch, the contestants in turns; the first epoch of each warms up."""
     with tempfile.TemporaryDirectory() as directory, StopRequest() as stop:
         epochs = dict(others)
         for posterior in posteriors:
             config = Config(posterior=posterior, epochs=setting.rounds + 2)
-            training = Training(config, digits, Path(directory) / posterior)
+            training = Training(config, images, Path(directory) / posterior)
             epochs[posterior] = partial(training.train_epoch, stop)
         times: dict[str, list[float]] = {name: [] for name in epochs}
         for _ in range(setting.rounds + 1):
             for name, epoch in epochs.items():
                 times[name].append(seconds_of(epoch))
     seconds = {name: statistics.median(of[1:]) for name, of in times.items()}
-    return Result(f"an epoch of {len(digits.train):,} digits, n = 16, batch 128", seconds)
+    return Result(f"an epoch of {len(images.train):,} images, n = 16, batch 128", seconds)
 
 
 def structure(setting: Setting) -> Result:
     """Epochs with a chain and an extended grid against those with a diagonal."""
-    result = epochs_in_turn(setting, ("diagonal", "chain", "extended-grid"), {}, _digits(setting))
+    result = epochs_in_turn(setting, ("diagonal", "chain", "extended-grid"), {}, _images(setting))
     for name in ("chain", "extended-grid"):
         times = result.seconds[name] / result.seconds["diagonal"]
         result.ratios.append(Ratio(f"of the diagonal's time, {name}", times, 1.05, "≤"))
@@ -53,9 +53,9 @@ def structure(setting: Setting) -> Result:
 
 def loop(setting: Setting) -> Result:
     """Our loop, diagonal posterior, against a bare loop of the same network."""
-    digits = _digits(setting)
-    bare = BareLoop(digits.train)
-    result = epochs_in_turn(setting, ("diagonal",), {"a bare PyTorch loop": bare.train_epoch}, digits)
+    images = _images(setting)
+    bare = BareLoop(images.train)
+    result = epochs_in_turn(setting, ("diagonal",), {"a bare PyTorch loop": bare.train_epoch}, images)
     times = result.seconds["diagonal"] / result.seconds["a bare PyTorch loop"]
     result.ratios.append(Ratio("of the time of a bare PyTorch loop", times, 1.03, "≤"))
     return result

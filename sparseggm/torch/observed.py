@@ -170,6 +170,7 @@ class GreyLevels(_OfLogits):
         *,
         generator: torch.Generator | None = None,
         uniform: Tensor | None = None,
+        missing: Tensor | None = None,
     ) -> Tensor:
         """log of an unbiased estimate of P(levels = x), nats: a lower bound in expectation; exact on `Diagonal`.
 
@@ -181,6 +182,8 @@ class GreyLevels(_OfLogits):
             generator: of their uniform numbers; None: torch's own.
             uniform: (num_samples, ..., n) in (0, 1) instead, as many axes as the batch has and one more: common random
                 numbers. Its nodes are in the order of elimination.
+            missing: (..., n) booleans, where the level is unknown: the probability is that of the others. The samples
+                are best where the missing pixels come first in the order of elimination, such as the upper rows.
         Returns:
             (...) float64, whatever the dtype of the Gaussian.
         Raises:
@@ -188,7 +191,7 @@ class GreyLevels(_OfLogits):
             NonFiniteError, NonPositiveError: a parameter, by batch index and pixel.
         Cost: O(nnz(L) + n) a sample, see `linalg.levels.levels_log_prob`.
         """
-        log_weights = self._log_weights("GreyLevels.log_prob", value, num_samples, generator, uniform)
+        log_weights = self._log_weights("GreyLevels.log_prob", value, num_samples, generator, uniform, missing)
         count = len(log_weights)
         return log_weights[0] if count == 1 else log_weights.logsumexp(0) - math.log(count)
 
@@ -199,13 +202,16 @@ class GreyLevels(_OfLogits):
         *,
         generator: torch.Generator | None = None,
         uniform: Tensor | None = None,
+        missing: Tensor | None = None,
     ) -> Estimate:
         """`log_prob` and its standard error, σ(w) / (w̄ √N) for weights w; without gradients.
 
         Of one sample the error is NaN, on `Diagonal` 0.
         """
         with torch.no_grad():
-            log_weights = self._log_weights("GreyLevels.estimate_log_prob", value, num_samples, generator, uniform)
+            log_weights = self._log_weights(
+                "GreyLevels.estimate_log_prob", value, num_samples, generator, uniform, missing
+            )
         if self._is_exact:
             return Estimate(log_weights[0], torch.zeros_like(log_weights[0]))  # type: ignore[arg-type]
         largest, count = log_weights.amax(0), len(log_weights)
@@ -214,13 +220,16 @@ class GreyLevels(_OfLogits):
         deviation = weights.std(0) if count > 1 else torch.full_like(mean, math.nan)
         return Estimate(largest + mean.log(), deviation / (mean * math.sqrt(count)))  # type: ignore[arg-type]
 
-    def sample_logits(self, value: Any, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample_logits(
+        self, value: Any, *, generator: torch.Generator | None = None, missing: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """z (..., n), sampled one after another in the intervals of levels, and the logarithms of their weights.
 
-        Without gradients.
+        A missing pixel is sampled from the whole line, given those after it in the order of elimination: this fills in
+        an image. Without gradients.
         """
         function = "GreyLevels.sample_logits"
-        x, batch = self._levels(function, value)
+        x, batch = self._levels(function, value, missing)
         with torch.no_grad():
             uniform = self._uniform(batch, generator)
             z, log_weight = _told(function)(operators.sample_in_levels, self.gaussian, *self._arguments(x), uniform)
@@ -233,7 +242,7 @@ class GreyLevels(_OfLogits):
         """The expected level of each pixel, batch_shape + (n,), float64: Σ_k P(level ≥ k), from exact variances."""
         loc, deviation = self.gaussian.loc.double(), self.gaussian.variance.double().sqrt()
         total = torch.zeros_like(loc)
-        for edge in self._edges()[1:-1]:
+        for edge in self._edges()[1 : self.levels]:
             total = total + torch.special.ndtr((loc - edge) / deviation)
         return total
 
@@ -252,17 +261,23 @@ class GreyLevels(_OfLogits):
         return isinstance(self.gaussian.topology, Diagonal)
 
     def _edges(self) -> Tensor:
-        """The logits of k / K, K + 1 of them."""
-        ends = np.asarray(logit(np.arange(self.levels + 1) / self.levels))
+        """The logits of k / K, K + 1 of them, and those of the level K + 1, the whole line: a missing pixel."""
+        ends = np.append(logit(np.arange(self.levels + 1) / self.levels), [-np.inf, np.inf])
         return torch.from_numpy(ends).to(self.gaussian.loc.device)
 
     def _log_weights(
-        self, function: str, value: Any, num_samples: int, generator: torch.Generator | None, uniform: Tensor | None
+        self,
+        function: str,
+        value: Any,
+        num_samples: int,
+        generator: torch.Generator | None,
+        uniform: Tensor | None,
+        missing: Tensor | None,
     ) -> Tensor:
         """(num_samples, ...), or (1, ...) where one is exact."""
         if num_samples < 1:
             raise ValueError(f"{function}: num_samples must be at least 1, got {num_samples}.")
-        x, batch = self._levels(function, value)
+        x, batch = self._levels(function, value, missing)
         if self._is_exact:
             half = self.gaussian.loc.new_full((1,), 0.5).expand(1, *(1,) * len(batch), self.gaussian.topology.n)
             return _told(function)(operators.levels_log_prob, self.gaussian, *self._arguments(x), half)
@@ -278,8 +293,8 @@ class GreyLevels(_OfLogits):
         order = gaussian._order
         return reordered(gaussian.loc, order), gaussian._factor, reordered(x, order), self._edges()
 
-    def _levels(self, function: str, value: Any) -> tuple[Tensor, torch.Size]:
-        """Levels as int64, and the batch axes that they have together with the Gaussians."""
+    def _levels(self, function: str, value: Any, missing: Tensor | None) -> tuple[Tensor, torch.Size]:
+        """Levels as int64, missing ones that of the whole line, and their batch axes together with the Gaussians."""
         x = torch.as_tensor(value, device=self.gaussian.loc.device)
         if x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
             raise DTypeError(
@@ -291,10 +306,21 @@ class GreyLevels(_OfLogits):
                 f"{tuple(x.shape)}."
             )
         x = x.long()
+        if missing is not None:
+            absent = torch.as_tensor(missing, device=x.device)
+            if absent.dtype is not torch.bool or absent.shape[-1:] != self.event_shape:
+                raise ShapeError(
+                    f"{function}: missing must be booleans that end in {self.event_shape[0]}, the pixels, got "
+                    f"{absent.dtype} of shape {tuple(absent.shape)}."
+                )
+            common_batch(function, x=x, missing=absent)
+            x = torch.where(absent, 0, x)
         if have_values(x) and x.numel():
             least, most = (int(end) for end in x.aminmax())
             if least < 0 or most >= self.levels:
                 raise ValueError(f"{function}: levels must be in 0 … {self.levels - 1}, got {least} … {most}.")
+        if missing is not None:
+            x = torch.where(absent, self.levels + 1, x)
         return x, common_batch(function, x=x, gaussian=self.gaussian.loc)
 
     def _uniform(self, batch: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

@@ -5,7 +5,7 @@ The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 
 from sparseggm.vae.comparison import GREY_PIXELS, TABLE1, Comparison, compare
 from sparseggm.vae.config import LIKELIHOODS, PIXEL_GRAPHS, POSTERIORS, Config, pixel_topology, posterior_topology
-from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import (
     BusyError,
     CheckpointError,
@@ -28,8 +28,8 @@ from sparseggm.vae.objective import (
 from sparseggm.vae.train import EpochRecord, Training, train
 
 __all__ = [
-    "LIKELIHOODS",
     "GREY_PIXELS",
+    "LIKELIHOODS",
     "PIXEL_GRAPHS",
     "POSTERIORS",
     "TABLE1",
@@ -40,10 +40,10 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
-    "Digits",
     "DivergedError",
     "EpochRecord",
     "Evaluation",
+    "Images",
     "Interrupted",
     "NotWrittenError",
     "Training",
@@ -55,7 +55,7 @@ __all__ = [
     "evaluate_images",
     "figures",
     "importance_weighted_bound",
-    "load_digits",
+    "load_images",
     "load_run",
     "log_importance_weights",
     "pixel_topology",

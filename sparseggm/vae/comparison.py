@@ -18,7 +18,7 @@ from scipy import stats
 
 from sparseggm.files import write_atomically, write_json
 from sparseggm.vae.config import Config, require_count
-from sparseggm.vae.data import Digits, load_digits
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.evaluate import evaluate, standard_error
 from sparseggm.vae.files import checkpoint
@@ -98,23 +98,23 @@ def compare(
     """
     require_count("samples", samples)
     configs = _configs(comparison, recipe, models, seeds, 1 if epochs is None else epochs)
-    digits = load_digits(data, recipe.split)
+    images = load_images(data, recipe.split)
     if epochs is None:
-        configs = [replace(config, epochs=_default_epochs(config, digits)) for config in configs]
+        configs = [replace(config, epochs=_default_epochs(config, images)) for config in configs]
     runs = {config: out / f"seed-{config.seed}" / getattr(config, comparison.field) for config in configs}
     for config, run in runs.items():
-        require_startable(config, digits, run, resume=_begun(run, resume))
+        require_startable(config, images, run, resume=_begun(run, resume))
 
     with ExitStack() as locks:
         for directory in (out, *runs.values()):
             locks.enter_context(only_process(directory))
-        print(digits.notice)
+        print(images.notice)
         for seed in seeds:
-            _train_in_turns({config: run for config, run in runs.items() if config.seed == seed}, digits, data, resume)
+            _train_in_turns({config: run for config, run in runs.items() if config.seed == seed}, images, data, resume)
         results = [evaluate(run, samples, data=data) for run in runs.values()]
         rows = rows_of(out, models, seeds)
         content = {
-            "data": digits.name,
+            "data": images.name,
             "epochs": configs[0].epochs,
             "samples": samples,
             "seeds": list(seeds),
@@ -145,8 +145,8 @@ def _configs(
     ]
 
 
-def _default_epochs(recipe: Config, digits: Digits) -> int:
-    return max(1, round(DEFAULT_STEPS * recipe.batch / len(digits.train)))
+def _default_epochs(recipe: Config, images: Images) -> int:
+    return max(1, round(DEFAULT_STEPS * recipe.batch / len(images.train)))
 
 
 def _begun(run: Path, resume: bool) -> bool:
@@ -217,9 +217,9 @@ def _columns(row: Row, is_base: bool, comparison: Comparison, in_bits: bool) -> 
     return cells | {"s/epoch": f"{row.seconds:.2f}", "ratio": f"{row.seconds_ratio:.2f}"}
 
 
-def _train_in_turns(configs: dict[Config, Path], digits: Digits, data: Path | None, resume: bool) -> None:
+def _train_in_turns(configs: dict[Config, Path], images: Images, data: Path | None, resume: bool) -> None:
     runs = [
-        Training(config, digits, directory, resume=_begun(directory, resume), data=data)
+        Training(config, images, directory, resume=_begun(directory, resume), data=data)
         for config, directory in configs.items()
     ]
     names = {run: run.out.name for run in runs}

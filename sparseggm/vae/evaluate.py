@@ -25,9 +25,10 @@ from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
 from sparseggm.torch import sample_and_kl
 from sparseggm.vae.config import Config, require_count
-from sparseggm.vae.data import BINARIZATION_SEED, load_digits
+from sparseggm.vae.data import load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.files import checkpoint
+from sparseggm.vae.likelihoods import BINARIZATION_SEED, held_out
 from sparseggm.vae.model import VAE, untrained
 from sparseggm.vae.objective import bits_a_pixel, log_importance_weights
 from sparseggm.vae.randomness import generator
@@ -61,7 +62,6 @@ class Evaluation:
             "effective_samples_mean": float(self.effective_samples.mean()),
             "effective_samples_min": float(self.effective_samples.min()),
         }
-
 
     def in_bits(self) -> dict[str, float]:
         """The two bounds in bits a pixel, with standard errors."""
@@ -150,11 +150,11 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
         run: directory that was given to `sparseggm train` as --out.
         samples: importance samples an image.
         part: "test" or "validation".
-        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
+        data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
     Returns:
         The summary, as in the JSON file.
     Raises:
-        CheckpointError: there is no usable checkpoint, or it was trained on other digits than were found.
+        CheckpointError: there is no usable checkpoint, or it was trained on other images than were found.
         ConfigError: there is no such part, or it is empty.
         DivergedError: the weights are so large that a bound is not finite.
         NotWrittenError: the result could not be written; the error carries it.
@@ -163,17 +163,16 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
     if part not in PARTS:
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
     config, vae, state = load_run(run)
-    digits = load_digits(data, config.split)
-    if digits.name != state["identity"]["data"]:
-        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {digits.name}. {digits.notice}")
-    images = digits.test if part == "test" else digits.validation
+    found = load_images(data, config.split)
+    if found.name != state["identity"]["data"]:
+        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
+    images = held_out(vae.likelihood, found, part)
     if not len(images):
-        raise ConfigError(f"the split {config.split} has no validation digits; evaluate the test digits.")
+        raise ConfigError(f"the split {config.split} has no validation images; evaluate the test images.")
 
     began = time.perf_counter()
-    x = vae.likelihood.observe(images, generator(BINARIZATION_SEED, part))
     with progress_bar("evaluate", len(images)) as bar:
-        evaluation = _finite(run, lambda: evaluate_images(vae, x, samples, advance=bar.update))
+        evaluation = _finite(run, lambda: evaluate_images(vae, images, samples, advance=bar.update))
     result: dict[str, Any] = {
         **evaluation.summary(),
         **(evaluation.in_bits() if config.is_grey else {}),

@@ -1,6 +1,6 @@
 """The figures of trained runs; each PNG stands beside a JSON file that names the runs and data it was made from.
 
-Figure 4 of the poster (factor of one tracked digit over training), Figure 5 (its mean), the topologies, samples from
+Figure 4 of the poster (factor of one tracked image over training), Figure 5 (its mean), the topologies, samples from
 the prior, and reconstructions.
 """
 
@@ -8,47 +8,26 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sparseggm.files import write_atomically, write_json
-from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, Array, symmetric
-from sparseggm.vae.config import POSTERIORS, Config
-from sparseggm.vae.data import Digits, load_digits
+from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, symmetric
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import CheckpointError
-from sparseggm.vae.evaluate import load_run
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.lock import only_process
-from sparseggm.vae.model import VAE
+from sparseggm.vae.likelihoods import held_out
+from sparseggm.vae.pixel_figures import pixel_figures
 from sparseggm.vae.plotting import new_figure, plot_factor, plot_over_training, plot_tiles, stored_couplings
 from sparseggm.vae.randomness import generator
+from sparseggm.vae.runs import TrainedRun, load_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run as the figures need it, with `loc` (epochs + 1, n) and `factor` (epochs + 1, nnz) of the tracked digit."""
-
-    config: Config
-    vae: VAE
-    loc: Array
-    factor: Array
-    origin: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The name of the run in titles: of grey images that of the pixels' graph, else that of the posterior's."""
-        if not self.config.is_grey:
-            return self.config.posterior.replace("-", " ")
-        of_all = ", global" if self.config.structure == "global" else ""
-        return self.config.pixels.replace("-", " ") + of_all
 
 
 def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = None) -> list[Path]:
@@ -63,19 +42,19 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
     Raises:
         CheckpointError: there is no run, or a run has other data than were found.
     """
-    trained = _load_runs(runs)
-    digits = load_digits(data, trained[0].config.split)
+    trained = load_runs(runs)
+    images = load_images(data, trained[0].config.split)
     for run in trained:
-        if run.origin["data"] != digits.name:
-            raise CheckpointError(f"figures: needed runs of {digits.name}, as found, got one of {run.origin['data']}.")
+        if run.origin["data"] != images.name:
+            raise CheckpointError(f"figures: needed runs of {images.name}, as found, got one of {run.origin['data']}.")
     out = runs[0] / "figures" if out is None else out
     with only_process(out):
-        pictures = _plot_all(trained, digits)
+        pictures = _plot_all(trained, images)
         return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
 
 
 def plot_factors(runs: list[TrainedRun]) -> Figure:
-    """The poster's Figure 4: L of one digit's posterior over training, and the last one on its graph."""
+    """The poster's Figure 4: L of one image's posterior over training, and the last one on its graph."""
     figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
     widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
     axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
@@ -95,12 +74,12 @@ def plot_factors(runs: list[TrainedRun]) -> Figure:
     figure.colorbar(shown, cax=axes[0, -1], label="diagonal of L")
     figure.colorbar(coupled, cax=axes[1, -1], label="off-diagonal of L")
     axes[2, -1].set_visible(False)
-    figure.suptitle(f"Cholesky factor of the posterior precision of test digit {runs[0].config.tracked}")
+    figure.suptitle(f"Cholesky factor of the posterior precision of test image {runs[0].config.tracked}")
     return figure
 
 
 def plot_means(runs: list[TrainedRun]) -> Figure:
-    """The poster's Figure 5: mean of one digit's posterior over training."""
+    """The poster's Figure 5: mean of one image's posterior over training."""
     figure = new_figure(3.0 * len(runs) + 0.8, 3.4)
     axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     limits = symmetric(*(run.loc for run in runs))
@@ -109,7 +88,7 @@ def plot_means(runs: list[TrainedRun]) -> Figure:
         place.set_title(run.name)
     axes[0].set_ylabel("latent variable")
     figure.colorbar(shown, ax=axes, label="posterior mean")
-    figure.suptitle(f"Mean of the posterior of test digit {runs[0].config.tracked}")
+    figure.suptitle(f"Mean of the posterior of test image {runs[0].config.tracked}")
     return figure
 
 
@@ -140,45 +119,36 @@ def plot_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
     return figure
 
 
-def plot_reconstructions(runs: list[TrainedRun], digits: Digits, count: int = 12) -> Figure:
-    """Test digits, the tracked one first, and decoder means at their posterior means."""
+def plot_reconstructions(runs: list[TrainedRun], images: Images, count: int = 12) -> Figure:
+    """Test images, the tracked one first, and decoder means at their posterior means."""
     tracked = runs[0].config.tracked
-    others = [index for index in range(len(digits.test)) if index != tracked][: count - 1]
-    x = digits.test[[tracked, *others]].float()
+    others = [index for index in range(len(images.test)) if index != tracked][: count - 1]
+    chosen = [tracked, *others]
     with torch.inference_mode():
-        rows = [x, *(run.vae.decoder(run.vae.posterior(x).loc).sigmoid() for run in runs)]
+        x = [held_out(run.vae.likelihood, images, "test")[chosen] for run in runs]
+        rows = [runs[0].vae.likelihood.encoded(x[0])]
+        for run, observed in zip(runs, x, strict=True):
+            rows.append(run.vae.likelihood.intensities(run.vae.decoder(run.vae.posterior(observed).loc)))
     figure = new_figure(9.0, 0.66 * len(rows) + 0.4)
     axes = figure.subplots()
     plot_tiles(axes, torch.cat(rows).numpy(), len(rows))
-    axes.set_yticks(30 * np.arange(len(rows)) + 15, ["test digit", *(run.name for run in runs)])
+    axes.set_yticks(30 * np.arange(len(rows)) + 15, ["test image", *(run.name for run in runs)])
     axes.tick_params(length=0)
     axes.set_title("Reconstructions at the posterior mean")
     return figure
 
 
-def _plot_all(trained: list[TrainedRun], digits: Digits) -> dict[str, Figure]:
+def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
     structured = [run for run in trained if run.config.posterior != "diagonal"]
     pictures = {"topologies": plot_topologies(trained), "figure5": plot_means(trained)}
     if structured:
         pictures["figure4"] = plot_factors(structured)
     pictures["samples"] = plot_samples(trained)
-    pictures["reconstructions"] = plot_reconstructions(trained, digits)
+    pictures["reconstructions"] = plot_reconstructions(trained, images)
+    if trained[0].config.is_grey:
+        tracked = trained[0].config.tracked
+        pictures |= pixel_figures(trained, torch.cat([images.test[tracked : tracked + 1], images.test]))
     return pictures
-
-
-def _load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
-    """One run a posterior, in the order of `POSTERIORS`."""
-    found: dict[str, TrainedRun] = {}
-    for path in paths:
-        directories = sorted(file.parent for file in path.rglob(checkpoint.CHECKPOINT))
-        if not directories:
-            raise CheckpointError(f"figures: needed a run with a {checkpoint.CHECKPOINT}, or a folder of them: {path}.")
-        for directory in directories:
-            config, vae, state = load_run(directory)
-            loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
-            origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
-            found.setdefault(config.posterior, TrainedRun(config, vae, loc, factor, origin))
-    return [found[posterior] for posterior in POSTERIORS if posterior in found]
 
 
 def _write(path: Path, picture: Figure, runs: list[TrainedRun]) -> Path:

@@ -17,9 +17,12 @@ from torch import Tensor
 
 from sparseggm.torch import GaussianGraphicalModel, GreyLevels, LogitNormal
 from sparseggm.vae.config import PIXELS, Config
-from sparseggm.vae.randomness import binarize, dequantized
+from sparseggm.vae.data import Images
+from sparseggm.vae.randomness import binarize, dequantized, generator
 
 LEVELS = 256
+# One binarisation, or dequantisation, of validation and test images for every run, so that differences are paired.
+BINARIZATION_SEED = 1
 
 
 class Likelihood(Protocol):
@@ -100,6 +103,11 @@ def likelihood_of(config: Config) -> Likelihood:
     if config.likelihood == "levels":
         return LevelPixels()
     return LogitNormalPixels(config.alpha) if config.likelihood == "logit-normal" else Bernoulli()
+
+
+def held_out(likelihood: Likelihood, images: Images, part: str) -> Tensor:
+    """The "test" or "validation" images as a likelihood observes them: the same at every call."""
+    return likelihood.observe(images.part(part), generator(BINARIZATION_SEED, part))
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:

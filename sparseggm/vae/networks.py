@@ -25,6 +25,7 @@ def decoder(config: Config, mean_intensity: Tensor) -> nn.Sequential:
         config: its `decoder`, sizes, and for grey images `pixels` and `structure`.
         mean_intensity: (784,) in [0, 1]; a dense decoder's logits start at those of the mean image.
     """
+    logits: nn.Module
     if config.decoder == "convolutional":
         body, width = _convolutional_body(config.latent), CHANNELS // 2
         logits = nn.Sequential(nn.Conv2d(width, 1, 3, padding=1), nn.Flatten(-3))

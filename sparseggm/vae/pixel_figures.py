@@ -19,11 +19,10 @@ from sparseggm.vae.likelihoods import LEVELS
 from sparseggm.vae.model import VAE
 from sparseggm.vae.plotting import image_of_tiles, new_figure, plot_tiles
 from sparseggm.vae.randomness import generator
+from sparseggm.vae.runs import TrainedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from sparseggm.vae.figures import TrainedRun
 
 UPPER_HALF = np.arange(PIXELS) < PIXELS // 2
 SWEEPS = 30

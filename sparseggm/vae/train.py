@@ -25,11 +25,12 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
 from sparseggm.vae.config import PIXELS, Config
-from sparseggm.vae.data import BINARIZATION_SEED, Digits, load_digits
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
+from sparseggm.vae.likelihoods import held_out
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import bits_a_pixel
 from sparseggm.vae.randomness import generator
@@ -40,7 +41,7 @@ STEPS_BETWEEN_CHECKS = 50
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the history: means over the training digits of an epoch, in nats an image."""
+    """One line of the history: means over the training images of an epoch, in nats an image."""
 
     epoch: int
     elbo: float
@@ -63,7 +64,7 @@ class Training:
 
     Args:
         config: the recipe.
-        digits: the data.
+        images: the data.
         out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`.
         resume: continue from the checkpoint in `out` instead of starting.
         data: directory that the user named, kept for the command that resumes the run.
@@ -72,20 +73,20 @@ class Training:
     """
 
     def __init__(
-        self, config: Config, digits: Digits, out: Path, *, resume: bool = False, data: Path | None = None
+        self, config: Config, images: Images, out: Path, *, resume: bool = False, data: Path | None = None
     ) -> None:
-        require_startable(config, digits, out, resume=resume)
+        require_startable(config, images, out, resume=resume)
         self.config, self.out = config, out
-        self.identity = config.identity(digits.name)
+        self.identity = config.identity(images.name)
         self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
-        self.vae = VAE(config, digits.mean_intensity)
+        self.vae = VAE(config, images.mean_intensity)
         self.model, self.optimizer = self.fabric.setup(
             self.vae, torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
         )
-        self.images = self.fabric.to_device(digits.train)
-        observed = self.vae.likelihood.observe(digits.test, generator(BINARIZATION_SEED, "test"))
-        self.tracked_digit = self.fabric.to_device(observed[config.tracked : config.tracked + 1])
-        self.steps = math.ceil(len(digits.train) / config.batch)
+        self.images = self.fabric.to_device(images.train)
+        tracked = held_out(self.vae.likelihood, images, "test")[config.tracked : config.tracked + 1]
+        self.tracked_image = self.fabric.to_device(tracked)
+        self.steps = math.ceil(len(images.train) / config.batch)
 
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # the next step, and the time spent in its epoch so far
         self.sums = torch.zeros(self.steps, 2, device=self.fabric.device)  # Σ reconstruction, Σ KL of each batch
@@ -196,10 +197,10 @@ class Training:
         return record
 
     def _track(self) -> None:
-        """Record the posterior of the tracked digit."""
+        """Record the posterior of the tracked image."""
         try:
             with torch.no_grad():
-                q = self.vae.posterior(self.tracked_digit)
+                q = self.vae.posterior(self.tracked_image)
         except (NonFiniteError, NonPositiveError) as error:  # finite weights may still be too large
             raise self._diverged(self.step - 1, str(error)) from error
         self.tracked["loc"].append(q.loc[0].float().cpu())
@@ -268,19 +269,19 @@ class Training:
         write_atomically(self.out / "history.csv", lambda file: file.write(table.getvalue().encode()))
 
 
-def require_startable(config: Config, digits: Digits, out: Path, *, resume: bool) -> None:
+def require_startable(config: Config, images: Images, out: Path, *, resume: bool) -> None:
     """Raise the errors that `Training` would raise, before anything is written.
 
     Raises:
         CheckpointError: `out` holds a run already, or, with `resume`, none that fits.
-        ConfigError: there is no test digit of the number `tracked`, or too little memory.
+        ConfigError: there is no test image of the number `tracked`, or too little memory.
     """
-    if config.tracked >= len(digits.test):
-        raise ConfigError(f"tracked must be below {len(digits.test):,}, the test digits; got {config.tracked}.")
+    if config.tracked >= len(images.test):
+        raise ConfigError(f"tracked must be below {len(images.test):,}, the test images; got {config.tracked}.")
     _require_memory(config)
     path = out / checkpoint.CHECKPOINT
     if resume:
-        checkpoint.require_identity(path, checkpoint.load(path), config.identity(digits.name))
+        checkpoint.require_identity(path, checkpoint.load(path), config.identity(images.name))
     elif path.exists():
         raise CheckpointError(f"{path}: there is a run already. Add --resume, or choose another --out.")
 
@@ -305,17 +306,17 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
     Args:
         config: the recipe.
         out: directory for results, see `Training`.
-        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
+        data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
         resume: continue the run in `out`.
     Returns:
         The history.
     """
-    digits = load_digits(data, config.split)
-    require_startable(config, digits, out, resume=resume)
+    images = load_images(data, config.split)
+    require_startable(config, images, out, resume=resume)
     with only_process(out), StopRequest() as stop:
-        print(digits.notice)
-        training = Training(config, digits, out, resume=resume, data=data)
-        print(f"{digits.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
+        print(images.notice)
+        training = Training(config, images, out, resume=resume, data=data)
+        print(f"{images.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
         while not training.finished:
             name = f"epoch {training.epoch + 1}"
             with progress_bar(name, training.steps, training.step) as bar:

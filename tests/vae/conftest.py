@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparseggm.vae import Config, Digits, load_digits
+from sparseggm.vae import Config, Images, load_images
 from sparseggm.vae.files.interrupt import SIGNALS
 
 ROOT = Path(__file__).parents[2]
@@ -40,18 +40,18 @@ def heeded_signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def digits() -> Digits:
+def digits() -> Images:
     """600 real digits: of `$SPARSEGGM_DATA` where it is set, else of the subset."""
-    found = load_digits()
-    return Digits("600 digits", "600 digits.", found.train[:400], found.validation[:100], found.test[:100])
+    found = load_images()
+    return Images("600 digits", "600 digits.", found.train[:400], found.validation[:100], found.test[:100])
 
 
 @pytest.fixture
-def few_digits(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> Digits:
+def few_digits(digits: Images, monkeypatch: pytest.MonkeyPatch) -> Images:
     """Let every command find the 600 digits."""
     for module in ("train", "evaluate", "comparison", "figures"):
         monkeypatch.setattr(
-            importlib.import_module(f"sparseggm.vae.{module}"), "load_digits", lambda data=None, split="50k": digits
+            importlib.import_module(f"sparseggm.vae.{module}"), "load_images", lambda data=None, split="50k": digits
         )
     return digits
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from sparseggm.vae import CheckpointError, Config, Digits, Training, load_run
+from sparseggm.vae import CheckpointError, Config, Images, Training, load_run
 from sparseggm.vae.config import digest
 from sparseggm.vae.files import checkpoint
 from tests.vae.conftest import assert_same_numbers
 
 
 @pytest.fixture
-def run(digits: Digits, recipe: Config, tmp_path: Path) -> Path:
+def run(digits: Images, recipe: Config, tmp_path: Path) -> Path:
     Training(recipe, digits, tmp_path / "run")
     return tmp_path / "run"
 
@@ -144,7 +144,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_checkpoint_that_was_changed_is_refused_in_one_line(
-    change: Callable[[dict[str, Any]], object], run: Path, digits: Digits, recipe: Config
+    change: Callable[[dict[str, Any]], object], run: Path, digits: Images, recipe: Config
 ) -> None:
     path = run / "checkpoint.pt"
     content = checkpoint.load(path)
@@ -211,13 +211,13 @@ def test_a_changed_configuration_inside_a_checkpoint_is_found(run: Path) -> None
         load_run(run)
 
 
-def test_resuming_another_recipe_names_what_differs(run: Path, digits: Digits, recipe: Config) -> None:
+def test_resuming_another_recipe_names_what_differs(run: Path, digits: Images, recipe: Config) -> None:
     with pytest.raises(CheckpointError, match=r"hidden 16 \(asked for: 20\); seed 0 \(asked for: 3\)\. Ask"):
         Training(replace(recipe, hidden=20, seed=3), digits, run, resume=True)
     with pytest.raises(CheckpointError, match=r"data '600 digits' \(asked for: 'others'\)"):
         Training(recipe, replace(digits, name="others"), run, resume=True)
 
 
-def test_a_run_is_never_overwritten_by_a_new_one(run: Path, digits: Digits, recipe: Config) -> None:
+def test_a_run_is_never_overwritten_by_a_new_one(run: Path, digits: Images, recipe: Config) -> None:
     with pytest.raises(CheckpointError, match=r"there is a run already\. Add --resume"):
         Training(recipe, digits, run)

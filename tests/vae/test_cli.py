@@ -18,7 +18,7 @@ import pytest
 
 from sparseggm import __version__
 from sparseggm.cli import main
-from sparseggm.vae import Digits, Training
+from sparseggm.vae import Images, Training
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
@@ -28,13 +28,13 @@ SMALL = ("--latent=4", "--hidden=16", "--batch=50", "--epochs=1")
 
 
 def test_train_evaluate_and_figures_in_a_row(
-    few_digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few_digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(tmp_path / "run")
     assert main(["train", "--posterior=block-chain", *SMALL, "--out", run]) == 0
     assert main(["evaluate", run, "--samples=20"]) == 0
     output = capsys.readouterr().out
-    assert "600 digits, block-chain posterior, seed 0, 1 epochs; 100 test digits, 20 samples\nELBO  " in output
+    assert "600 digits, block-chain posterior, seed 0, 1 epochs; 100 test images, 20 samples\nELBO  " in output
     assert " ± " in output
     assert main(["evaluate", run, "--samples=2", "--part=validation"]) == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["part"] == "validation"
@@ -44,7 +44,7 @@ def test_train_evaluate_and_figures_in_a_row(
     assert {picture.name for picture in pictures} >= {"figure4.png", "figure5.png"}
 
 
-def test_a_config_file_is_read_and_the_command_line_wins(few_digits: Digits, tmp_path: Path) -> None:
+def test_a_config_file_is_read_and_the_command_line_wins(few_digits: Images, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
         "posterior: diagonal\nlatent: 3\nhidden: 16\nepochs: 1\nlearning_rate: 1e-2\n"
     )
@@ -53,7 +53,7 @@ def test_a_config_file_is_read_and_the_command_line_wins(few_digits: Digits, tmp
     assert (identity["posterior"], identity["latent"], identity["learning_rate"]) == ("diagonal", 5, 0.01)
 
 
-def test_the_config_that_a_run_writes_resumes_it(few_digits: Digits, tmp_path: Path) -> None:
+def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: Path) -> None:
     assert main(["train", *SMALL, "--learning_rate=1e-5", "--out", str(tmp_path / "run")]) == 0
     assert main(["train", "--config", str(tmp_path / "run" / "config.json"), "--resume"]) == 0
 
@@ -76,7 +76,10 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Digits, tmp_path: P
         (["figures", "nowhere"], "needed a run"),
         (["table1", "--seeds", "1", "1"], "each once"),
         (["table1", "--posteriors", "star"], "unknown posterior 'star'"),
-        (["pixels", "--graphs", "star"], "unknown pixels 'star'; one of: diagonal, extended-grid, stencil-3, stencil-5"),
+        (
+            ["pixels", "--graphs", "star"],
+            "unknown pixels 'star'; one of: diagonal, extended-grid, stencil-3, stencil-5",
+        ),
         (["pixels", "--likelihood=bernoulli"], "needs likelihood levels or logit-normal, got likelihood bernoulli"),
         (["train", "--structure=global"], "structure global needs likelihood levels or logit-normal"),
         (["train", "--likelihood=levels", "--alpha=1e-3"], "alpha 0.001 needs likelihood logit-normal, got"),
@@ -153,12 +156,16 @@ LISTS = {  # after a good one, which is the last
 BAD = [
     *((command, f"--{name}={value}") for command in OPTIONS for name in OPTIONS[command] for value in NUMBERS[name]),
     *((command, f"--{name}={value}") for command in OTHERS for name in OTHERS[command] for value in NAMES[name]),
-    *((command, f"--{name}", str(values[-1]), str(value)) for (command, name), values in LISTS.items() for value in values),
+    *(
+        (command, f"--{name}", str(values[-1]), str(value))
+        for (command, name), values in LISTS.items()
+        for value in values
+    ),
 ]
 
 
 @pytest.fixture
-def run(few_digits: Digits, tmp_path: Path) -> Path:
+def run(few_digits: Images, tmp_path: Path) -> Path:
     """A run of one epoch."""
     assert main(["train", *SMALL, "--out", str(tmp_path / "run")]) == 0
     return tmp_path / "run"
@@ -171,7 +178,7 @@ def files_in(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: " ".join(bad)[:60])
 def test_a_bad_value_of_any_option_is_one_line_and_writes_nothing(
     bad: tuple[str, ...],
-    few_digits: Digits,
+    few_digits: Images,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -210,7 +217,7 @@ def test_a_bad_value_of_any_option_is_one_line_and_writes_nothing(
     ids=repr,
 )
 def test_a_bad_file_of_options_is_one_line_and_writes_nothing(
-    content: bytes, few_digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes, few_digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "options.yaml"
     path.write_bytes(content)
@@ -357,7 +364,7 @@ def test_a_killed_process_releases_its_directory(tmp_path: Path) -> None:
 
 
 def test_a_table_is_refused_before_it_trains_if_any_of_its_runs_is_there(
-    few_digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = ["table1", *SMALL, "--posteriors", "chain", "--samples=3", f"--out={tmp_path}"]
     assert main([*table, "--seeds", "1"]) == 0
@@ -371,7 +378,7 @@ def test_a_table_is_refused_before_it_trains_if_any_of_its_runs_is_there(
 @pytest.mark.parametrize("command", ["train", "table1"])
 def test_the_command_that_continues_is_quoted_for_a_shell(
     command: str,
-    few_digits: Digits,
+    few_digits: Images,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -422,7 +429,7 @@ def test_an_output_that_cannot_be_written_is_one_line_or_none(run: Path, device:
 
 
 def test_a_run_of_other_digits_is_not_evaluated(
-    few_digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *SMALL, "--out", str(tmp_path / "run")]) == 0
     object.__setattr__(few_digits, "name", "other digits")

@@ -11,13 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparseggm.vae import GREY_PIXELS, POSTERIORS, TABLE1, CheckpointError, Config, compare, Digits, Interrupted, Training, figures
+from sparseggm.vae import (
+    POSTERIORS,
+    TABLE1,
+    CheckpointError,
+    Config,
+    Images,
+    Interrupted,
+    Training,
+    compare,
+    figures,
+)
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 
 
 @pytest.fixture
-def table(few_digits: Digits, recipe: Config, tmp_path: Path) -> Path:
+def table(few_digits: Images, recipe: Config, tmp_path: Path) -> Path:
     compare(TABLE1, recipe, tmp_path, tuple(POSTERIORS), seeds=(0,), epochs=2, samples=5)
     return tmp_path
 
@@ -41,14 +51,14 @@ def test_table1_shows_the_poster_beside_ours(table: Path, capsys: pytest.Capture
     assert second["elbo_gain"][1] == pytest.approx(difference.std(ddof=1) / 10)
 
 
-def test_several_seeds_give_the_spread_over_seeds(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_several_seeds_give_the_spread_over_seeds(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
     rows = compare(TABLE1, recipe, tmp_path, ("diagonal", "chain"), seeds=(0, 1, 2), epochs=1, samples=3)
     runs = [json.loads((tmp_path / f"seed-{s}" / "chain" / "evaluation.json").read_text()) for s in range(3)]
     elbo = np.array([run["elbo"] for run in runs])
     assert rows[1].elbo == pytest.approx((elbo.mean(), elbo.std(ddof=1) / np.sqrt(3)))
 
 
-def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digits: Digits, recipe: Config) -> None:
+def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digits: Images, recipe: Config) -> None:
     alone = Training(recipe, few_digits, table / "alone")
     while not alone.finished:
         alone.train_epoch(StopRequest())
@@ -57,7 +67,7 @@ def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digit
 
 
 def test_an_interrupted_table_goes_on_where_it_stopped(
-    few_digits: Digits, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_digits: Images, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = compare(TABLE1, recipe, tmp_path / "whole", ("diagonal", "chain"), epochs=2, samples=3)
     train_epoch = Training.train_epoch
@@ -92,11 +102,11 @@ def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> 
         assert "torch" in origin["plotted_with"]
 
 
-def test_figures_need_a_run(tmp_path: Path, few_digits: Digits) -> None:
+def test_figures_need_a_run(tmp_path: Path, few_digits: Images) -> None:
     with pytest.raises(CheckpointError, match="needed a run"):
         figures([tmp_path])
 
 
-def test_a_diagonal_run_alone_has_no_figure_of_its_factor(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_a_diagonal_run_alone_has_no_figure_of_its_factor(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
     Training(replace(recipe, posterior="diagonal"), few_digits, tmp_path / "run")
     assert "figure4.png" not in {path.name for path in figures([tmp_path / "run"])}

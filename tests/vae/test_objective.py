@@ -16,7 +16,7 @@ from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae import (
     VAE,
     Config,
-    Digits,
+    Images,
     bernoulli_log_likelihood,
     elbo_terms,
     evaluate_images,
@@ -24,6 +24,7 @@ from sparseggm.vae import (
     log_importance_weights,
 )
 from sparseggm.vae.evaluate import RunningWeights
+from sparseggm.vae.likelihoods import Bernoulli, held_out
 
 STANDARD_ERRORS = 5.0
 
@@ -130,9 +131,9 @@ def test_running_weights_equal_the_whole_sum_in_chunks_of_any_size() -> None:
         torch.testing.assert_close(weights.effective_samples(), 1.0 / whole.square().sum(0), rtol=1e-10, atol=0.0)
 
 
-def test_evaluate_finds_log_p_of_a_two_latent_autoencoder(digits: Digits) -> None:
+def test_evaluate_finds_log_p_of_a_two_latent_autoencoder(digits: Images) -> None:
     vae = VAE(Config(posterior="chain", latent=2, hidden=16), digits.mean_intensity)
-    images, samples = digits.test[:70], 1_000  # more images than are taken at once
+    images, samples = held_out(Bernoulli(), digits, "test")[:70], 1_000  # more images than are taken at once
     evaluation = evaluate_images(vae, images, samples)
     z, log_weights = hermite(order=40)
     with torch.no_grad():
@@ -145,14 +146,14 @@ def test_evaluate_finds_log_p_of_a_two_latent_autoencoder(digits: Digits) -> Non
     assert (evaluation.effective_samples <= samples * (1 + 1e-12)).all()
 
 
-def test_a_seed_gives_every_topology_the_same_bodies_and_an_identity_factor(digits: Digits, recipe: Config) -> None:
+def test_a_seed_gives_every_topology_the_same_bodies_and_an_identity_factor(digits: Images, recipe: Config) -> None:
     posteriors = ("diagonal", "chain", "extended-grid", "block-chain")
     models = [VAE(replace(recipe, posterior=name), digits.mean_intensity) for name in posteriors]
     for model in models:
         for name, weights in models[0].state_dict().items():
             if not name.startswith("head."):
                 assert torch.equal(weights, model.state_dict()[name]), name
-        q = model.posterior(digits.test[:3].float())
+        q = model.posterior(held_out(Bernoulli(), digits, "test")[:3])
         is_diagonal = torch.from_numpy(q.topology.factor_pattern.rows == q.topology.factor_pattern.cols)
         assert (q.factor[:, is_diagonal] == 1).all()
         assert (q.factor[:, ~is_diagonal].abs() < 2.0**-50).all()  # nothing beside one: see `heads.SILENCE`

@@ -20,8 +20,8 @@ from sparseggm.vae import (
     POSTERIORS,
     Config,
     ConfigError,
-    Digits,
     DivergedError,
+    Images,
     Interrupted,
     Training,
     evaluate,
@@ -31,6 +31,7 @@ from sparseggm.vae import (
 )
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.likelihoods import Bernoulli, held_out
 from tests.vae.conftest import assert_same_numbers, command_line
 
 
@@ -52,7 +53,7 @@ def numbers(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
 @pytest.mark.parametrize("kl", ["exact", "sampled"])
-def test_training_raises_the_bound(posterior: str, kl: str, digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_training_raises_the_bound(posterior: str, kl: str, digits: Images, recipe: Config, tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     recipe = replace(recipe, posterior=posterior, kl=kl, epochs=10, hidden=32, learning_rate=0.01)
     history = run_to_end(Training(recipe, digits, tmp_path)).history
@@ -62,7 +63,7 @@ def test_training_raises_the_bound(posterior: str, kl: str, digits: Digits, reci
 
 
 def test_history_is_the_same_in_memory_json_csv_and_checkpoint(
-    few_digits: Digits, recipe: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few_digits: Images, recipe: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     history = [asdict(record) for record in train(recipe, tmp_path)]
     assert json.loads((tmp_path / "history.json").read_text())["epochs"] == history
@@ -76,14 +77,14 @@ def test_history_is_the_same_in_memory_json_csv_and_checkpoint(
 
 
 def test_the_tracked_digit_is_recorded_before_training_and_after_every_epoch(
-    digits: Digits, recipe: Config, tmp_path: Path
+    digits: Images, recipe: Config, tmp_path: Path
 ) -> None:
     training = run_to_end(Training(replace(recipe, tracked=5), digits, tmp_path))
     tracked = np.load(tmp_path / "tracked.npz")
     pattern = recipe.topology.factor_pattern
     assert tracked["loc"].shape == (3, 4)
     assert np.array_equal(np.round(tracked["factor"][0], 12), pattern.rows == pattern.cols)  # see `heads.SILENCE`
-    q = training.vae.posterior(digits.test[5:6].float())
+    q = training.vae.posterior(held_out(Bernoulli(), digits, "test")[5:6])
     assert np.array_equal(tracked["factor"][2], q.factor[0].detach().numpy())
     assert np.array_equal(tracked["loc"][2], q.loc[0].detach().numpy())
 
@@ -95,7 +96,7 @@ def test_the_learning_rate_falls_at_60_and_85_percent() -> None:
 
 
 def test_equal_recipes_give_equal_numbers_and_another_seed_does_not(
-    digits: Digits, recipe: Config, tmp_path: Path
+    digits: Images, recipe: Config, tmp_path: Path
 ) -> None:
     states = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -107,7 +108,7 @@ def test_equal_recipes_give_equal_numbers_and_another_seed_does_not(
 
 @pytest.mark.parametrize("steps", [0, 1, 7, 8, 13])
 def test_a_run_stopped_at_any_step_resumes_to_the_same_numbers(
-    steps: int, digits: Digits, recipe: Config, tmp_path: Path
+    steps: int, digits: Images, recipe: Config, tmp_path: Path
 ) -> None:
     run_to_end(Training(recipe, digits, tmp_path / "whole"))
     stop, done = StopRequest(), 0
@@ -164,7 +165,7 @@ def test_a_killed_or_interrupted_process_resumes_to_the_same_numbers(
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
-    digits: Digits, recipe: Config, tmp_path: Path
+    digits: Images, recipe: Config, tmp_path: Path
 ) -> None:
     training = Training(recipe, digits, tmp_path)
     training.train_epoch(StopRequest())
@@ -177,13 +178,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     run_to_end(Training(recipe, digits, tmp_path, resume=True))
 
 
-def test_a_learning_rate_that_is_too_large_is_said_to_be_so(digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_a_learning_rate_that_is_too_large_is_said_to_be_so(digits: Images, recipe: Config, tmp_path: Path) -> None:
     training = Training(replace(recipe, learning_rate=1e30), digits, tmp_path)
     with pytest.raises(DivergedError, match=r"stopped being finite at epoch 1, step \d of 8 .*--learning_rate"):
         training.train_epoch(StopRequest())
 
 
-def test_an_interrupt_never_saves_weights_that_diverged(digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_an_interrupt_never_saves_weights_that_diverged(digits: Images, recipe: Config, tmp_path: Path) -> None:
     training = Training(recipe, digits, tmp_path)
     with torch.no_grad():
         training.vae.decoder[4].bias[100] = float("nan")
@@ -237,7 +238,7 @@ def test_an_impossible_recipe_is_refused_with_what_would_work(options: dict[str,
 
 @pytest.mark.parametrize("options", [{"tracked": 100}, {"hidden": 2**31 - 1}, {"latent": 2**31 - 1}])
 def test_what_these_digits_or_this_machine_lack_is_refused(
-    options: dict[str, Any], digits: Digits, recipe: Config, tmp_path: Path
+    options: dict[str, Any], digits: Images, recipe: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         Training(replace(recipe, **options), digits, tmp_path)
@@ -246,7 +247,7 @@ def test_what_these_digits_or_this_machine_lack_is_refused(
 
 @pytest.mark.parametrize("options", [{"seed": 2**63}, {"seed": 2**64 - 1}, {"precision": "64-true"}], ids=str)
 def test_whatever_is_not_refused_trains_resumes_and_is_evaluated(
-    options: dict[str, Any], few_digits: Digits, recipe: Config, tmp_path: Path
+    options: dict[str, Any], few_digits: Images, recipe: Config, tmp_path: Path
 ) -> None:
     recipe = replace(recipe, **options)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -260,7 +261,7 @@ def test_whatever_is_not_refused_trains_resumes_and_is_evaluated(
 
 
 def test_double_precision_is_double_in_training_and_evaluation(
-    few_digits: Digits, recipe: Config, tmp_path: Path
+    few_digits: Images, recipe: Config, tmp_path: Path
 ) -> None:
     double = replace(recipe, precision="64-true")
     records = [train(config, tmp_path / config.precision)[-1] for config in (recipe, double)]
@@ -270,7 +271,7 @@ def test_double_precision_is_double_in_training_and_evaluation(
     assert vae.dtype == state["model"]["decoder.0.bias"].dtype == torch.float64
 
 
-def test_a_last_step_that_overflows_is_a_diverged_loss(digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_a_last_step_that_overflows_is_a_diverged_loss(digits: Images, recipe: Config, tmp_path: Path) -> None:
     """The loss of the only step of an epoch is that of the weights before it."""
     training = Training(replace(recipe, batch=400, learning_rate=1e39), digits, tmp_path)
     good = (tmp_path / "checkpoint.pt").read_bytes()
@@ -279,7 +280,7 @@ def test_a_last_step_that_overflows_is_a_diverged_loss(digits: Digits, recipe: C
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
 
 
-def test_weights_too_large_to_evaluate_are_said_to_be_so(few_digits: Digits, recipe: Config, tmp_path: Path) -> None:
+def test_weights_too_large_to_evaluate_are_said_to_be_so(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
     Training(replace(recipe, batch=400, learning_rate=1e30), few_digits, tmp_path).train_epoch(StopRequest())
     with pytest.raises(DivergedError, match="weights are too large"):
         evaluate(tmp_path, samples=2)

@@ -1,0 +1,53 @@
+"""Trained models as the figures need them, with the posteriors of the tracked image over training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparseggm.graph.plotting import Array
+from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config
+from sparseggm.vae.errors import CheckpointError
+from sparseggm.vae.evaluate import load_run
+from sparseggm.vae.files import checkpoint
+from sparseggm.vae.model import VAE
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run as the figures need it, with `loc` (epochs + 1, n) and `factor` (epochs + 1, nnz) of the tracked image."""
+
+    config: Config
+    vae: VAE
+    loc: Array
+    factor: Array
+    origin: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the run in titles: of grey images that of the pixels' graph, else that of the posterior's."""
+        if not self.config.is_grey:
+            return self.config.posterior.replace("-", " ")
+        of_all = ", global" if self.config.structure == "global" else ""
+        return self.config.pixels.replace("-", " ") + of_all
+
+
+def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
+    """One run of each kind of model, in the order of `POSTERIORS` and `PIXEL_GRAPHS`."""
+    found: dict[tuple[Any, ...], TrainedRun] = {}
+    for path in paths:
+        directories = sorted(file.parent for file in path.rglob(checkpoint.CHECKPOINT))
+        if not directories:
+            raise CheckpointError(f"figures: needed a run with a {checkpoint.CHECKPOINT}, or a folder of them: {path}.")
+        for directory in directories:
+            config, vae, state = load_run(directory)
+            loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
+            origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
+            kind = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels), config.structure
+            found.setdefault(kind, TrainedRun(config, vae, loc, factor, origin))
+    runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
+    if len({run.config.likelihood for run in runs}) > 1:
+        raise CheckpointError("figures: needed runs of one likelihood, got several. Name the runs of one of them.")
+    return runs
