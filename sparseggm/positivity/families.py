@@ -6,6 +6,7 @@ arrays and torch tensors, with batch axes in front. Zero inputs give the identit
 | family     | inputs | covers                                            |                                    cost |
 |------------|--------|---------------------------------------------------|-----------------------------------------|
 | `factor`   | nnz(L) | every L of a factor-free pattern                  | O(nnz)                                  |
+| `regression` | nnz(L) | the same, by regression coordinates             | O(nnz)                                  |
 | `dominant` | n + m  | diagonally dominant P                             | O(nnz)                                  |
 | `scaled`   | 2n + m | walk-summable P, those that scaling makes dominant| O(nnz)                                  |
 | `edge`     | n + 2m | the same, without a shared scale                  | O(nnz)                                  |
@@ -58,11 +59,13 @@ class FactorFamily:
     pattern with |log L_jj| < 5.
     """
 
+    name = "factor"
+
     def num_inputs(self, topology: Topology) -> int:
-        require_topology("parametrize.factor", topology)
+        require_topology(f"parametrize.{self.name}", topology)
         if not topology.is_factor_free:
             raise PatternError(
-                f"parametrize.factor: {topology} is not factor-free: L Lᵀ would have entries off its graph. "
+                f"parametrize.{self.name}: {topology} is not factor-free: L Lᵀ would have entries off its graph. "
                 "Give its precision instead, by parametrize.dominant."
             )
         return topology.factor_pattern.nnz
@@ -73,6 +76,24 @@ class FactorFamily:
         on_diagonal = mask(inputs, pattern.rows == pattern.cols)
         # exp of all inputs, then a choice: the bound keeps discarded values finite, so that their gradient is zero.
         return array_namespace(inputs).where(on_diagonal, array_namespace(inputs).exp(bounded(inputs)), inputs)
+
+
+class RegressionFamily(FactorFamily):
+    """L by its regression coordinates: L_jj = exp(bounded(d_j)) = 1 / σ_j, L_ij = −β_ij L_jj.
+
+    So z_j = loc_j + Σ_i β_ij (z_i − loc_i) + σ_j ε_j, over the parents i of j: later neighbours, by their entries in
+    column j. The weights β are free of units: a change of σ_j leaves them. Inputs and cover are those of `factor`, β
+    in the place of L_ij.
+    """
+
+    name = "regression"
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        inputs = _checked_inputs("parametrize.regression", inputs, self.num_inputs(topology))
+        pattern = topology.factor_pattern
+        pivots = take(array_namespace(inputs).exp(bounded(take(inputs, pattern.diagonal))), pattern.cols)
+        on_diagonal = mask(inputs, pattern.rows == pattern.cols)
+        return array_namespace(inputs).where(on_diagonal, pivots, -inputs * pivots)
 
 
 class DominantFamily:
@@ -167,6 +188,7 @@ class SpectralFamily:
 
 
 factor = FactorFamily()
+regression = RegressionFamily()
 dominant = DominantFamily()
 scaled = ScaledFamily()
 edge = EdgeFamily()

@@ -97,10 +97,13 @@ class FactorHead(GaussianHead):
     Args:
         in_features: size of the last axis of the input.
         topology: `Diagonal`, `Chain`, `BlockChain`, `ExtendedGrid`, … with `is_factor_free`.
+        family: `parametrize.factor`, or `regression`, whose weights do not depend on the scale of a node.
     """
 
-    def __init__(self, in_features: int, topology: Topology) -> None:
-        super().__init__(_linear(in_features, topology, families.factor), topology, families.factor)
+    def __init__(self, in_features: int, topology: Topology, family: FactorFamily = families.factor) -> None:
+        if not isinstance(family, FactorFamily):
+            raise ValueError("FactorHead: the family must give a factor; for a precision use PrecisionHead.")
+        super().__init__(_linear(in_features, topology, family), topology, family)
 
 
 class PrecisionHead(GaussianHead):
@@ -130,7 +133,7 @@ class ConvHead(GaussianHead):
         in_channels: C.
         topology: `ExtendedGrid(H, W)`, `Stencil(H, W, radius)` of one channel, `Grid(H, W)` or `Torus(H, W)`.
         kernel_size: odd; the convolution is padded to keep H and W.
-        family: `parametrize.factor` for L, or `dominant` or `spectral` for P.
+        family: `parametrize.factor` or `regression` for L, or `dominant` or `spectral` for P.
     Raises:
         PatternError: another topology, or one without a factor where the family is `factor`.
         ShapeError: features of another size than H × W.
@@ -156,7 +159,9 @@ class _Convolution(nn.Module):
         super().__init__()
         shape = self.shape = _lattice_shape(topology)
         if not isinstance(family, FactorFamily | DominantFamily | SpectralFamily) or kernel_size % 2 == 0:
-            raise ValueError("ConvHead: needs the family factor, dominant or spectral, and an odd kernel_size.")
+            raise ValueError(
+                "ConvHead: needs the family factor, regression, dominant or spectral, and an odd kernel_size."
+            )
         pairs = _input_pairs(topology, family)
         first, second = pairs.min(1), pairs.max(1)
         steps = np.stack([second // shape[1] - first // shape[1], second % shape[1] - first % shape[1]], axis=1)

@@ -46,8 +46,8 @@ def _grey(config: Config, width: int, logits: nn.Module) -> nn.Module:
     if config.structure == "global":
         return SharedFactorHead(logits, config.pixel_topology)
     if config.decoder == "convolutional":
-        return ConvHead(width, config.pixel_topology, kernel_size=3)
-    return FactorHead(width, config.pixel_topology)
+        return ConvHead(width, config.pixel_topology, kernel_size=3, family=families.regression)
+    return FactorHead(width, config.pixel_topology, families.regression)
 
 
 class SharedFactorHead(nn.Module):
@@ -61,11 +61,11 @@ class SharedFactorHead(nn.Module):
     def __init__(self, layer: nn.Module, topology: Topology) -> None:
         super().__init__()
         self.layer, self.topology = layer, topology
-        self.inputs = nn.Parameter(torch.zeros(families.factor.num_inputs(topology), device="cpu"))
+        self.inputs = nn.Parameter(torch.zeros(families.regression.num_inputs(topology), device="cpu"))
 
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
         loc = self.layer(features)
-        factor = families.factor(self.topology, self.inputs)
+        factor = families.regression(self.topology, self.inputs)
         return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
 
 

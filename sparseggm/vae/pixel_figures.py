@@ -103,13 +103,19 @@ def plot_residuals(runs: Sequence[TrainedRun], images: Tensor) -> Figure:
             decoded = run.vae.decoder(run.vae.posterior(x).loc)
             mean = run.vae.likelihood.intensities(decoded)
             truth = images / (LEVELS - 1)
-            rows = torch.cat([truth, mean, truth - mean, sampled(decoded, rng) - mean])
-        rows[: 2 * len(images)] = 1.0 - 2.0 * rows[: 2 * len(images)]  # black on white in a diverging map of −1 … 1
-        shown = place.imshow(image_of_tiles(rows.numpy(), 4), cmap=DIVERGING, clim=(-1.0, 1.0), interpolation="nearest")
-        place.set(xticks=[], title=run.name)
-        place.set_yticks(30 * np.arange(4) + 15, ["image", "mean", "residual", "a sampled one"])
+            residuals = torch.cat([truth - mean, sampled(decoded, rng) - mean])
+        height, width = 30, 30 * len(images)
+        plot_tiles(place, torch.cat([truth, mean]).numpy(), 2)
+        shown = place.imshow(
+            image_of_tiles(residuals.numpy(), 2),
+            cmap=DIVERGING,
+            clim=(-1.0, 1.0),
+            interpolation="nearest",
+            extent=(-0.5, width - 0.5, 4 * height - 0.5, 2 * height - 0.5),
+        )
+        place.set(title=run.name, xlim=(-0.5, width - 0.5), ylim=(4 * height - 0.5, -0.5))
+        place.set_yticks(height * np.arange(4) + 15, ["image", "mean", "residual", "a sampled one"])
         place.tick_params(length=0)
-        place.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, label="difference of intensity", shrink=0.6)
     figure.suptitle("Residuals at the posterior mean")
     return figure

@@ -37,6 +37,9 @@ from sparseggm.vae.randomness import generator
 
 # Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
 STEPS_BETWEEN_CHECKS = 50
+# Norm of the gradient for grey images, several times the usual one. Before the weights of neighbours have settled, a
+# wrong prediction may grow from pixel to pixel, and a single image then has more to say than all others.
+LARGEST_GRADIENT = 500.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,10 @@ class Training:
             try:
                 reconstruction, kl = self.model(x, noise, rng)
                 self.fabric.backward((kl - reconstruction).mean())
+                if config.is_grey:
+                    self.fabric.clip_gradients(
+                        self.model, self.optimizer, max_norm=LARGEST_GRADIENT, error_if_nonfinite=False
+                    )
             except (NonFiniteError, NonPositiveError) as error:  # the Gaussian raises before the loss is read
                 self._require_finite()  # blames the step before, if its gradient brought the NaN
                 raise self._diverged(self.step, str(error)) from error

@@ -66,6 +66,33 @@ def test_factor_takes_the_inputs_as_l_with_a_bounded_log_diagonal(topology: Topo
 
 
 @pytest.mark.property
+@given(topology=factor_free, seed=seeds, batch=batches, dtype=dtypes)
+def test_regression_takes_the_inputs_as_weights_and_scales(topology: Topology, seed, batch, dtype) -> None:
+    """Bound: an exponential and a product a value."""
+    rng = np.random.default_rng(seed)
+    inputs = (3 * rng.standard_normal((*batch, parametrize.regression.num_inputs(topology)))).astype(dtype)
+    values = parametrize.regression(topology, inputs)
+    pattern = topology.factor_pattern
+    pivots = bounded_exp(inputs[..., pattern.diagonal])[..., pattern.cols]
+    exact = np.where(pattern.rows == pattern.cols, pivots, -pivots * inputs.astype(WIDE))
+    assert values.dtype == dtype
+    check("parametrize.regression", type(topology).__name__, dtype, values - exact, level(1, 1, dtype) * abs(exact))
+
+
+def test_regression_weights_are_those_of_the_conditional_means() -> None:
+    """E(z_j | z_R) − loc_j = Σ β (z_R − loc_R), from the dense covariance."""
+    topology = ExtendedGrid(3, 3)
+    pattern, inputs = topology.factor_pattern, np.random.default_rng(0).standard_normal(21)
+    L = dense(pattern, parametrize.regression(topology, inputs)).astype(np.float64)
+    covariance = np.linalg.inv(L @ L.T)
+    for node in range(topology.n - 1):
+        stored = np.flatnonzero((pattern.cols == node) & (pattern.rows != node))
+        later = np.arange(node + 1, topology.n)
+        weights = np.linalg.solve(covariance[np.ix_(later, later)], covariance[later, node])
+        np.testing.assert_allclose(weights[pattern.rows[stored] - node - 1], inputs[stored], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.property
 @given(name=names, topology=graphs, seed=seeds, batch=batches, dtype=dtypes, scale=st.sampled_from([0.1, 3.0]))
 def test_a_family_is_what_its_definition_says(name: str, topology: Topology, seed, batch, dtype, scale) -> None:
     rng, family, n = np.random.default_rng(seed), FAMILIES[name], topology.n
@@ -209,10 +236,10 @@ def test_zero_inputs_are_the_identity(name: str, topology: Topology, dtype: str,
     np.testing.assert_array_equal(P, np.broadcast_to(np.eye(topology.n), P.shape))
 
 
-@given(topology=factor_free, dtype=dtypes)
-def test_zero_inputs_are_the_identity_factor(topology: Topology, dtype: str) -> None:
-    zeros = np.zeros(parametrize.factor.num_inputs(topology), dtype)
-    L = dense(topology.factor_pattern, parametrize.factor(topology, zeros))
+@given(family=st.sampled_from([parametrize.factor, parametrize.regression]), topology=factor_free, dtype=dtypes)
+def test_zero_inputs_are_the_identity_factor(family, topology: Topology, dtype: str) -> None:
+    zeros = np.zeros(family.num_inputs(topology), dtype)
+    L = dense(topology.factor_pattern, family(topology, zeros))
     np.testing.assert_array_equal(L, np.eye(topology.n))
 
 
@@ -332,11 +359,13 @@ def test_a_family_says_what_it_needs(name: str) -> None:
         FAMILIES[name](Grid(2, 2), np.ones((2, 5)))
 
 
-def test_factor_says_what_it_needs() -> None:
-    with pytest.raises(PatternError, match=re.escape("parametrize.factor: Grid(2, 2) is not factor-free")):
-        parametrize.factor.num_inputs(Grid(2, 2))
-    with pytest.raises(ShapeError, match=re.escape("parametrize.factor: inputs must end in 5, got shape (2, 4).")):
-        parametrize.factor(Chain(3), np.ones((2, 4)))
+@pytest.mark.parametrize("name", ["factor", "regression"])
+def test_a_family_of_factors_says_what_it_needs(name: str) -> None:
+    family = getattr(parametrize, name)
+    with pytest.raises(PatternError, match=re.escape(f"parametrize.{name}: Grid(2, 2) is not factor-free")):
+        family.num_inputs(Grid(2, 2))
+    with pytest.raises(ShapeError, match=re.escape(f"parametrize.{name}: inputs must end in 5, got shape (2, 4).")):
+        family(Chain(3), np.ones((2, 4)))
 
 
 def test_spectral_names_a_coupling_that_is_not_finite() -> None:
@@ -346,7 +375,7 @@ def test_spectral_names_a_coupling_that_is_not_finite() -> None:
         parametrize.spectral(Chain(3), inputs)
 
 
-@pytest.mark.parametrize("name", ["factor", "dominant", "scaled", "edge", "spectral"])
+@pytest.mark.parametrize("name", ["factor", "regression", "dominant", "scaled", "edge", "spectral"])
 def test_a_pattern_in_the_place_of_a_topology_is_refused(name: str) -> None:
     family = getattr(parametrize, name)
     with pytest.raises(PatternError, match=rf"parametrize.{name}: topology must be a Topology, .* got Pattern"):

@@ -19,6 +19,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 LATTICES = [
     (sg.ExtendedGrid(4, 5), (4, 5), parametrize.factor),
     (sg.Stencil(4, 5, 1), (4, 5), parametrize.factor),
+    (sg.ExtendedGrid(4, 5), (4, 5), parametrize.regression),
     (sg.Grid(4, 5), (4, 5), parametrize.dominant),
     (sg.Grid(4, 5), (4, 5), parametrize.spectral),
 ]
@@ -66,6 +67,16 @@ def test_a_precision_head_gives_what_its_family_makes_of_its_layer(family):
 def test_a_precision_head_has_no_use_for_a_factor():
     with pytest.raises(ValueError, match="for L itself use FactorHead"):
         PrecisionHead(3, sg.Chain(4), parametrize.factor)
+    with pytest.raises(ValueError, match="for a precision use PrecisionHead"):
+        FactorHead(3, sg.Chain(4), parametrize.dominant)
+
+
+def test_a_head_of_regression_coordinates_gives_their_factor():
+    head, features = FactorHead(3, sg.ExtendedGrid(2, 3), parametrize.regression), torch.randn(4, 3)
+    nn.init.normal_(head.layer.weight)
+    inputs = head.layer(features)[:, 6:].detach().numpy()
+    expected = parametrize.regression(sg.ExtendedGrid(2, 3), inputs)
+    np.testing.assert_allclose(head(features).factor.detach(), expected, rtol=1e-6)
 
 
 @every_lattice
@@ -87,7 +98,7 @@ def test_a_convolution_puts_each_number_at_the_first_pixel_of_its_edge(topology,
     first, width = [divmod(pixel, shape[1]) for pixel in range(topology.n)], shape[1]
     pairs = (
         np.stack([topology.factor_pattern.rows, topology.factor_pattern.cols], 1)  # natural orders
-        if family is parametrize.factor
+        if isinstance(family, type(parametrize.factor))
         else [*((node, node) for node in range(topology.n)), *topology.edges]
     )
     offsets = sorted(
