@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, Self, cast
 
-import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import logit
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
@@ -253,8 +251,8 @@ class GreyLevels(_OfLogits):
 
     def _edges(self) -> Tensor:
         """The logits of k / K, K + 1 of them."""
-        ends = np.asarray(logit(np.arange(self.levels + 1) / self.levels))
-        return torch.from_numpy(ends).to(self.gaussian.loc.device)
+        count = torch.arange(self.levels + 1, dtype=torch.float64, device=self.gaussian.loc.device)
+        return (count / self.levels).logit()
 
     def _log_weights(
         self, function: str, value: Any, num_samples: int, generator: torch.Generator | None, uniform: Tensor | None

@@ -20,7 +20,6 @@ from sparseggm.torch.operators.registration import (
     key_of,
     pattern_of,
     register,
-    sum_to_shape,
 )
 
 
