@@ -44,7 +44,7 @@ def gradients(factor: Array, loc: Array, lower: Array, upper: Array, uniform: Ar
         s, u = 1.0 / factor[j, j], uniform[j]
         m = loc[j] - s * sum(factor[i, j] * (z[i] - loc[i]) for i in range(j + 1, n))
         ends = np.array([(lower[j] - m) / s, (upper[j] - m) / s])
-        mass, e = truncated(*ends, u)
+        mass, e = truncated(ends[0], ends[1], u)
         density = np.exp(-0.5 * ends**2) / np.sqrt(2.0 * np.pi)
         moments = np.where(np.isinf(ends), 0.0, ends) * density
         at_e, share = np.exp(-0.5 * e**2) / np.sqrt(2.0 * np.pi), np.array([1.0 - u, u])

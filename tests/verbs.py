@@ -125,10 +125,10 @@ EDGES = np.asarray(logit(np.arange(9) / 8))
 
 
 def of_levels(function: Callable[..., Any], number: int | None = None) -> Callable[..., Any]:
-    """A function of levels at given ones, and one of its results."""
+    """A function of levels at the last one, whose interval has no upper end, and one of its results."""
 
     def call(pattern: Any, loc: Array, factor: Array, uniform: Array) -> Any:
-        given = 3 * np.arange(getattr(pattern, "n", 1)) % 8
+        given = np.full(getattr(pattern, "n", 1), 7)
         results = function(pattern, loc, factor, given, EDGES, uniform)
         return results if number is None else results[number]
 
