@@ -48,8 +48,9 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     density.kl_from_normal(pattern, None, x, factor, x, x)
     density.kl_from_normal_vjp(pattern, None, x, factor, x, x, x[:, 0])
     density.is_valid(pattern, x, factor)
-    levels.levels_log_prob_vjp(pattern, x, factor, np.zeros_like(x, int), np.array([-1.0, 1.0]), 0.5 * x, x[:, 0])
-    levels.levels_log_prob(pattern, x, factor, np.zeros_like(x, int), np.array([-1.0, 1.0]), 0.5 * x)
+    of_levels = x, factor, np.zeros_like(x, int), np.array([-1.0, 1.0]), 0.5 * x
+    levels.levels_log_prob(pattern, *of_levels)
+    levels.levels_log_prob_and_gradients(pattern, *of_levels)
     sampling.sample_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
     _compile_long_chain(dtype)
 

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from sparseggm import Pattern, adjoints, linalg
-from sparseggm.linalg import density, sampling, step
+from sparseggm.linalg import density, levels, sampling, step
 from tests.numerics import Array
 from tests.strategies import Shape, factor_values, precision_values
 
 SCALARS = ("number", "number in float64")
 """Kinds of operand that have one number a batch element, the second whatever the dtype of the rest."""
+
+VECTORS = ("vector", "scale", "uniform")
+"""Kinds that have a number a node."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Verb:
     function: Callable[..., Any]
     operands: dict[str, str]
     """Argument name → kind: factor or packed (on the pattern), precision, gram, filled, vector, scale (positive),
-    or one of SCALARS."""
+    uniform (in (0, 1)), or one of SCALARS."""
     result: str
     """Kind of the result, also half (on `half_of` the pattern); scalar for none of its own axes."""
     needs_closed: bool = False
@@ -116,11 +120,27 @@ def sample_and_log_prob(pattern: Any, *arrays: Array) -> tuple[Array, ...]:
     return sampling.sample_and_log_prob(pattern, None, *arrays)
 
 
+EDGES = np.asarray(logit(np.arange(9) / 8))
+"""Of eight levels."""
+
+
+def of_levels(function: Callable[..., Any], number: int | None = None) -> Callable[..., Any]:
+    """A function of levels at the last one, whose interval has no upper end, and one of its results."""
+
+    def call(pattern: Any, loc: Array, factor: Array, uniform: Array) -> Any:
+        given = np.full(getattr(pattern, "n", 1), 7)
+        results = function(pattern, loc, factor, given, EDGES, uniform)
+        return results if number is None else results[number]
+
+    return call
+
+
 SYSTEM = {"precision": "precision", "rhs": "vector"}
 STEP = {"loc": "vector", "factor": "factor", "noise": "vector"}
 STEP_VJP = {**STEP, "z_bar": "vector", "kl_bar": "number"}
 BESIDE_NORMAL = {"loc": "vector", "factor": "factor", "mean": "vector", "scale": "scale"}
 DENSITY = {"loc": "vector", "factor": "factor", "value": "vector"}
+LEVELS = {"loc": "vector", "factor": "factor", "uniform": "uniform"}
 SAMPLE = {"loc": "vector", "factor": "factor", "at_mean": "number in float64", "noise": "vector"}
 
 VERBS = {
@@ -244,6 +264,18 @@ VERBS = {
         Verb(density.entropy, {"factor": "factor"}, "scalar", takes_logarithms=True),
         Verb(sampling.sample_and_log_prob, SAMPLE, "vector", row=": z", call=result(sample_and_log_prob, 0)),
         Verb(sampling.sample_and_log_prob, SAMPLE, "scalar", row=": log q(z)", call=result(sample_and_log_prob, 1)),
+        Verb(levels.levels_log_prob, LEVELS, "scalar", call=of_levels(levels.levels_log_prob), dtype="float64"),
+        Verb(levels.sample_in_levels, LEVELS, "vector", row=": z", call=of_levels(levels.sample_in_levels, 0)),
+        *(
+            Verb(
+                levels.levels_log_prob_and_gradients,
+                LEVELS,
+                kind,
+                row=f": {name}",
+                call=of_levels(levels.levels_log_prob_and_gradients, number),
+            )
+            for number, (name, kind) in enumerate({"loc": "vector", "factor": "packed"}.items(), 1)
+        ),
     )
 }
 
@@ -255,7 +287,8 @@ def size_of(kind: str, pattern: Pattern) -> int:
     """Length of the last axis of an array of this kind."""
     if kind == "half":
         return half_of(pattern).nnz
-    sizes = {"vector": pattern.n, "scale": pattern.n, "gram": pattern.gram().nnz, "filled": pattern.filled().nnz}
+    sizes = dict.fromkeys(VECTORS, pattern.n)
+    sizes |= {"gram": pattern.gram().nnz, "filled": pattern.filled().nnz}
     return sizes.get(kind, pattern.nnz)
 
 
@@ -267,6 +300,8 @@ def operand(rng: np.random.Generator, kind: str, pattern: Pattern, batch: Shape,
         return precision_values(rng, pattern, batch, "dominant", dtype)
     if kind in SCALARS:
         return rng.standard_normal(batch).astype(dtype if kind == "number" else np.float64)
+    if kind == "uniform":
+        return rng.uniform(0.01, 0.99, (*batch, pattern.n)).astype(dtype)
     values = rng.standard_normal((*batch, size_of(kind, pattern)))
     return (np.exp(0.3 * values) if kind == "scale" else values).astype(dtype)
 

@@ -3,6 +3,7 @@
 pytorch     dense algebra, a loop over nodes, torch.distributions
 jax_scan    a jit-compiled scan over the nodes of a chain
 lapack      SciPy's banded and tridiagonal routines, threads over the batch
+special     SciPy's normal distribution, a loop over the nodes
 cholmod     SuiteSparse's CHOLMOD through sparsax
 gabp        gabp-sparse-inv
 gradutils   torchsparsegradutils

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.contest import Result, Setting
-from benchmarks.rows import dtypes, grids, idiom, importance, long_chain, slopes, solves, startup, steps, training
+from benchmarks.rows import (
+    dtypes,
+    grids,
+    idiom,
+    importance,
+    levels,
+    long_chain,
+    slopes,
+    solves,
+    startup,
+    steps,
+    training,
+)
 
 Row = Callable[[Setting], Result]
 
@@ -17,6 +29,7 @@ ROWS: dict[str, Row] = {
     **slopes.ROWS,
     **long_chain.ROWS,
     **importance.ROWS,
+    **levels.ROWS,
     **dtypes.ROWS,
     **training.ROWS,
     **startup.ROWS,

@@ -140,18 +140,17 @@ class Sparse:
         work = pattern.nnz + LEVEL_WORK * pattern.n
         return threads.over_batch(levels.levels_log_prob, work, *arguments, batch=len(log_prob))
 
-    def levels_log_prob_vjp(
+    def levels_log_prob_and_gradients(
         self,
         pattern: Pattern,
         observed: levels.Observed,
-        bar: FloatArray,
         log_prob: FloatArray,
-        loc_bar: FloatArray,
-        factor_bar: FloatArray,
+        by_loc: FloatArray,
+        by_factor: FloatArray,
     ) -> int:
-        arguments = pattern.indptr, pattern.rows, observed, bar, log_prob, loc_bar, factor_bar
+        arguments = pattern.indptr, pattern.rows, observed, log_prob, by_loc, by_factor
         work = 3 * pattern.nnz + 2 * LEVEL_WORK * pattern.n
-        return threads.over_batch(levels.levels_log_prob_vjp, work, *arguments, batch=len(bar))
+        return threads.over_batch(levels.levels_log_prob_and_gradients, work, *arguments, batch=len(log_prob))
 
     def _factorise(
         self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray, sums: FloatArray

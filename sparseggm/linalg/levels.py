@@ -1,4 +1,4 @@
-"""The probability that a Gaussian falls into given intervals, by sequential truncated samples; and its gradient.
+"""The probability that a Gaussian falls into given intervals, by sequential truncated samples; and its gradients.
 
 A level k stands for the interval edges[k] … edges[k + 1], whose ends may be infinite. Numbering: that of the pattern.
 """
@@ -6,7 +6,6 @@ A level k stands for the interval edges[k] … edges[k + 1], whose ends may be i
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,59 +78,23 @@ def _sampled(
 def levels_log_prob_and_gradients(
     pattern: Pattern, loc: FloatArray, factor: FloatArray, levels: Levels, edges: FloatArray, uniform: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """`levels_log_prob` (...), and its gradients with respect to loc and L in each row: (..., n) and (..., nnz).
+    """`levels_log_prob` (...), and its gradients with respect to loc and L: (..., n) and (..., nnz), uniform given.
 
-    These are on the common batch axes, not summed, uniform given. A gradient beyond the dtype is infinite.
-    Args, Raises: as `levels_log_prob`. Cost: 1.2 times that; a row of nnz for each row of `uniform`.
+    They are those of each row of `uniform`, on the common batch axes, not summed. One beyond the dtype is infinite.
+    Args, Raises: as `levels_log_prob`. Cost: 1.2 times that.
     """
     verb = "levels_log_prob_and_gradients"
     full, observed = _observed(verb, pattern, loc, factor, levels, edges, uniform)
-    status, log_prob, *gradients = _differentiated(pattern, full, observed, np.ones((math.prod(full), 1)), loc.dtype)
-    if status and not np.isfinite(log_prob).all():
-        checks.raise_cause(verb, {"factor": (pattern, factor), "loc": (None, loc), "uniform": (None, uniform)})
-    return log_prob, *gradients
-
-
-def levels_log_prob_vjp(
-    pattern: Pattern,
-    loc: FloatArray,
-    factor: FloatArray,
-    levels: Levels,
-    edges: FloatArray,
-    uniform: FloatArray,
-    bar: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    """The cotangents of loc and factor for those (...) of `levels_log_prob`, uniform given; sums in float64.
-
-    Cost: 1.2 times `levels_log_prob`; memory of a row of loc̄ and L̄ for each row of `uniform`.
-    """
-    verb = "levels_log_prob_vjp"
-    full, observed = _observed(verb, pattern, loc, factor, levels, edges, uniform)
-    checks.require_floats(verb, "bar", bar)
-    rows = checks.as_rows(bar.astype(np.float64)[..., None], full)
-    status, _, loc_bar, factor_bar = _differentiated(pattern, full, observed, rows, loc.dtype)
-    if status:
-        inputs = {"factor": (pattern, factor), "loc": (None, loc), "uniform": (None, uniform), "bar": (None, rows)}
-        checks.raise_cause(verb, inputs)
-    return _summed(loc_bar, loc.shape), _summed(factor_bar, factor.shape)
-
-
-def _differentiated(
-    pattern: Pattern, full: Shape, observed: Observed, bar: FloatArray, dtype: np.dtype[Any]
-) -> tuple[int, FloatArray, FloatArray, FloatArray]:
-    """A status, log_prob, and rows of the cotangents of loc and factor."""
-    log_prob, loc_bar, factor_bar = (
+    log_prob, by_loc, by_factor = (
         np.empty(full),
-        memory.empty((*full, pattern.n), dtype),
-        memory.empty((*full, pattern.nnz), dtype),
+        memory.empty((*full, pattern.n), loc.dtype),
+        memory.empty((*full, pattern.nnz), loc.dtype),
     )
-    results = (
-        log_prob.reshape(len(bar)),
-        loc_bar.reshape(len(bar), pattern.n),
-        factor_bar.reshape(len(bar), pattern.nnz),
-    )
-    status = engine_for(pattern, len(bar), dtype).levels_log_prob_vjp(pattern, observed, bar, *results)
-    return status, log_prob, loc_bar, factor_bar
+    batch = log_prob.size
+    results = log_prob.reshape(batch), by_loc.reshape(batch, pattern.n), by_factor.reshape(batch, pattern.nnz)
+    if engine_for(pattern, batch, loc.dtype).levels_log_prob_and_gradients(pattern, observed, *results):
+        checks.raise_cause(verb, {"factor": (pattern, factor), "loc": (None, loc), "uniform": (None, uniform)})
+    return log_prob, by_loc, by_factor
 
 
 def _observed(
@@ -154,7 +117,6 @@ def _observed(
         raise ShapeError(f"{verb}: levels must end in {pattern.n}, the size of the pattern, got shape {levels.shape}.")
     if levels.size and (levels.min() < 0 or levels.max() >= len(edges) - 1):
         raise ShapeError(f"{verb}: levels must be in 0 … {len(edges) - 2}, got {levels.min()} … {levels.max()}.")
-    checks.require_positive_diagonal(verb, pattern, factor)
     batches = {"loc": loc.shape[:-1], "factor": factor.shape[:-1], "levels": levels.shape[:-1]}
     full = checks.broadcast(verb, **batches, uniform=uniform.shape[:-1])
     flat = np.ascontiguousarray(levels, np.int32).reshape(math.prod(levels.shape[:-1]), pattern.n)
@@ -168,12 +130,3 @@ def _observed(
         checks.read_only_view(np.ascontiguousarray(edges, np.float64)),
         checks.as_rows(uniform, full),
     )
-
-
-def _summed(bar: FloatArray, shape: Shape) -> FloatArray:
-    """Over the axes that broadcasting added, in float64."""
-    extra = bar.ndim - len(shape)
-    axes = (*range(extra), *(extra + k for k, size in enumerate(shape) if size == 1 and bar.shape[extra + k] != 1))
-    if not axes:
-        return bar
-    return np.asarray(bar.sum(axis=axes, dtype=np.float64)).reshape(shape).astype(bar.dtype)

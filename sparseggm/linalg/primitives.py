@@ -131,16 +131,15 @@ class Engine(Protocol):
     def levels_log_prob(self, pattern: Pattern, observed: Observed, log_prob: FloatArray, z: FloatArray) -> int:
         """`levels.sample_in_levels` for each row of uniform numbers; z without rows is not wanted."""
 
-    def levels_log_prob_vjp(
+    def levels_log_prob_and_gradients(
         self,
         pattern: Pattern,
         observed: Observed,
-        bar: FloatArray,
         log_prob: FloatArray,
-        loc_bar: FloatArray,
-        factor_bar: FloatArray,
+        by_loc: FloatArray,
+        by_factor: FloatArray,
     ) -> int:
-        """For each row log_prob, and a row of the cotangents of loc and factor for its own."""
+        """For each row log_prob, and a row of its gradients with respect to loc and factor."""
 
 
 def rows_at(task: Step, arguments: tuple[int, ...], results: tuple[int, ...]) -> list[FloatArray]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, Self, cast
 
-import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import logit
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
@@ -113,12 +111,13 @@ class LogitNormal(_OfLogits):
         return LogitNormal(self.gaussian.condition(nodes, z), validate_args=self._validate_args)
 
     def _logits(self, function: str, x: Tensor) -> Tensor:
-        if self._validate_args and have_values(x) and not self.support.check(x).all():
-            bad = x[~((x > 0) & (x < 1))][0].item()
-            raise ValueError(
-                f"LogitNormal.{function}: numbers must be in (0, 1), got {bad}. Move 0 and 1 inside, for example by "
-                "a + (1 − 2a) x with a = 1e-6."
-            )
+        if self._validate_args and have_values(x):
+            outside = x[~((x > 0) & (x < 1))]
+            if len(outside):
+                raise ValueError(
+                    f"LogitNormal.{function}: numbers must be in (0, 1), got {outside[0].item()}. Move 0 and 1 inside, "
+                    "for example by a + (1 − 2a) x with a = 1e-6."
+                )
         return x.logit()
 
 
@@ -262,8 +261,8 @@ class GreyLevels(_OfLogits):
 
     def _edges(self) -> Tensor:
         """The logits of k / K, K + 1 of them, and those of the level K + 1, the whole line: a missing pixel."""
-        ends = np.append(logit(np.arange(self.levels + 1) / self.levels), [-np.inf, np.inf])
-        return torch.from_numpy(ends).to(self.gaussian.loc.device)
+        count = torch.arange(self.levels + 1, dtype=torch.float64, device=self.gaussian.loc.device)
+        return torch.cat([(count / self.levels).logit(), count.new_tensor([-math.inf, math.inf])])
 
     def _log_weights(
         self,
@@ -279,13 +278,13 @@ class GreyLevels(_OfLogits):
             raise ValueError(f"{function}: num_samples must be at least 1, got {num_samples}.")
         x, batch = self._levels(function, value, missing)
         if self._is_exact:
-            half = self.gaussian.loc.new_full((1,), 0.5).expand(1, *(1,) * len(batch), self.gaussian.topology.n)
-            return _told(function)(operators.levels_log_prob, self.gaussian, *self._arguments(x), half)
-        if uniform is None:
+            uniform = self.gaussian.loc.new_full((1,), 0.5).expand(1, *(1,) * len(batch), self.gaussian.topology.n)
+        elif uniform is None:
             uniform = self._uniform((num_samples, *batch), generator)
         else:
             uniform = self._given_uniform(function, uniform, (num_samples, *batch))
-        return _told(function)(operators.levels_log_prob, self.gaussian, *self._arguments(x), uniform)
+        log_weights: Tensor = _told(function)(operators.levels_log_prob, self.gaussian, *self._arguments(x), uniform)
+        return log_weights
 
     def _arguments(self, x: Tensor) -> tuple[Tensor, ...]:
         """loc, factor, levels and edges, nodes in the order of elimination."""

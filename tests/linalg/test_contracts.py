@@ -35,7 +35,7 @@ from tests.strategies import (
     seeds,
     stored,
 )
-from tests.verbs import PAIRS, VERBS, Verb, arguments, size_of
+from tests.verbs import PAIRS, VECTORS, VERBS, Verb, arguments, size_of
 
 each_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
 each_operand = pytest.mark.parametrize(("verb", "name"), PAIRS, ids=[f"{verb}-{name}" for verb, name in PAIRS])
@@ -114,7 +114,7 @@ def test_a_wrong_last_axis_is_named_with_the_size_needed(verb: Verb, name: str) 
     bad = arguments(verb, pattern, 0, (3,))
     need = bad[name].shape[-1]
     bad[name] = bad[name][..., :-1]
-    meaning = "the size of the pattern" if verb.operands[name] in ("vector", "scale") else "the nnz of the pattern"
+    meaning = "the size of the pattern" if verb.operands[name] in VECTORS else "the nnz of the pattern"
     message = f"{verb.name}: {name} must end in {need}, {meaning}, got shape (3, {need - 1})."
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         verb(pattern, bad)
@@ -253,6 +253,8 @@ def test_the_place_of_a_nan_is_its_entry_or_column() -> None:
 def test_an_overflowing_result_is_an_error(verb: Verb, dtype: str) -> None:
     if verb.name in ("logdet", "entropy", "precision_logdet", "cholesky", "attempt_cholesky"):
         pytest.skip("cannot overflow: |log L| is small, and |L_ij| ≤ √P_ii")
+    if "levels" in verb.name:
+        pytest.skip("cannot overflow: bounds are moved to 1e15, samples are within them; gradients may be infinite")
     pattern, large = pattern_for(verb), np.finfo(dtype).max ** 0.9
     huge = {name: array * array.dtype.type(large) for name, array in arguments(verb, pattern, dtype=dtype).items()}
     divisor = "precision" if verb.name == "precision_solve" else "factor"

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import reference
+import reference.levels
 from sparseggm import Chain, ExtendedGrid, Grid, Pattern
+from sparseggm.kernels.sparse.levels import Observed
 from sparseggm.linalg import engines, long_chain
 from sparseggm.linalg.primitives import ALL, Gaussians, Shared, Step, rows_at
 from tests.numerics import Array
@@ -119,6 +121,28 @@ class Dense:
         z += gaussians.loc[gaussians.loc_owner][k]
         log_prob[...] = gaussians.at_mean[k, 0] - 0.5 * (noise**2).sum(axis=-1)
         return 0
+
+    def levels_log_prob(self, pattern: Pattern, observed: Observed, log_prob: Array, z: Array) -> int:
+        for r in range(len(log_prob)):
+            sample, log_prob[r] = reference.levels.sequential(*dense_levels(pattern, observed, r))
+            if len(z):
+                z[r] = sample
+        return 0
+
+    def levels_log_prob_and_gradients(
+        self, pattern: Pattern, observed: Observed, log_prob: Array, by_loc: Array, by_factor: Array
+    ) -> int:
+        for r in range(len(log_prob)):
+            L_bar, by_loc[r] = reference.levels.gradients(*dense_levels(pattern, observed, r))
+            by_factor[r] = packed(pattern, L_bar)
+        return self.levels_log_prob(pattern, observed, log_prob, by_loc[:0])
+
+
+def dense_levels(pattern: Pattern, observed: Observed, r: int) -> tuple[Array, ...]:
+    """L, loc, the ends of the levels and the uniform numbers of a row."""
+    L, level = pattern.to_dense(observed.factor[observed.factor_row[r]]), observed.levels[observed.levels_row[r]]
+    ends = observed.edges[level], observed.edges[level + 1]
+    return L, observed.loc[observed.loc_row[r]], *ends, observed.uniform[r]
 
 
 def of_normals(verb: str, pattern: Pattern, nodes: Array, L: Array, loc: Array, others: list[Array]) -> None:

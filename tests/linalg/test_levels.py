@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import logit
 
 import reference.levels
 from sparseggm import Chain, Diagonal, DTypeError, ExtendedGrid, NonPositiveError, ShapeError, Star
-from sparseggm.linalg.levels import levels_log_prob, levels_log_prob_vjp, sample_in_levels
+from sparseggm.linalg.levels import levels_log_prob, levels_log_prob_and_gradients, sample_in_levels
 from tests.ledger import check
 from tests.numerics import Array
 from tests.strategies import factor_values, named_patterns
-
-EDGES = np.asarray(logit(np.arange(9) / 8))
-"""Of eight levels."""
+from tests.verbs import EDGES
 
 
 def problem(pattern: Any, seed: int, dtype: Any, spread: float = 1.0) -> tuple[Array, ...]:
@@ -64,25 +61,38 @@ def test_the_probabilities_of_all_levels_of_a_node_add_up_to_one() -> None:
     assert abs(np.exp(log_prob).sum() - 1) <= 8 * 2.0**-52
 
 
+@pytest.mark.property
+@given(named=named_patterns(), seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float32", "float64"]))
+def test_gradients_are_those_of_the_definition(named: Any, seed: int, dtype: str) -> None:
+    """Derived there for means and deviations instead of the ends of intervals."""
+    pattern = named[1]
+    loc, factor, levels, edges, uniform = problem(pattern, seed, dtype)
+    log_prob, by_loc, by_factor = levels_log_prob_and_gradients(pattern, loc, factor, levels, edges, uniform)
+    np.testing.assert_array_equal(levels_log_prob(pattern, loc, factor, levels, edges, uniform), log_prob)
+    lower, upper = edges[levels], edges[levels + 1]
+    for k, b in np.ndindex(3, 2):
+        arguments = pattern.to_dense(factor[b].astype(float)), loc[b].astype(float), lower[b], upper[b]
+        of_factor, of_loc = reference.levels.gradients(*arguments, uniform[k, b].astype(float))
+        of_factor = of_factor[pattern.rows, pattern.cols]
+        for found, exact in ((by_loc[k, b], of_loc), (by_factor[k, b], of_factor)):
+            assert (abs(found - exact) <= 1e-8 * (1 + abs(exact).max()) + np.finfo(dtype).eps * abs(exact)).all()
+
+
 @pytest.mark.parametrize("topology", [Diagonal(3), Chain(4), ExtendedGrid(2, 3), Star(4)], ids=str)
 def test_gradients_agree_with_differences(topology: Any) -> None:
     pattern = topology.factor_pattern
     loc, factor, levels, edges, uniform = problem(pattern, 1, "float64")
-    bar = np.random.default_rng(2).standard_normal((3, 2))
-    loc_bar, factor_bar = levels_log_prob_vjp(pattern, loc, factor, levels, edges, uniform, bar)
+    _, by_loc, by_factor = levels_log_prob_and_gradients(pattern, loc, factor, levels, edges, uniform)
     step = 1e-6
-
-    def value(loc: Array, factor: Array) -> float:
-        return float((bar * levels_log_prob(pattern, loc, factor, levels, edges, uniform)).sum())
-
-    for array, found, at in ((loc, loc_bar, 0), (factor, factor_bar, 1)):
-        for place in np.ndindex(*array.shape):
-            moved = [loc, factor], [loc, factor]
-            for sign, arguments in zip((1, -1), moved, strict=True):
-                arguments[at] = array.copy()
-                arguments[at][place] += sign * step
-            difference = (value(*moved[0]) - value(*moved[1])) / (2 * step)
-            assert abs(found[place] - difference) <= 1e-7 * (1 + abs(found).max())
+    for at, gradient in enumerate((by_loc, by_factor)):
+        for place in range(gradient.shape[-1]):
+            values = []
+            for sign in (1, -1):
+                moved = [loc.copy(), factor.copy()]
+                moved[at][..., place] += sign * step
+                values.append(levels_log_prob(pattern, *moved, levels, edges, uniform))
+            difference = (values[0] - values[1]) / (2 * step)
+            assert (abs(gradient[..., place] - difference) <= 1e-7 * (1 + abs(gradient).max())).all()
 
 
 def test_nothing_is_nan_however_wrong_the_parameters_are() -> None:
@@ -90,8 +100,8 @@ def test_nothing_is_nan_however_wrong_the_parameters_are() -> None:
     loc, factor, levels, edges, uniform = problem(pattern, 0, "float64", spread=1e6)
     factor[..., pattern.diagonal] = 1e8
     assert np.isfinite(levels_log_prob(pattern, loc, factor, levels, edges, uniform)).all()
-    bars = levels_log_prob_vjp(pattern, loc, factor, levels, edges, uniform, np.ones((3, 2)))
-    assert all(np.isfinite(bar).all() for bar in bars)
+    gradients = levels_log_prob_and_gradients(pattern, loc, factor, levels, edges, uniform)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_what_is_refused() -> None:
@@ -103,5 +113,7 @@ def test_what_is_refused() -> None:
         levels_log_prob(pattern, loc, factor, levels.astype(float), edges, uniform)
     with pytest.raises(ShapeError, match="levels must end in 3"):
         levels_log_prob(pattern, loc, factor, levels[..., :2], edges, uniform)
+    with pytest.raises(ShapeError, match=r"edges must have one axis, the same for all, got shape \(1, 9\)"):
+        levels_log_prob(pattern, loc, factor, levels, edges[None], uniform)
     with pytest.raises(NonPositiveError, match="factor"):
         levels_log_prob(pattern, loc, -factor, levels, edges, uniform)

@@ -32,8 +32,15 @@ FIRST_ORDER = {
     "kl_to_normal_vjp",
     "kl_from_normal_vjp",
     "log_prob_vjp",
+    "sample_in_levels",
 }
-"""Operators of a backward pass that is not to be differentiated: they have no derivative."""
+"""Operators that are not to be differentiated, most of them of a backward pass: they have no derivative."""
+
+ONCE = {"leading_eigenpair", "levels_log_prob_and_gradients"}
+"""Operators whose first result can be differentiated; the others are what its gradient is made of."""
+
+CONSTANTS = {"edges", "uniform"}
+"""Names of floating arguments with respect to which nothing is differentiated."""
 
 
 def batches(count: int) -> Iterator[tuple[Shape, ...]]:
@@ -90,6 +97,10 @@ def operators(on: Pattern) -> dict[str, Row]:
     def beside_normal_vjp(a: Shape, b: Shape, c: Shape, d: Shape) -> tuple[Any, ...]:
         return *beside_normal(a, b, c, d), numbers(_full(a, b, c, d))
 
+    def of_levels(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+        uniform = 0.1 + 0.6 * nodes(a, seed=2).sigmoid()
+        return on.key, nodes(a), lower(b), (3.0 + nodes(c)).long().clamp(0, 7), (torch.arange(9) / 8.0).logit(), uniform
+
     return {
         "solve": (2, lambda a, b: (on.key, lower(a), nodes(b))),
         "solve_t": (2, lambda a, b: (on.key, lower(a), nodes(b))),
@@ -139,6 +150,9 @@ def operators(on: Pattern) -> dict[str, Row]:
         "log_prob_vjp": (3, lambda a, b, c: (*distance_vjp(a, b, c), True)),
         "log_prob_vjp, but for x": (3, lambda a, b, c: (*distance_vjp(a, b, c), False)),
         "entropy": (1, lambda a: (on.key, lower(a))),
+        "levels_log_prob": (3, of_levels),
+        "levels_log_prob_and_gradients": (3, of_levels),
+        "sample_in_levels": (3, of_levels),
         "square_norm": (1, lambda a: (nodes(a),)),
     }
 
@@ -162,3 +176,10 @@ def name_of(row: str) -> str:
 
 def operator(row: str) -> Any:
     return getattr(torch.ops.sparseggm, name_of(row)).default
+
+
+def floating(row: str, arguments: tuple[Any, ...]) -> list[int]:
+    """The places of the arguments that are mapped and differentiated."""
+    names = [argument.name for argument in operator(row)._schema.arguments]
+    found = (i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point())
+    return [i for i in found if names[i] not in CONSTANTS]

@@ -21,7 +21,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 import sparseggm as sg
 from sparseggm import Topology, parametrize
-from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
+from sparseggm.torch import GaussianGraphicalModel, GreyLevels, LogitNormal, sample_and_kl
 from sparseggm.torch.operators import step
 from sparseggm.torch.operators.registration import key_of
 from tests.torch.problems import calls, factor, gradgradcheck, values, vectors
@@ -111,6 +111,13 @@ def _eigenvalue(topology: Topology) -> Problem | None:
     return Problem(function, (couplings.requires_grad_(),))
 
 
+def _grey_levels(q: GaussianGraphicalModel, numbers: Tensor) -> Tensor:
+    """Of the levels of these numbers, at uniform numbers that stay."""
+    uniform = torch.linspace(0.1, 0.9, 2 * q.topology.n, dtype=numbers.dtype).reshape(2, *(1,) * len(q.batch_shape), -1)
+    x = (4.0 + 2.0 * numbers.detach()).long().clamp(0, 7)
+    return GreyLevels(q, levels=8).log_prob(x, num_samples=2, uniform=uniform) + 0.0 * numbers.sum(-1)
+
+
 def _normal_kl(q: GaussianGraphicalModel, scale: Tensor) -> Tensor:
     return kl_divergence(q, Independent(Normal(torch.zeros_like(scale), scale.exp(), validate_args=False), 1))
 
@@ -134,6 +141,9 @@ OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {
     "rsample": _of_distribution(lambda q, noise: q.rsample()),
     "rsample_and_log_prob": _of_distribution(lambda q, noise: q.rsample_and_log_prob(noise=noise)),
     "log_prob": _of_distribution(lambda q, x: q.log_prob(x)),
+    "LogitNormal.log_prob": _of_distribution(lambda q, x: LogitNormal(q).log_prob(x.sigmoid())),
+    "LogitNormal.rsample": _of_distribution(lambda q, x: LogitNormal(q).rsample()),
+    "GreyLevels.log_prob": _of_distribution(_grey_levels),
     "entropy": _of_distribution(lambda q, x: q.entropy()),
     "variance": _of_distribution(lambda q, x: q.variance),
     "covariance_on": _of_distribution(lambda q, x: q.covariance_on([(0, 1), (2, 0)])),

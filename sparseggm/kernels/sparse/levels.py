@@ -9,9 +9,9 @@ between
 which has the probability D_j = Φ(β_j) − Φ(α_j). So e_j is sampled between them, x_j = (e_j − p_j) / L_jj, and Π D_j is
 unbiased for the probability of the levels [Geweke 1991; Hajivassiliou & McFadden 1998].
 
-Backwards, with Φ(e_j) = Φ(α_j) + u_j D_j, so that ∂e/∂α = (1 − u) φ(α)/φ(e) and ∂e/∂β = u φ(β)/φ(e):
+Backwards from Σ log D_j, with Φ(e_j) = Φ(α_j) + u_j D_j, so that ∂e/∂α = (1 − u) φ(α)/φ(e) and ∂e/∂β = u φ(β)/φ(e):
 
-    ē = x̄_j / L_jj,   ᾱ = ē ∂e/∂α − ℓ̄ φ(α)/D,   β̄ = ē ∂e/∂β + ℓ̄ φ(β)/D,   p̄ = ᾱ + β̄ − ē,
+    ē = x̄_j / L_jj,   ᾱ = ē ∂e/∂α − φ(α)/D,   β̄ = ē ∂e/∂β + φ(β)/D,   p̄ = ᾱ + β̄ − ē,
     L̄_jj = ᾱ (lower − loc) + β̄ (upper − loc) − ē x_j,   loc̄_j = −(ᾱ + β̄) L_jj,   L̄_ij = p̄ x_i,   x̄_i += p̄ L_ij.
 
 Lanes are rows, in float64 whatever the dtype. Conventions are those of `products`.
@@ -96,29 +96,26 @@ def levels_log_prob(indptr, rows, observed, log_prob, z, first, last):
             for j in range(blocks.x.shape[0]):
                 store(blocks.x, j, load(blocks.x, j) + load(blocks.loc, j))
             scatter(blocks.x, z, start, stop)
-    return bad
+    n = z.shape[1]
+    return bad + bad_numbers(z.reshape(z.size)[first * n : last * n])
 
 
 @njit(**KERNEL)
-def levels_log_prob_vjp(indptr, rows, observed, bar, log_prob, loc_bar, factor_bar, first, last):
-    """Σ_j log D_j, and the cotangents of loc and factor for its own, bar (rows, 1). Nonzero status: not finite."""
+def levels_log_prob_and_gradients(indptr, rows, observed, log_prob, by_loc, by_factor, first, last):
+    """Σ_j log D_j of each row, and its gradients with respect to loc and L. Nonzero status: log_prob is not finite."""
     n, wide = observed.loc.shape[1], np.empty(0)
     blocks, L_bar = _new_blocks(observed, n), new_block(rows.shape[0], wide)
-    x_bar, mean_bar, sum_bar = new_block(n, wide), new_block(n, wide), new_block(1, wide)
-    lanes = L_bar.shape[1]
-    sums, bad = np.empty(lanes), 0
-    for start in range(first, last, lanes):
-        stop = min(start + lanes, last)
+    x_bar, mean_bar = new_block(n, wide), new_block(n, wide)
+    sums, bad = np.empty(L_bar.shape[1]), 0
+    for start in range(first, last, sums.shape[0]):
+        stop = min(start + sums.shape[0], last)
         _gather(observed, start, stop, blocks)
-        gather(bar, start, stop, sum_bar)
         store_run(sums, 0, _sample(indptr, rows, blocks))
         bad += _scatter_sums(sums, log_prob, start, stop)
-        _adjoint(indptr, rows, blocks, load(sum_bar, 0), x_bar, L_bar, mean_bar)
-        scatter(L_bar, factor_bar, start, stop)
-        scatter(mean_bar, loc_bar, start, stop)
-    nnz = rows.shape[0]
-    bad += bad_numbers(loc_bar.reshape(loc_bar.size)[first * n : last * n])
-    return bad + bad_numbers(factor_bar.reshape(factor_bar.size)[first * nnz : last * nnz])
+        _adjoint(indptr, rows, blocks, x_bar, L_bar, mean_bar)
+        scatter(L_bar, by_factor, start, stop)
+        scatter(mean_bar, by_loc, start, stop)
+    return bad
 
 
 @njit(**INNER)
@@ -144,7 +141,8 @@ def _sample(indptr, rows, blocks):
         alpha, beta = pivot * (low - loc) + pull, pivot * (high - loc) + pull
         u = load(blocks.u, j)
         mass, e_j, rate_a, rate_b = truncated(alpha, beta, pivot * (high - low), u)
-        total = total + mass + (pivot * loc + pull + u) * 0.0  # NaN where one is not finite, which `truncated` forgives
+        # NaN where one is not finite or the pivot not positive, which `truncated` forgives
+        total = total + mass + where_positive(pivot, pivot * loc + pull + u, pivot * np.nan) * 0.0
         store(x, j, (e_j - pull) / pivot)
         if blocks.e.shape[0]:
             store(blocks.e, j, e_j)
@@ -154,9 +152,9 @@ def _sample(indptr, rows, blocks):
 
 
 @njit(**INNER)
-def _adjoint(indptr, rows, blocks, sum_bar, x_bar, L_bar, mean_bar):
+def _adjoint(indptr, rows, blocks, x_bar, L_bar, mean_bar):
     """First node to last: x̄ of a node is complete when those before it are done."""
-    L, x, one = blocks.L, blocks.x, sum_bar * 0.0 + 1.0
+    L, x = blocks.L, blocks.x
     x_bar[:] = 0.0
     for j in range(x.shape[0]):
         begin = indptr[j]
@@ -164,8 +162,8 @@ def _adjoint(indptr, rows, blocks, sum_bar, x_bar, L_bar, mean_bar):
         pull = e_j - pivot * x_j
         below, above = load(blocks.low, j) - loc, load(blocks.high, j) - loc
         e_bar = load(x_bar, j) / pivot
-        alpha_bar = e_bar * (one - u) * _ratio(pivot * below + pull, e_j) - sum_bar * load(blocks.rate_a, j)
-        beta_bar = e_bar * u * _ratio(pivot * above + pull, e_j) + sum_bar * load(blocks.rate_b, j)
+        alpha_bar = e_bar * (u * 0.0 + 1.0 - u) * _ratio(pivot * below + pull, e_j) - load(blocks.rate_a, j)
+        beta_bar = e_bar * u * _ratio(pivot * above + pull, e_j) + load(blocks.rate_b, j)
         both = alpha_bar + beta_bar
         store(L_bar, begin, _product(alpha_bar, below) + _product(beta_bar, above) - e_bar * x_j)
         store(mean_bar, j, both * pivot * -1.0)
