@@ -81,7 +81,16 @@ FLOORS = {
     ),
     "positivity": ("namespace", "gershgorin", "spectral", "families"),
     "stochastic": ("randomness", "probes", "xtrace", "estimators"),
-    "gaussian": ("conditioning", "fitting", "factored", "model", "observed", "storage", "scipy_adapter"),
+    "gaussian": (
+        "conditioning",
+        "fitting",
+        "factored",
+        "model",
+        "observed",
+        "levels_fitting",
+        "storage",
+        "scipy_adapter",
+    ),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -124,6 +133,7 @@ FLOORS = {
         "evaluate",
         "table1",
         "figures",
+        "pixels",
     ),
     "cli": (),
     "__main__": (),

@@ -23,6 +23,7 @@ from sparseggm.vae.objective import (
     importance_weighted_bound,
     log_importance_weights,
 )
+from sparseggm.vae.pixels import PixelFit, fit_pixels
 from sparseggm.vae.table1 import POSTER, table1
 from sparseggm.vae.train import EpochRecord, Training, train
 
@@ -41,12 +42,14 @@ __all__ = [
     "Images",
     "Interrupted",
     "NotWrittenError",
+    "PixelFit",
     "Training",
     "bernoulli_log_likelihood",
     "elbo_terms",
     "evaluate",
     "evaluate_digits",
     "figures",
+    "fit_pixels",
     "importance_weighted_bound",
     "load_images",
     "load_run",
