@@ -252,7 +252,7 @@ def _advance(
         update(count)
         if stop.signal is not None:
             done = len(content["bounds"])
-            raise Interrupted(f"stopped; {out / MODEL} is that of sweep {done}.", signal=stop.signal)
+            raise Interrupted(f"stopped after {done} sweeps, whose fit is in {out / MODEL}.", signal=stop.signal)
 
     return advance
 

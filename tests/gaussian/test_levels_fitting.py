@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import logit
 from scipy.stats import norm
 
+import reference.inference
 from sparseggm import Diagonal, ExtendedGrid, GaussianGraphicalModel, Stencil, Topology
 from sparseggm.gaussian import levels_fitting
 from sparseggm.gaussian.fitting import Moments
@@ -25,6 +26,7 @@ from sparseggm.gaussian.levels_fitting import (
 )
 from sparseggm.gaussian.observed import GreyLevels
 from tests.numerics import Array, gamma
+from tests.strategies import mask
 
 K = 8
 EDGES = GreyLevels.edges_of(K)
@@ -130,6 +132,21 @@ def test_on_a_diagonal_the_start_is_the_end() -> None:
     assert (abs(following.factor / g.factor - 1) <= 5 / math.sqrt(len(images))).all()
     assert bound == pytest.approx(GreyLevels(g, K).log_prob(images).mean(), rel=1e-12)
     np.testing.assert_allclose([g.loc, deviation], fit_independent(count_levels(images, K), EDGES), rtol=1e-12)
+
+
+def test_a_sweep_fits_its_samples_and_the_prior() -> None:
+    """Of fewer images than a column has entries: without the prior there is no fit."""
+    topology = Stencil(2, 3, 1)
+    g, images = known(topology, 3)
+    following, bound = sweep(g, images, np.random.default_rng(2), K)
+    z, log_weights = GreyLevels(g, K).sample_logits(images, np.random.default_rng(2))
+    mean = z.sum(axis=0) / (3 + PRIOR_IMAGES)
+    second = (z.T @ z + PRIOR_IMAGES * PRIOR_VARIANCE * np.eye(6)) / (3 + PRIOR_IMAGES)
+    stored = mask(topology.factor_pattern)
+    factor = reference.inference.fit_factor(stored, second - np.outer(mean, mean))
+    np.testing.assert_allclose(following.loc, mean, rtol=1e-13)
+    np.testing.assert_allclose(topology.factor_pattern.to_dense(following.factor), factor, rtol=1e-9, atol=1e-12)
+    assert bound == pytest.approx(log_weights.mean(), rel=1e-13)
 
 
 def test_a_density_is_that_of_the_dequantised_logits() -> None:

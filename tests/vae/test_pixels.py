@@ -126,7 +126,7 @@ def test_a_signal_keeps_the_last_complete_sweep_and_the_command_goes_on_from_it(
         assert main(command) == 128 + signal.SIGINT
     errors = capsys.readouterr().err
     done = {"second sweep": 1, "evaluation": 2}[stopped]
-    assert f"stopped; {tmp_path / 'stopped' / pixels.MODEL} is that of sweep {done}. Go on with: sparseggm" in errors
+    assert f"stopped after {done} sweeps, whose fit is in {tmp_path / 'stopped' / pixels.MODEL}. Go on with: " in errors
     assert len(json.loads((tmp_path / "stopped" / pixels.RESULT).read_text())["bounds"]) == done
     assert main(shlex.split(errors.split("Go on with: ")[1])[1:]) == 0
     assert same_model(tmp_path / "stopped", tmp_path / "whole")
