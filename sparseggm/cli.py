@@ -1,4 +1,4 @@
-"""The command `sparseggm`: train, evaluate, table1, pixels, figures.
+"""The command `sparseggm`: train, evaluate, table1, pixels, figures, fit-pixels.
 
 Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win. A
 user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status 2. On Ctrl-C,
@@ -17,14 +17,16 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from sparseggm import __version__
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from sparseggm.vae import Config
+    from sparseggm.vae import Config, PixelFit
+
+    Recipe = TypeVar("Recipe", Config, PixelFit)
 
 MISTAKE = 2
 
@@ -96,10 +98,11 @@ def parser() -> ArgumentParser:
     commands = whole.add_subcommands(dest="command")
     for name, summary, add_options in (
         ("train", "train one model", _train_options),
-        ("evaluate", "ELBO and log p(x) of held-out digits", _evaluate_options),
+        ("evaluate", "ELBO and log p(x) of held-out images", _evaluate_options),
         ("table1", "train and compare the posteriors of the poster's Table 1", _table1_options),
         ("pixels", "train and compare graphs of the pixels of grey images", _pixels_options),
         ("figures", "plot the figures of runs", _figures_options),
+        ("fit-pixels", "fit a Gaussian of the images themselves, without a network", _fit_pixels_options),
     ):
         command = ArgumentParser(description=summary, exit_on_error=False)
         command.add_argument("--config", action="config", help="YAML file of options")
@@ -114,7 +117,7 @@ def run(options: Namespace) -> None:
 
     asked = options[options.command]
     if options.command == "train":
-        vae.train(_recipe(asked), asked.out, asked.data, resume=asked.resume)
+        vae.train(_recipe(vae.Config, asked), asked.out, asked.data, resume=asked.resume)
     elif options.command == "evaluate":
         print(vae.report(vae.evaluate(asked.run, asked.samples, asked.part, asked.data)))
     elif options.command in ("table1", "pixels"):
@@ -123,7 +126,7 @@ def run(options: Namespace) -> None:
         )
         vae.compare(
             comparison,
-            _recipe(asked),
+            _recipe(vae.Config, asked),
             asked.out,
             tuple(models),
             tuple(asked.seeds),
@@ -132,6 +135,9 @@ def run(options: Namespace) -> None:
             asked.data,
             resume=asked.resume,
         )
+    elif options.command == "fit-pixels":
+        fit = _recipe(vae.PixelFit, asked)
+        vae.fit_pixels(fit, asked.out, asked.sweeps, asked.samples, asked.data, resume=asked.resume)
     else:
         for path in vae.figures(asked.runs, asked.out, asked.data):
             print(path)
@@ -154,11 +160,9 @@ def path(text: str | Path) -> Path:
     return Path(expanded)
 
 
-def _recipe(asked: Namespace) -> Config:
-    from sparseggm import vae
-
-    names = {field.name for field in fields(vae.Config)}
-    return vae.Config(**{name: value for name, value in vars(asked).items() if name in names and value is not None})
+def _recipe(kind: type[Recipe], asked: Namespace) -> Recipe:
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in vars(asked).items() if name in names and value is not None})
 
 
 def _train_options(command: ArgumentParser) -> None:
@@ -211,13 +215,24 @@ def _figures_options(command: ArgumentParser) -> None:
     _data_option(command)
 
 
+def _fit_pixels_options(command: ArgumentParser) -> None:
+    from sparseggm import vae
+
+    command.add_class_arguments(vae.PixelFit)
+    command.add_argument("--sweeps", type=int, default=15, help="sweeps of EM over the images, of coupled levels")
+    command.add_argument("--samples", type=int, default=8, help="importance samples a test image, of coupled levels")
+    _data_option(command)
+    command.add_argument("--out", type=path, required=True, help="directory for pixels.npz and pixels.json")
+    _resume_option(command)
+
+
 def _data_option(command: ArgumentParser) -> None:
     help_ = "directory of IDX files, of MNIST or others; else $SPARSEGGM_DATA, the cache, a download, 5,000 digits"
     command.add_argument("--data", type=path, default=None, help=help_)
 
 
 def _resume_option(command: ArgumentParser) -> None:
-    command.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    command.add_argument("--resume", action="store_true", help="continue what is in --out")
 
 
 def _complain(message: str) -> int:

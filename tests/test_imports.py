@@ -81,7 +81,16 @@ FLOORS = {
     ),
     "positivity": ("namespace", "gershgorin", "spectral", "families"),
     "stochastic": ("randomness", "probes", "xtrace", "estimators"),
-    "gaussian": ("conditioning", "fitting", "factored", "model", "observed", "storage", "scipy_adapter"),
+    "gaussian": (
+        "conditioning",
+        "fitting",
+        "factored",
+        "model",
+        "observed",
+        "levels_fitting",
+        "storage",
+        "scipy_adapter",
+    ),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -129,6 +138,7 @@ FLOORS = {
         "runs",
         "pixel_figures",
         "figures",
+        "pixel_fit",
     ),
     "cli": (),
     "__main__": (),

@@ -1,6 +1,7 @@
 """Maximum likelihood of a sparse factor in closed form, column by column.
 
-Samples are read in chunks, so that memory beside them is bounded: see `CHUNK_VALUES`.
+Samples are read in chunks, so that memory beside them is bounded: see `CHUNK_VALUES`. Samples that are made chunk by
+chunk, and never exist at once, are summed by `Moments`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,53 @@ def covariance_on(pattern: Pattern, order: IntArray, samples: FloatArray, mean: 
                 product = x[:, later] @ np.swapaxes(x[:, columns], -1, -2)
                 sums[elements, stored] += product[:, i, j]
     return np.asarray(sums / count).reshape(*batch, pattern.nnz)
+
+
+class Moments:
+    """Mean and covariance of samples that come in chunks; memory of the covariance on `topology.precision_pattern`.
+
+    Args:
+        topology: factor-free.
+        about: (n,) a guess of the mean; a sum is one of differences from it, so that few digits cancel.
+    """
+
+    def __init__(self, topology: Topology, about: FloatArray) -> None:
+        self._topology, self._about = topology, about
+        self._sum, self._products = np.zeros(topology.n), np.zeros(topology.precision_pattern.nnz)
+        self.count = 0.0
+
+    def add(self, samples: FloatArray) -> None:
+        """Add samples (N, n)."""
+        pattern, order = self._topology.precision_pattern, self._topology.order
+        self._sum += (samples - self._about).sum(axis=0)
+        self._products += len(samples) * covariance_on(pattern, order, samples, self._about)
+        self.count += len(samples)
+
+    def add_independent(self, count: float, mean: float, variance: float) -> None:
+        """Add the moments of `count` samples of independent nodes, which need not be a whole number."""
+        pattern, shift = self._topology.precision_pattern, mean - self._about
+        self._sum += count * shift
+        self._products += count * self._outer(shift)
+        self._products[pattern.diagonal] += count * variance
+        self.count += count
+
+    @property
+    def mean(self) -> FloatArray:
+        """(n,), in the caller's numbering."""
+        return np.asarray(self._about + self._sum / self.count)
+
+    @property
+    def covariance(self) -> FloatArray:
+        """(nnz,) on `topology.precision_pattern`."""
+        return np.asarray(self._products / self.count - self._outer(self._sum / self.count))
+
+    def factor(self) -> FloatArray:
+        """The most likely L on `topology.factor_pattern`; raises as `mean_and_factor`."""
+        return columns_of_factor(self._topology, self.covariance, round(self.count))
+
+    def _outer(self, x: FloatArray) -> FloatArray:
+        pattern, x = self._topology.precision_pattern, x.take(self._topology.order)
+        return np.asarray(x[pattern.rows] * x[pattern.cols])
 
 
 def _block(pattern: Pattern, first: int) -> tuple[Any, ...]:

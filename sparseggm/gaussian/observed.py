@@ -104,8 +104,13 @@ class GreyLevels:
         if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
             raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
         self.gaussian, self.levels = gaussian, int(levels)
-        self.edges = np.asarray(logit(np.arange(levels + 1) / levels))
+        self.edges = self.edges_of(self.levels)
         self._edges = np.append(self.edges, [-np.inf, np.inf])  # level K + 1 is the whole line: a missing pixel
+
+    @staticmethod
+    def edges_of(levels: int) -> FloatArray:
+        """(levels + 1,) logits of k / levels, from −∞ to ∞."""
+        return np.asarray(logit(np.arange(levels + 1) / levels))
 
     def __repr__(self) -> str:
         return f"GreyLevels({self.gaussian!r}, levels={self.levels})"

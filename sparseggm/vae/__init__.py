@@ -20,11 +20,11 @@ from sparseggm.vae.figures import figures
 from sparseggm.vae.likelihoods import bernoulli_log_likelihood
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import (
-    bits_a_pixel,
     elbo_terms,
     importance_weighted_bound,
     log_importance_weights,
 )
+from sparseggm.vae.pixel_fit import PixelFit, fit_pixels
 from sparseggm.vae.train import EpochRecord, Training, train
 
 __all__ = [
@@ -46,14 +46,15 @@ __all__ = [
     "Images",
     "Interrupted",
     "NotWrittenError",
+    "PixelFit",
     "Training",
     "bernoulli_log_likelihood",
-    "bits_a_pixel",
     "compare",
     "elbo_terms",
     "evaluate",
     "evaluate_images",
     "figures",
+    "fit_pixels",
     "importance_weighted_bound",
     "load_images",
     "load_run",

@@ -17,14 +17,14 @@ import numpy.typing as npt
 from scipy import stats
 
 from sparseggm.files import write_atomically, write_json
-from sparseggm.vae.config import Config, require_count
+from sparseggm.gaussian.observed import bits_per_dimension
+from sparseggm.vae.config import PIXELS, Config, require_count
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.evaluate import evaluate, standard_error
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
-from sparseggm.vae.objective import bits_a_pixel
 from sparseggm.vae.train import Training, progress_bar, require_startable
 
 # Enough for a first look. On the subset, which has fewer steps an epoch, many more would overfit.
@@ -209,7 +209,8 @@ def _columns(row: Row, is_base: bool, comparison: Comparison, in_bits: bool) -> 
     for head, bound, other in zip(("log p(x)", "ELBO"), (row.log_p, row.elbo), published, strict=True):
         cells[head] = "{:.2f} ± {:.2f}".format(*bound)
         if in_bits:
-            cells[f"{head}, bits a pixel"] = f"{bits_a_pixel(bound[0]):.4f} ± {-bits_a_pixel(bound[1]):.4f}"
+            mean, error = bits_per_dimension(bound[0], PIXELS), bits_per_dimension(-bound[1], PIXELS)
+            cells[f"{head}, bits per dimension"] = f"{mean:.4f} ± {error:.4f}"
         if comparison.published:
             cells[f"{head}, published"] = "–" if math.isnan(other) else f"{other:.1f}"
     for head, gain in (("Δ log p(x)", row.log_p_gain), ("Δ ELBO", row.elbo_gain)):

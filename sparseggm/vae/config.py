@@ -27,6 +27,8 @@ KL_ESTIMATORS = ("exact", "sampled")
 # The operators of sparseggm.torch run on the CPU, in float32 and float64.
 ACCELERATORS = ("cpu",)
 PRECISIONS = ("32-true", "64-true")
+# Below it, 1 − alpha may round to 1, whose logit is infinite.
+LEAST_ALPHA = {"32-true": 2.0**-22, "64-true": 2.0**-50}
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
 # What each likelihood reads of the recipe, beside that which all read.
@@ -94,8 +96,11 @@ class Config:
         _integer("seed", self.seed, 0, LARGEST_SEED)
         if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
-        if not (isinstance(self.alpha, float) and 0.0 < self.alpha < 0.5):
-            raise ConfigError(f"alpha must be in (0, ½), got {self.alpha}.")
+        least = LEAST_ALPHA[self.precision]
+        if not (isinstance(self.alpha, float) and least <= self.alpha < 0.5):
+            raise ConfigError(
+                f"alpha must be at least {least:.1g} in {self.precision} and below 0.5, got {self.alpha}."
+            )
         self._require_read()
         posterior_topology(self.posterior, self.latent)
 

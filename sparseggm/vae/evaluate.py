@@ -3,7 +3,7 @@
 log p(x) is estimated from below by log (1/K) Σ_k w_k for each image, in float64 by a running log-sum-exp. The bias of
 the estimate is about −Var(w) / (2K E[w]²), so the effective sample size (Σ w)² / Σ w² is reported beside it. All models
 get the same binarised or dequantised images and the same noise, so that differences between models are paired. Grey
-images have bits a pixel too, which compare with every model of grey levels.
+images have bits per dimension too, which compare with every model of grey levels.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from torch import Tensor
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
+from sparseggm.gaussian.observed import bits_per_dimension
 from sparseggm.torch import sample_and_kl
-from sparseggm.vae.config import Config, require_count
+from sparseggm.vae.config import PIXELS, Config, require_count
 from sparseggm.vae.data import load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.likelihoods import BINARIZATION_SEED, held_out
 from sparseggm.vae.model import VAE, untrained
-from sparseggm.vae.objective import bits_a_pixel, log_importance_weights
+from sparseggm.vae.objective import log_importance_weights
 from sparseggm.vae.randomness import generator
 from sparseggm.vae.train import progress_bar
 
@@ -64,13 +65,13 @@ class Evaluation:
         }
 
     def in_bits(self) -> dict[str, float]:
-        """The two bounds in bits a pixel, with standard errors."""
-        return {
-            "elbo_bits": bits_a_pixel(self.elbo.mean()),
-            "elbo_bits_standard_error": -bits_a_pixel(standard_error(self.elbo)),
-            "log_p_bits": bits_a_pixel(self.log_p.mean()),
-            "log_p_bits_standard_error": -bits_a_pixel(standard_error(self.log_p)),
+        """The two bounds in bits per dimension, with standard errors."""
+        bits = {
+            "elbo_bits": bits_per_dimension(self.elbo, PIXELS),
+            "log_p_bits": bits_per_dimension(self.log_p, PIXELS),
         }
+        errors = {f"{name}_standard_error": standard_error(values) for name, values in bits.items()}
+        return {name: float(values.mean()) for name, values in bits.items()} | errors
 
 
 def standard_error(values: FloatArray) -> float:
@@ -221,7 +222,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def _in_bits(result: dict[str, Any], name: str) -> str:
-    return f", {result[f'{name}_bits']:.4f} ± {result[f'{name}_bits_standard_error']:.4f} bits a pixel"
+    return f", {result[f'{name}_bits']:.4f} ± {result[f'{name}_bits_standard_error']:.4f} bits per dimension"
 
 
 def _pixels(run: dict[str, Any]) -> str:

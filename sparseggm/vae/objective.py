@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
-from sparseggm.vae.config import PIXELS
 
 LogLikelihood = Callable[[Tensor], Tensor]
 
@@ -54,8 +53,3 @@ def log_importance_weights(
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
     """log (1/K) Σ_k w_k over the first axis, in float64: between the ELBO (K = 1, in expectation) and log p(x)."""
     return torch.logsumexp(log_weights.double(), dim=0) - math.log(log_weights.shape[0])
-
-
-def bits_a_pixel(nats: float) -> float:
-    """−log₂ p a pixel of a log-probability of grey levels in nats an image."""
-    return -float(nats) / (PIXELS * math.log(2.0))

@@ -24,6 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
+from sparseggm.gaussian.observed import bits_per_dimension
 from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, Interrupted
@@ -32,7 +33,6 @@ from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.likelihoods import held_out
 from sparseggm.vae.model import VAE
-from sparseggm.vae.objective import bits_a_pixel
 from sparseggm.vae.randomness import generator
 
 # Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
@@ -55,7 +55,7 @@ class EpochRecord:
 
     def line(self, config: Config) -> str:
         """The line shown to the user."""
-        bits = f"  {bits_a_pixel(self.elbo):.3f} bits a pixel" if config.is_grey else ""
+        bits = f"  {bits_per_dimension(self.elbo, PIXELS):.3f} bits per dimension" if config.is_grey else ""
         return (
             f"epoch {self.epoch:>{len(str(config.epochs))}}/{config.epochs}  ELBO {self.elbo:8.2f}  "
             f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f} nats an image{bits}  {self.seconds:6.2f} s"

@@ -84,6 +84,14 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
         (["train", "--structure=global"], "structure global needs likelihood levels or logit-normal"),
         (["train", "--likelihood=levels", "--alpha=1e-3"], "alpha 0.001 needs likelihood logit-normal, got"),
         (["train", "--data=nowhere"], "--data: needed train-images-idx3-ubyte"),
+        (
+            ["fit-pixels", "--pixels=grid"],
+            "unknown pixels 'grid'; one of: diagonal, extended-grid, stencil-3, stencil-5",
+        ),
+        (["fit-pixels", "--likelihood=normal"], "unknown likelihood 'normal'; one of: levels, logit-normal"),
+        (["fit-pixels", "--alpha=0.5"], "alpha must be at least 9e-16 and below 0.5, got 0.5"),
+        (["fit-pixels", "--sweeps=0"], "sweeps must be an integer from 1 to 2,147,483,647, got 0"),
+        (["fit-pixels", "--data=nowhere"], "--data: needed train-images-idx3-ubyte"),
         (["juggle"], "juggle"),
         ([], "command"),
     ],
@@ -97,7 +105,7 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(
 ) -> None:
     if "--data=nowhere" not in arguments:
         request.getfixturevalue("few_digits")
-    if arguments[:1] in (["train"], ["table1"], ["pixels"]):
+    if arguments[:1] in (["train"], ["table1"], ["pixels"], ["fit-pixels"]):
         arguments = [*arguments, "--out", str(tmp_path)]
     assert main(arguments) == 2
     errors = capsys.readouterr().err
@@ -117,7 +125,8 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
     "seed": (-1, 2**64, HUGE, 1.5, "nan", "any", ""),
     "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
-    "alpha": (-1, 0, 0.5, 1, "nan", "inf", HUGE, "small", ""),
+    "sweeps": COUNTS,
+    "alpha": (-1, 0, 1e-17, 0.5, 1, "nan", "inf", HUGE, "small", ""),
 }
 NAMES: dict[str, tuple[object, ...]] = {
     "accelerator": ("gpu", "cuda", "auto", "tpu", "mps", "abacus", ""),
@@ -140,6 +149,7 @@ OPTIONS = {  # of each command, but for paths of which there can be several
     "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
     "pixels": ("epochs", "samples", "alpha"),  # read as those of table1 are
     "figures": (),
+    "fit-pixels": ("sweeps", "samples", "alpha", "seed"),
 }
 OTHERS = {
     "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data", *PIXEL_NAMES, "pixels"),
@@ -147,6 +157,7 @@ OTHERS = {
     "table1": ("accelerator", "precision", "split", "kl", "out", "data"),
     "pixels": ("posterior", "out", "data", *PIXEL_NAMES),
     "figures": ("out", "data"),
+    "fit-pixels": ("likelihood", "pixels", "split", "out", "data"),
 }
 LISTS = {  # after a good one, which is the last
     ("table1", "posteriors"): ("grid", "", "chain"),
@@ -229,14 +240,15 @@ def test_a_bad_file_of_options_is_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("command", ["train", "table1", "figures"])
+@pytest.mark.parametrize("command", ["train", "table1", "figures", "fit-pixels"])
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/sparseggm"])
 def test_an_out_where_nothing_can_be_written_is_one_line(
     command: str, place: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("mine")
     capsys.readouterr()
-    arguments = [str(run)] if command == "figures" else ["--latent=4", "--hidden=16", "--epochs=1"]
+    few = ["--latent=4", "--hidden=16", "--epochs=1"]
+    arguments = {"figures": [str(run)], "fit-pixels": []}.get(command, few)
     assert main([command, *arguments, f"--out={tmp_path / place}"]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"sparseggm {command}: {tmp_path / place}: ")
@@ -250,6 +262,7 @@ COMMANDS: dict[str, list[str]] = {
     "figures": ["{run}", "--out={other}"],
     "table1": [*SMALL, "--posteriors", "diagonal", "chain", "--samples=3", "--out={other}", "--resume"],
     "pixels": [*SMALL, "--graphs", "diagonal", "extended-grid", "--samples=3", "--out={other}", "--resume"],
+    "fit-pixels": ["--pixels=extended-grid", "--sweeps=2", "--samples=2", "--out={other}", "--resume"],
 }
 
 
@@ -325,7 +338,7 @@ def interrupting(self: Training, stop: StopRequest, *arguments: Any) -> None:
     self._interrupt(signal.SIGINT, 0.0)
 
 
-@pytest.mark.parametrize("command", ["train", "figures", "table1"])
+@pytest.mark.parametrize("command", ["train", "figures", "table1", "fit-pixels"])
 def test_a_second_process_in_one_directory_is_refused(
     command: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,6 @@ from sparseggm.vae import (
     Images,
     Interrupted,
     Training,
-    bits_a_pixel,
     compare,
     evaluate,
     figures,
@@ -91,10 +90,6 @@ def test_held_out_images_are_observed_alike_at_every_call(likelihood: str, digit
     assert seen.min() >= 0
     assert seen.max() <= 1
     assert not torch.equal(first, observing.observe(digits.test, generator(9))) or likelihood == "levels"
-
-
-def test_bits_a_pixel_of_a_uniform_choice_of_levels_are_eight() -> None:
-    assert bits_a_pixel(-PIXELS * math.log(256)) == pytest.approx(8)
 
 
 # ---------------------------------------------------------------------- training
@@ -192,10 +187,10 @@ def test_grey_images_are_reported_in_bits_a_pixel(table: Path, few_digits: Image
     assert result["log_p_bits_standard_error"] == pytest.approx(error)
     text = report(result)
     assert "levels extended-grid per-image pixels" in text
-    assert text.count("bits a pixel") == 2
+    assert text.count("bits per dimension") == 2
     content = json.loads((table / "pixels.json").read_text())
     assert [row["model"] for row in content["rows"]] == ["diagonal", "extended-grid"]
-    assert "ELBO, bits a pixel" in (table / "pixels.md").read_text()
+    assert "ELBO, bits per dimension" in (table / "pixels.md").read_text()
     assert load(run / "checkpoint.pt")["identity"]["pixels"] == "extended-grid"
 
 

@@ -1,0 +1,178 @@
+"""The command that fits pixels: its numbers, its files, and that stopping it anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import logit
+from scipy.stats import norm
+
+from sparseggm.cli import main
+from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.observed import GreyLevels
+from sparseggm.gaussian.storage import load, save
+from sparseggm.graph.families import Diagonal
+from sparseggm.vae import CheckpointError, DataError, Images, PixelFit, fit_pixels, pixels
+
+GRID = PixelFit(pixels="extended-grid")
+DENSITY = PixelFit(likelihood="logit-normal", pixels="diagonal")
+
+
+@pytest.mark.parametrize("name", pixels.PIXELS)
+@pytest.mark.parametrize("likelihood", pixels.LIKELIHOODS)
+def test_every_model_is_fitted_and_printed_and_saved(
+    likelihood: str, name: str, few_digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"--likelihood={likelihood}", f"--pixels={name}", "--sweeps=2", "--samples=2", f"--out={tmp_path}"]
+    assert main(["fit-pixels", *options]) == 0
+    content, lines = json.loads((tmp_path / pixels.RESULT).read_text()), capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"600 digits, {likelihood}, {name}: {content['bits_per_dimension']:.4f} ± ")
+    sweeps = 2 if likelihood == "levels" and name != "diagonal" else 0
+    assert len([line for line in lines if line.startswith("sweep ")]) == len(content["bounds"]) == sweeps
+    assert content["bounds"] == sorted(content["bounds"], reverse=True)
+    assert content["samples"] == (2 if sweeps else None)
+    assert (content["fit"]["seed"], content["images"]) == (0, 100)
+    assert content["versions"].keys() == {"sparseggm", "torch", "numpy"}
+    assert load(tmp_path / pixels.MODEL).topology == pixels.PIXELS[name]
+
+
+def test_the_bits_of_a_diagonal_are_those_of_the_normal_distribution_function(
+    few_digits: Images, tmp_path: Path
+) -> None:
+    content = fit_pixels(PixelFit(pixels="diagonal"), tmp_path)
+    g, x = load(tmp_path / pixels.MODEL), few_digits.test.numpy().astype(int)
+    edges = logit(np.arange(257) / 256)
+    a, b = ((edges[x + k] - g.loc) * g.factor for k in (0, 1))
+    mass = np.where(a > 0, norm.sf(a) - norm.sf(b), norm.cdf(b) - norm.cdf(a))
+    bits = -np.log2(mass).mean(axis=1)
+    assert content["bits_per_dimension"] == pytest.approx(bits.mean(), rel=1e-9)
+    assert content["bits_per_dimension_standard_error"] == pytest.approx(bits.std(ddof=1) / 10, rel=1e-9)
+
+
+def test_the_bits_of_a_density_are_those_of_normal_logits(few_digits: Images, tmp_path: Path) -> None:
+    fit = PixelFit(likelihood="logit-normal", pixels="diagonal", alpha=1e-3)
+    content = fit_pixels(fit, tmp_path)
+    g = load(tmp_path / pixels.MODEL)
+    y = 1e-3 + (1 - 2e-3) * (few_digits.test.numpy() + fit.generator(pixels.TEST, 0).random((100, 784))) / 256
+    density = norm.logpdf(np.log(y / (1 - y)), g.loc, 1 / g.factor) - np.log(y * (1 - y))
+    bits = 8 - (density + np.log(1 - 2e-3)).mean() / np.log(2)
+    assert content["bits_per_dimension"] == pytest.approx(bits, rel=1e-9)
+
+
+def test_samples_of_an_image_are_averaged_over_all_chunks_of_samples(
+    few_digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_pixels(GRID, tmp_path, sweeps=1, samples=1)
+    g, x = load(tmp_path / pixels.MODEL), few_digits.test.numpy()[:5]
+    monkeypatch.setattr(pixels, "SAMPLES_AT_ONCE", 3)
+    rng = GRID.generator(pixels.TEST, 0)
+    log_weights = np.concatenate(
+        [[GreyLevels(g).log_prob(x, count, rng) + np.log(count)] for count in (3, 3, 1)]
+    )  # each a mean of weights, times their number
+    bits = -np.log2(np.exp(log_weights - log_weights.max(axis=0)).sum(axis=0) / 7) / 784
+    bits -= log_weights.max(axis=0) / np.log(2) / 784
+    np.testing.assert_allclose(pixels.bits_of(GRID, g, x, 7), bits, rtol=1e-12)
+
+
+def test_a_resumed_fit_repeats_an_uninterrupted_one(few_digits: Images, tmp_path: Path) -> None:
+    whole = fit_pixels(GRID, tmp_path / "whole", sweeps=3, samples=2)
+    fit_pixels(GRID, tmp_path / "parts", sweeps=1, samples=2)
+    parts = fit_pixels(GRID, tmp_path / "parts", sweeps=3, samples=2, resume=True)
+    assert same_numbers(whole, parts)
+    assert same_model(tmp_path / "whole", tmp_path / "parts")
+
+
+def same_numbers(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return {**a, "seconds": None} == {**b, "seconds": None}
+
+
+def same_model(a: Path, b: Path) -> bool:
+    first, second = load(a / pixels.MODEL), load(b / pixels.MODEL)
+    return np.array_equal(first.loc, second.loc) and np.array_equal(first.factor, second.factor)
+
+
+@pytest.mark.parametrize("stopped", ["second sweep", "evaluation"])
+def test_a_signal_keeps_the_last_complete_sweep_and_the_command_goes_on_from_it(
+    stopped: str,
+    few_digits: Images,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fit_pixels(GRID, tmp_path / "whole", sweeps=2, samples=2)
+    command = ["fit-pixels", "--pixels=extended-grid", "--sweeps=2", "--samples=2", f"--out={tmp_path / 'stopped'}"]
+    calls = {"second sweep": ("sweep", 2), "evaluation": ("bits_of", 1)}
+    name, number = calls[stopped]
+    original: Callable[..., Any] = getattr(pixels, name)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal number
+        number -= 1
+        if not number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, name, interrupted)
+        assert main(command) == 128 + signal.SIGINT
+    errors = capsys.readouterr().err
+    done = {"second sweep": 1, "evaluation": 2}[stopped]
+    assert f"stopped after {done} sweeps, whose fit is in {tmp_path / 'stopped' / pixels.MODEL}. Go on with: " in errors
+    assert len(json.loads((tmp_path / "stopped" / pixels.RESULT).read_text())["bounds"]) == done
+    assert main(shlex.split(errors.split("Go on with: ")[1])[1:]) == 0
+    assert same_model(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_fit_is_never_overwritten_by_a_new_one(few_digits: Images, tmp_path: Path) -> None:
+    fit_pixels(DENSITY, tmp_path)
+    with pytest.raises(CheckpointError, match="there is a fit already"):
+        fit_pixels(DENSITY, tmp_path)
+    others = r"alpha 1e-06 \(asked for: 0.1\); .*; pixels 'diagonal' \(asked for: 'stencil-3'\)"
+    with pytest.raises(CheckpointError, match=others):
+        fit_pixels(replace(DENSITY, alpha=0.1, pixels="stencil-3"), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda out: (out / pixels.RESULT).write_text("{"),
+        lambda out: (out / pixels.RESULT).write_text("[]"),
+        lambda out: (out / pixels.RESULT).write_bytes(b"\xff"),
+        lambda out: (out / pixels.RESULT).write_text('{"fit": {}, "bounds": [], "seconds": []}'),
+        lambda out: (out / pixels.MODEL).unlink(),
+        lambda out: (out / pixels.MODEL).write_bytes((out / pixels.MODEL).read_bytes()[:-9]),
+        lambda out: save(
+            out / pixels.MODEL, GaussianGraphicalModel(np.zeros(3), factor=np.ones(3), topology=Diagonal(3))
+        ),
+    ],
+    ids=["no JSON", "a list", "no text", "no times", "no model", "truncated model", "another model"],
+)
+def test_a_damaged_fit_is_not_continued(
+    damage: Callable[[Path], object], few_digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_pixels(DENSITY, tmp_path)
+    capsys.readouterr()
+    damage(tmp_path)
+    assert main(["fit-pixels", "--likelihood=logit-normal", "--pixels=diagonal", "--resume", f"--out={tmp_path}"]) == 2
+    errors = capsys.readouterr().err
+    assert "damaged checkpoint" in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("likelihood", pixels.LIKELIHOODS)
+def test_too_few_images_are_refused(
+    likelihood: str, few_digits: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few = replace(few_digits, train=few_digits.train[:5])
+    monkeypatch.setattr(pixels, "load_images", lambda data, split: few)
+    with pytest.raises(DataError, match="5 training images are too few for stencil-5: fit: the correlation of node"):
+        fit_pixels(PixelFit(likelihood=likelihood, pixels="stencil-5"), tmp_path)
