@@ -5,8 +5,8 @@ Images are read, and logits made, `IMAGES_AT_ONCE` at a time.
 **Levels.** A sweep samples each image's logits z in the intervals of its levels, one node after another
 (`GreyLevels.sample_logits`), and fits the Gaussian to them in closed form. The mean log weight of the samples is a
 lower bound of the mean log-likelihood; a sweep is a step of EM for the distribution that it sampled from. On `Diagonal`
-the bound is the likelihood, and its maximum is found directly, by `fit_independent`, where EM would need hundreds of
-sweeps: most pixels are black, and tell only a half-line. The same maximum is the start elsewhere.
+the bound is the likelihood, and its maximum is found directly, by `fit_independent`, where EM is slow to get there:
+most pixels are black, and tell only a half-line. The same maximum is the start elsewhere.
 
 **Prior.** A pixel that is black in every image would have its mean at −∞. All fits of levels count one image more,
 `PRIOR_IMAGES`, whose pixels are independent and uniform in (0, 1): their logits have mean 0 and variance π²/3. The
