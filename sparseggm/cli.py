@@ -119,7 +119,7 @@ def run(options: Namespace) -> None:
     if options.command == "train":
         vae.train(_recipe(vae.Config, asked), asked.out, asked.data, resume=asked.resume)
     elif options.command == "evaluate":
-        print(vae.report(vae.evaluate(asked.run, asked.samples, asked.part, asked.data)))
+        print(vae.report(vae.evaluate(asked.run, asked.samples, asked.part, asked.data, hide=asked.hide)))
     elif options.command in ("table1", "pixels"):
         comparison, models = (
             (vae.TABLE1, asked.posteriors) if options.command == "table1" else (vae.GREY_PIXELS, asked.graphs)
@@ -133,6 +133,7 @@ def run(options: Namespace) -> None:
             asked.epochs,
             asked.samples,
             asked.data,
+            hide=asked.hide,
             resume=asked.resume,
         )
     elif options.command == "fit-pixels":
@@ -178,6 +179,7 @@ def _evaluate_options(command: ArgumentParser) -> None:
     command.add_argument("run", type=path, help="directory given to --out of train")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     command.add_argument("--part", type=str, default="test", help="test or validation")
+    _hide_option(command)
     _data_option(command)
 
 
@@ -204,6 +206,7 @@ def _comparison_options(command: ArgumentParser, out: Path) -> None:
     command.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run of each model a seed")
     command.add_argument("--epochs", type=int | None, default=None, help="default: about 6,000 steps")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
+    _hide_option(command)
     _data_option(command)
     command.add_argument("--out", type=path, default=out, help="directory for runs and table")
     _resume_option(command)
@@ -224,6 +227,10 @@ def _fit_pixels_options(command: ArgumentParser) -> None:
     _data_option(command)
     command.add_argument("--out", type=path, required=True, help="directory for pixels.npz and pixels.json")
     _resume_option(command)
+
+
+def _hide_option(command: ArgumentParser) -> None:
+    command.add_argument("--hide", type=str, default="nothing", help="upper: log p(upper half | lower half) too")
 
 
 def _data_option(command: ArgumentParser) -> None:

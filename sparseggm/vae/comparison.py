@@ -65,6 +65,8 @@ class Row:
     elbo: Interval
     log_p_gain: Interval
     elbo_gain: Interval
+    log_p_hidden: Interval | None
+    log_p_hidden_gain: Interval | None
     seconds: float
     seconds_ratio: float
 
@@ -79,6 +81,7 @@ def compare(
     samples: int = 500,
     data: Path | None = None,
     *,
+    hide: str = "nothing",
     resume: bool = False,
 ) -> list[Row]:
     """Train, evaluate, print, and write the table as JSON and as Markdown.
@@ -92,6 +95,7 @@ def compare(
         epochs: of each run; None: about 6,000 steps.
         samples: importance samples an image.
         data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
+        hide: see `evaluate`.
         resume: continue the runs that are in `out`.
     Raises:
         ConfigError, CheckpointError: some run of the table cannot start; then no run was started.
@@ -111,12 +115,13 @@ def compare(
         print(images.notice)
         for seed in seeds:
             _train_in_turns({config: run for config, run in runs.items() if config.seed == seed}, images, data, resume)
-        results = [evaluate(run, samples, data=data) for run in runs.values()]
-        rows = rows_of(out, models, seeds)
+        results = [evaluate(run, samples, data=data, hide=hide) for run in runs.values()]
+        rows = rows_of(out, models, seeds, hidden=hide != "nothing")
         content = {
             "data": images.name,
             "epochs": configs[0].epochs,
             "samples": samples,
+            "hidden": hide,
             "seeds": list(seeds),
             "unit": "nats an image; seconds an epoch",
             "rows": [vars(row) for row in rows],
@@ -154,9 +159,10 @@ def _begun(run: Path, resume: bool) -> bool:
     return resume and (run / checkpoint.CHECKPOINT).exists()
 
 
-def rows_of(out: Path, models: tuple[str, ...], seeds: tuple[int, ...]) -> list[Row]:
+def rows_of(out: Path, models: tuple[str, ...], seeds: tuple[int, ...], hidden: bool = False) -> list[Row]:
     """The rows, computed from the files of the runs."""
-    values = {(name, bound): _units(out, name, seeds, bound) for name in models for bound in ("log_p", "elbo")}
+    bounds = ("log_p", "elbo", "log_p_hidden") if hidden else ("log_p", "elbo")
+    values = {(name, bound): _units(out, name, seeds, bound) for name in models for bound in bounds}
     seconds = {name: _median_seconds(out, name, seeds) for name in models}
     base = models[0]
     return [
@@ -166,6 +172,10 @@ def rows_of(out: Path, models: tuple[str, ...], seeds: tuple[int, ...]) -> list[
             elbo=_estimate(values[name, "elbo"]),
             log_p_gain=_interval(values[name, "log_p"] - values[base, "log_p"]),
             elbo_gain=_interval(values[name, "elbo"] - values[base, "elbo"]),
+            log_p_hidden=_estimate(values[name, "log_p_hidden"]) if hidden else None,
+            log_p_hidden_gain=(
+                _interval(values[name, "log_p_hidden"] - values[base, "log_p_hidden"]) if hidden else None
+            ),
             seconds=seconds[name],
             seconds_ratio=seconds[name] / seconds[base],
         )
@@ -213,7 +223,11 @@ def _columns(row: Row, is_base: bool, comparison: Comparison, in_bits: bool) -> 
             cells[f"{head}, bits per dimension"] = f"{mean:.4f} ± {error:.4f}"
         if comparison.published:
             cells[f"{head}, published"] = "–" if math.isnan(other) else f"{other:.1f}"
-    for head, gain in (("Δ log p(x)", row.log_p_gain), ("Δ ELBO", row.elbo_gain)):
+    gains = {"Δ log p(x)": row.log_p_gain, "Δ ELBO": row.elbo_gain}
+    if row.log_p_hidden and row.log_p_hidden_gain:
+        cells["log p(hidden half)"] = "{:.2f} ± {:.2f}".format(*row.log_p_hidden)
+        gains["Δ log p(hidden half)"] = row.log_p_hidden_gain
+    for head, gain in gains.items():
         cells[head] = "–" if is_base else "{:+.2f} ± {:.2f}".format(*gain)
     return cells | {"s/epoch": f"{row.seconds:.2f}", "ratio": f"{row.seconds_ratio:.2f}"}
 

@@ -8,11 +8,10 @@ images have bits per dimension too, which compare with every model of grey level
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, No
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.likelihoods import BINARIZATION_SEED, held_out
 from sparseggm.vae.model import VAE, untrained
-from sparseggm.vae.objective import log_importance_weights
 from sparseggm.vae.randomness import generator
 from sparseggm.vae.train import progress_bar
 
@@ -39,22 +37,41 @@ from sparseggm.vae.train import progress_bar
 IMAGES_AT_ONCE = 64
 SAMPLES_AT_ONCE = 16
 PARTS = ("test", "validation")
+HIDDEN = {"nothing": None, "upper": torch.arange(PIXELS, device="cpu") < PIXELS // 2}
+"""What may be hidden of an image. Upper rows come first in elimination, so that levels are sampled given all others."""
 
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Per-image results, each (N,) float64: nats, except `effective_samples`."""
+    """Per-image results, each (N,) float64: nats, except `effective_samples`.
+
+    `log_p_hidden` is log p(hidden half | the other half), where it was asked for: a difference of two estimates from
+    the same samples of z.
+    """
 
     elbo: FloatArray
     kl: FloatArray
     log_p: FloatArray
     effective_samples: FloatArray
+    log_p_hidden: FloatArray | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """The results by name."""
+        return {name: values for name, values in vars(self).items() if values is not None}
 
     def summary(self) -> dict[str, float]:
         """Means over images, their standard errors, and the least effective sample size."""
-        return {
+        hidden = (
+            {}
+            if self.log_p_hidden is None
+            else {
+                "log_p_hidden": float(self.log_p_hidden.mean()),
+                "log_p_hidden_standard_error": standard_error(self.log_p_hidden),
+            }
+        )
+        return hidden | {
             "elbo": float(self.elbo.mean()),
             "elbo_standard_error": standard_error(self.elbo),
             "log_p": float(self.log_p.mean()),
@@ -108,7 +125,12 @@ class RunningWeights:
 
 
 def evaluate_images(
-    vae: VAE, images: Tensor, samples: int, seed: int = 0, advance: Callable[[int], object] = lambda images: None
+    vae: VAE,
+    images: Tensor,
+    samples: int,
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda images: None,
+    hidden: Tensor | None = None,
 ) -> Evaluation:
     """Estimate the bounds of every image.
 
@@ -118,33 +140,47 @@ def evaluate_images(
         samples: K, importance samples an image.
         seed: of the noise.
         advance: called with the number of images that were just finished.
+        hidden: (784,) booleans, the pixels of `log_p_hidden`; None: no such result.
     """
-    columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Evaluation)}
+    results: list[dict[str, Tensor]] = []
     with torch.inference_mode():
         for start in range(0, len(images), IMAGES_AT_ONCE):
             x = images[start : start + IMAGES_AT_ONCE]
-            q = vae.posterior(x)
-            weights = RunningWeights(len(x))
-            reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
-            for first in range(0, samples, SAMPLES_AT_ONCE):
-                count = min(SAMPLES_AT_ONCE, samples - first)
-                source = generator(seed, "evaluate", start, first)
-                noise = torch.randn(count, *q.loc.shape, generator=source, device="cpu").to(q.loc)
-                log_likelihood, log_weights = log_importance_weights(
-                    q, functools.partial(vae.log_likelihood, x=x, rng=source), noise
-                )
-                reconstruction += log_likelihood.sum(0, dtype=torch.float64)
-                weights.add(log_weights)
-            kl = sample_and_kl(q, noise=torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
-            columns["kl"].append(kl)
-            columns["elbo"].append(reconstruction / samples - kl)
-            columns["log_p"].append(weights.log_mean())
-            columns["effective_samples"].append(weights.effective_samples())
+            results.append(_bounds(vae, x, samples, (seed, start), hidden))
             advance(len(x))
-    return Evaluation(**{name: torch.cat(values).numpy() for name, values in columns.items()})
+    return Evaluation(**{name: torch.cat([each[name] for each in results]).numpy() for name in results[0]})
 
 
-def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | None = None) -> dict[str, Any]:
+def _bounds(vae: VAE, x: Tensor, samples: int, purpose: tuple[int, int], hidden: Tensor | None) -> dict[str, Tensor]:
+    """The results of a chunk of images, whose noise is that of a purpose."""
+    q, whole, seen = vae.posterior(x), RunningWeights(len(x)), RunningWeights(len(x))
+    reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
+    seed, start = purpose
+    for first in range(0, samples, SAMPLES_AT_ONCE):
+        count = min(SAMPLES_AT_ONCE, samples - first)
+        source = generator(seed, "evaluate", start, first)
+        noise = torch.randn(count, *q.loc.shape, generator=source, device="cpu").to(q.loc)
+        z, log_ratio = sample_and_kl(q, noise=noise, kl="sampled")
+        decoded = vae.decoder(z)
+        log_likelihood = vae.likelihood.log_prob(decoded, x, generator(seed, "pixels", start, first))
+        reconstruction += log_likelihood.sum(0, dtype=torch.float64)
+        whole.add(log_likelihood - log_ratio)
+        if hidden is not None:  # by the same samples of the pixels
+            of_seen = vae.likelihood.log_prob(decoded, x, generator(seed, "pixels", start, first), hidden)
+            seen.add(of_seen - log_ratio)
+    kl = sample_and_kl(q, noise=torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
+    bounds = {
+        "elbo": reconstruction / samples - kl,
+        "kl": kl,
+        "log_p": whole.log_mean(),
+        "effective_samples": whole.effective_samples(),
+    }
+    return bounds if hidden is None else bounds | {"log_p_hidden": whole.log_mean() - seen.log_mean()}
+
+
+def evaluate(
+    run: Path, samples: int = 500, part: str = "test", data: Path | None = None, *, hide: str = "nothing"
+) -> dict[str, Any]:
     """Evaluate a run, print its figures, and write `evaluation.json` and per-image `evaluation.npz` into it.
 
     Args:
@@ -152,18 +188,23 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
         samples: importance samples an image.
         part: "test" or "validation".
         data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
+        hide: "upper" estimates log p(upper half | lower half) too; "nothing" does not.
     Returns:
         The summary, as in the JSON file.
     Raises:
         CheckpointError: there is no usable checkpoint, or it was trained on other images than were found.
-        ConfigError: there is no such part, or it is empty.
+        ConfigError: there is no such part, or it is empty; a density of which half is hidden.
         DivergedError: the weights are so large that a bound is not finite.
         NotWrittenError: the result could not be written; the error carries it.
     """
     require_count("samples", samples)
     if part not in PARTS:
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
+    if hide not in HIDDEN:
+        raise ConfigError(f"unknown hide {hide!r}; one of: {', '.join(HIDDEN)}.")
     config, vae, state = load_run(run)
+    if hide != "nothing" and config.likelihood == "logit-normal":
+        raise ConfigError(f"hide {hide} needs likelihood bernoulli or levels, got a run of likelihood logit-normal.")
     found = load_images(data, config.split)
     if found.name != state["identity"]["data"]:
         raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
@@ -173,7 +214,9 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
 
     began = time.perf_counter()
     with progress_bar("evaluate", len(images)) as bar:
-        evaluation = _finite(run, lambda: evaluate_images(vae, images, samples, advance=bar.update))
+        evaluation = _finite(
+            run, lambda: evaluate_images(vae, images, samples, advance=bar.update, hidden=HIDDEN[hide])
+        )
     result: dict[str, Any] = {
         **evaluation.summary(),
         **(evaluation.in_bits() if config.is_grey else {}),
@@ -181,6 +224,7 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
         "part": part,
         "images": len(images),
         "samples": samples,
+        "hidden": hide,
         "seconds": round(time.perf_counter() - began, 3),
         "epochs_trained": state["epoch"],
         "binarization_seed": BINARIZATION_SEED,
@@ -189,7 +233,7 @@ def evaluate(run: Path, samples: int = 500, part: str = "test", data: Path | Non
     }
     try:
         write_json(run / "evaluation.json", result)
-        write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **asdict(evaluation)))
+        write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **evaluation.columns()))
     except OSError as error:
         raise NotWrittenError(error, result) from error
     return result
@@ -200,7 +244,7 @@ def _finite(run: Path, evaluated: Callable[[], Evaluation]) -> Evaluation:
         evaluation = evaluated()
     except (NonFiniteError, NonPositiveError) as error:  # the Gaussian raises before the bounds are formed
         raise DivergedError(f"{run}: its weights are too large for its arithmetic ({error})") from error
-    bad = [name for name, values in asdict(evaluation).items() if not np.isfinite(values).all()]
+    bad = [name for name, values in evaluation.columns().items() if not np.isfinite(values).all()]
     if bad:
         raise DivergedError(f"{run}: its weights are too large for its arithmetic ({', '.join(bad)} not finite).")
     return evaluation
@@ -210,12 +254,17 @@ def report(result: dict[str, Any]) -> str:
     """Lines that show the result of `evaluate`."""
     run = result["run"]
     bits = {name: _in_bits(result, name) if "elbo_bits" in result else "" for name in ("elbo", "log_p")}
+    hidden = ""
+    if "log_p_hidden" in result:
+        value, error = result["log_p_hidden"], result["log_p_hidden_standard_error"]
+        hidden = f"log p({result['hidden']} half | the other)  {value:8.3f} ± {error:.3f} nats an image\n"
     return (
         f"{run['data']}, {run['posterior']} posterior, {_pixels(run)}seed {run['seed']}, "
         f"{result['epochs_trained']} epochs; "
         f"{result['images']:,} {result['part']} images, {result['samples']} samples\n"
         f"ELBO      {result['elbo']:8.3f} ± {result['elbo_standard_error']:.3f} nats an image{bits['elbo']}\n"
         f"log p(x)  {result['log_p']:8.3f} ± {result['log_p_standard_error']:.3f} nats an image{bits['log_p']}\n"
+        f"{hidden}"
         f"effective samples: mean {result['effective_samples_mean']:.1f}, least {result['effective_samples_min']:.1f}; "
         f"{result['seconds']:.1f} s"
     )

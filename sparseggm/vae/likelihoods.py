@@ -36,8 +36,11 @@ class Likelihood(Protocol):
         """x as the encoder sees it: floats in [0, 1]."""
         ...
 
-    def log_prob(self, decoded: Any, x: Tensor, rng: torch.Generator) -> Tensor:
-        """log p(x | z), or an unbiased estimate of p(x | z) in its logarithm; batch axes broadcast."""
+    def log_prob(self, decoded: Any, x: Tensor, rng: torch.Generator, missing: Tensor | None = None) -> Tensor:
+        """log p(x | z), or an unbiased estimate of p(x | z) in its logarithm; batch axes broadcast.
+
+        With `missing` (784,) booleans that of the other pixels.
+        """
         ...
 
     def intensities(self, decoded: Any) -> Tensor:
@@ -54,8 +57,9 @@ class Bernoulli:
     def encoded(self, x: Tensor) -> Tensor:
         return x
 
-    def log_prob(self, decoded: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
-        return bernoulli_log_likelihood(decoded, x)
+    def log_prob(self, decoded: Tensor, x: Tensor, rng: torch.Generator, missing: Tensor | None = None) -> Tensor:
+        seen = slice(None) if missing is None else ~missing
+        return bernoulli_log_likelihood(decoded[..., seen], x[..., seen])
 
     def intensities(self, decoded: Tensor) -> Tensor:
         return decoded.sigmoid()
@@ -73,7 +77,11 @@ class LogitNormalPixels:
     def encoded(self, x: Tensor) -> Tensor:
         return x
 
-    def log_prob(self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator) -> Tensor:
+    def log_prob(
+        self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator, missing: Tensor | None = None
+    ) -> Tensor:
+        if missing is not None:
+            raise NotImplementedError("logit-normal: a density of some pixels needs their marginal. Use levels.")
         log_width = math.log1p(-2.0 * self.alpha) - math.log(LEVELS)
         return LogitNormal(decoded, validate_args=False).log_prob(x.to(decoded.loc)) + PIXELS * log_width
 
@@ -91,8 +99,10 @@ class LevelPixels:
     def encoded(self, x: Tensor) -> Tensor:
         return x / (LEVELS - 1)
 
-    def log_prob(self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator) -> Tensor:
-        return GreyLevels(decoded, LEVELS, validate_args=False).log_prob(x, generator=rng)
+    def log_prob(
+        self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator, missing: Tensor | None = None
+    ) -> Tensor:
+        return GreyLevels(decoded, LEVELS, validate_args=False).log_prob(x, generator=rng, missing=missing)
 
     def intensities(self, decoded: GaussianGraphicalModel) -> Tensor:
         return decoded.loc.sigmoid()

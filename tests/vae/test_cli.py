@@ -139,6 +139,7 @@ NAMES: dict[str, tuple[object, ...]] = {
     "pixels": ("grid", ""),
     "structure": ("local", ""),
     "part": ("train", ""),
+    "hide": ("left", ""),
     "out": ("", "~nobody-of-this-name/run"),
     "data": ("", "~nobody-of-this-name/mnist"),
 }
@@ -153,7 +154,7 @@ OPTIONS = {  # of each command, but for paths of which there can be several
 }
 OTHERS = {
     "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data", *PIXEL_NAMES, "pixels"),
-    "evaluate": ("part", "data"),
+    "evaluate": ("part", "hide", "data"),
     "table1": ("accelerator", "precision", "split", "kl", "out", "data"),
     "pixels": ("posterior", "out", "data", *PIXEL_NAMES),
     "figures": ("out", "data"),

@@ -19,16 +19,19 @@ from sparseggm.vae import (
     VAE,
     CheckpointError,
     Config,
+    ConfigError,
     Images,
     Interrupted,
     Training,
     compare,
     evaluate,
+    evaluate_images,
     figures,
     pixel_topology,
     report,
 )
 from sparseggm.vae.config import PIXELS
+from sparseggm.vae.evaluate import HIDDEN
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.likelihoods import LevelPixels, LogitNormalPixels, held_out, likelihood_of
@@ -192,6 +195,41 @@ def test_grey_images_are_reported_in_bits_a_pixel(table: Path, few_digits: Image
     assert [row["model"] for row in content["rows"]] == ["diagonal", "extended-grid"]
     assert "ELBO, bits per dimension" in (table / "pixels.md").read_text()
     assert load(run / "checkpoint.pt")["identity"]["pixels"] == "extended-grid"
+
+
+def test_a_hidden_half_is_a_difference_of_two_estimates(table: Path, few_digits: Images) -> None:
+    run = table / "seed-0" / "extended-grid"
+    result, whole = evaluate(run, samples=20, hide="upper"), np.load(run / "evaluation.npz")
+    assert "log p(upper half | the other)" in report(result)
+    assert result["log_p_hidden"] == pytest.approx(whole["log_p_hidden"].mean())
+    assert (whole["log_p_hidden"] > whole["log_p"]).all()  # the other half has a probability below 1
+    np.testing.assert_array_equal(whole["log_p"], evaluated_without_hiding(run)["log_p"])
+
+
+def evaluated_without_hiding(run: Path) -> dict[str, np.ndarray]:
+    evaluate(run, samples=20)
+    return dict(np.load(run / "evaluation.npz"))
+
+
+def test_a_hidden_half_of_independent_pixels_and_one_latent_is_its_integral(digits: Images, grey: Config) -> None:
+    """Given z the halves of a diagonal are independent, so p(upper | lower) is an average of p(upper | z)."""
+    vae = VAE(replace(grey, pixels="diagonal", latent=1, posterior="diagonal"), digits.mean_intensity)
+    x, z = digits.test[:5], torch.linspace(-6, 6, 601)[:, None, None].expand(-1, 5, -1)
+    with torch.no_grad():
+        vae.decoder[0].weight.mul_(0.05)  # weights of samples are then nearly equal, and 2,000 of them exact enough
+    with torch.inference_mode():
+        decoded, prior = vae.decoder(z), -0.5 * z[..., 0].square().double()
+        whole = torch.logsumexp(vae.likelihood.log_prob(decoded, x, generator(0)) + prior, 0)
+        seen = torch.logsumexp(vae.likelihood.log_prob(decoded, x, generator(0), HIDDEN["upper"]) + prior, 0)
+    found = evaluate_images(vae, x, samples=2000, hidden=HIDDEN["upper"])
+    assert found.log_p_hidden is not None
+    np.testing.assert_allclose(found.log_p_hidden, (whole - seen).numpy(), rtol=0, atol=0.05)
+
+
+def test_a_hidden_half_of_a_density_is_refused(few_digits: Images, grey: Config, tmp_path: Path) -> None:
+    Training(replace(grey, likelihood="logit-normal"), few_digits, tmp_path / "run")
+    with pytest.raises(ConfigError, match="hide upper needs likelihood bernoulli or levels"):
+        evaluate(tmp_path / "run", samples=2, hide="upper")
 
 
 def test_the_report_of_a_density_names_its_alpha(few_digits: Images, grey: Config, tmp_path: Path) -> None:
