@@ -4,6 +4,9 @@ BIN := .venv/bin
 OUT ?= runs/demo
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 MAKEFLAGS += --jobs=2
+# Whatever the environment says, Python keeps its bytecode: compiling torch's sources takes ten seconds a process, and the
+# tests start dozens.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test kernels lint types verify bench clean
 
