@@ -15,7 +15,7 @@ demo: .venv/train  ## train three VAEs on MNIST; print the table, save the figur
 	$(BIN)/sparseggm figures $(OUT)
 
 test: kernels lint types  ## lint, types, all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 kernels: .venv/core  ## compile every kernel once, while the rest is installed: tests would compile what each of them meets
 	$(BIN)/python -m sparseggm.precompile
