@@ -4,15 +4,20 @@ BIN := .venv/bin
 OUT ?= runs/demo
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 MAKEFLAGS += --jobs=2
+# Whatever the environment says, Python keeps its bytecode: compiling torch's sources takes ten seconds a process, and the
+# tests start dozens.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test kernels lint types verify bench clean
 
-demo: .venv/train  ## train three VAEs on MNIST; print the table, save the figures
-	$(BIN)/sparseggm table1 --resume --samples 100 --out $(OUT)
-	$(BIN)/sparseggm figures $(OUT)
+demo: .venv/train  ## train VAEs with graphs of the latent variables and of the pixels; print the tables, save the figures
+	$(BIN)/sparseggm table1 --resume --samples 100 --out $(OUT)/table1
+	$(BIN)/sparseggm figures $(OUT)/table1
+	$(BIN)/sparseggm pixels --resume --samples 20 --out $(OUT)/pixels
+	$(BIN)/sparseggm figures $(OUT)/pixels
 
 test: kernels lint types  ## lint, types, all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 kernels: .venv/core  ## compile every kernel once, while the rest is installed: tests would compile what each of them meets
 	$(BIN)/python -m sparseggm.precompile

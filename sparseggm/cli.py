@@ -189,7 +189,7 @@ def _table1_options(command: ArgumentParser) -> None:
     command.add_class_arguments(vae.Config, skip={"posterior", "seed", "epochs"})
     models = [*vae.TABLE1.published]
     command.add_argument("--posteriors", nargs="+", type=str, default=models, help="the first is the base line")
-    _comparison_options(command, Path("runs/table1"))
+    _comparison_options(command, Path("runs/table1"), vae.TABLE1.steps)
 
 
 def _pixels_options(command: ArgumentParser) -> None:
@@ -199,12 +199,12 @@ def _pixels_options(command: ArgumentParser) -> None:
     command.set_defaults(likelihood="levels")
     models = ["diagonal", "extended-grid"]
     command.add_argument("--graphs", nargs="+", type=str, default=models, help="of pixels; the first is the base line")
-    _comparison_options(command, Path("runs/pixels"))
+    _comparison_options(command, Path("runs/pixels"), vae.GREY_PIXELS.steps)
 
 
-def _comparison_options(command: ArgumentParser, out: Path) -> None:
+def _comparison_options(command: ArgumentParser, out: Path, steps: int) -> None:
     command.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run of each model a seed")
-    command.add_argument("--epochs", type=int | None, default=None, help="default: about 6,000 steps")
+    command.add_argument("--epochs", type=int | None, default=None, help=f"default: about {steps:,} steps")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     _hide_option(command)
     _data_option(command)

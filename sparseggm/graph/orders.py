@@ -31,7 +31,7 @@ def factor_work(n: int, edges: IntArray, order: IntArray) -> int:
     """Σ c_j² over the columns of L: multiply-adds of a factorisation in this order. Cost O(nnz(L))."""
     row_indptr, row_cols, _ = Pattern.from_edges(n, np.argsort(order)[edges]).row_structure
     parent, counts = np.empty(n, np.int64), np.empty(n, np.int64)
-    symbolic.fill_counts(row_indptr, row_cols, parent, counts)
+    symbolic.fill_counts(row_indptr, row_cols, parent, counts, 0, symbolic.MOST)
     return int((counts**2).sum())
 
 

@@ -138,6 +138,14 @@ class Pattern(Exchanged):
 
     # ------------------------------------------------------------------ facts
 
+    @derived
+    def structure(self) -> tuple[IndexArray, IndexArray]:
+        """(indptr, rows) as kernels take them: views, since a tracer of torch makes arrays that it meets writable.
+
+        To Numba an array that can be written to has another type, for which it would compile every kernel again.
+        """
+        return make_read_only(self.indptr.view()), make_read_only(self.rows.view())
+
     @property
     def nnz(self) -> int:
         """Number of stored entries, the n diagonal ones among them."""
@@ -190,14 +198,14 @@ class Pattern(Exchanged):
         row_indptr = np.zeros(self.n + 1, np.int32)
         row_cols = np.empty(self.nnz - self.n, np.int32)
         row_positions = np.empty(self.nnz - self.n, np.int32)
-        symbolic.transpose(self.indptr, self.rows, row_indptr, row_cols, row_positions)
+        symbolic.transpose(*self.structure, row_indptr, row_cols, row_positions)
         return make_read_only(row_indptr), make_read_only(row_cols), make_read_only(row_positions)
 
     @derived
     def column_groups(self) -> npt.NDArray[np.int8]:
         """Of each strictly lower entry, row by row: how many columns from its own on a factorisation takes together."""
         groups = np.zeros(self.nnz - self.n, np.int8)
-        symbolic.group_columns(self.indptr, self.rows, *self.row_structure, groups)
+        symbolic.group_columns(*self.structure, *self.row_structure, groups)
         return make_read_only(groups)
 
     @derived
@@ -221,7 +229,7 @@ class Pattern(Exchanged):
         row_indptr, row_cols, _ = self.row_structure
         parent = np.empty(self.n, np.int64)
         counts = np.empty(self.n, np.int64)
-        symbolic.fill_counts(row_indptr, row_cols, parent, counts)
+        symbolic.fill_counts(row_indptr, row_cols, parent, counts, 0, symbolic.MOST)
         if counts.sum() == self.nnz:
             return None
         indptr = np.concatenate([[0], np.cumsum(counts)])

@@ -31,7 +31,7 @@ def is_valid(pattern: Pattern, loc: FloatArray, factor: FloatArray) -> bool:
 
 def is_valid_at(pattern: Pattern, like: Any, loc_at: int, loc_size: int, factor_at: int, rows: int) -> bool:
     """`is_valid` of loc_size numbers of loc and of factors (rows, nnz), at addresses."""
-    return not density.invalid(like, pattern.indptr, loc_at, loc_size, factor_at, rows, pattern.nnz)
+    return not density.invalid(like, pattern.structure[0], loc_at, loc_size, factor_at, rows, pattern.nnz)
 
 
 # ---------------------------------------------------------------------- samples

@@ -47,11 +47,11 @@ class Sparse:
 
     def product(self, verb: str, pattern: Pattern, matrices: Shared, x: FloatArray, y: FloatArray) -> int:
         code = _CODES[verb]
-        arguments = code, self.is_chain, pattern.indptr, pattern.rows, *matrices, x, y
+        arguments = code, self.is_chain, *pattern.structure, *matrices, x, y
         return threads.over_batch(products.product, pattern.nnz, *arguments, batch=len(x))
 
     def outer(self, pattern: Pattern, terms: IntArray, x: FloatArray, y: FloatArray, values: FloatArray) -> int:
-        arguments = pattern.indptr, pattern.rows, terms, x, y, values
+        arguments = *pattern.structure, terms, x, y, values
         return threads.over_batch(products.outer, pattern.nnz * terms.shape[1], *arguments, batch=len(terms))
 
     def cholesky(self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray) -> int:
@@ -60,7 +60,7 @@ class Sparse:
     def logdet(self, pattern: Pattern, factor: FloatArray, sums: FloatArray) -> int:
         segments = -(-pattern.n // _SEGMENT)
         parts, work = np.empty((len(factor), segments)), 20 * pattern.n // segments
-        status = threads.over_batch(products.logdet, work, pattern.indptr, factor, parts, batch=parts.size)
+        status = threads.over_batch(products.logdet, work, pattern.structure[0], factor, parts, batch=parts.size)
         sums[:] = 2.0 * parts.sum(axis=1)
         return status
 
@@ -88,11 +88,11 @@ class Sparse:
         work = pattern.column_pairs(pattern) if verb.startswith("gram") else 2 * pattern.column_pairs(wide)
         passes = 3 if verb in ("selected_inverse_vjp", "marginal_variances_vjp") else 1
         code = _CODES[verb]
-        arguments = code, self.is_chain, pattern.indptr, pattern.rows, _fill(wide), chosen, a, b, values
+        arguments = code, self.is_chain, *pattern.structure, _fill(wide), chosen, a, b, values
         return threads.over_batch(inverse.sweep, passes * work, *arguments, batch=len(a))
 
     def cholesky_jvp(self, pattern: Pattern, factor: FloatArray, v: FloatArray, values: FloatArray) -> int:
-        arguments = pattern.indptr, pattern.rows, *pattern.row_structure, factor, v, values
+        arguments = *pattern.structure, *pattern.row_structure, factor, v, values
         work = 2 * pattern.column_pairs(pattern)
         return threads.over_batch(cholesky.cholesky_jvp, work, *arguments, batch=len(factor))
 
@@ -105,7 +105,7 @@ class Sparse:
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         order = _NATURAL if task.order is None else checks.read_only_view(np.ascontiguousarray(task.order, np.int64))
         name, back = verb.removesuffix("_vjp"), verb.endswith("_vjp")
-        structure, addresses, passes = (pattern.indptr, pattern.rows, order), list(task.addresses), 3 if back else 1
+        structure, addresses, passes = (*pattern.structure, order), list(task.addresses), 3 if back else 1
         if name == "sample":
             kernel = density.sample_vjp if back else density.sample
             arguments, work = (self.is_chain, structure, *addresses), pattern.nnz
@@ -131,12 +131,12 @@ class Sparse:
         z: FloatArray,
         log_prob: FloatArray,
     ) -> int:
-        structure = pattern.indptr, checks.read_only_view(nodes[pattern.rows]), checks.read_only_view(nodes)
+        structure = pattern.structure[0], checks.read_only_view(nodes[pattern.rows]), checks.read_only_view(nodes)
         arguments = *structure, *gaussians, noise, z, log_prob
         return threads.over_batch(sampling.sample_and_log_prob, pattern.nnz, *arguments, batch=len(noise))
 
     def levels_log_prob(self, pattern: Pattern, observed: levels.Observed, log_prob: FloatArray, z: FloatArray) -> int:
-        arguments = pattern.indptr, pattern.rows, observed, log_prob, z
+        arguments = *pattern.structure, observed, log_prob, z
         work = pattern.nnz + LEVEL_WORK * pattern.n
         return threads.over_batch(levels.levels_log_prob, work, *arguments, batch=len(log_prob))
 
@@ -148,7 +148,7 @@ class Sparse:
         by_loc: FloatArray,
         by_factor: FloatArray,
     ) -> int:
-        arguments = pattern.indptr, pattern.rows, observed, log_prob, by_loc, by_factor
+        arguments = *pattern.structure, observed, log_prob, by_loc, by_factor
         work = 3 * pattern.nnz + 2 * LEVEL_WORK * pattern.n
         return threads.over_batch(levels.levels_log_prob_and_gradients, work, *arguments, batch=len(log_prob))
 
@@ -156,14 +156,14 @@ class Sparse:
         self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray, sums: FloatArray
     ) -> int:
         filled = pattern.filled()
-        structure = filled.indptr, filled.rows, rows_of(filled), pattern.positions_in_fill
+        structure = *filled.structure, rows_of(filled), pattern.positions_in_fill
         arguments = self.is_chain, *structure, precision, factor, columns, sums
         return threads.over_batch(cholesky.cholesky, filled.column_pairs(filled), *arguments, batch=len(precision))
 
     def _step(self, kernel: Any, passes: int, pattern: Pattern, task: Step) -> int:
         filled = pattern.filled()
         work = passes * (4 * pattern.nnz + 2 * pattern.column_pairs(filled))
-        arguments = task.like, task.batch, pattern.indptr, pattern.rows, _fill(filled), *task.addresses
+        arguments = task.like, task.batch, *pattern.structure, _fill(filled), *task.addresses
         return threads.over_batch(kernel, work, *arguments, batch=task.batch)
 
 
@@ -176,7 +176,7 @@ class Chain(Sparse):
         return pattern.is_chain
 
     def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
-        arguments = task.like, task.batch, pattern.n, pattern.indptr, *task.addresses
+        arguments = task.like, task.batch, pattern.n, pattern.structure[0], *task.addresses
         return threads.over_batch(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=task.batch)
 
     def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
@@ -292,4 +292,4 @@ def rows_of(pattern: Pattern) -> cholesky.Rows:
 
 
 def _fill(pattern: Pattern) -> inverse.Fill:
-    return inverse.Fill(pattern.indptr, pattern.rows, *pattern.row_structure)
+    return inverse.Fill(*pattern.structure, *pattern.row_structure)

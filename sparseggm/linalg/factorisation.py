@@ -64,7 +64,7 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     rows = factor.reshape(count, filled.nnz)
     engine = engine_for(pattern, count, precision.dtype)
     if engine.cholesky(pattern, checks.as_rows(precision, batch_shape), rows, columns):
-        judged = filled.indptr, filled.rows, rows_of(filled), rows, columns
+        judged = *filled.structure, rows_of(filled), rows, columns
         threads.over_batch(singular_columns, 2 * filled.nnz, *judged, batch=count)
     return factor, columns, bool((columns >= 0).any())
 
@@ -149,7 +149,7 @@ def precision_logdet(pattern: Pattern, precision: FloatArray) -> FloatArray:
         with checks.speaking_as("precision_logdet", "cholesky"):
             filled, factor = pattern.filled(), cholesky(pattern, precision)
         rows = checks.as_rows(factor, batch_shape)
-        threads.over_batch(log_determinants_of_factors, 20 * filled.n, filled.indptr, rows, sums, batch=sums.size)
+        threads.over_batch(log_determinants_of_factors, 20 * filled.n, filled.structure[0], rows, sums, batch=sums.size)
     return sums.reshape(batch_shape).astype(precision.dtype)
 
 

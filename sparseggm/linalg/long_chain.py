@@ -35,9 +35,10 @@ def solve_precision(pattern: Pattern, P: FloatArray, b: FloatArray, x: FloatArra
     """x = P⁻¹ b, unless b is empty, and log det P. Nonzero status: a pivot fails or is small, or a value not finite."""
     carry, lanes = _carry(P, 2), REGISTER_BYTES // P.itemsize
     chunks, work = carry.shape[1] // 2 - 1, _work(P, carry)
-    sums, rest = np.empty((len(carry), chunks * lanes)), np.empty(lanes)
-    status = threads.over_batch(elimination.eliminate_strips, work, pattern.indptr, P, b, carry, sums, batch=len(carry))
-    status = status or int(elimination.mend_elimination(pattern.indptr, P, b, carry, sums, rest))
+    indptr, rest = pattern.structure[0], np.empty(lanes)
+    sums = np.empty((len(carry), chunks * lanes))
+    status = threads.over_batch(elimination.eliminate_strips, work, indptr, P, b, carry, sums, batch=len(carry))
+    status = status or int(elimination.mend_elimination(indptr, P, b, carry, sums, rest))
     if len(b) and not status:
         found = np.empty((len(carry), chunks + 1, lanes), P.dtype)
         threads.over_batch(elimination.substitute_strips, work, P, b, x, carry, found, batch=len(carry))
@@ -54,13 +55,13 @@ def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
 
 def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
-    task = BackwardTask(False, pattern.indptr, checks.apart(b, y), L[:0], y, y[:0], begins_a_line(y))
+    task = BackwardTask(False, pattern.structure[0], checks.apart(b, y), L[:0], y, y[:0], begins_a_line(y))
     return _backward(task, L, _carry(L, 2))[0]
 
 
 def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
     """v = diag (L Lᵀ)⁻¹. Nonzero status: something is not finite, or a pivot not positive."""
-    return _backward(BackwardTask(True, pattern.indptr, L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
+    return _backward(BackwardTask(True, pattern.structure[0], L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
 
 
 def sample_and_kl(
@@ -71,7 +72,7 @@ def sample_and_kl(
     Also returns y and v at the ends of chunks, which `sample_and_kl_vjp` takes.
     """
     carry = _carry(L, 2)
-    status, total = _backward(BackwardTask(True, pattern.indptr, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
+    status, total = _backward(BackwardTask(True, pattern.structure[0], eps, loc, z, z[:0], begins_a_line(z)), L, carry)
     with np.errstate(over="ignore"):
         kl[0] = 0.5 * (total - pattern.n)
     return status + (not math.isfinite(kl[0])), carry
@@ -97,7 +98,7 @@ def sample_and_kl_vjp(
     if entering is None:
         entering = _carry(L, 2)
         nothing = L[:0], L_bar[:0], L_bar[:0]
-        status, _ = _backward(BackwardTask(True, pattern.indptr, eps, *nothing, False), L, entering)
+        status, _ = _backward(BackwardTask(True, pattern.structure[0], eps, *nothing, False), L, entering)
     k_bar, past_caches = _in_lanes(kl_bar[0], L), begins_a_line(L_bar)
     task = ForwardTask(eps, z_bar, k_bar, L_bar, eps_bar, past_caches, loc, loc_bar)
     return status + _forward(task, L, entering, _carry(L, 2))

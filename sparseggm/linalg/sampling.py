@@ -48,7 +48,7 @@ def sample_and_log_prob(
         checks.as_rows(factor, factor.shape[:-1]),
         checks.owners(loc.shape[:-1], own),
         checks.as_rows(loc, loc.shape[:-1]),
-        checks.as_rows(at_mean[..., None], own),
+        checks.as_rows(at_mean[..., None].astype(np.float64, copy=False), own),
     )
     rows = checks.as_rows(noise, full), z.reshape(log_prob.size, n), log_prob.reshape(log_prob.size)
     if engine_for(pattern, log_prob.size, noise.dtype).sample_and_log_prob(pattern, nodes, gaussians, *rows):

@@ -64,12 +64,20 @@ def comparable(lines: list[str]) -> list[str]:
     return [line for line in lines if " float64 " in line and line.startswith("False")]
 
 
-@pytest.mark.parametrize("module", ["pattern", "topology", "orders", "dissection", "colouring"])
-def test_symbolic_kernels_pass_their_tests_as_plain_python(module: str) -> None:
+SYMBOLIC = """
+import sys
+import pytest
+chosen = "fill or minimum_degree or row_structure or orders_of_a_grid or definition or colours"
+quick = "two_sides or of_a_lattice or minimum_degree_of_some"
+options = ["-q", "-x", "-p", "no:cacheprovider"]
+files = [f"tests/graph/test_{module}.py" for module in ("pattern", "topology", "orders", "colouring")]
+failed = pytest.main([*options, *files, "-k", chosen])
+sys.exit(failed or pytest.main([*options, "tests/graph/test_dissection.py", "-k", quick]))
+"""
+
+
+def test_symbolic_kernels_pass_their_tests_as_plain_python() -> None:
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/graph/test_{module}.py"]
-    chosen = "fill or minimum_degree or row_structure or orders_of_a_grid or definition or colours"
-    quick = "two_sides or of_a_lattice or minimum_degree_of_some"
-    command += ["-k", quick if module == "dissection" else chosen]
+    command = [sys.executable, "-c", SYMBOLIC]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -43,11 +43,18 @@ CONSTANTS = {"edges", "uniform"}
 """Names of floating arguments with respect to which nothing is differentiated."""
 
 
+def pairwise(shapes: list[Shape], count: int) -> Iterator[tuple[Shape, ...]]:
+    """Tuples of so many shapes in which every two places have every pair of them; the other places have no axis."""
+    for places in itertools.combinations(range(count), min(count, 2)):
+        for pair in itertools.product(shapes, repeat=len(places)):
+            chosen = dict(zip(places, pair, strict=True))
+            yield tuple(chosen.get(place, ()) for place in range(count))
+
+
 def batches(count: int) -> Iterator[tuple[Shape, ...]]:
-    """All tuples of so many batch shapes that broadcast."""
-    yield from dict.fromkeys(
-        itertools.chain(itertools.product(BATCHES, repeat=count), itertools.product(EMPTY, repeat=count))
-    )
+    """Tuples of so many batch shapes that broadcast: every pair of them in every two places, and all places full."""
+    full = itertools.product([(2,), (3, 1)], repeat=count)
+    yield from dict.fromkeys(itertools.chain(pairwise(BATCHES, count), pairwise(EMPTY, count), full))
 
 
 def operators(on: Pattern) -> dict[str, Row]:

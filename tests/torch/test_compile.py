@@ -14,7 +14,9 @@ from torch.func import grad, jacrev, vmap
 import sparseggm as sg
 from sparseggm.torch import FactorHead, ops, sample_and_kl
 from sparseggm.torch.operators import step as fused
+from tests import signatures
 from tests.torch.problems import calls, factor, vectors
+from tests.verbs import VERBS, arguments
 
 every_operator = pytest.mark.parametrize("name", list(calls(sg.Chain(4))))
 
@@ -100,6 +102,22 @@ def test_a_pattern_that_nothing_was_derived_from_can_be_traced():
     inverse = value_and_gradients(compiled(lambda values: ops.selected_inverse(pattern, values)), [lower])
     variances = value_and_gradients(compiled(lambda values: ops.marginal_variances(pattern, values)), [lower])
     np.testing.assert_array_equal(ops.diagonal(pattern.filled(), inverse[0]), variances[0])
+
+
+def test_kernels_take_a_pattern_that_was_traced_as_they_took_it_before():
+    """A tracer makes the NumPy arrays that it meets writable, for which Numba would compile every kernel again."""
+    pattern = sg.Grid(3, 4).precision_pattern
+    given = {name: arguments(verb, verb.on(pattern), 1, (40,)) for name, verb in VERBS.items()}
+
+    def results():
+        return [verb(verb.on(pattern), given[name]) for name, verb in VERBS.items()]
+
+    expected, before = results(), signatures.compiled()
+    for met in (pattern, pattern.filled(), pattern.gram()):
+        compiled(lambda values, met=met: values * met.nnz)(torch.ones(2))
+    for found, value in zip(results(), expected, strict=True):
+        np.testing.assert_array_equal(found, value)
+    assert signatures.compiled() == before
 
 
 @pytest.mark.parametrize("topology", EVERY_FAMILY, ids=str)

@@ -5,15 +5,23 @@ A fake kernel with a wrong shape gives compiled code wrong gradients, silently, 
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
 
 import sparseggm as sg
 from sparseggm.torch import GaussianGraphicalModel
-from tests.torch.operators import FIRST_ORDER, ONCE, OPERATORS, batches, floating, name_of, operator, registered
+from tests.torch.operators import (
+    FIRST_ORDER,
+    ONCE,
+    OPERATORS,
+    batches,
+    floating,
+    name_of,
+    operator,
+    pairwise,
+    registered,
+)
 
 every_operator = pytest.mark.parametrize("row", OPERATORS)
 
@@ -37,7 +45,7 @@ def test_no_operator_is_forgotten():
 @every_operator
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_fake_kernel_describes_what_the_kernel_returns(row, dtype):
-    """Shape, dtype and layout, on every combination of batch shapes that broadcast."""
+    """Shape, dtype and layout, on batch shapes that broadcast."""
     count, arguments_on = OPERATORS[row]
     wrong = {}
     for shapes in batches(count):
@@ -53,7 +61,7 @@ def test_a_fake_kernel_describes_what_the_kernel_returns(row, dtype):
 def test_vmap_gives_what_the_loop_gives_on_every_batch_shape(row):
     """All arguments mapped, or one alone. Kernels for one batch element and for many may round in another order."""
     count, arguments_on = OPERATORS[row]
-    for shapes in itertools.product([(), (2,), (3, 1)], repeat=count):
+    for shapes in dict.fromkeys(pairwise([(), (2,), (3, 1)], count)):
         arguments = arguments_on(*shapes)
         tensors = floating(row, arguments)
         for mapped in ({*tensors}, *({i} for i in tensors)):
