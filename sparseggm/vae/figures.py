@@ -121,9 +121,7 @@ def plot_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
 
 def plot_reconstructions(runs: list[TrainedRun], images: Images, count: int = 12) -> Figure:
     """Test images, the tracked one first, and decoder means at their posterior means."""
-    tracked = runs[0].config.tracked
-    others = [index for index in range(len(images.test)) if index != tracked][: count - 1]
-    chosen = [tracked, *others]
+    chosen = _tracked_first(runs, images)[:count]
     with torch.inference_mode():
         x = [held_out(run.vae.likelihood, images, "test")[chosen] for run in runs]
         rows = [runs[0].vae.likelihood.encoded(x[0])]
@@ -138,6 +136,12 @@ def plot_reconstructions(runs: list[TrainedRun], images: Images, count: int = 12
     return figure
 
 
+def _tracked_first(runs: list[TrainedRun], images: Images) -> list[int]:
+    """The indices of all test images."""
+    tracked = runs[0].config.tracked
+    return [tracked, *(index for index in range(len(images.test)) if index != tracked)]
+
+
 def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
     structured = [run for run in trained if run.config.posterior != "diagonal"]
     pictures = {"topologies": plot_topologies(trained), "figure5": plot_means(trained)}
@@ -146,8 +150,7 @@ def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
     pictures["samples"] = plot_samples(trained)
     pictures["reconstructions"] = plot_reconstructions(trained, images)
     if trained[0].config.is_grey:
-        tracked = trained[0].config.tracked
-        pictures |= pixel_figures(trained, torch.cat([images.test[tracked : tracked + 1], images.test]))
+        pictures |= pixel_figures(trained, images.test[_tracked_first(trained, images)])
     return pictures
 
 

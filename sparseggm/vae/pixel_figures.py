@@ -31,13 +31,16 @@ WINDOW = 4
 
 def pixel_figures(runs: Sequence[TrainedRun], images: Tensor) -> dict[str, Figure]:
     """All of them by name; `images` are grey test images (N, 784) uint8, the tracked one first."""
-    return {
+    pictures = {
         "pixel-samples": plot_pixel_samples(runs),
         "fillings": plot_fillings(runs, images[:6]),
         "residuals": plot_residuals(runs, images[:8]),
-        "pixel-factor": plot_pixel_factor(runs, images[0]),
-        "pixel-correlations": plot_pixel_correlations(runs, images[0]),
     }
+    structured = [run for run in runs if run.config.pixels != "diagonal"]
+    if structured:
+        pictures["pixel-factor"] = plot_pixel_factor(structured, images[0])
+        pictures["pixel-correlations"] = plot_pixel_correlations(structured, images[0])
+    return pictures
 
 
 def plot_pixel_samples(runs: Sequence[TrainedRun], columns: int = 8) -> Figure:
@@ -65,12 +68,12 @@ def plot_fillings(runs: Sequence[TrainedRun], images: Tensor, count: int = 5) ->
     hidden = torch.from_numpy(UPPER_HALF.copy())
     seen = torch.where(hidden, torch.tensor(0.25), images / (LEVELS - 1))
     plot_tiles(axes[0], torch.stack([images / (LEVELS - 1), seen], 1).flatten(0, 1).numpy(), len(images))
-    axes[0].set_title("image, what is seen")
+    axes[0].set_title("image, seen")
     for place, run in zip(axes[1:], runs, strict=True):
         rng = generator(run.config.seed, "fillings")
         filled = fillings(run.vae, images.repeat_interleave(count, 0), hidden, rng)
         plot_tiles(place, (filled / (LEVELS - 1)).numpy(), len(images))
-        place.set_title(f"{run.name}: fillings")
+        place.set_title(f"filled in: {run.name}")
     return figure
 
 
@@ -94,7 +97,7 @@ def fillings(vae: VAE, images: Tensor, hidden: Tensor, rng: torch.Generator, swe
 
 def plot_residuals(runs: Sequence[TrainedRun], images: Tensor) -> Figure:
     """What the decoder's mean misses of test images, and what each model takes such a residual to look like."""
-    figure = new_figure(4.2 * len(runs) + 0.6, 3.2)
+    figure = new_figure(4.2 * len(runs) + 0.6, 2.3)
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, run in zip(axes, runs, strict=True):
         rng = generator(run.config.seed, "residuals")
@@ -116,14 +119,14 @@ def plot_residuals(runs: Sequence[TrainedRun], images: Tensor) -> Figure:
         place.set(title=run.name, xlim=(-0.5, width - 0.5), ylim=(4 * height - 0.5, -0.5))
         place.set_yticks(height * np.arange(4) + 15, ["image", "mean", "residual", "a sampled one"])
         place.tick_params(length=0)
-    figure.colorbar(shown, ax=axes, label="difference of intensity", shrink=0.6)
+    figure.colorbar(shown, ax=axes, label="difference", shrink=0.9)
     figure.suptitle("Residuals at the posterior mean")
     return figure
 
 
 def plot_pixel_factor(runs: Sequence[TrainedRun], image: Tensor) -> Figure:
     """The learned factor as images: σ_j = 1 / L_jj, and the weights β = −L_ij / L_jj of the right and lower pixel."""
-    figure = new_figure(3.0 * len(runs) + 0.9, 7.6)
+    figure = new_figure(3.0 * len(runs) + 1.4, 7.6)
     axes = figure.subplots(3, len(runs), squeeze=False)
     maps = [factor_maps(decoded_at(run.vae, image)) for run in runs]
     limits = symmetric(*(weights for _, *both in maps for weights in both))
@@ -140,13 +143,13 @@ def plot_pixel_factor(runs: Sequence[TrainedRun], image: Tensor) -> Figure:
         place[0].set_ylabel(label)
     figure.colorbar(shown, ax=axes[0], shrink=0.8)
     figure.colorbar(coupled, ax=axes[1:], shrink=0.5)
-    figure.suptitle("The learned factor, at one test image: z_j = loc_j + Σ β (z − loc) + σ_j ε_j")
+    figure.suptitle("The learned factor at one test image")
     return figure
 
 
 def plot_pixel_correlations(runs: Sequence[TrainedRun], image: Tensor) -> Figure:
     """The correlations of a bright pixel's logit with those around it, given z."""
-    figure = new_figure(2.6 * len(runs) + 0.9, 3.1)
+    figure = new_figure(2.6 * len(runs) + 1.4, 3.1)
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     inner = image.reshape(SIDE, SIDE)[WINDOW:-WINDOW, WINDOW:-WINDOW]
     row, col = divmod(int(inner.flatten().argmax()), inner.shape[1])
@@ -155,7 +158,7 @@ def plot_pixel_correlations(runs: Sequence[TrainedRun], image: Tensor) -> Figure
         shown = place.imshow(window, cmap=DIVERGING, clim=(-1.0, 1.0), interpolation="nearest")
         place.set(xticks=[], yticks=[], title=run.name)
     figure.colorbar(shown, ax=axes, shrink=0.8)
-    figure.suptitle(f"Correlation of pixel ({row + WINDOW}, {col + WINDOW}) with its neighbours, given z")
+    figure.suptitle(f"Correlations of pixel ({row + WINDOW}, {col + WINDOW}) given z")
     return figure
 
 
