@@ -109,11 +109,13 @@ class Sparse:
         if name == "sample":
             kernel = density.sample_vjp if back else density.sample
             arguments, work = (self.is_chain, structure, *addresses), pattern.nnz
-        elif name == "kl_to_normal":
+        elif name in ("kl_to_normal", "sample_and_kl_to_normal"):
             kernel, filled = divergence.kl_to_normal, pattern.filled()
-            given, bar = tuple(addresses[:4]), addresses[4] if back else 0
-            results = (0, *addresses[5:]) if back else (addresses[4], 0, 0, 0)
-            arguments = self.is_chain, structure, _fill(filled), task.stride, given, bar, results
+            given, sampled, rest = tuple(addresses[:4]), (0, 0), addresses[4:]
+            if name == "sample_and_kl_to_normal":  # of a prior without gradient
+                sampled, rest = (rest[0], rest[1]), [*rest[2:], 0]
+            bar, results = (rest[0], (0, *rest[1:])) if back else (0, (rest[0], 0, 0, 0))
+            arguments = self.is_chain, structure, _fill(filled), task.stride, given, sampled, bar, results
             work = 6 * pattern.n if self.is_chain else 4 * pattern.nnz + 2 * pattern.column_pairs(filled)
         else:
             kernel, work = density.cross_entropy_vjp if back else density.cross_entropy, 2 * pattern.nnz

@@ -91,8 +91,23 @@ class Density:
         self, pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, others: Any, bar: Tensor, needs: bool
     ) -> tuple[Tensor | None, ...]:
         """The cotangents of loc, L and the others; None in place of these unless needed."""
+        if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
+            with checks.non_finite_passes():
+                found = vjp(partial(self.in_verbs, pattern, order), (loc, factor, *others), bar)
+        elif may_skip_dispatcher(loc, bar):
+            return self._bars(pattern, loc, factor, order, others, bar, needs)
+        else:
+            key, backward = key_of(pattern, f"{self.name}_vjp", loc), getattr(torch.ops.sparseggm, f"{self.name}_vjp")
+            found = backward(key, loc, factor, order, *others, bar, needs)
+        return *found[:2], *(found[2:] if needs else [None] * len(others))
+
+    def _bars(
+        self, pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, others: Any, bar: Tensor, needs: bool
+    ) -> tuple[Tensor | None, ...]:
+        """`bars` by the kernel, or by verbs of arrays."""
         stride, has_scale = stride_of(loc, *others), len(others) == 2
-        if stride is not None and takes_addresses(pattern, loc, factor) and bar.dtype is loc.dtype:
+        fits = stride is not None and bar.dtype is loc.dtype and not bar.is_neg()
+        if fits and takes_addresses(pattern, loc, factor):
             loc_bar, factor_bar, scale_bar = new(loc), new(factor), new(loc) if needs and has_scale else None
             results = (loc_bar, factor_bar, scale_bar) if has_scale else (loc_bar, factor_bar)
             if run_at(f"{self.name}_vjp", pattern, order, (loc, factor, *others, bar), results, stride):
@@ -105,19 +120,10 @@ class Density:
 
     def rule(self, ctx: Any, bar: Tensor) -> tuple[Any, ...]:
         """The cotangents of pattern, loc, L, order and the others."""
-        pattern, (loc, factor, order, *others) = ctx.pattern, ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-            with checks.non_finite_passes():
-                in_verbs = partial(self.in_verbs, pattern, order)
-                loc_bar, factor_bar, *of_others = vjp(in_verbs, (loc, factor, *others), bar)
-            return None, loc_bar, factor_bar, None, *of_others
+        loc, factor, order, *others = ctx.saved_tensors
         needs = any(ctx.needs_input_grad[-len(others) :])
-        if may_skip_dispatcher(loc, bar):
-            loc_bar, factor_bar, *of_others = self.bars(pattern, loc, factor, order, others, bar, needs)
-        else:
-            key, backward = key_of(pattern, f"{self.name}_vjp", loc), getattr(torch.ops.sparseggm, f"{self.name}_vjp")
-            loc_bar, factor_bar, *of_others = backward(key, loc, factor, order, *others, bar, needs)
-        return None, loc_bar, factor_bar, None, *(of_others if needs else [None] * len(others))
+        loc_bar, factor_bar, *of_others = self.bars(ctx.pattern, loc, factor, order, others, bar, needs)
+        return None, loc_bar, factor_bar, None, *of_others
 
     def register(self) -> Density:
         """Define both operators."""
@@ -142,7 +148,7 @@ class Density:
     def _run_vjp(self, key: str, loc: Tensor, factor: Tensor, order: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         """An operator has no optional results: those that are not wanted have no entries."""
         *others, bar, needs = rest
-        found = self.bars(pattern_of(key), loc, factor, order, others, bar, needs)
+        found = self._bars(pattern_of(key), loc, factor, order, others, bar, needs)
         return tuple(loc.new_empty(0) if one is None else one for one in found)
 
 
