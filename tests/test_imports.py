@@ -99,6 +99,7 @@ FLOORS = {
         "operators.samples",
         "operators.distances",
         "operators.density",
+        "operators.joint",
         "operators.step",
         "ops",
         "border",

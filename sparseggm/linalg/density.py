@@ -128,7 +128,7 @@ def sample_and_kl_to_normal_vjp(
     z_bar: FloatArray,
     kl_bar: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """The cotangents of loc and factor for those of z = `sample` (..., n) and of `kl_to_normal` (...): the sums of both.
+    """The cotangents of loc and factor for those of z = `sample` (..., n) and of `kl_to_normal` (...), summed.
 
     Cost: that of `kl_to_normal_vjp` and one solve, each byte moved once. Error: as both, with one rounding more.
     """

@@ -54,13 +54,14 @@ def kl_to_normal(like, count, is_chain, structure, fill, stride, given, sampled,
         lanes_of(loc),
         0 if is_chain else fill.rows.shape[0],
     )
-    L, d, v, memory = new_block(nnz, loc), new_block(n, loc), new_block(n, loc), new_block(n, loc)
-    prior, sigma, k_bar = (new_block(n, loc), new_block(n, loc)), new_block(entries, loc), new_block(1, loc)
-    w, G, L_bar = new_block(n, loc), new_block(entries, loc), new_block(0 if is_chain else nnz, loc)
-    x, e = new_block(n, loc), new_block(n, loc)  # zero unless there is a sample
-    x[:] = 0.0
+    blocks, L, sigma = new_block(8 * n, loc), new_block(nnz, loc), new_block(2 * entries, loc)
+    d, v, w, memory = blocks[:n], blocks[n : 2 * n], blocks[2 * n : 3 * n], blocks[3 * n : 4 * n]
+    prior = blocks[4 * n : 5 * n], blocks[5 * n : 6 * n]
+    x, e = blocks[6 * n : 7 * n], blocks[7 * n :]
+    x[:] = 0.0  # unless there is a sample
     e[:] = 0.0
-    scratch, log_scales = new_scratch(loc), np.empty(lanes)
+    L_bar, k_bar, G = new_block(0 if is_chain else nnz, loc), new_block(1, loc), sigma[entries:]
+    sigma, scratch, log_scales = sigma[:entries], new_scratch(loc), np.empty(lanes)
     for start in range(first, last, lanes):
         stop = min(start + lanes, last)
         if start == first or stride:
@@ -82,7 +83,7 @@ def kl_to_normal(like, count, is_chain, structure, fill, stride, given, sampled,
         if is_sampled:
             gather_nodes(z, start, n, stop, nodes, memory, x)
             gather_nodes(z_bar, start, n, stop, nodes, memory, e)
-            next_z, next_bar = following(x, z, start, n), following(e, z_bar, start, n)
+            next_z = following(x, z, start, n)
             for j in range(n):
                 store(x, j, load(next_z, j) - load(d, j))
         bad += _moments_adjoint(load(k_bar, 0), d, prior, w, e)

@@ -25,7 +25,7 @@ from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import calculus, checks, density
 from sparseggm.torch.operators import algebra, distances, second_moments
 from sparseggm.torch.operators.addresses import new, run_at, stride_of, takes_addresses
-from sparseggm.torch.operators.blocks import sum_in_float64
+from sparseggm.torch.operators.blocks import add_logdet_vjp, sum_in_float64
 from sparseggm.torch.operators.embedding import diagonal, on_diagonal
 from sparseggm.torch.operators.numbering import inverse_of, reordered, taker
 from sparseggm.torch.operators.registration import (
@@ -106,8 +106,8 @@ class Density:
     ) -> tuple[Tensor | None, ...]:
         """`bars` by the kernel, or by verbs of arrays."""
         stride, has_scale = stride_of(loc, *others), len(others) == 2
-        fits = stride is not None and bar.dtype is loc.dtype and not bar.is_neg()
-        if fits and takes_addresses(pattern, loc, factor):
+        is_plain = bar.dtype is loc.dtype and not bar.is_neg()
+        if stride is not None and is_plain and takes_addresses(pattern, loc, factor):
             loc_bar, factor_bar, scale_bar = new(loc), new(factor), new(loc) if needs and has_scale else None
             results = (loc_bar, factor_bar, scale_bar) if has_scale else (loc_bar, factor_bar)
             if run_at(f"{self.name}_vjp", pattern, order, (loc, factor, *others, bar), results, stride):
@@ -223,7 +223,7 @@ def _to_normal_vjp_by_verbs(
     pull = k / (s * s)
     own = sum_in_float64(0.5 * pull, (*batch, pattern.n)).astype(factor.dtype)
     factor_bar = calculus.marginal_variances_vjp(pattern, factor, own)
-    factor_bar[..., pattern.diagonal] += sum_in_float64(k, (*batch, 1)) / factor[..., pattern.diagonal]
+    add_logdet_vjp(factor_bar, pattern, factor, bar)
     loc_bar, scale_bar = back(pull * d), back((k - (v + d * d) * pull) / s)
     shapes = loc.shape, mean.shape, scale.shape
     found = [sum_in_float64(each, shape) for each, shape in zip((loc_bar, -loc_bar, scale_bar), shapes, strict=True)]
@@ -258,8 +258,7 @@ def _log_prob_vjp_by_verbs(
     pattern: Pattern, loc: FloatArray, factor: FloatArray, order: Any, x: FloatArray, bar: FloatArray
 ) -> tuple[FloatArray, ...]:
     loc_bar, factor_bar, x_bar = distances.square_distances_vjp(pattern, loc, factor, order, x, -0.5 * bar)
-    batch, diagonal = factor.shape[:-1], pattern.diagonal
-    factor_bar[..., diagonal] += sum_in_float64(bar[..., None], (*batch, 1)) / factor[..., diagonal]
+    add_logdet_vjp(factor_bar, pattern, factor, bar)
     return loc_bar, factor_bar, x_bar
 
 
@@ -298,10 +297,9 @@ def _from_normal_vjp_by_verbs(
     shared = np.broadcast_shapes(loc.shape[:-1], factor.shape[:-1], mean.shape[:-1])
     half = 0.5 * sum_in_float64(bar[..., None], (*shared, 1))[..., 0]
     loc_bar, factor_bar, mean_bar = distances.square_distances_vjp(pattern, loc, factor, order, mean, half)
-    k, batch, diagonal = bar.astype(np.float64)[..., None], factor.shape[:-1], pattern.diagonal
-    s = taker(order)(scale.astype(np.float64))
+    k, s = bar.astype(np.float64)[..., None], taker(order)(scale.astype(np.float64))
     factor_bar += sum_in_float64(k * np.square(s)[..., pattern.rows], factor.shape) * factor
-    factor_bar[..., diagonal] -= sum_in_float64(k, (*batch, 1)) / factor[..., diagonal]
+    add_logdet_vjp(factor_bar, pattern, factor, -bar)
     squares = linalg.matmul(pattern, np.square(factor, dtype=np.float64), np.ones(pattern.n))
     scale_bar = taker(inverse_of(order))(k * (s * squares - 1.0 / s))
     return loc_bar, factor_bar, mean_bar, sum_in_float64(scale_bar, scale.shape)

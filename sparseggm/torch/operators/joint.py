@@ -4,14 +4,14 @@
     kl = kl_divergence(q, p)    writes KL into that memory and returns it as the node's second output
     loss.backward()             brings both cotangents to the node, where one kernel makes the gradients of both
 
-Two nodes would read loc and L twice on the way back, and autograd would add two gradients of each. A cotangent that is
-missing costs nothing. Nodes, densities and samples of other modules serve wherever `Pending.kl_to_normal` returns None.
+Two nodes would read loc and L twice on the way back, and autograd would add two gradients of each. An output without a
+cotangent costs nothing. Where the node cannot serve, KL has one of its own, that of `density`. As any node does, this
+one forgets z, loc and L after a backward pass without `retain_graph`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,7 @@ def sample(
     return samples.sample(pattern, loc, factor, order, batch_shape), None
 
 
-@dataclass(frozen=True, eq=False)
-class Pending:
+class Pending(NamedTuple):
     """The second output of the node of a sample, before KL is computed. It can be asked once."""
 
     kl: Tensor
@@ -63,21 +62,17 @@ class Pending:
         if loc is not self.loc or factor is not self.factor or (_state_of(loc), _state_of(factor)) != self.states:
             return None
         stride = stride_of(loc, mean, scale)
-        if stride is None or not may_skip_dispatcher(loc, factor, mean, scale) or _has_tangent(mean, scale):
+        if stride is None or not may_skip_dispatcher(mean, scale) or forward_ad._current_level >= 0:
             return None
         if not run_at("kl_to_normal", pattern, order, (loc, factor, mean, scale), (self.kl,), stride):
             return None
-        node.prior = mean.clone(), scale.clone()  # what happens to p later does not change KL
+        node.prior, node.stride = (mean.clone(), scale.clone()), stride  # whatever happens to p later
         return self.kl
 
 
 def _state_of(tensor: Tensor) -> State:
     """Changes with the tensor's values, and with its place in the graph of autograd."""
     return tensor._version, tensor.requires_grad, tensor.grad_fn
-
-
-def _has_tangent(*tensors: Tensor) -> bool:
-    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 class _SampleAndKL(torch.autograd.Function):
@@ -92,53 +87,25 @@ class _SampleAndKL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, z_bar: Tensor | None, kl_bar: Tensor | None) -> Any:
         ctx.is_spent = True
-        with checks.non_finite_passes():
-            return None, *_bars(ctx.pattern, *ctx.saved_tensors, ctx.prior, z_bar, kl_bar), None
+        bars = None if z_bar is None or kl_bar is None else _bars_of_both(ctx, z_bar, kl_bar)
+        return None, *(_bars_of_each(ctx, z_bar, kl_bar) if bars is None else bars), None
 
 
-def _bars(
-    pattern: Pattern,
-    loc: Tensor,
-    factor: Tensor,
-    order: Tensor | None,
-    z: Tensor,
-    prior: tuple[Tensor, Tensor],
-    z_bar: Tensor | None,
-    kl_bar: Tensor | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """The cotangents of loc and factor."""
-    of_sample, of_kl = (None, None), (None, None)
-    if z_bar is not None and kl_bar is not None:
-        joint = _joint_bars(pattern, loc, factor, order, z, prior, z_bar, kl_bar)
-        if joint is not None:
-            return joint
-    if z_bar is not None:
-        of_sample = samples.bars(pattern, loc, factor, order, z, z_bar)
-    if kl_bar is not None:
-        of_kl = density.kl_to_normal.bars(pattern, loc, factor, order, prior, kl_bar, False)[:2]
-    return _sum(of_sample[0], of_kl[0]), _sum(of_sample[1], of_kl[1])
-
-
-def _joint_bars(
-    pattern: Pattern,
-    loc: Tensor,
-    factor: Tensor,
-    order: Tensor | None,
-    z: Tensor,
-    prior: tuple[Tensor, Tensor],
-    z_bar: Tensor,
-    kl_bar: Tensor,
-) -> tuple[Tensor, Tensor] | None:
-    """Both in one pass; None if the gradient is itself to be differentiated, or is not finite."""
-    stride = stride_of(loc, *prior)
-    if torch.is_grad_enabled() or stride is None or not may_skip_dispatcher(loc, z_bar, kl_bar):
+def _bars_of_both(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The cotangents of loc and factor in one pass; None if they are to be differentiated, or are not finite."""
+    if torch.is_grad_enabled() or not may_skip_dispatcher(z_bar, kl_bar) or z_bar.is_neg() or kl_bar.is_neg():
         return None
-    if kl_bar.is_neg() or not takes_addresses(pattern, loc, factor, z, z_bar):
-        return None
-    results = new(loc), new(factor)
-    inputs = loc, factor, *prior, z, z_bar, kl_bar
-    return results if run_at("sample_and_kl_to_normal_vjp", pattern, order, inputs, results, stride) else None
+    loc, factor, order, z = ctx.saved_tensors
+    inputs, results = (loc, factor, *ctx.prior, z, z_bar, kl_bar), (new(loc), new(factor))
+    is_finite = run_at("sample_and_kl_to_normal_vjp", ctx.pattern, order, inputs, results, ctx.stride)
+    return results if is_finite else None
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return a if b is None else b if a is None else a + b
+def _bars_of_each(ctx: Any, z_bar: Tensor | None, kl_bar: Tensor | None) -> list[Tensor | None]:
+    """The cotangents of loc and factor, summed over the outputs that have one."""
+    loc, factor, order, z = ctx.saved_tensors
+    given = ctx.pattern, loc, factor, order
+    with checks.non_finite_passes():
+        of_sample = (None, None) if z_bar is None else samples.bars(*given, z, z_bar)
+        of_kl = (None, None) if kl_bar is None else density.kl_to_normal.bars(*given, ctx.prior, kl_bar, False)[:2]
+        return [a if b is None else b if a is None else a + b for a, b in zip(of_sample, of_kl, strict=True)]

@@ -71,7 +71,7 @@ def _sample(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None,
 
 def sample_at(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None) -> Tensor:
     """One sample of each Gaussian, of tensors that `takes_addresses` accepts."""
-    z = loc.new_empty(loc.shape).normal_()
+    z = torch.randn_like(loc, memory_format=torch.contiguous_format)
     if not run_at("sample", pattern, order, (loc, factor), (z,)):
         checks.raise_cause("sample", {"loc": (None, array(loc)), "factor": (pattern, array(factor))})
     return z
