@@ -196,6 +196,7 @@ def test_gradients_are_those_that_are_wanted_at_each_call():
     assert torch.autograd.grad(kl.sum(), mean)[0].abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own call
 def test_tangents_of_a_prior_are_refused_not_lost():
     topology = sg.Chain(5)
     q = made(topology, leaves(topology, 3))

@@ -106,8 +106,8 @@ class Density:
     ) -> tuple[Tensor | None, ...]:
         """`bars` by the kernel, or by verbs of arrays."""
         stride, has_scale = stride_of(loc, *others), len(others) == 2
-        is_plain = bar.dtype is loc.dtype and not bar.is_neg()
-        if stride is not None and is_plain and takes_addresses(pattern, loc, factor):
+        bar = bar.resolve_neg()
+        if stride is not None and bar.dtype is loc.dtype and takes_addresses(pattern, loc, factor):
             loc_bar, factor_bar, scale_bar = new(loc), new(factor), new(loc) if needs and has_scale else None
             results = (loc_bar, factor_bar, scale_bar) if has_scale else (loc_bar, factor_bar)
             if run_at(f"{self.name}_vjp", pattern, order, (loc, factor, *others, bar), results, stride):

@@ -93,10 +93,10 @@ class _SampleAndKL(torch.autograd.Function):
 
 def _bars_of_both(ctx: Any, z_bar: Tensor, kl_bar: Tensor) -> tuple[Tensor, Tensor] | None:
     """The cotangents of loc and factor in one pass; None if they are to be differentiated, or are not finite."""
-    if torch.is_grad_enabled() or not may_skip_dispatcher(z_bar, kl_bar) or z_bar.is_neg() or kl_bar.is_neg():
+    if torch.is_grad_enabled() or not may_skip_dispatcher(z_bar, kl_bar):
         return None
     loc, factor, order, z = ctx.saved_tensors
-    inputs, results = (loc, factor, *ctx.prior, z, z_bar, kl_bar), (new(loc), new(factor))
+    inputs, results = (loc, factor, *ctx.prior, z, z_bar.resolve_neg(), kl_bar.resolve_neg()), (new(loc), new(factor))
     is_finite = run_at("sample_and_kl_to_normal_vjp", ctx.pattern, order, inputs, results, ctx.stride)
     return results if is_finite else None
 

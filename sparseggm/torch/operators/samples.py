@@ -118,6 +118,7 @@ def bars(
         factor_bar = -algebra.outer(pattern, reordered(z - loc, order), noise_bar, factor.shape[:-1])
         return sum_to_shape(z_bar, loc), factor_bar
     if may_skip_dispatcher(loc, z_bar):
+        z_bar = z_bar.resolve_neg()
         if takes_addresses(pattern, loc, factor, z, z_bar):
             factor_bar = new(factor)
             if run_at("sample_vjp", pattern, order, (loc, factor, z, z_bar), (factor_bar,)):

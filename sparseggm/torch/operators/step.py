@@ -134,12 +134,12 @@ def _bars(
     needs_noise: bool,
     seam_states: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    z_bar, kl_bar = z_bar.resolve_neg(), kl_bar.resolve_neg()
     if (
         loc.numel() <= FEW
         and takes_addresses(pattern, loc, factor, noise, z_bar)
         and kl_bar.shape == loc.shape[:-1]
         and kl_bar.dtype is loc.dtype
-        and not kl_bar.is_neg()
     ):
         inputs = [tensor.contiguous() for tensor in (loc, factor, noise, z_bar, kl_bar)]
         bars = (
