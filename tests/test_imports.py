@@ -108,6 +108,7 @@ FLOORS = {
         "operators.samples",
         "operators.distances",
         "operators.density",
+        "operators.joint",
         "operators.step",
         "operators.levels",
         "ops",

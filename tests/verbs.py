@@ -256,6 +256,11 @@ VERBS = {
             )
             for function, operands, names in (
                 (density.kl_to_normal_vjp, {**BESIDE_NORMAL, "kl_bar": "number"}, ("loc", "factor", "scale")),
+                (
+                    density.sample_and_kl_to_normal_vjp,
+                    {**BESIDE_NORMAL, "z": "vector", "z_bar": "vector", "kl_bar": "number"},
+                    ("loc", "factor"),
+                ),
                 (density.kl_from_normal_vjp, {**BESIDE_NORMAL, "kl_bar": "number"}, ("loc", "factor", "scale")),
                 (density.log_prob_vjp, {**DENSITY, "log_prob_bar": "number"}, ("loc", "factor")),
             )

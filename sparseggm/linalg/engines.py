@@ -33,6 +33,9 @@ _CODES = {
 
 _NO_SUMS: FloatArray = np.empty(0)
 
+_NO_FILL = inverse.Fill(*5 * [checks.read_only_view(np.empty(0, np.int32))])
+"""In the place of a chain's, which has none."""
+
 _NATURAL: IntArray = checks.read_only_view(np.empty(0, np.int64))
 """No order: the caller's numbering is that of the pattern."""
 
@@ -109,11 +112,14 @@ class Sparse:
         if name == "sample":
             kernel = density.sample_vjp if back else density.sample
             arguments, work = (self.is_chain, structure, *addresses), pattern.nnz
-        elif name == "kl_to_normal":
-            kernel, filled = divergence.kl_to_normal, pattern.filled()
-            given, bar = tuple(addresses[:4]), addresses[4] if back else 0
-            results = (0, *addresses[5:]) if back else (addresses[4], 0, 0, 0)
-            arguments = self.is_chain, structure, _fill(filled), task.stride, given, bar, results
+        elif name in ("kl_to_normal", "sample_and_kl_to_normal"):
+            kernel, filled = divergence.kl_to_normal, pattern if self.is_chain else pattern.filled()
+            given, sampled, rest = tuple(addresses[:4]), (0, 0), addresses[4:]
+            if name == "sample_and_kl_to_normal":  # of a prior without gradient
+                sampled, rest = (rest[0], rest[1]), [*rest[2:], 0]
+            bar, results = (rest[0], (0, *rest[1:])) if back else (0, (rest[0], 0, 0, 0))
+            fill = _NO_FILL if self.is_chain else _fill(filled)
+            arguments = self.is_chain, structure, fill, task.stride, given, sampled, bar, results
             work = 6 * pattern.n if self.is_chain else 4 * pattern.nnz + 2 * pattern.column_pairs(filled)
         else:
             kernel, work = density.cross_entropy_vjp if back else density.cross_entropy, 2 * pattern.nnz

@@ -112,7 +112,8 @@ class Engine(Protocol):
         """The cotangents of loc, factor and noise, given these three, z̄ and k̄."""
 
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
-        """A verb of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, or one of their …_vjp.
+        """A verb of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, or one of their …_vjp;
+        or `sample_and_kl_to_normal_vjp`.
 
         Vectors are in the caller's numbering, `task.order`. The samples overwrite the noise.
         """

@@ -25,7 +25,7 @@ from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.factored import FactoredDistribution, factorised
-from sparseggm.torch.operators import density, distances, samples
+from sparseggm.torch.operators import density, distances, joint, samples
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index, inside_functorch
 
@@ -70,7 +70,10 @@ class GaussianGraphicalModel(FactoredDistribution):
         shape = self._extended_shape(sample_shape)
         if inside_functorch():  # how vmap's elements share a sample is for torch.randn to know
             return self.loc + self.colorize(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
-        return samples.sample(self.factor_pattern, self.loc, self._factor, self._order, shape[:-1])
+        z, pending = joint.sample(self.factor_pattern, self.loc, self._factor, self._order, shape[:-1])
+        if pending is not None:
+            self._pending = pending
+        return z
 
     @tells("noise")
     def rsample_and_log_prob(

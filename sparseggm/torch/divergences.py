@@ -110,7 +110,10 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
 def _kl_to_independent(q: GaussianGraphicalModel, p: Independent[Normal]) -> Tensor:
     """KL(q ‖ N(m, diag s²)) = ½ [Σ (Σ_ii + (loc_i − m_i)²) / s_i² − n + log det P_q + 2 Σ log s_i]."""
     q, loc, scale = _beside_normal(q, p)
-    return density.kl_to_normal(q.factor_pattern, q.loc, q._factor, q._order, loc, scale)
+    given = q.factor_pattern, q.loc, q._factor, q._order, loc, scale
+    pending = q.__dict__.pop("_pending", None)
+    kl = None if pending is None else pending.kl_to_normal(*given)
+    return density.kl_to_normal(*given) if kl is None else kl
 
 
 @register_kl(Independent, GaussianGraphicalModel)

@@ -154,6 +154,10 @@ class FactoredDistribution(Distribution):
         new._validate_args = self._validate_args
         return cast(Self, new)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the node of a sample, see `operators.joint`: copies have no place in the graph of autograd."""
+        return {name: value for name, value in self.__dict__.items() if name != "_pending"}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.topology}, batch_shape={tuple(self.batch_shape)}, dtype={self.loc.dtype})"
 

@@ -97,8 +97,10 @@ class Dense:
             "sample_vjp": (n, nnz, n, n),
             "log_prob": (n, nnz, n),
             "log_prob_vjp": (n, nnz, n, 1),
+            "sample_and_kl_to_normal_vjp": (n, nnz, n, n, n, n, 1),
         }
         bars = {"sample": (n,), "sample_vjp": (nnz,), "log_prob_vjp": (n, nnz)}
+        bars["sample_and_kl_to_normal_vjp"] = n, nnz
         sizes = given.get(verb, (n, nnz, n, n) + (1,) * verb.endswith("_vjp"))
         results = bars.get(verb, (n, nnz, n) if verb.endswith("_vjp") else (1,))
         loc, factor, *others = rows_at(task, sizes, results)
@@ -108,6 +110,11 @@ class Dense:
         elif verb == "sample_vjp":
             z, z_bar, out = others
             out[...] = packed(pattern, -ref.outer((z - loc)[:, nodes], ref.solve(L, z_bar[:, nodes])))
+        elif verb == "sample_and_kl_to_normal_vjp":
+            m, s, z, z_bar, k, loc_bar, factor_bar = others
+            of_normals("kl_to_normal_vjp", pattern, nodes, L, loc, [m, s, k, loc_bar, factor_bar])
+            loc_bar += z_bar
+            factor_bar -= packed(pattern, ref.outer((z - loc)[:, nodes], ref.solve(L, z_bar[:, nodes])))
         else:
             of_normals(verb, pattern, nodes, L, loc, others)
         return 0

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseggm.graph.pattern import FloatArray
+from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg.checks import Shape
 
 BLOCK = 1 << 20
@@ -55,6 +55,12 @@ def sum_in_float64(array: FloatArray, shape: Shape) -> FloatArray:
     if not extra and not kept:
         return array
     return np.asarray(array.sum(axis=(*range(extra), *kept), dtype=np.float64)).reshape(shape)
+
+
+def add_logdet_vjp(factor_bar: FloatArray, pattern: Pattern, factor: FloatArray, bar: FloatArray) -> None:
+    """Add L̄ = Σ bar diag(1/L_jj), for the cotangents bar (...) of ½ log det P; Σ over elements that share a factor."""
+    diagonal = pattern.diagonal
+    factor_bar[..., diagonal] += sum_in_float64(bar[..., None], (*factor.shape[:-1], 1)) / factor[..., diagonal]
 
 
 def to_tensor(total: FloatArray, like: Tensor) -> Tensor:

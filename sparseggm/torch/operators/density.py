@@ -25,7 +25,7 @@ from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import calculus, checks, density
 from sparseggm.torch.operators import algebra, distances, second_moments
 from sparseggm.torch.operators.addresses import new, run_at, stride_of, takes_addresses
-from sparseggm.torch.operators.blocks import sum_in_float64
+from sparseggm.torch.operators.blocks import add_logdet_vjp, sum_in_float64
 from sparseggm.torch.operators.embedding import diagonal, on_diagonal
 from sparseggm.torch.operators.numbering import inverse_of, reordered, taker
 from sparseggm.torch.operators.registration import (
@@ -91,8 +91,23 @@ class Density:
         self, pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, others: Any, bar: Tensor, needs: bool
     ) -> tuple[Tensor | None, ...]:
         """The cotangents of loc, L and the others; None in place of these unless needed."""
+        if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
+            with checks.non_finite_passes():
+                found = vjp(partial(self.in_verbs, pattern, order), (loc, factor, *others), bar)
+        elif may_skip_dispatcher(loc, bar):
+            return self._bars(pattern, loc, factor, order, others, bar, needs)
+        else:
+            key, backward = key_of(pattern, f"{self.name}_vjp", loc), getattr(torch.ops.sparseggm, f"{self.name}_vjp")
+            found = backward(key, loc, factor, order, *others, bar, needs)
+        return *found[:2], *(found[2:] if needs else [None] * len(others))
+
+    def _bars(
+        self, pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, others: Any, bar: Tensor, needs: bool
+    ) -> tuple[Tensor | None, ...]:
+        """`bars` by the kernel, or by verbs of arrays."""
         stride, has_scale = stride_of(loc, *others), len(others) == 2
-        if stride is not None and takes_addresses(pattern, loc, factor) and bar.dtype is loc.dtype:
+        bar = bar.resolve_neg()
+        if stride is not None and bar.dtype is loc.dtype and takes_addresses(pattern, loc, factor):
             loc_bar, factor_bar, scale_bar = new(loc), new(factor), new(loc) if needs and has_scale else None
             results = (loc_bar, factor_bar, scale_bar) if has_scale else (loc_bar, factor_bar)
             if run_at(f"{self.name}_vjp", pattern, order, (loc, factor, *others, bar), results, stride):
@@ -105,19 +120,10 @@ class Density:
 
     def rule(self, ctx: Any, bar: Tensor) -> tuple[Any, ...]:
         """The cotangents of pattern, loc, L, order and the others."""
-        pattern, (loc, factor, order, *others) = ctx.pattern, ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
-            with checks.non_finite_passes():
-                in_verbs = partial(self.in_verbs, pattern, order)
-                loc_bar, factor_bar, *of_others = vjp(in_verbs, (loc, factor, *others), bar)
-            return None, loc_bar, factor_bar, None, *of_others
+        loc, factor, order, *others = ctx.saved_tensors
         needs = any(ctx.needs_input_grad[-len(others) :])
-        if may_skip_dispatcher(loc, bar):
-            loc_bar, factor_bar, *of_others = self.bars(pattern, loc, factor, order, others, bar, needs)
-        else:
-            key, backward = key_of(pattern, f"{self.name}_vjp", loc), getattr(torch.ops.sparseggm, f"{self.name}_vjp")
-            loc_bar, factor_bar, *of_others = backward(key, loc, factor, order, *others, bar, needs)
-        return None, loc_bar, factor_bar, None, *(of_others if needs else [None] * len(others))
+        loc_bar, factor_bar, *of_others = self.bars(ctx.pattern, loc, factor, order, others, bar, needs)
+        return None, loc_bar, factor_bar, None, *of_others
 
     def register(self) -> Density:
         """Define both operators."""
@@ -142,7 +148,7 @@ class Density:
     def _run_vjp(self, key: str, loc: Tensor, factor: Tensor, order: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         """An operator has no optional results: those that are not wanted have no entries."""
         *others, bar, needs = rest
-        found = self.bars(pattern_of(key), loc, factor, order, others, bar, needs)
+        found = self._bars(pattern_of(key), loc, factor, order, others, bar, needs)
         return tuple(loc.new_empty(0) if one is None else one for one in found)
 
 
@@ -217,7 +223,7 @@ def _to_normal_vjp_by_verbs(
     pull = k / (s * s)
     own = sum_in_float64(0.5 * pull, (*batch, pattern.n)).astype(factor.dtype)
     factor_bar = calculus.marginal_variances_vjp(pattern, factor, own)
-    factor_bar[..., pattern.diagonal] += sum_in_float64(k, (*batch, 1)) / factor[..., pattern.diagonal]
+    add_logdet_vjp(factor_bar, pattern, factor, bar)
     loc_bar, scale_bar = back(pull * d), back((k - (v + d * d) * pull) / s)
     shapes = loc.shape, mean.shape, scale.shape
     found = [sum_in_float64(each, shape) for each, shape in zip((loc_bar, -loc_bar, scale_bar), shapes, strict=True)]
@@ -252,8 +258,7 @@ def _log_prob_vjp_by_verbs(
     pattern: Pattern, loc: FloatArray, factor: FloatArray, order: Any, x: FloatArray, bar: FloatArray
 ) -> tuple[FloatArray, ...]:
     loc_bar, factor_bar, x_bar = distances.square_distances_vjp(pattern, loc, factor, order, x, -0.5 * bar)
-    batch, diagonal = factor.shape[:-1], pattern.diagonal
-    factor_bar[..., diagonal] += sum_in_float64(bar[..., None], (*batch, 1)) / factor[..., diagonal]
+    add_logdet_vjp(factor_bar, pattern, factor, bar)
     return loc_bar, factor_bar, x_bar
 
 
@@ -292,10 +297,9 @@ def _from_normal_vjp_by_verbs(
     shared = np.broadcast_shapes(loc.shape[:-1], factor.shape[:-1], mean.shape[:-1])
     half = 0.5 * sum_in_float64(bar[..., None], (*shared, 1))[..., 0]
     loc_bar, factor_bar, mean_bar = distances.square_distances_vjp(pattern, loc, factor, order, mean, half)
-    k, batch, diagonal = bar.astype(np.float64)[..., None], factor.shape[:-1], pattern.diagonal
-    s = taker(order)(scale.astype(np.float64))
+    k, s = bar.astype(np.float64)[..., None], taker(order)(scale.astype(np.float64))
     factor_bar += sum_in_float64(k * np.square(s)[..., pattern.rows], factor.shape) * factor
-    factor_bar[..., diagonal] -= sum_in_float64(k, (*batch, 1)) / factor[..., diagonal]
+    add_logdet_vjp(factor_bar, pattern, factor, -bar)
     squares = linalg.matmul(pattern, np.square(factor, dtype=np.float64), np.ones(pattern.n))
     scale_bar = taker(inverse_of(order))(k * (s * squares - 1.0 / s))
     return loc_bar, factor_bar, mean_bar, sum_in_float64(scale_bar, scale.shape)

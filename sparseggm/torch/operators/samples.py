@@ -57,18 +57,23 @@ def sample_and_log_prob(
 
 
 def _sample(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, batch_shape: Shape) -> Tensor:
+    if loc.shape[:-1] == batch_shape and takes_addresses(pattern, loc, factor):
+        return sample_at(pattern, loc, factor, order)
     mean, z = array(loc), loc.new_empty((*batch_shape, pattern.n)).normal_()
-    if z.shape == loc.shape and takes_addresses(pattern, loc, factor):
-        if not run_at("sample", pattern, order, (loc, factor), (z,)):
-            inputs = {"loc": (None, mean), "factor": (pattern, array(factor))}
-            checks.raise_cause("sample", inputs)
-        return z
     checks.require_finite("sample", "loc", None, mean)
     x = array(z)
     _reorder_in_place(x, order)
     linalg.solve_t(pattern, array(factor), x, out=x)
     _reorder_in_place(x, inverse_of(order))
     x += mean
+    return z
+
+
+def sample_at(pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None) -> Tensor:
+    """One sample of each Gaussian, of tensors that `takes_addresses` accepts."""
+    z = torch.randn_like(loc, memory_format=torch.contiguous_format)
+    if not run_at("sample", pattern, order, (loc, factor), (z,)):
+        checks.raise_cause("sample", {"loc": (None, array(loc)), "factor": (pattern, array(factor))})
     return z
 
 
@@ -102,10 +107,10 @@ class _EagerSample(torch.autograd.Function):
 # z = loc + x, Lᵀ x = ε  ⇒  L̄ = −x (L⁻¹ z̄)ᵀ on the pattern, x = z − loc
 def _sample_rule(ctx: Any, z_bar: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
     loc, factor, order, z = ctx.saved_tensors
-    return None, *_sample_bars(ctx.pattern, loc, factor, order, z, z_bar), None, None
+    return None, *bars(ctx.pattern, loc, factor, order, z, z_bar), None, None
 
 
-def _sample_bars(
+def bars(
     pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
     if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
@@ -113,6 +118,7 @@ def _sample_bars(
         factor_bar = -algebra.outer(pattern, reordered(z - loc, order), noise_bar, factor.shape[:-1])
         return sum_to_shape(z_bar, loc), factor_bar
     if may_skip_dispatcher(loc, z_bar):
+        z_bar = z_bar.resolve_neg()
         if takes_addresses(pattern, loc, factor, z, z_bar):
             factor_bar = new(factor)
             if run_at("sample_vjp", pattern, order, (loc, factor, z, z_bar), (factor_bar,)):
@@ -127,15 +133,15 @@ def _sample_vjp(
     pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, z: Tensor, z_bar: Tensor
 ) -> tuple[Tensor, Tensor]:
     take = taker(order)
-    mean, values, samples, bars = array(loc), array(factor), array(z), array(z_bar)
+    mean, values, samples, z_bars = array(loc), array(factor), array(z), array(z_bar)
     full = samples.shape[:-1]
     loc_bar, factor_bar = accumulator(mean, full), accumulator(values, full)
     for block in blocks(full, pattern.n):
         own_mean, own = aligned(mean, block, z.ndim), aligned(values, block, z.ndim)
-        noise_bar = linalg.solve(pattern, own, take(bars[block]))
+        noise_bar = linalg.solve(pattern, own, take(z_bars[block]))
         offset = take(samples[block] - own_mean)
         aligned(factor_bar, block, z.ndim)[...] -= linalg.outer(pattern, offset, noise_bar, own.shape[:-1])
-        aligned(loc_bar, block, z.ndim)[...] += sum_in_float64(bars[block], own_mean.shape)
+        aligned(loc_bar, block, z.ndim)[...] += sum_in_float64(z_bars[block], own_mean.shape)
     return to_tensor(loc_bar, loc), to_tensor(factor_bar, factor)
 
 
@@ -188,7 +194,7 @@ def _sample_and_log_prob_rule(
     pattern, inverse, noise_bar = ctx.pattern, inverse_of(order), None
     x = reordered(algebra.solve_t(pattern, factor, reordered(noise, order)), inverse)
     x = x.expand_as(z_bar)  # loc alone may have some of the batch axes
-    loc_bar, factor_bar = _sample_bars(ctx.pattern, torch.zeros_like(loc), factor, order, x, z_bar)
+    loc_bar, factor_bar = bars(ctx.pattern, torch.zeros_like(loc), factor, order, x, z_bar)
     if ctx.needs_input_grad[-1]:
         whitened = reordered(algebra.solve(pattern, factor, reordered(z_bar, order)), inverse)
         noise_bar = sum_to_shape(whitened - noise * bar.unsqueeze(-1), noise)

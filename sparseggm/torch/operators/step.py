@@ -20,7 +20,7 @@ from sparseggm.linalg.engines import engine_of
 from sparseggm.linalg.primitives import Step
 from sparseggm.torch.operators import algebra, second_moments
 from sparseggm.torch.operators.addresses import FEW, LIKE, takes_addresses
-from sparseggm.torch.operators.blocks import sum_in_float64
+from sparseggm.torch.operators.blocks import add_logdet_vjp, sum_in_float64
 from sparseggm.torch.operators.registration import (
     array,
     batch_of,
@@ -134,6 +134,7 @@ def _bars(
     needs_noise: bool,
     seam_states: list[FloatArray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    z_bar, kl_bar = z_bar.resolve_neg(), kl_bar.resolve_neg()
     if (
         loc.numel() <= FEW
         and takes_addresses(pattern, loc, factor, noise, z_bar)
@@ -186,7 +187,7 @@ def _vjp_by_verbs(
     shared_bar = sum_in_float64(bar, (*batch, 1))
     variances_bar = np.broadcast_to(0.5 * shared_bar, (*batch, pattern.n)).astype(factor.dtype)
     factor_bar += calculus.marginal_variances_vjp(pattern, factor, variances_bar)
-    factor_bar[..., pattern.diagonal] += shared_bar / factor[..., pattern.diagonal]
+    add_logdet_vjp(factor_bar, pattern, factor, kl_bar)
     loc_bar = (sum_in_float64(z_bar, loc.shape) + sum_in_float64(bar * loc, loc.shape)).astype(loc.dtype, copy=False)
     return loc_bar, factor_bar, sum_in_float64(noise_bar, noise.shape).astype(noise.dtype) if needs_noise else None
 
