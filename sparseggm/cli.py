@@ -196,7 +196,7 @@ def _pixels_options(command: ArgumentParser) -> None:
     from sparseggm import vae
 
     command.add_class_arguments(vae.Config, skip={"pixels", "seed", "epochs"})
-    command.set_defaults(likelihood="levels")
+    command.set_defaults(likelihood="levels", learning_rate=2e-3)
     models = ["diagonal", "extended-grid"]
     command.add_argument("--graphs", nargs="+", type=str, default=models, help="of pixels; the first is the base line")
     _comparison_options(command, Path("runs/pixels"), vae.GREY_PIXELS.steps)

@@ -44,6 +44,17 @@ def bits_per_dimension(log_prob: npt.ArrayLike, n: int, levels: int = 256, alpha
     return np.asarray((scale - np.asarray(log_prob, np.float64) / n) / LOG_2)
 
 
+def require_levels(levels: Any, limit: Any) -> None:
+    """Raise a ValueError unless `GreyLevels` can have this many levels within this limit."""
+    if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
+        raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
+    if not limit > math.log(levels - 1):
+        raise ValueError(
+            f"GreyLevels: limit must be above {math.log(levels - 1):.4g}, where the last of {levels} levels begins, "
+            f"got {limit!r}."
+        )
+
+
 class LogitNormal:
     """Numbers x in (0, 1)ⁿ whose logits log x − log(1 − x) are Gaussian.
 
@@ -97,14 +108,15 @@ class GreyLevels:
     Args:
         gaussian: of the logits.
         levels: K, at least 2.
+        limit: where the first and the last level end, as logits ∓limit. Less than ∞, probabilities are those of the
+            levels and of all logits within the limit: lower bounds, whose samples cannot run away.
     A probability, so that its logarithm is at most 0, and comparable with every model of levels.
     """
 
-    def __init__(self, gaussian: GaussianGraphicalModel, levels: int = 256) -> None:
-        if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
-            raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
-        self.gaussian, self.levels = gaussian, int(levels)
-        self.edges = self.edges_of(self.levels)
+    def __init__(self, gaussian: GaussianGraphicalModel, levels: int = 256, limit: float = math.inf) -> None:
+        require_levels(levels, limit)
+        self.gaussian, self.levels, self.limit = gaussian, int(levels), float(limit)
+        self.edges = np.clip(self.edges_of(self.levels), -limit, limit)
         self._edges = np.append(self.edges, [-np.inf, np.inf])  # level K + 1 is the whole line: a missing pixel
 
     @staticmethod
@@ -113,7 +125,8 @@ class GreyLevels:
         return np.asarray(logit(np.arange(levels + 1) / levels))
 
     def __repr__(self) -> str:
-        return f"GreyLevels({self.gaussian!r}, levels={self.levels})"
+        limit = "" if math.isinf(self.limit) else f", limit={self.limit}"
+        return f"GreyLevels({self.gaussian!r}, levels={self.levels}{limit})"
 
     def log_prob(
         self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None, missing: npt.ArrayLike | None = None

@@ -18,6 +18,7 @@ from torch.distributions.transforms import SigmoidTransform
 from torch.nn.functional import logsigmoid
 
 from sparseggm.errors import DTypeError, ShapeError
+from sparseggm.gaussian.observed import require_levels
 from sparseggm.graph.families import Diagonal
 from sparseggm.linalg import checks
 from sparseggm.stochastic.estimators import Estimate
@@ -127,6 +128,8 @@ class GreyLevels(_OfLogits):
     Args:
         gaussian: of the logits; its loc and factor, or precision, are the parameters.
         levels: K, at least 2.
+        limit: where the first and the last level end, as logits ∓limit. Less than ∞, probabilities are those of the
+            levels and of all logits within the limit: lower bounds, whose samples cannot run away.
         validate_args: as in torch. Levels out of range raise in any case.
     A probability, so that its logarithm is at most 0, and comparable with every model of levels.
 
@@ -141,10 +144,15 @@ class GreyLevels(_OfLogits):
 
     has_rsample = False
 
-    def __init__(self, gaussian: GaussianGraphicalModel, levels: int = 256, validate_args: bool | None = None) -> None:
-        if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
-            raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
-        self.levels = int(levels)
+    def __init__(
+        self,
+        gaussian: GaussianGraphicalModel,
+        levels: int = 256,
+        limit: float = math.inf,
+        validate_args: bool | None = None,
+    ) -> None:
+        require_levels(levels, limit)
+        self.levels, self.limit = int(levels), float(limit)
         super().__init__(gaussian, validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
@@ -154,11 +162,12 @@ class GreyLevels(_OfLogits):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same distributions under more batch axes; copies nothing."""
         new = super().expand(batch_shape, _instance)
-        new.levels = self.levels
+        new.levels, new.limit = self.levels, self.limit
         return new
 
     def __repr__(self) -> str:
-        return f"GreyLevels({self.gaussian!r}, levels={self.levels})"
+        limit = "" if math.isinf(self.limit) else f", limit={self.limit}"
+        return f"GreyLevels({self.gaussian!r}, levels={self.levels}{limit})"
 
     # ------------------------------------------------------------------ probabilities
 
@@ -262,7 +271,9 @@ class GreyLevels(_OfLogits):
     def _edges(self) -> Tensor:
         """The logits of k / K, K + 1 of them, and those of the level K + 1, the whole line: a missing pixel."""
         count = torch.arange(self.levels + 1, dtype=torch.float64, device=self.gaussian.loc.device)
-        return torch.cat([(count / self.levels).logit(), count.new_tensor([-math.inf, math.inf])])
+        return torch.cat(
+            [(count / self.levels).logit().clamp(-self.limit, self.limit), count.new_tensor([-math.inf, math.inf])]
+        )
 
     def _log_weights(
         self,

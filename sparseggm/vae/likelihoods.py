@@ -21,6 +21,8 @@ from sparseggm.vae.data import Images
 from sparseggm.vae.randomness import binarize, dequantized, generator
 
 LEVELS = 256
+# Without it, weights that are wrong at first may let a black region grow blacker from pixel to pixel, to −10³⁰.
+LIMIT = 30.0
 # One binarisation, or dequantisation, of validation and test images for every run, so that differences are paired.
 BINARIZATION_SEED = 1
 
@@ -90,8 +92,10 @@ class LogitNormalPixels:
 
 
 class LevelPixels:
-    """The probability of the grey levels themselves, by one sequential truncated sample; exact where they are
-    independent."""
+    """The probability of the grey levels, all logits within ∓30, by one sequential truncated sample.
+
+    Exact where pixels are independent.
+    """
 
     def observe(self, images: Tensor, rng: torch.Generator) -> Tensor:
         return images
@@ -102,7 +106,7 @@ class LevelPixels:
     def log_prob(
         self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator, missing: Tensor | None = None
     ) -> Tensor:
-        return GreyLevels(decoded, LEVELS, validate_args=False).log_prob(x, generator=rng, missing=missing)
+        return GreyLevels(decoded, LEVELS, LIMIT, validate_args=False).log_prob(x, generator=rng, missing=missing)
 
     def intensities(self, decoded: GaussianGraphicalModel) -> Tensor:
         return decoded.loc.sigmoid()

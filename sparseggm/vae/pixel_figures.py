@@ -15,7 +15,7 @@ from torch import Tensor
 from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, Array, symmetric
 from sparseggm.torch import GaussianGraphicalModel, GreyLevels
 from sparseggm.vae.config import PIXELS, SIDE
-from sparseggm.vae.likelihoods import LEVELS
+from sparseggm.vae.likelihoods import LEVELS, LIMIT
 from sparseggm.vae.model import VAE
 from sparseggm.vae.plotting import image_of_tiles, new_figure, plot_tiles
 from sparseggm.vae.randomness import generator
@@ -89,7 +89,7 @@ def fillings(vae: VAE, images: Tensor, hidden: Tensor, rng: torch.Generator, swe
             observed = vae.likelihood.observe(x.to(torch.uint8), rng)
             q = vae.posterior(observed)
             z = q.loc + q.colorize(torch.randn(q.loc.shape, generator=rng, device="cpu").to(q.loc))
-            model = GreyLevels(vae.decoder(z), LEVELS, validate_args=False)
+            model = GreyLevels(vae.decoder(z), LEVELS, LIMIT, validate_args=False)
             logits, _ = model.sample_logits(x, generator=rng, missing=hidden)
             x = torch.where(hidden, model.levels_of(logits.double().sigmoid()), x)
     return x

@@ -38,7 +38,7 @@ from sparseggm.vae.randomness import generator
 # Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
 STEPS_BETWEEN_CHECKS = 50
 # Norm of the gradient for grey images, several times the usual one. Before the weights of neighbours have settled, a
-# wrong prediction may grow from pixel to pixel, and a single image then has more to say than all others.
+# single image may have more to say than all others.
 LARGEST_GRADIENT = 500.0
 
 

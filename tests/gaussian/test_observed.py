@@ -151,6 +151,17 @@ def test_more_samples_raise_the_bound() -> None:
     assert many.mean() - one.mean() > 4 * (one - many).std() / np.sqrt(len(x))
 
 
+@each_topology
+def test_a_limit_gives_a_lower_bound_that_it_reaches_from_far(topology: Topology) -> None:
+    g, x = gaussian(topology), np.arange(topology.n) % 2 * 7
+    free, near, far = (GreyLevels(g, 8, limit).log_prob(x, rng=0) for limit in (np.inf, 3.0, 300.0))
+    if topology == Diagonal(3):
+        assert near < free
+    np.testing.assert_allclose(far, free, rtol=1e-12)
+    z, _ = GreyLevels(g, 8, 3.0).sample_logits(np.broadcast_to(x, (100, topology.n)), rng=0)
+    assert abs(z).max() <= 3.0
+
+
 def test_what_levels_refuse() -> None:
     model = GreyLevels(gaussian(Chain(3)))
     with pytest.raises(ValueError, match=r"levels must be in 0 … 255, got 0 … 256"):
@@ -166,3 +177,6 @@ def test_what_levels_refuse() -> None:
         model.log_prob(np.array([0, 1, 2]), num_samples=0)
     with pytest.raises(ValueError, match=r"levels must be an integer of at least 2"):
         GreyLevels(gaussian(Chain(3)), levels=1)
+    for limit in (0.0, np.log(7), -np.inf, np.nan):
+        with pytest.raises(ValueError, match=r"limit must be above 1\.946, where the last of 8 levels begins"):
+            GreyLevels(gaussian(Chain(3)), 8, limit)
