@@ -20,7 +20,7 @@ from sparseggm.errors import PatternError, ShapeError
 from sparseggm.graph.families import ExtendedGrid, Stencil
 from sparseggm.graph.graphs import Grid, Torus
 from sparseggm.graph.pattern import IntArray
-from sparseggm.graph.topology import Topology
+from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.positivity import families
 from sparseggm.positivity.families import DominantFamily, FactorFamily, Family, SpectralFamily
 from sparseggm.torch.distribution import GaussianGraphicalModel
@@ -103,6 +103,11 @@ class FactorHead(GaussianHead):
     def __init__(self, in_features: int, topology: Topology, family: FactorFamily = families.factor) -> None:
         if not isinstance(family, FactorFamily):
             raise ValueError("FactorHead: the family must give a factor; for a precision use PrecisionHead.")
+        require_topology("FactorHead", topology)
+        if not topology.is_factor_free:
+            raise PatternError(
+                f"FactorHead: {topology} is not factor-free: L Lᵀ would have entries off its graph. Use PrecisionHead."
+            )
         super().__init__(_linear(in_features, topology, family), topology, family)
 
 

@@ -87,7 +87,7 @@ def _of_family(name: str) -> Callable[[Topology], Problem | None]:
     family = getattr(parametrize, name)
 
     def problem(topology: Topology) -> Problem | None:
-        if name == "factor" and not topology.is_factor_free:
+        if isinstance(family, type(parametrize.factor)) and not topology.is_factor_free:
             return None
         inputs = vectors(family.num_inputs(topology), 2)
         family(topology, inputs)  # its patterns must exist before torch.compile traces it, see docs/limits.md
@@ -133,6 +133,7 @@ def _fused(topology: Topology) -> Problem:
     return Problem(lambda *tensors: step.sample_and_kl(pattern, *tensors), arguments)
 
 
+FAMILIES = ("factor", "regression", "dominant", "scaled", "edge", "spectral")
 OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {
     **{f"ops.{name}": _operator(name) for name in calls(sg.Chain(4))},
     "fused.sample_and_kl": _fused,
@@ -151,7 +152,7 @@ OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {
     "colorize": _of_distribution(lambda q, x: q.colorize(x)),
     "kl_divergence to a GaussianGraphicalModel": _of_distribution(_own_kl),
     "kl_divergence to Independent(Normal, 1)": _of_distribution(_normal_kl),
-    **{f"parametrize.{name}": _of_family(name) for name in ("factor", "dominant", "scaled", "edge", "spectral")},
+    **{f"parametrize.{name}": _of_family(name) for name in FAMILIES},
     "spectral.largest_eigenvalue beyond 64 nodes": _eigenvalue,
 }
 
@@ -283,8 +284,21 @@ def write(path: Path, table: list[str], accept: bool) -> None:
     path.write_text("\n".join(table) + "\n", encoding="utf-8")
 
 
+def only(operations: list[str]) -> Callable[[str, Topology], str]:
+    """The cells of these operations as found now, the others as they are written."""
+    written = cells_of(TABLE.read_text(encoding="utf-8").splitlines())
+
+    def found(name: str, topology: Topology) -> str:
+        written_cell = written.get((name, type(topology).__name__))
+        return cell(name, topology) if name in operations or written_cell is None else written_cell
+
+    return found
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
     parser = argparse.ArgumentParser(description="Try what torch can do with each operation, and write the table.")
     parser.add_argument("--accept", action="store_true", help="write the table though a letter is lost")
-    write(TABLE, list(lines()), parser.parse_args().accept)
+    parser.add_argument("--only", nargs="+", metavar="OPERATION", help="try these rows, and cells that are new")
+    asked = parser.parse_args()
+    write(TABLE, list(lines(only(asked.only) if asked.only else cell)), asked.accept)

@@ -138,6 +138,7 @@ def test_a_convolution_moves_with_its_features_away_from_borders():
         (lambda: ConvHead(1, sg.Grid(2, 3), 2, parametrize.dominant), ValueError, "an odd kernel_size"),
         (lambda: ConvHead(1, sg.Grid(2, 3), 1, parametrize.edge), ValueError, "needs the family factor"),
         (lambda: ConvHead(1, sg.Grid(2, 3)), sg.PatternError, "not factor-free"),
+        (lambda: FactorHead(1, sg.Grid(2, 3)), sg.PatternError, r"FactorHead: Grid\(2, 3\) is .* Use PrecisionHead"),
         (lambda: ConvHead(1, sg.ExtendedGrid(2, 3))(torch.zeros(1, 3, 2)), sg.ShapeError, "features must be"),
     ],
 )
