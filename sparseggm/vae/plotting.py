@@ -49,7 +49,7 @@ def plot_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel="epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     return image
 
 
