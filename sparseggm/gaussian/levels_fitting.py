@@ -25,6 +25,7 @@ from scipy.special import log_ndtr, logit
 from sparseggm.gaussian.fitting import Moments, columns_of_factor
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.observed import GreyLevels, squeezed
+from sparseggm.graph.families import Diagonal
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
 
@@ -62,6 +63,8 @@ def start_of_levels(
 ) -> GaussianGraphicalModel:
     """A Gaussian with the moments of `fit_independent` and the correlations of `fit_density`: on `Diagonal` the fit."""
     loc, deviation = fit_independent(count_levels(images, levels), GreyLevels.edges_of(levels))
+    if isinstance(topology, Diagonal):
+        return GaussianGraphicalModel(loc, factor=1 / deviation, topology=topology)
     pattern, order = topology.precision_pattern, topology.order
     covariance = _density_moments(images, topology, alpha, rng, levels).covariance
     units = deviation.take(order) / np.sqrt(covariance[pattern.diagonal])

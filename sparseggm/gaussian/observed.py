@@ -19,6 +19,7 @@ from sparseggm.graph.pattern import FloatArray
 from sparseggm.linalg import checks
 from sparseggm.linalg.checks import Shape
 from sparseggm.linalg.levels import sample_in_levels
+from sparseggm.promotion import plain, promoted
 from sparseggm.stochastic.estimators import Estimate
 from sparseggm.stochastic.randomness import Seed, generator
 
@@ -38,10 +39,21 @@ def squeezed(x: npt.ArrayLike, alpha: float) -> FloatArray:
 def bits_per_dimension(log_prob: npt.ArrayLike, n: int, levels: int = 256, alpha: float | None = None) -> FloatArray:
     """−log₂ of a probability a pixel: of grey levels themselves; or, given α, of a density of squeezed numbers.
 
-    A density of y = α + (1 − 2α) x, x = (k + u) / levels, is one of x times (1 − 2α)ⁿ, and of k times levelsⁿ less.
+    The density of x is (1 − 2α)ⁿ times that of y = α + (1 − 2α) x; of levels k, x = (k + u)/levels, another levels⁻ⁿ.
     """
     scale = 0.0 if alpha is None else math.log(levels) - math.log1p(-2.0 * alpha)
     return np.asarray((scale - np.asarray(log_prob, np.float64) / n) / LOG_2)
+
+
+def require_count(function: str, num_samples: Any) -> None:
+    """Raise a ValueError unless this is a number of samples."""
+    if isinstance(num_samples, bool) or not hasattr(num_samples, "__index__") or num_samples < 1:
+        raise ValueError(f"{function}: num_samples must be an integer of at least 1, got {num_samples!r}.")
+
+
+def _require_gaussian(name: str, gaussian: Any) -> None:
+    if not isinstance(gaussian, GaussianGraphicalModel):
+        raise TypeError(f"{name}: gaussian must be a GaussianGraphicalModel, got {type(gaussian).__name__}.")
 
 
 def require_levels(levels: Any, limit: Any) -> None:
@@ -63,6 +75,7 @@ class LogitNormal:
     """
 
     def __init__(self, gaussian: GaussianGraphicalModel) -> None:
+        _require_gaussian("LogitNormal", gaussian)
         self.gaussian = gaussian
 
     def __repr__(self) -> str:
@@ -74,7 +87,7 @@ class LogitNormal:
         Raises:
             ValueError: a number outside (0, 1). At 0 and 1 the density is 0 or undefined: move them inside, `squeezed`.
         """
-        x, z = self._logits("log_prob", x)
+        z = self._logits("log_prob", x)
         wide = z.astype(np.float64)
         jacobian = (np.logaddexp(0.0, wide) + np.logaddexp(0.0, -wide)).sum(axis=-1)  # −log x − log(1 − x)
         log_prob = self.gaussian.log_prob(z).astype(np.float64) + jacobian
@@ -86,20 +99,17 @@ class LogitNormal:
 
     def condition(self, nodes: npt.ArrayLike, values: npt.ArrayLike) -> LogitNormal:
         """Of the other pixels, ascending, given x[nodes] = values: see `GaussianGraphicalModel.condition`."""
-        return LogitNormal(self.gaussian.condition(nodes, self._logits("condition", values)[1]))
+        return LogitNormal(self.gaussian.condition(nodes, self._logits("condition", values)))
 
-    @staticmethod
-    def _logits(function: str, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        x = np.asarray(x)
-        if not np.issubdtype(x.dtype, np.floating):
-            x = x.astype(np.float64)
-        if not ((x > 0) & (x < 1)).all():
-            bad = x[~((x > 0) & (x < 1))].flat[0]
+    def _logits(self, function: str, x: npt.ArrayLike) -> FloatArray:
+        (x,) = promoted(f"LogitNormal.{function}", self.gaussian.dtype, x=x)
+        inside = (x > 0) & (x < 1)
+        if not inside.all():
             raise ValueError(
-                f"LogitNormal.{function}: numbers must be in (0, 1), got {bad}. Move 0 and 1 inside, for example by "
-                "squeezed(x, 1e-6)."
+                f"LogitNormal.{function}: numbers must be in (0, 1), got {x[~inside].flat[0]}. Move 0 and 1 inside, "
+                "for example by squeezed(x, 1e-6)."
             )
-        return x, np.asarray(logit(x))
+        return np.asarray(logit(x))
 
 
 class GreyLevels:
@@ -114,6 +124,7 @@ class GreyLevels:
     """
 
     def __init__(self, gaussian: GaussianGraphicalModel, levels: int = 256, limit: float = math.inf) -> None:
+        _require_gaussian("GreyLevels", gaussian)
         require_levels(levels, limit)
         self.gaussian, self.levels, self.limit = gaussian, int(levels), float(limit)
         self.edges = np.clip(self.edges_of(self.levels), -limit, limit)
@@ -141,15 +152,18 @@ class GreyLevels:
                 are best where the missing pixels come first in the order of elimination, such as the upper rows.
         Cost: O(nnz(L) + n) a sample, see `linalg.levels.levels_log_prob`.
         """
-        return self.estimate_log_prob(x, num_samples, rng, missing).value
+        return self._estimate("GreyLevels.log_prob", x, num_samples, rng, missing).value
 
     def estimate_log_prob(
         self, x: npt.ArrayLike, num_samples: int = 1, rng: Seed = None, missing: npt.ArrayLike | None = None
     ) -> Estimate:
         """`log_prob` and its standard error, σ(w) / (w̄ √N) for weights w: of one sample NaN, on `Diagonal` 0."""
-        function = "GreyLevels.log_prob"
-        if num_samples < 1:
-            raise ValueError(f"{function}: num_samples must be at least 1, got {num_samples}.")
+        return self._estimate("GreyLevels.estimate_log_prob", x, num_samples, rng, missing)
+
+    def _estimate(
+        self, function: str, x: npt.ArrayLike, num_samples: int, rng: Seed, missing: npt.ArrayLike | None
+    ) -> Estimate:
+        require_count(function, num_samples)
         if isinstance(self.gaussian.topology, Diagonal):
             exact = self._sample(function, x, missing, (), np.random.default_rng(0))[1]
             return Estimate(exact, np.zeros_like(exact))
@@ -165,8 +179,12 @@ class GreyLevels:
         return self.levels_of(expit(self.gaussian.sample(size, rng).astype(np.float64)))
 
     def levels_of(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """The levels of numbers in [0, 1]."""
-        floor = np.floor(np.asarray(x, np.float64) * self.levels).astype(np.int64)
+        """The levels of numbers in [0, 1]. Raises ValueError for others."""
+        (numbers,) = promoted("GreyLevels.levels_of", np.dtype(np.float64), x=x)
+        inside = (numbers >= 0) & (numbers <= 1)
+        if not inside.all():
+            raise ValueError(f"GreyLevels.levels_of: numbers must be in [0, 1], got {numbers[~inside].flat[0]}.")
+        floor: npt.NDArray[np.int64] = np.floor(numbers * self.levels).astype(np.int64)
         return np.minimum(floor, self.levels - 1)
 
     def mean(self) -> FloatArray:
@@ -197,7 +215,7 @@ class GreyLevels:
         size: Shape,
         rng: np.random.Generator,
     ) -> tuple[FloatArray, FloatArray]:
-        x, g = self._checked_levels(function, np.asarray(x), missing), self.gaussian
+        x, g = self._checked_levels(function, _whole(function, "x", x), missing), self.gaussian
         batch = checks.broadcast(function, x=x.shape[:-1], gaussian=g.batch_shape)
         uniform = rng.uniform(2.0**-54, 1.0, (*size, *batch, g.n)).astype(g.dtype, copy=False)
         np.clip(uniform, None, np.nextafter(g.dtype.type(1), g.dtype.type(0)), out=uniform)
@@ -220,7 +238,7 @@ class GreyLevels:
                 f"got shape {x.shape}."
             )
         if missing is not None:
-            absent = np.asarray(missing)
+            absent = _whole(function, "missing", missing)
             if absent.dtype != np.bool_ or absent.shape[-1:] != x.shape[-1:]:
                 raise ShapeError(
                     f"{function}: missing must be booleans that end in {self.gaussian.n}, the pixels, "
@@ -231,3 +249,8 @@ class GreyLevels:
         if x.size and (x.min() < 0 or x.max() >= self.levels):
             raise ValueError(f"{function}: levels must be in 0 … {self.levels - 1}, got {x.min()} … {x.max()}.")
         return x if missing is None else np.where(absent, self.levels + 1, x.astype(np.int32))
+
+
+def _whole(function: str, name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """An array without hidden entries."""
+    return plain(function, name, values if isinstance(values, np.ndarray) else np.asarray(values))

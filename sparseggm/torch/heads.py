@@ -187,7 +187,8 @@ class _Convolution(nn.Module):
             raise ShapeError(
                 f"ConvHead: features must be (…, C, {self.shape[0]}, {self.shape[1]}), got {tuple(features.shape)}."
             )
-        maps: Tensor = self.convolution(features)
+        maps: Tensor = self.convolution(features.reshape(-1, *features.shape[-3:]))
+        maps = maps.reshape(*features.shape[:-3], *maps.shape[-3:])
         return maps.flatten(-3).index_select(-1, self.places.to(maps.device))
 
 

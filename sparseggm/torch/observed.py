@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Self, cast
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.distributions.transforms import SigmoidTransform
 from torch.nn.functional import logsigmoid
 
 from sparseggm.errors import DTypeError, ShapeError
-from sparseggm.gaussian.observed import require_levels
+from sparseggm.gaussian.observed import require_count, require_levels
 from sparseggm.graph.families import Diagonal
 from sparseggm.linalg import checks
 from sparseggm.stochastic.estimators import Estimate
@@ -51,6 +52,11 @@ class _OfLogits(Distribution):
         self._set(gaussian, type(self)._validate_args if validate_args is None else validate_args)
 
     def _set(self, gaussian: GaussianGraphicalModel, validate_args: bool) -> None:
+        if not isinstance(gaussian, GaussianGraphicalModel):
+            raise TypeError(
+                f"{type(self).__name__}: gaussian must be a sparseggm.torch.GaussianGraphicalModel, got "
+                f"{type(gaussian).__module__}.{type(gaussian).__name__}."
+            )
         self.gaussian = gaussian
         super().__init__(gaussian.batch_shape, gaussian.event_shape, validate_args=False)
         self._validate_args = validate_args
@@ -259,8 +265,12 @@ class GreyLevels(_OfLogits):
         return self.levels_of(self.gaussian.sample(sample_shape).double().sigmoid())
 
     def levels_of(self, x: Any) -> Tensor:
-        """The levels, int64, of numbers in [0, 1]."""
-        return (torch.as_tensor(x).double() * self.levels).floor().long().clamp(max=self.levels - 1)
+        """The levels, int64, of numbers in [0, 1]. Raises ValueError for others, where values can be read."""
+        numbers = torch.as_tensor(x).double()
+        if have_values(numbers) and not ((numbers >= 0) & (numbers <= 1)).all():
+            bad = numbers[~((numbers >= 0) & (numbers <= 1))][0].item()
+            raise ValueError(f"GreyLevels.levels_of: numbers must be in [0, 1], got {bad}.")
+        return (numbers * self.levels).floor().long().clamp(max=self.levels - 1)
 
     # ------------------------------------------------------------------ between caller and operator
 
@@ -285,8 +295,7 @@ class GreyLevels(_OfLogits):
         missing: Tensor | None,
     ) -> Tensor:
         """(num_samples, ...), or (1, ...) where one is exact."""
-        if num_samples < 1:
-            raise ValueError(f"{function}: num_samples must be at least 1, got {num_samples}.")
+        require_count(function, num_samples)
         x, batch = self._levels(function, value, missing)
         if self._is_exact:
             uniform = self.gaussian.loc.new_full((1,), 0.5).expand(1, *(1,) * len(batch), self.gaussian.topology.n)
@@ -305,6 +314,7 @@ class GreyLevels(_OfLogits):
 
     def _levels(self, function: str, value: Any, missing: Tensor | None) -> tuple[Tensor, torch.Size]:
         """Levels as int64, missing ones that of the whole line, and their batch axes together with the Gaussians."""
+        value = np.ascontiguousarray(value) if type(value) is np.ndarray else value  # torch refuses negative strides
         x = torch.as_tensor(value, device=self.gaussian.loc.device)
         if x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
             raise DTypeError(
@@ -329,6 +339,8 @@ class GreyLevels(_OfLogits):
             least, most = (int(end) for end in x.aminmax())
             if least < 0 or most >= self.levels:
                 raise ValueError(f"{function}: levels must be in 0 … {self.levels - 1}, got {least} … {most}.")
+        elif x.numel():
+            x = torch.where(x < self.levels, x, -1)  # which the operator refuses, where values cannot be read here
         if missing is not None:
             x = torch.where(absent, self.levels + 1, x)
         return x, common_batch(function, x=x, gaussian=self.gaussian.loc)

@@ -21,7 +21,7 @@ from sparseggm.gaussian.observed import bits_per_dimension
 from sparseggm.vae.config import PIXELS, Config, require_count
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
-from sparseggm.vae.evaluate import evaluate, standard_error
+from sparseggm.vae.evaluate import evaluate, require_hideable, standard_error
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
@@ -101,6 +101,7 @@ def compare(
         ConfigError, CheckpointError: some run of the table cannot start; then no run was started.
     """
     require_count("samples", samples)
+    require_hideable(hide, recipe)
     configs = _configs(comparison, recipe, models, seeds, 1 if epochs is None else epochs)
     images = load_images(data, recipe.split)
     if epochs is None:

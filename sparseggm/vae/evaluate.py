@@ -200,11 +200,8 @@ def evaluate(
     require_count("samples", samples)
     if part not in PARTS:
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
-    if hide not in HIDDEN:
-        raise ConfigError(f"unknown hide {hide!r}; one of: {', '.join(HIDDEN)}.")
     config, vae, state = load_run(run)
-    if hide != "nothing" and config.likelihood == "logit-normal":
-        raise ConfigError(f"hide {hide} needs likelihood bernoulli or levels, got a run of likelihood logit-normal.")
+    require_hideable(hide, config)
     found = load_images(data, config.split)
     if found.name != state["identity"]["data"]:
         raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
@@ -237,6 +234,14 @@ def evaluate(
     except OSError as error:
         raise NotWrittenError(error, result) from error
     return result
+
+
+def require_hideable(hide: str, config: Config) -> None:
+    """Raise a ConfigError unless this may be hidden of images under this likelihood."""
+    if hide not in HIDDEN:
+        raise ConfigError(f"unknown hide {hide!r}; one of: {', '.join(HIDDEN)}.")
+    if hide != "nothing" and config.likelihood == "logit-normal":
+        raise ConfigError(f"hide {hide} needs likelihood bernoulli or levels, got likelihood logit-normal.")
 
 
 def _finite(run: Path, evaluated: Callable[[], Evaluation]) -> Evaluation:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity import families
 from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel
+from sparseggm.torch.heads import GaussianHead
 from sparseggm.vae.config import PIXELS, SIDE, Config
 
 CHANNELS = 32
@@ -28,7 +29,7 @@ def decoder(config: Config, mean_intensity: Tensor) -> nn.Sequential:
     logits: nn.Module
     if config.decoder == "convolutional":
         body, width = _convolutional_body(config.latent), CHANNELS // 2
-        logits = nn.Sequential(nn.Conv2d(width, 1, 3, padding=1), nn.Flatten(-3))
+        logits = _maps(width, 1)
     else:
         body, width = _dense_body(config.latent, config.hidden), config.hidden
         logits = nn.Linear(width, PIXELS)
@@ -45,6 +46,8 @@ def _grey(config: Config, width: int, logits: nn.Module) -> nn.Module:
     """The last layer, which makes a Gaussian of `width` features."""
     if config.structure == "global":
         return SharedFactorHead(logits, config.pixel_topology)
+    if config.decoder == "convolutional" and config.pixels == "diagonal":
+        return GaussianHead(_maps(width, 2), config.pixel_topology, families.regression)  # maps of loc and of scales
     if config.decoder == "convolutional":
         return ConvHead(width, config.pixel_topology, kernel_size=3, family=families.regression)
     return FactorHead(width, config.pixel_topology, families.regression)
@@ -73,10 +76,30 @@ def _dense_body(latent: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(latent, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
 
 
+class _Images(nn.Sequential):
+    """Modules of inputs with one batch axis, for inputs with any; each input has `axes` of its own."""
+
+    def __init__(self, axes: int, *modules: nn.Module) -> None:
+        super().__init__(*modules)
+        self.axes = axes
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = inputs.reshape(-1, *inputs.shape[-self.axes :])
+        for module in self:
+            outputs = module(outputs)
+        return outputs.reshape(*inputs.shape[: -self.axes], *outputs.shape[1:])
+
+
+def _maps(width: int, count: int) -> nn.Module:
+    """(..., width, 28, 28) features → `count` numbers for each pixel, (..., count · 784), map by map."""
+    return _Images(3, nn.Conv2d(width, count, 3, padding=1), nn.Flatten())
+
+
 def _convolutional_body(latent: int) -> nn.Sequential:
-    """Latent variables → (16, 28, 28) features, by two transposed convolutions that double the sides."""
+    """Latent variables → (..., 16, 28, 28) features, by two transposed convolutions that double the sides."""
     side = SIDE // 4
-    return nn.Sequential(
+    images = _Images(
+        1,
         nn.Linear(latent, CHANNELS * side * side),
         nn.ELU(),
         nn.Unflatten(-1, (CHANNELS, side, side)),
@@ -85,3 +108,4 @@ def _convolutional_body(latent: int) -> nn.Sequential:
         nn.ConvTranspose2d(CHANNELS, CHANNELS // 2, 4, stride=2, padding=1),
         nn.ELU(),
     )
+    return nn.Sequential(images)

@@ -71,13 +71,13 @@ def plot_fillings(runs: Sequence[TrainedRun], images: Tensor, count: int = 5) ->
     axes[0].set_title("image, seen")
     for place, run in zip(axes[1:], runs, strict=True):
         rng = generator(run.config.seed, "fillings")
-        filled = fillings(run.vae, images.repeat_interleave(count, 0), hidden, rng)
+        filled = fillings(run.vae, images.repeat_interleave(count, 0), hidden, rng, SWEEPS)
         plot_tiles(place, (filled / (LEVELS - 1)).numpy(), len(images))
         place.set_title(f"filled in: {run.name}")
     return figure
 
 
-def fillings(vae: VAE, images: Tensor, hidden: Tensor, rng: torch.Generator, sweeps: int = SWEEPS) -> Tensor:
+def fillings(vae: VAE, images: Tensor, hidden: Tensor, rng: torch.Generator, sweeps: int) -> Tensor:
     """Levels (N, 784) in which hidden pixels are sampled given the others, by Gibbs' sampler over z and pixels.
 
     A sweep samples z from q(z | x), the logits of the seen pixels within their levels given z, and those of the hidden

@@ -30,13 +30,14 @@ class TrainedRun:
         """The name of the run in titles: of grey images that of the pixels' graph, else that of the posterior's."""
         if not self.config.is_grey:
             return self.config.posterior.replace("-", " ")
-        of_all = ", global" if self.config.structure == "global" else ""
-        return self.config.pixels.replace("-", " ") + of_all
+        words = [self.config.pixels.replace("-", " ")]
+        words += [word for word in (self.config.structure, self.config.decoder) if word not in ("per-image", "dense")]
+        return ", ".join(words)
 
 
 def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
     """One run of each kind of model, in the order of `POSTERIORS` and `PIXEL_GRAPHS`."""
-    found: dict[tuple[Any, ...], TrainedRun] = {}
+    found: dict[tuple[str | int, ...], TrainedRun] = {}
     for path in paths:
         directories = sorted(file.parent for file in path.rglob(checkpoint.CHECKPOINT))
         if not directories:
@@ -45,7 +46,8 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
             config, vae, state = load_run(directory)
             loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
             origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
-            kind = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels), config.structure
+            graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
+            kind = config.likelihood, *graphs, config.structure, config.decoder
             found.setdefault(kind, TrainedRun(config, vae, loc, factor, origin))
     runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
     if len({run.config.likelihood for run in runs}) > 1:

@@ -173,10 +173,60 @@ def test_what_levels_refuse() -> None:
     for missing in ([0, 1, 0], [True], True):
         with pytest.raises(ShapeError, match=r"missing must be booleans that end in 3, the pixels, got"):
             model.log_prob(np.array([0, 1, 2]), missing=missing)
-    with pytest.raises(ValueError, match=r"num_samples must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_samples must be an integer of at least 1"):
         model.log_prob(np.array([0, 1, 2]), num_samples=0)
     with pytest.raises(ValueError, match=r"levels must be an integer of at least 2"):
         GreyLevels(gaussian(Chain(3)), levels=1)
     for limit in (0.0, np.log(7), -np.inf, np.nan):
         with pytest.raises(ValueError, match=r"limit must be above 1\.946, where the last of 8 levels begins"):
             GreyLevels(gaussian(Chain(3)), 8, limit)
+
+
+def test_values_are_promoted_and_refused_as_those_of_a_gaussian() -> None:
+    g = GaussianGraphicalModel(np.full(2, 8.0), factor=np.array([1e4, -9e3, 1e4]), topology=Chain(2))
+    x = np.array([0.99966, 0.99967], np.float32)
+    assert LogitNormal(g).log_prob(x) == LogitNormal(g).log_prob(x.astype(np.float64))
+    narrow = GaussianGraphicalModel(np.zeros(2, np.float32), factor=np.ones(3, np.float32), topology=Chain(2))
+    assert LogitNormal(narrow).log_prob([0.5, 0.25]).dtype == np.float32
+    hidden = np.ma.array([0.5, 0.25], mask=[False, True])
+    for wrong in (hidden, np.array([0.5 + 1j, 0.25]), np.array(["a", "b"]), np.array([0.5, 0.25], object)):
+        with pytest.raises(DTypeError, match=r"^LogitNormal\.(log_prob|condition): "):
+            LogitNormal(g).log_prob(wrong)
+        with pytest.raises(DTypeError, match=r"^LogitNormal\.condition: "):
+            LogitNormal(g).condition([0, 1], wrong)
+    levels = GreyLevels(g)
+    with pytest.raises(DTypeError, match="x must have a value in every place"):
+        levels.log_prob(np.ma.array([1, 2], mask=[False, True]))
+    with pytest.raises(DTypeError, match="missing must have a value in every place"):
+        levels.log_prob(np.array([1, 2]), missing=np.ma.array([True, False], mask=[False, True]))
+
+
+@pytest.mark.parametrize("bad", [-0.5, np.nan, np.inf, 1.5])
+def test_levels_of_no_number_between_zero_and_one_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match=r"levels_of: numbers must be in \[0, 1\], got"):
+        GreyLevels(gaussian(Chain(3))).levels_of([0.5, bad])
+
+
+def test_narrow_levels_far_from_zero_have_their_own_probability() -> None:
+    """log P = log φ(e) + log of the width, where both ends of the interval round to one number."""
+    g = GaussianGraphicalModel(np.array([1e16]), factor=np.array([1e-16]), topology=Diagonal(1))
+    model = GreyLevels(g)
+    ends = model.edges[128:130]
+    expected = -0.5 - 0.5 * np.log(2 * np.pi) + np.log(1e-16 * (ends[1] - ends[0]))
+    assert np.isclose(model.log_prob(np.array([128])), expected, rtol=1e-12)
+    every = np.exp(model.log_prob(np.arange(256)[:, None])).sum()
+    assert every <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("count", [0, 2.5, True, None, "2"])
+def test_a_number_of_samples_is_a_positive_integer(count: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"GreyLevels\.estimate_log_prob: num_samples must be an integer of at least 1"
+    ):
+        GreyLevels(gaussian(Chain(3))).estimate_log_prob(np.array([0, 1, 2]), num_samples=count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [LogitNormal, GreyLevels])
+def test_what_is_no_gaussian_is_refused(kind: type) -> None:
+    with pytest.raises(TypeError, match="gaussian must be a GaussianGraphicalModel, got int"):
+        kind(3)

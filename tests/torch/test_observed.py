@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -365,7 +367,7 @@ def test_what_levels_refuse():
     ):
         with pytest.raises(error, match=rf"^GreyLevels\.log_prob: {message}"):
             model.log_prob(torch.tensor(bad))
-    with pytest.raises(ValueError, match=r"num_samples must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_samples must be an integer of at least 1"):
         model.log_prob(fine, num_samples=0)
     with pytest.raises(ValueError, match=r"^GreyLevels: levels must be an integer of at least 2, got 1"):
         GreyLevels(gaussian(sg.Chain(3)), levels=1)
@@ -392,3 +394,53 @@ def test_a_bad_parameter_is_named_by_batch_element_and_pixel_though_it_was_not_v
         model(bad, lower).sample_logits(x)
     with pytest.raises(NonPositiveError, match=r"^GreyLevels\.log_prob: the diagonal of factor must be positive"):
         model(loc, negative).log_prob(x)
+
+
+@pytest.mark.parametrize("level", [-1, 256, 257, 258])
+def test_levels_out_of_range_raise_where_values_cannot_be_read_before(level):
+    """257 is the operator's own level of a missing pixel."""
+    model = GreyLevels(gaussian_of(sg.Diagonal(1)))
+    with pytest.raises(sg.ShapeError, match="levels must be in 0"):
+        torch.func.vmap(model.log_prob)(torch.tensor([[255], [level]]))
+
+
+def gaussian_of(topology):
+    n, nnz = topology.n, topology.factor_pattern.nnz
+    return GaussianGraphicalModel(torch.zeros(n), factor=torch.ones(nnz), topology=topology)
+
+
+def test_levels_of_a_reversed_array_are_those_of_its_copy():
+    model, x = GreyLevels(gaussian_of(sg.Diagonal(3))), np.array([3, 2, 0])
+    assert model.log_prob(x[::-1]) == model.log_prob(x[::-1].copy())
+
+
+@pytest.mark.parametrize("kind", [LogitNormal, GreyLevels])
+def test_a_gaussian_of_arrays_is_refused_by_name(kind):
+    g = sg.GaussianGraphicalModel(np.zeros(2), factor=np.ones(3), topology=sg.Chain(2))
+    with pytest.raises(TypeError, match=r"must be a sparseggm\.torch\.GaussianGraphicalModel, got sparseggm\.gaussian"):
+        kind(g)
+
+
+@pytest.mark.parametrize("bad", [-0.5, math.nan, math.inf, 1.5])
+def test_levels_of_no_number_between_zero_and_one_are_refused(bad):
+    with pytest.raises(ValueError, match=r"levels_of: numbers must be in \[0, 1\], got"):
+        GreyLevels(gaussian_of(sg.Diagonal(2))).levels_of(torch.tensor([0.5, bad]))
+
+
+def test_missing_pixels_and_limits_are_those_of_arrays():
+    topology = sg.ExtendedGrid(2, 3)
+    g = sg.GaussianGraphicalModel(np.linspace(-1, 1, 6), factor=np.linspace(1, 2, 13), topology=topology)
+    q = GaussianGraphicalModel(
+        torch.from_numpy(g.loc.copy()), factor=torch.from_numpy(g.factor.copy()), topology=topology
+    )
+    x, missing = np.array([0, 1, 2, 3, 2, 1]), np.arange(6) < 3
+    uniform = torch.from_numpy(np.random.default_rng(0).uniform(size=(4000, 6)))
+    for limit in (math.inf, 4.0):
+        expected = sg.GreyLevels(g, 4, limit).estimate_log_prob(x, 4000, rng=1, missing=missing)
+        model = GreyLevels(q, 4, limit)
+        found = model.log_prob(x, 4000, uniform=uniform, missing=torch.from_numpy(missing))
+        assert abs(found.item() - expected.value) <= 6 * expected.standard_error
+        z, _ = model.sample_logits(torch.from_numpy(x), missing=torch.from_numpy(missing))
+        assert torch.equal(model.levels_of(z.double().sigmoid())[3:], torch.from_numpy(x)[3:])
+    with pytest.raises(sg.ShapeError, match="missing must be booleans that end in 6"):
+        GreyLevels(q, 4).log_prob(x, missing=torch.zeros(6))

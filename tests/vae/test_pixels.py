@@ -27,6 +27,7 @@ from sparseggm.vae import (
     evaluate,
     evaluate_images,
     figures,
+    pixel_figures,
     pixel_topology,
     report,
 )
@@ -43,6 +44,7 @@ from tests.vae.conftest import assert_same_numbers
 MODELS = [  # every likelihood, graph, structure and decoder
     ("levels", "diagonal", "per-image", "dense"),
     ("levels", "extended-grid", "per-image", "convolutional"),
+    ("levels", "diagonal", "per-image", "convolutional"),
     ("levels", "stencil-3", "global", "dense"),
     ("logit-normal", "diagonal", "global", "convolutional"),
     ("logit-normal", "extended-grid", "global", "dense"),
@@ -108,15 +110,17 @@ def test_training_raises_the_bound_of_grey_images(
         training.train_epoch(StopRequest())
     first, *_, last = training.history
     assert last.elbo > first.elbo + 100
-    evaluated = evaluate_two(training.vae, digits)
-    assert np.isfinite(evaluated).all()
+    found = evaluate_images(training.vae, held_out(training.vae.likelihood, digits, "test")[:2], samples=3)
+    assert (found.log_p >= found.elbo).all()
 
 
-def evaluate_two(vae: VAE, digits: Images) -> np.ndarray:
-    x = held_out(vae.likelihood, digits, "test")[:2]
+@pytest.mark.parametrize("likelihood", ["bernoulli", "levels"])
+def test_a_convolutional_decoder_has_any_batch_axes(likelihood: str, digits: Images, recipe: Config) -> None:
+    vae = VAE(replace(recipe, likelihood=likelihood, decoder="convolutional"), digits.mean_intensity)
+    z = torch.randn(3, 2, recipe.latent)
     with torch.inference_mode():
-        q = vae.posterior(x)
-        return vae.log_likelihood(q.loc, x, generator(0)).double().numpy()
+        whole, each = (vae.likelihood.intensities(vae.decoder(part)) for part in (z, z[1]))
+    torch.testing.assert_close(whole[1], each)
 
 
 def test_a_shared_factor_is_one_parameter_for_all_images(digits: Images, grey: Config) -> None:
@@ -230,6 +234,10 @@ def test_a_hidden_half_of_a_density_is_refused(few_digits: Images, grey: Config,
     Training(replace(grey, likelihood="logit-normal"), few_digits, tmp_path / "run")
     with pytest.raises(ConfigError, match="hide upper needs likelihood bernoulli or levels"):
         evaluate(tmp_path / "run", samples=2, hide="upper")
+    recipe = replace(grey, likelihood="logit-normal", pixels="diagonal")
+    with pytest.raises(ConfigError, match="hide upper needs likelihood bernoulli or levels"):
+        compare(GREY_PIXELS, recipe, tmp_path / "table", ("diagonal",), hide="upper")
+    assert not (tmp_path / "table").exists()
 
 
 def test_the_report_of_a_density_names_its_alpha(few_digits: Images, grey: Config, tmp_path: Path) -> None:
@@ -237,16 +245,25 @@ def test_the_report_of_a_density_names_its_alpha(few_digits: Images, grey: Confi
     assert "logit-normal extended-grid per-image pixels, alpha 1e-06" in report(evaluate(tmp_path / "run", samples=2))
 
 
-def test_grey_runs_have_pictures_of_their_pixels(table: Path, few_digits: Images) -> None:
+def test_grey_runs_have_pictures_of_their_pixels(
+    table: Path, few_digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_figures, "SWEEPS", 1)
     names = {path.name for path in figures([table])}
     pictures = {"pixel-samples.png", "fillings.png", "residuals.png", "pixel-factor.png", "pixel-correlations.png"}
     assert pictures <= names
 
 
-def test_runs_of_two_likelihoods_have_no_common_pictures(table: Path, few_digits: Images, recipe: Config) -> None:
+def test_runs_of_two_likelihoods_have_no_common_pictures(
+    table: Path, few_digits: Images, recipe: Config, grey: Config
+) -> None:
     Training(recipe, few_digits, table / "bits")
     with pytest.raises(CheckpointError, match="needed runs of one likelihood"):
         figures([table])
+    density = replace(grey, likelihood="logit-normal")  # of the graph of a run of levels
+    Training(density, few_digits, table / "density")
+    with pytest.raises(CheckpointError, match="needed runs of one likelihood"):
+        figures([table / "seed-0", table / "density"])
 
 
 def test_fillings_keep_what_is_seen_and_differ_where_nothing_is(digits: Images, grey: Config) -> None:

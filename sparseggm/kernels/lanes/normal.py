@@ -250,7 +250,9 @@ def truncated(alpha, beta, width, u):
     mirrored = alpha + beta
     a, b = where_positive(mirrored, beta * -1.0, alpha), where_positive(mirrored, alpha * -1.0, beta)
     v, centre = where_positive(mirrored, one - u, u), (a + b) * 0.5
-    wide = b - a  # zero where both ends were moved to one place: then the mass is that of the tail, and constant
+    # Ends within that rounded to one number have the width that is known. Ends that were moved to one place have none:
+    # then the mass is that of the tail, and constant.
+    wide = where_positive(b - a, b - a, where_positive(b + one * LARGEST, width, one * 0.0))
     width = where_positive(wide, minimum(width, one * (2.0 * LARGEST)), one)
 
     below = where_positive(b, b * -1.0, b)

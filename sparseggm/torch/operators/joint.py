@@ -11,6 +11,7 @@ one forgets z, loc and L after a backward pass without `retain_graph`.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ def sample(
         checks.require_pattern("sample", pattern)
         if takes_addresses(pattern, loc, factor):
             z, kl = _SampleAndKL.apply(pattern, loc, factor, order)
-            return z, Pending(kl, loc, factor, (_state_of(loc), _state_of(factor)))
+            return z, Pending(kl, loc, factor, (_state_of(loc), _state_of(factor)), get_ident())
     return samples.sample(pattern, loc, factor, order, batch_shape), None
 
 
@@ -47,6 +48,8 @@ class Pending(NamedTuple):
     factor: Tensor
     states: tuple[State, State]
     """Those of loc and factor when the sample was made."""
+    thread: int
+    """That made the sample. Of two threads with one Gaussian, each has its own backward pass."""
 
     def kl_to_normal(
         self, pattern: Pattern, loc: Tensor, factor: Tensor, order: Tensor | None, mean: Tensor, scale: Tensor
@@ -54,10 +57,17 @@ class Pending(NamedTuple):
         """`density.kl_to_normal`; None where it needs a node of its own.
 
         It does where the parameters or their place in the graph are others than at the sample, where a backward pass
-        has been at the node, where no gradients are wanted, or those of the prior are, and where values are not finite.
+        has been at the node, in another thread, where no gradients are wanted, or those of the prior are, and where
+        values are not finite.
         """
         node: Any = self.kl.grad_fn
-        if not torch.is_grad_enabled() or node.is_spent or mean.requires_grad or scale.requires_grad:
+        if (
+            self.thread != get_ident()
+            or not torch.is_grad_enabled()
+            or node.is_spent
+            or mean.requires_grad
+            or scale.requires_grad
+        ):
             return None
         if loc is not self.loc or factor is not self.factor or (_state_of(loc), _state_of(factor)) != self.states:
             return None
