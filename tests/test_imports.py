@@ -117,6 +117,7 @@ FLOORS = {
         "distribution",
         "divergences",
         "observed",
+        "grey_levels",
         "heads",
     ),
     "pyro": (),

@@ -17,8 +17,9 @@ from sparseggm.torch import ops
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
+from sparseggm.torch.grey_levels import GreyLevels
 from sparseggm.torch.heads import ConvHead, FactorHead, PrecisionHead
-from sparseggm.torch.observed import GreyLevels, LogitNormal
+from sparseggm.torch.observed import LogitNormal
 from sparseggm.torch.operators import spectral
 
 __all__ = [
