@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
 from sparseggm.files import write_atomically, write_json
 from sparseggm.gaussian.observed import bits_per_dimension
@@ -190,7 +190,7 @@ def _estimate(of: FloatArray) -> Interval:
 
 def _interval(of: FloatArray) -> Interval:
     """Mean, and half its 95 % interval; 0 for a single value, where it has no meaning."""
-    quantile = float(stats.t.ppf((1.0 + CONFIDENCE) / 2.0, len(of) - 1)) if len(of) > 1 else 0.0
+    quantile = float(stdtrit(len(of) - 1, (1.0 + CONFIDENCE) / 2.0)) if len(of) > 1 else 0.0
     return float(of.mean()), quantile * standard_error(of)
 
 
