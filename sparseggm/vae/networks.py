@@ -26,13 +26,11 @@ def decoder(config: Config, mean_intensity: Tensor) -> nn.Sequential:
         config: its `decoder`, sizes, and for grey images `pixels` and `structure`.
         mean_intensity: (784,) in [0, 1]; a dense decoder's logits start at those of the mean image.
     """
-    logits: nn.Module
-    if config.decoder == "convolutional":
-        body, width = _convolutional_body(config.latent), CHANNELS // 2
-        logits = _maps(width, 1)
-    else:
-        body, width = _dense_body(config.latent, config.hidden), config.hidden
-        logits = nn.Linear(width, PIXELS)
+    width = CHANNELS // 2 if config.decoder == "convolutional" else config.hidden
+    if config.is_grey:
+        body, logits = _body(config), _logits(config, width)
+    else:  # in the order of earlier versions, so that a seed gives the same weights
+        logits, body = _logits(config, width), _body(config)
     last = _grey(config, width, logits) if config.is_grey else logits
     if config.decoder == "dense":
         linear = next(module for module in last.modules() if isinstance(module, nn.Linear))
@@ -70,6 +68,16 @@ class SharedFactorHead(nn.Module):
         loc = self.layer(features)
         factor = families.regression(self.topology, self.inputs)
         return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
+
+
+def _body(config: Config) -> nn.Sequential:
+    if config.decoder == "convolutional":
+        return _convolutional_body(config.latent)
+    return _dense_body(config.latent, config.hidden)
+
+
+def _logits(config: Config, width: int) -> nn.Module:
+    return _maps(width, 1) if config.decoder == "convolutional" else nn.Linear(width, PIXELS)
 
 
 def _dense_body(latent: int, hidden: int) -> nn.Sequential:
