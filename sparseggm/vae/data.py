@@ -147,8 +147,8 @@ def _unpacked(content: bytes, gzipped: bool, origin: str) -> bytes:
     return content
 
 
-def _require_mnist(content: bytes, name: str, origin: str | Path) -> None:
-    found = _sha256(content)
+def _require_mnist(found: str, name: str, origin: str | Path) -> None:
+    """Raise unless a SHA-256 is that of MNIST's file."""
     if found != MNIST_SHA256[name]:
         raise DataError(
             f"{origin}: needed MNIST's {name} with SHA-256 {MNIST_SHA256[name]}, got SHA-256 {found}: damaged, or "
@@ -186,9 +186,10 @@ def _asked_files(directory: Path, option: str) -> dict[str, Path]:
 def _images(paths: dict[str, Path], split: str, origin: str, folder: str | None = None) -> Images:
     """MNIST; or, in a folder that the user named, another data set, if neither of its files is MNIST's."""
     contents = {name: read_idx(path) for name, path in paths.items()}
-    if folder is None or any(_sha256(contents[name]) == MNIST_SHA256[name] for name in contents):
-        for name, content in contents.items():
-            _require_mnist(content, name, paths[name])
+    digests = {name: _sha256(content) for name, content in contents.items()}
+    if folder is None or any(digests[name] == MNIST_SHA256[name] for name in digests):
+        for name, found in digests.items():
+            _require_mnist(found, name, paths[name])
         return _split(contents, "MNIST", split, f"Full MNIST {origin}.")
     name = f"{folder} {_sha256(contents[TRAIN] + contents[TEST])[:8]}"
     return _split(contents, name, split, f"Images {origin}, which are not MNIST: {name}.")
@@ -227,7 +228,7 @@ def _fetch(url: str, name: str, cache: Path) -> Path:
 
     packed = io.BytesIO()
     pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)(url, packed, None)
-    _require_mnist(_unpacked(packed.getvalue(), True, url), name, url)
+    _require_mnist(_sha256(_unpacked(packed.getvalue(), True, url)), name, url)
     path = cache / f"{name}.gz"
     cache.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(packed.getbuffer()))
