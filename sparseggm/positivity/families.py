@@ -26,6 +26,7 @@ diagonal does not depend on a coupling at zero, to first order, while P_ij has d
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 from sparseggm.errors import PatternError, ShapeError
@@ -78,22 +79,40 @@ class FactorFamily:
         return array_namespace(inputs).where(on_diagonal, array_namespace(inputs).exp(bounded(inputs)), inputs)
 
 
+@dataclass(frozen=True)
 class RegressionFamily(FactorFamily):
     """L by its regression coordinates: L_jj = exp(bounded(d_j)) = 1 / σ_j, L_ij = −β_ij L_jj.
 
     So z_j = loc_j + Σ_i β_ij (z_i − loc_i) + σ_j ε_j, over the parents i of j: later neighbours, by their entries in
     column j. The weights β are free of units: a change of σ_j leaves them. Inputs and cover are those of `factor`, β
     in the place of L_ij.
+
+    Args:
+        least_scale: every σ_j is above it, in [e⁻⁵, 1). For d > 0 the bound of log L_jj is −log least_scale in the
+            place of 5, again with slope 1 at 0. A likelihood of data needs one: without, a node that hardly ever
+            leaves its mean gets a σ so small that the first time it does costs more than all else.
     """
 
+    least_scale: float = math.exp(-LOG_BOUND)
+
     name = "regression"
+
+    def __post_init__(self) -> None:
+        if not math.exp(-LOG_BOUND) <= self.least_scale < 1.0:
+            raise ValueError(f"parametrize.regression: least_scale must be in [e^-5, 1), got {self.least_scale}.")
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.regression", inputs, self.num_inputs(topology))
         pattern = topology.factor_pattern
-        pivots = take(array_namespace(inputs).exp(bounded(take(inputs, pattern.diagonal))), pattern.cols)
+        pivots = take(self._pivots(take(inputs, pattern.diagonal)), pattern.cols)
         on_diagonal = mask(inputs, pattern.rows == pattern.cols)
         return array_namespace(inputs).where(on_diagonal, pivots, -inputs * pivots)
+
+    def _pivots(self, inputs: Array) -> Array:
+        xp, bound = array_namespace(inputs), -math.log(self.least_scale)
+        if bound >= LOG_BOUND:
+            return xp.exp(bounded(inputs))
+        return xp.exp(xp.where(inputs > 0, bound * xp.tanh(inputs / bound), bounded(inputs)))
 
 
 class DominantFamily:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -59,7 +60,7 @@ class GaussianHead(nn.Module):
         return GaussianGraphicalModel.from_precision(loc, precision=values, topology=self.topology, validate_args=False)
 
     def extra_repr(self) -> str:
-        return f"{self.topology}, {type(self.family).__name__}"
+        return f"{self.topology}, {_name(self.family)}"
 
     def get_extra_state(self) -> Tensor:
         """Bytes of text, for what handles a state dict (safetensors, averages of weights) may know tensors alone."""
@@ -80,11 +81,16 @@ class GaussianHead(nn.Module):
         """What weights are for."""
         topology, is_factor = self.topology, isinstance(self.family, FactorFamily)
         return {
-            "family": type(self.family).__name__,
+            "family": _name(self.family),
             "topology": _digest(np.append(topology.edges.ravel(), topology.n)),
             "order of elimination": _digest(topology.order),
             "pattern": (topology.factor_pattern if is_factor else topology.precision_pattern).key,
         }
+
+
+def _name(family: Family) -> str:
+    """The class of a family, with its settings where it has some."""
+    return repr(family) if is_dataclass(family) else type(family).__name__
 
 
 def _digest(numbers: IntArray) -> str:

@@ -32,7 +32,12 @@ LEAST_ALPHA = {"32-true": 2.0**-22, "64-true": 2.0**-50}
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
 # What each likelihood reads of the recipe, beside that which all read.
-READS = {"bernoulli": (), "levels": ("pixels", "structure"), "logit-normal": ("pixels", "structure", "alpha")}
+READS = {
+    "bernoulli": (),
+    "levels": ("pixels", "structure", "least_scale"),
+    "logit-normal": ("pixels", "structure", "least_scale", "alpha"),
+}
+GREY = READS["logit-normal"]
 # Left out of the identity where they have their defaults, so that runs begun before they existed go on.
 ADDED = ("likelihood", "decoder", "pixels", "structure", "alpha")
 
@@ -59,6 +64,7 @@ class Config:
         decoder: dense or convolutional.
         pixels: graph of the pixels' logits: diagonal, extended-grid, stencil-3 or stencil-5; not for bernoulli.
         structure: per-image (the decoder emits scales and couplings) or global (learnt once for all images).
+        least_scale: least standard deviation of a pixel's logit given its parents, in [e⁻⁵, 1); not for bernoulli.
         alpha: squeezes dequantised numbers into (alpha, 1 - alpha); for logit-normal alone.
     """
 
@@ -78,6 +84,7 @@ class Config:
     decoder: str = "dense"
     pixels: str = "diagonal"
     structure: str = "per-image"
+    least_scale: float = 0.1
     alpha: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -101,12 +108,14 @@ class Config:
             raise ConfigError(
                 f"alpha must be at least {least:.1g} in {self.precision} and below 0.5, got {self.alpha}."
             )
+        if not (isinstance(self.least_scale, float) and math.exp(-5.0) <= self.least_scale < 1.0):
+            raise ConfigError(f"least_scale must be in [exp(-5), 1), got {self.least_scale}.")
         self._require_read()
         posterior_topology(self.posterior, self.latent)
 
     def _require_read(self) -> None:
         """Refuse a choice that this likelihood would ignore."""
-        for name in ("pixels", "structure", "alpha"):
+        for name in GREY:
             value, default = getattr(self, name), getattr(type(self), name)
             if value != default and name not in READS[self.likelihood]:
                 readers = " or ".join(likelihood for likelihood, read in READS.items() if name in read)
@@ -133,6 +142,8 @@ class Config:
         for name in ADDED:
             if facts[name] == getattr(type(self), name):
                 del facts[name]
+        if not self.is_grey:
+            del facts["least_scale"]
         return {**facts, "data": data, "factor_pattern": self.topology.factor_pattern.key}
 
     def learning_rate_at(self, epoch: int) -> float:

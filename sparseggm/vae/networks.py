@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseggm.graph.topology import Topology
-from sparseggm.positivity import families
+from sparseggm.positivity.families import FactorFamily, RegressionFamily
 from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel
 from sparseggm.torch.heads import GaussianHead
 from sparseggm.vae.config import PIXELS, SIDE, Config
@@ -42,13 +42,14 @@ def decoder(config: Config, mean_intensity: Tensor) -> nn.Sequential:
 
 def _grey(config: Config, width: int, logits: nn.Module) -> nn.Module:
     """The last layer, which makes a Gaussian of `width` features."""
+    family = RegressionFamily(config.least_scale)
     if config.structure == "global":
-        return SharedFactorHead(logits, config.pixel_topology)
+        return SharedFactorHead(logits, config.pixel_topology, family)
     if config.decoder == "convolutional" and config.pixels == "diagonal":
-        return GaussianHead(_maps(width, 2), config.pixel_topology, families.regression)  # maps of loc and of scales
+        return GaussianHead(_maps(width, 2), config.pixel_topology, family)  # maps of loc and of scales
     if config.decoder == "convolutional":
-        return ConvHead(width, config.pixel_topology, kernel_size=3, family=families.regression)
-    return FactorHead(width, config.pixel_topology, families.regression)
+        return ConvHead(width, config.pixel_topology, kernel_size=3, family=family)
+    return FactorHead(width, config.pixel_topology, family)
 
 
 class SharedFactorHead(nn.Module):
@@ -57,16 +58,17 @@ class SharedFactorHead(nn.Module):
     Args:
         layer: features → (..., n).
         topology: factor-free.
+        family: makes L of the parameter.
     """
 
-    def __init__(self, layer: nn.Module, topology: Topology) -> None:
+    def __init__(self, layer: nn.Module, topology: Topology, family: FactorFamily) -> None:
         super().__init__()
-        self.layer, self.topology = layer, topology
-        self.inputs = nn.Parameter(torch.zeros(families.regression.num_inputs(topology), device="cpu"))
+        self.layer, self.topology, self.family = layer, topology, family
+        self.inputs = nn.Parameter(torch.zeros(family.num_inputs(topology), device="cpu"))
 
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
         loc = self.layer(features)
-        factor = families.regression(self.topology, self.inputs)
+        factor = self.family(self.topology, self.inputs)
         return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
 
 

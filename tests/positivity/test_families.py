@@ -92,6 +92,29 @@ def test_regression_weights_are_those_of_the_conditional_means() -> None:
         np.testing.assert_allclose(weights[pattern.rows[stored] - node - 1], inputs[stored], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("least", [0.05, 0.5])
+def test_the_least_scale_bounds_scales_alone_and_leaves_small_inputs_as_they_are(least: float) -> None:
+    topology, family = Chain(4), parametrize.RegressionFamily(least)
+    pattern, inputs = topology.factor_pattern, np.array([1e30, 0.7, 0.0, 0.3, -1e30, 2.0, 1.0])
+    scales = 1 / family(topology, inputs)[pattern.diagonal]
+    log_scales = -inputs[pattern.diagonal]
+    expected = [least, 1.0, np.exp(5), np.exp(np.log(least) * np.tanh(log_scales[3] / np.log(least)))]
+    np.testing.assert_allclose(scales, expected, rtol=1e-14)
+    weights = -family(topology, inputs) * np.take(scales, pattern.cols)
+    np.testing.assert_allclose(weights[pattern.rows != pattern.cols], [0.7, 0.3, 2.0], rtol=1e-14)
+    step, slopes = 1e-6, []
+    for sign in (-1, 1):
+        shifted = np.where(pattern.rows == pattern.cols, sign * step, 0.0)
+        slopes.append(np.log(family(topology, shifted)[0]) / (sign * step))
+    np.testing.assert_allclose(slopes, 1.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-3, 1.0, float("nan")])
+def test_a_least_scale_that_no_scale_could_have_is_refused(least: float) -> None:
+    with pytest.raises(ValueError, match=r"least_scale must be in \[e\^-5, 1\)"):
+        parametrize.RegressionFamily(least)
+
+
 @pytest.mark.property
 @given(name=names, topology=graphs, seed=seeds, batch=batches, dtype=dtypes, scale=st.sampled_from([0.1, 3.0]))
 def test_a_family_is_what_its_definition_says(name: str, topology: Topology, seed, batch, dtype, scale) -> None:

@@ -79,6 +79,13 @@ def test_a_head_of_regression_coordinates_gives_their_factor():
     np.testing.assert_allclose(head(features).factor.detach(), expected, rtol=1e-6)
 
 
+def test_weights_for_another_least_scale_are_refused():
+    head = FactorHead(3, sg.Chain(4), parametrize.RegressionFamily(0.1))
+    state = FactorHead(3, sg.Chain(4), parametrize.RegressionFamily(0.2)).state_dict()
+    with pytest.raises(sg.PatternError, match=r"another family than that of .*RegressionFamily\(least_scale=0.1\)"):
+        head.load_state_dict(state)
+
+
 @every_lattice
 def test_a_convolution_starts_at_the_identity(topology, shape, family):
     q = ConvHead(3, topology, 3, family)(torch.randn(2, 3, *shape))

@@ -89,6 +89,7 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
             "unknown pixels 'grid'; one of: diagonal, extended-grid, stencil-3, stencil-5",
         ),
         (["fit-pixels", "--likelihood=normal"], "unknown likelihood 'normal'; one of: levels, logit-normal"),
+        (["train", "--least_scale=0.2"], "least_scale 0.2 needs likelihood levels or logit-normal, got"),
         (["fit-pixels", "--alpha=0.5"], "alpha must be at least 9e-16 and below 0.5, got 0.5"),
         (["fit-pixels", "--sweeps=0"], "sweeps must be an integer from 1 to 2,147,483,647, got 0"),
         (["fit-pixels", "--data=nowhere"], "--data: needed train-images-idx3-ubyte"),
@@ -127,6 +128,7 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
     "sweeps": COUNTS,
     "alpha": (-1, 0, 1e-17, 0.5, 1, "nan", "inf", HUGE, "small", ""),
+    "least_scale": (-1, 0, 1e-3, 1, "nan", "inf", HUGE, "small", ""),
 }
 NAMES: dict[str, tuple[object, ...]] = {
     "accelerator": ("gpu", "cuda", "auto", "tpu", "mps", "abacus", ""),
@@ -145,10 +147,10 @@ NAMES: dict[str, tuple[object, ...]] = {
 }
 PIXEL_NAMES = ("likelihood", "decoder", "structure")
 OPTIONS = {  # of each command, but for paths of which there can be several
-    "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha"),
+    "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha", "least_scale"),
     "evaluate": ("samples",),
     "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
-    "pixels": ("epochs", "samples", "alpha"),  # read as those of table1 are
+    "pixels": ("epochs", "samples", "alpha", "least_scale"),  # read as those of table1 are
     "figures": (),
     "fit-pixels": ("sweeps", "samples", "alpha", "seed"),
 }

@@ -168,9 +168,12 @@ def test_a_stopped_run_of_grey_images_goes_on_to_the_bit(digits: Images, grey: C
 
 def test_the_identity_of_a_run_of_bits_is_that_of_earlier_versions() -> None:
     """So that their checkpoints are resumed: a field that came later is named only where it says something."""
-    assert not {"likelihood", "decoder", "pixels", "structure", "alpha"} & Config().identity("MNIST").keys()
+    assert (
+        not {"likelihood", "decoder", "pixels", "structure", "least_scale", "alpha"} & Config().identity("MNIST").keys()
+    )
     identity = Config(likelihood="logit-normal", pixels="stencil-3", alpha=1e-3).identity("MNIST")
     assert (identity["likelihood"], identity["pixels"], identity["alpha"]) == ("logit-normal", "stencil-3", 1e-3)
+    assert identity["least_scale"] == 0.1
     assert "structure" not in identity
 
 
