@@ -1,4 +1,4 @@
-"""The command `sparseggm`: train, evaluate, table1, pixels, figures, fit-pixels.
+"""The command `sparseggm`: train, evaluate, experiment, figures, results, fit-pixels.
 
 Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win. A
 user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status 2. On Ctrl-C,
@@ -66,7 +66,7 @@ def _answer(arguments: list[str]) -> int:
         options = parser().parse_args(arguments)
     except (ArgumentError, ArgumentTypeError, OSError, OverflowError, UnicodeDecodeError, RecursionError) as error:
         return _complain(f"sparseggm: {_one_line(error)}")
-    name = f"sparseggm {options.command}"
+    name = " ".join(["sparseggm", *_command(options)])
     try:
         run(options)
         sys.stdout.flush()
@@ -81,7 +81,7 @@ def _answer(arguments: list[str]) -> int:
     except vae.NotWrittenError as error:
         print(vae.report(error.result))
         return _complain(f"{name}: not written: {_one_line(error)}")
-    except (vae.DataError, vae.ConfigError, vae.CheckpointError, vae.BusyError, vae.DivergedError, OSError) as error:
+    except (*vae.MISTAKES, OSError) as error:
         return _complain(f"{name}: {_one_line(error)}")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
@@ -99,15 +99,17 @@ def parser() -> ArgumentParser:
     for name, summary, add_options in (
         ("train", "train one model", _train_options),
         ("evaluate", "ELBO and log p(x) of held-out images", _evaluate_options),
-        ("table1", "train and compare the posteriors of the poster's Table 1", _table1_options),
-        ("pixels", "train and compare graphs of the pixels of grey images", _pixels_options),
         ("figures", "plot the figures of runs", _figures_options),
+        ("results", "write a page of the results of experiments", _results_options),
         ("fit-pixels", "fit a Gaussian of the images themselves, without a network", _fit_pixels_options),
     ):
         command = ArgumentParser(description=summary, exit_on_error=False)
         command.add_argument("--config", action="config", help="YAML file of options")
         add_options(command)
         commands.add_subcommand(name, command, help=summary)
+    experiment = ArgumentParser(description="train and compare models", exit_on_error=False)
+    commands.add_subcommand("experiment", experiment, help="train and compare models")
+    _add_experiments(experiment)  # afterwards: subcommands are added from the outside to the inside
     return whole
 
 
@@ -120,28 +122,21 @@ def run(options: Namespace) -> None:
         vae.train(_recipe(vae.Config, asked), asked.out, asked.data, resume=asked.resume)
     elif options.command == "evaluate":
         print(vae.report(vae.evaluate(asked.run, asked.samples, asked.part, asked.data, hide=asked.hide)))
-    elif options.command in ("table1", "pixels"):
-        comparison, models = (
-            (vae.TABLE1, asked.posteriors) if options.command == "table1" else (vae.GREY_PIXELS, asked.graphs)
-        )
-        vae.compare(
-            comparison,
-            _recipe(vae.Config, asked),
-            asked.out,
-            tuple(models),
-            tuple(asked.seeds),
-            asked.epochs,
-            asked.samples,
-            asked.data,
-            hide=asked.hide,
-            resume=asked.resume,
-        )
+    elif options.command == "experiment":
+        _run_experiment(asked.name, asked[asked.name])
+    elif options.command == "results":
+        print(vae.results(asked.folder, asked.out))
     elif options.command == "fit-pixels":
         fit = _recipe(vae.PixelFit, asked)
         vae.fit_pixels(fit, asked.out, asked.sweeps, asked.samples, asked.data, resume=asked.resume)
     else:
         for path in vae.figures(asked.runs, asked.out, asked.data):
             print(path)
+
+
+def _command(options: Namespace) -> list[str]:
+    """The words that name the command."""
+    return [options.command, options.experiment.name] if options.command == "experiment" else [options.command]
 
 
 def resuming_command(options: Namespace, arguments: Sequence[str]) -> str:
@@ -183,39 +178,62 @@ def _evaluate_options(command: ArgumentParser) -> None:
     _data_option(command)
 
 
-def _table1_options(command: ArgumentParser) -> None:
+def _add_experiments(command: ArgumentParser) -> None:
+    from jsonargparse import ArgumentParser
+
     from sparseggm import vae
 
-    command.add_class_arguments(vae.Config, skip={"posterior", "seed", "epochs"})
-    models = [*vae.TABLE1.published]
-    command.add_argument("--posteriors", nargs="+", type=str, default=models, help="the first is the base line")
-    _comparison_options(command, Path("runs/table1"), vae.TABLE1.steps)
+    names = command.add_subcommands(dest="name")
+    for experiment in vae.EXPERIMENTS.values():
+        options = ArgumentParser(description=experiment.title, exit_on_error=False)
+        options.add_argument("--config", action="config", help="YAML file of options")
+        changed = {field for changes in experiment.models.values() for field in changes}
+        options.add_class_arguments(vae.Config, skip={"seed", "epochs", *changed})
+        options.set_defaults(**experiment.recipe)
+        known = ", ".join(experiment.models)
+        options.add_argument(
+            "--models", nargs="+", type=str, default=list(experiment.shown), help=f"the first is the base line; {known}"
+        )
+        options.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, …; a run of each model for each")
+        options.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process of its own")
+        options.add_argument(
+            "--epochs", type=int | None, default=None, help=f"default: about {experiment.steps:,} steps"
+        )
+        options.add_argument("--samples", type=int, default=500, help="importance samples an image")
+        _hide_option(options)
+        _data_option(options)
+        options.add_argument("--out", type=path, default=Path("runs") / experiment.name, help="directory of the runs")
+        _resume_option(options)
+        names.add_subcommand(experiment.name, options, help=experiment.title)
 
 
-def _pixels_options(command: ArgumentParser) -> None:
+def _run_experiment(name: str, asked: Namespace) -> None:
     from sparseggm import vae
 
-    command.add_class_arguments(vae.Config, skip={"pixels", "seed", "epochs"})
-    command.set_defaults(likelihood="levels", learning_rate=2e-3)
-    models = ["diagonal", "extended-grid"]
-    command.add_argument("--graphs", nargs="+", type=str, default=models, help="of pixels; the first is the base line")
-    _comparison_options(command, Path("runs/pixels"), vae.GREY_PIXELS.steps)
-
-
-def _comparison_options(command: ArgumentParser, out: Path, steps: int) -> None:
-    command.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run of each model a seed")
-    command.add_argument("--epochs", type=int | None, default=None, help=f"default: about {steps:,} steps")
-    command.add_argument("--samples", type=int, default=500, help="importance samples an image")
-    _hide_option(command)
-    _data_option(command)
-    command.add_argument("--out", type=path, default=out, help="directory for runs and table")
-    _resume_option(command)
+    vae.experiment(
+        vae.EXPERIMENTS[name],
+        _recipe(vae.Config, asked),
+        asked.out,
+        asked.models,
+        asked.seeds,
+        asked.epochs,
+        asked.samples,
+        asked.data,
+        hide=asked.hide,
+        jobs=asked.jobs,
+        resume=asked.resume,
+    )
 
 
 def _figures_options(command: ArgumentParser) -> None:
     command.add_argument("runs", nargs="+", type=path, help="directories of runs, or one that holds runs")
     command.add_argument("--out", type=path, default=None, help="default: figures/ beside the first run")
     _data_option(command)
+
+
+def _results_options(command: ArgumentParser) -> None:
+    command.add_argument("folder", type=path, help="folder of JSON files that experiments wrote")
+    command.add_argument("--out", type=path, default=None, help="the page; default: FOLDER.md")
 
 
 def _fit_pixels_options(command: ArgumentParser) -> None:

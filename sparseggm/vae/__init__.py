@@ -3,19 +3,21 @@
 The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 """
 
-from sparseggm.vae.comparison import GREY_PIXELS, TABLE1, Comparison, compare
 from sparseggm.vae.config import LIKELIHOODS, PIXEL_GRAPHS, POSTERIORS, Config, pixel_topology, posterior_topology
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import (
+    MISTAKES,
     BusyError,
     CheckpointError,
     ConfigError,
     DataError,
     DivergedError,
+    FailedRunError,
     Interrupted,
     NotWrittenError,
 )
 from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_images, load_run, report
+from sparseggm.vae.experiments import EXPERIMENTS, GREY_PIXELS, TABLE1, Experiment, experiment
 from sparseggm.vae.figures import figures
 from sparseggm.vae.likelihoods import bernoulli_log_likelihood
 from sparseggm.vae.model import VAE
@@ -25,34 +27,38 @@ from sparseggm.vae.objective import (
     log_importance_weights,
 )
 from sparseggm.vae.pixel_fit import PixelFit, fit_pixels
+from sparseggm.vae.results import results
 from sparseggm.vae.train import EpochRecord, Training, train
 
 __all__ = [
+    "EXPERIMENTS",
     "GREY_PIXELS",
     "LIKELIHOODS",
+    "MISTAKES",
     "PIXEL_GRAPHS",
     "POSTERIORS",
     "TABLE1",
     "VAE",
     "BusyError",
     "CheckpointError",
-    "Comparison",
     "Config",
     "ConfigError",
     "DataError",
     "DivergedError",
     "EpochRecord",
     "Evaluation",
+    "Experiment",
+    "FailedRunError",
     "Images",
     "Interrupted",
     "NotWrittenError",
     "PixelFit",
     "Training",
     "bernoulli_log_likelihood",
-    "compare",
     "elbo_terms",
     "evaluate",
     "evaluate_images",
+    "experiment",
     "figures",
     "fit_pixels",
     "importance_weighted_bound",
@@ -62,5 +68,6 @@ __all__ = [
     "pixel_topology",
     "posterior_topology",
     "report",
+    "results",
     "train",
 ]

@@ -37,6 +37,10 @@ class NotWrittenError(OSError):
         self.result = result
 
 
+class FailedRunError(RuntimeError):
+    """A run of an experiment ended in an error in its own process."""
+
+
 class DivergedError(ArithmeticError):
     """A loss or a bound is no longer finite; the last good checkpoint is kept."""
 
@@ -51,3 +55,7 @@ class Interrupted(Exception):
     def __init__(self, message: str, *, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+MISTAKES = (DataError, ConfigError, CheckpointError, BusyError, DivergedError, FailedRunError)
+"""What the command line answers with one line and status 2, beside errors of the system."""

@@ -299,7 +299,7 @@ def load_run(run: Path) -> tuple[Config, VAE, dict[str, Any]]:
     names = {field.name for field in fields(Config)}
     with checkpoint.restoring(path):
         config = Config(**{name: value for name, value in state["identity"].items() if name in names})
-        checkpoint.require_identity(path, state, config.identity(state["identity"]["data"]))
+        checkpoint.continued(path, state, config.identity(state["identity"]["data"]))
         checkpoint.require_history(path, state, config)
         vae = untrained(config)
         vae.load_state_dict(state["model"])

@@ -263,7 +263,7 @@ def _load(out: Path, fit: PixelFit, data: str) -> tuple[GaussianGraphicalModel, 
         content = {"fit": dict(stored["fit"]), "bounds": list(stored["bounds"]), "seconds": list(stored["seconds"])}
         if len(content["seconds"]) != len(content["bounds"]) + 1:
             raise checkpoint.corrupt(path, f"{len(content['seconds'])} times of {len(content['bounds'])} sweeps")
-        checkpoint.require_identity(path, {"identity": content["fit"]}, fit.identity(data))
+        checkpoint.require_identity(path, dict(stored["fit"]), fit.identity(data))
     with checkpoint.restoring(out / MODEL):
         gaussian = load(out / MODEL)
     if gaussian.topology != fit.topology or gaussian.batch_shape:

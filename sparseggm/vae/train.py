@@ -69,7 +69,8 @@ class Training:
         config: the recipe.
         images: the data.
         out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`.
-        resume: continue from the checkpoint in `out` instead of starting.
+        resume: continue from the checkpoint in `out` instead of starting. A finished run goes on if the recipe has
+            more epochs; all else must be the same.
         data: directory that the user named, kept for the command that resumes the run.
     Raises:
         CheckpointError, ConfigError: see `require_startable`.
@@ -97,11 +98,10 @@ class Training:
         self.history: list[EpochRecord] = []
         self.tracked: dict[str, list[Tensor]] = {"loc": [], "factor": []}
         if resume:
-            self._restore()
+            self._restore(data)
         else:
             out.mkdir(parents=True, exist_ok=True)
-            place = {"out": str(out), "data": str(data) if data else None}
-            write_json(out / "config.json", asdict(config) | place)
+            write_config(config, out, data)
             self._track()
             self.save()
 
@@ -246,10 +246,10 @@ class Training:
             signal=signal,
         )
 
-    def _restore(self) -> None:
+    def _restore(self, data: Path | None) -> None:
         path = self.checkpoint
         state = checkpoint.load(path)
-        checkpoint.require_identity(path, state, self.identity)
+        self.identity = checkpoint.continued(path, state, self.identity)
         with checkpoint.restoring(path):
             checkpoint.require_history(path, state, self.config)
             self.vae.load_state_dict(state["model"])
@@ -263,6 +263,8 @@ class Training:
             self.sums.copy_(state["sums"])
             self.history = [EpochRecord(**record) for record in state["history"]]
             self.tracked = {name: list(values) for name, values in state["tracked"].items()}
+        if state["identity"] != self.identity:  # extended
+            write_config(self.config, self.out, data)
         self._write_views(state["tracked"])  # a kill or a full disk may have left older ones behind
 
     def _write_history(self) -> None:
@@ -274,6 +276,11 @@ class Training:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.out / "history.csv", lambda file: file.write(table.getvalue().encode()))
+
+
+def write_config(config: Config, out: Path, data: Path | None) -> None:
+    """Write the file that `sparseggm train --config` reads."""
+    write_json(out / "config.json", asdict(config) | {"out": str(out), "data": str(data) if data else None})
 
 
 def require_startable(config: Config, images: Images, out: Path, *, resume: bool) -> None:
@@ -288,7 +295,7 @@ def require_startable(config: Config, images: Images, out: Path, *, resume: bool
     _require_memory(config)
     path = out / checkpoint.CHECKPOINT
     if resume:
-        checkpoint.require_identity(path, checkpoint.load(path), config.identity(images.name))
+        checkpoint.continued(path, checkpoint.load(path), config.identity(images.name))
     elif path.exists():
         raise CheckpointError(f"{path}: there is a run already. Add --resume, or choose another --out.")
 

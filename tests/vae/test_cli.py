@@ -24,6 +24,7 @@ from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
 from tests.vae.conftest import ROOT, command_line
 
+TABLE1, PIXELS = ["experiment", "table1"], ["experiment", "pixels"]
 SMALL = ("--latent=4", "--hidden=16", "--batch=50", "--epochs=1")
 
 
@@ -74,13 +75,17 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
         (["evaluate", "nowhere", "--samples=0"], "samples must be an integer from 1 to 2,147,483,647, got 0"),
         (["evaluate", "nowhere", "--part=train"], "unknown part 'train'; one of: test, validation"),
         (["figures", "nowhere"], "needed a run"),
-        (["table1", "--seeds", "1", "1"], "each once"),
-        (["table1", "--posteriors", "star"], "unknown posterior 'star'"),
+        ([*TABLE1, "--models", "chain", "chain"], "models must be given, each once; got chain chain"),
+        ([*TABLE1, "--models", "star"], "unknown model 'star'; one of: diagonal, chain"),
         (
-            ["pixels", "--graphs", "star"],
-            "unknown pixels 'star'; one of: diagonal, extended-grid, stencil-3, stencil-5",
+            [*PIXELS, "--models", "star"],
+            "unknown model 'star'; one of: diagonal, extended-grid, stencil-3, stencil-5",
         ),
-        (["pixels", "--likelihood=bernoulli"], "needs likelihood levels or logit-normal, got likelihood bernoulli"),
+        ([*TABLE1, "--seeds=0"], "seeds must be an integer from 1"),
+        ([*TABLE1, "--jobs=0"], "jobs must be an integer from 1"),
+        (["experiment", "star"], "invalid choice: 'star' (choose from 'table1', 'pixels')"),
+        (["experiment"], "to be one of {table1,pixels}, but it was not provided"),
+        ([*PIXELS, "--likelihood=bernoulli"], "needs likelihood levels or logit-normal, got likelihood bernoulli"),
         (["train", "--structure=global"], "structure global needs likelihood levels or logit-normal"),
         (["train", "--likelihood=levels", "--alpha=1e-3"], "alpha 0.001 needs likelihood logit-normal, got"),
         (["train", "--data=nowhere"], "--data: needed train-images-idx3-ubyte"),
@@ -106,7 +111,7 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(
 ) -> None:
     if "--data=nowhere" not in arguments:
         request.getfixturevalue("few_digits")
-    if arguments[:1] in (["train"], ["table1"], ["pixels"], ["fit-pixels"]):
+    if arguments[:1] in (["train"], ["fit-pixels"]) or arguments[:2] in (TABLE1, PIXELS):
         arguments = [*arguments, "--out", str(tmp_path)]
     assert main(arguments) == 2
     errors = capsys.readouterr().err
@@ -123,6 +128,8 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "epochs": COUNTS,
     "batch": COUNTS,
     "samples": COUNTS,
+    "seeds": COUNTS,
+    "jobs": COUNTS,
     "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
     "seed": (-1, 2**64, HUGE, 1.5, "nan", "any", ""),
     "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
@@ -146,26 +153,26 @@ NAMES: dict[str, tuple[object, ...]] = {
     "data": ("", "~nobody-of-this-name/mnist"),
 }
 PIXEL_NAMES = ("likelihood", "decoder", "structure")
+EXPERIMENT = ("seeds", "jobs", "epochs", "samples")
 OPTIONS = {  # of each command, but for paths of which there can be several
     "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha", "least_scale"),
     "evaluate": ("samples",),
-    "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
-    "pixels": ("epochs", "samples", "alpha", "least_scale"),  # read as those of table1 are
+    "experiment table1": (*EXPERIMENT, "latent", "hidden", "batch", "learning_rate", "tracked"),
+    "experiment pixels": ("epochs", "samples", "alpha", "least_scale"),  # others as those of table1
     "figures": (),
     "fit-pixels": ("sweeps", "samples", "alpha", "seed"),
 }
 OTHERS = {
     "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data", *PIXEL_NAMES, "pixels"),
     "evaluate": ("part", "hide", "data"),
-    "table1": ("accelerator", "precision", "split", "kl", "out", "data"),
-    "pixels": ("posterior", "out", "data", *PIXEL_NAMES),
+    "experiment table1": ("accelerator", "precision", "split", "kl", "out", "data"),
+    "experiment pixels": ("posterior", "out", "data", *PIXEL_NAMES),
     "figures": ("out", "data"),
     "fit-pixels": ("likelihood", "pixels", "split", "out", "data"),
 }
 LISTS = {  # after a good one, which is the last
-    ("table1", "posteriors"): ("grid", "", "chain"),
-    ("table1", "seeds"): (-1, 2**64, "many", 1.5, 0),
-    ("pixels", "graphs"): ("grid", "", "diagonal"),
+    ("experiment table1", "models"): ("grid", "", "chain"),
+    ("experiment pixels", "models"): ("grid", "", "diagonal"),
 }
 BAD = [
     *((command, f"--{name}={value}") for command in OPTIONS for name in OPTIONS[command] for value in NUMBERS[name]),
@@ -201,7 +208,7 @@ def test_a_bad_value_of_any_option_is_one_line_and_writes_nothing(
     command, *values = bad
     good = [] if command in ("evaluate", "figures") else ["--out", str(tmp_path / "out")]
     target = [str(tmp_path / "none")] if command in ("evaluate", "figures") else []
-    assert main([command, *target, *good, *values]) == 2
+    assert main([*command.split(), *target, *good, *values]) == 2
     output, errors = capsys.readouterr()
     assert errors.startswith("sparseggm")
     assert errors.count("\n") == 1
@@ -243,7 +250,7 @@ def test_a_bad_file_of_options_is_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("command", ["train", "table1", "figures", "fit-pixels"])
+@pytest.mark.parametrize("command", ["train", "experiment table1", "figures", "fit-pixels"])
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/sparseggm"])
 def test_an_out_where_nothing_can_be_written_is_one_line(
     command: str, place: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -252,7 +259,7 @@ def test_an_out_where_nothing_can_be_written_is_one_line(
     capsys.readouterr()
     few = ["--latent=4", "--hidden=16", "--epochs=1"]
     arguments = {"figures": [str(run)], "fit-pixels": []}.get(command, few)
-    assert main([command, *arguments, f"--out={tmp_path / place}"]) == 2
+    assert main([*command.split(), *arguments, f"--out={tmp_path / place}"]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"sparseggm {command}: {tmp_path / place}: ")
     assert errors.count("\n") == 1
@@ -263,14 +270,14 @@ COMMANDS: dict[str, list[str]] = {
     "train": ["--resume", "--config={run}/config.json"],
     "evaluate": ["{run}", "--samples=3"],
     "figures": ["{run}", "--out={other}"],
-    "table1": [*SMALL, "--posteriors", "diagonal", "chain", "--samples=3", "--out={other}", "--resume"],
-    "pixels": [*SMALL, "--graphs", "diagonal", "extended-grid", "--samples=3", "--out={other}", "--resume"],
+    "experiment table1": [*SMALL, "--models", "diagonal", "chain", "--samples=3", "--out={other}", "--resume"],
+    "experiment pixels": [*SMALL, "--models", "diagonal", "extended-grid", "--samples=3", "--out={other}", "--resume"],
     "fit-pixels": ["--pixels=extended-grid", "--sweeps=2", "--samples=2", "--out={other}", "--resume"],
 }
 
 
 def arguments_of(command: str, run: Path) -> list[str]:
-    return [command, *(text.format(run=run, other=run.parent / "other") for text in COMMANDS[command])]
+    return [*command.split(), *(text.format(run=run, other=run.parent / "other") for text in COMMANDS[command])]
 
 
 def whole(path: Path) -> None:
@@ -341,7 +348,7 @@ def interrupting(self: Training, stop: StopRequest, *arguments: Any) -> None:
     self._interrupt(signal.SIGINT, 0.0)
 
 
-@pytest.mark.parametrize("command", ["train", "figures", "table1", "fit-pixels"])
+@pytest.mark.parametrize("command", ["train", "figures", "experiment table1", "fit-pixels"])
 def test_a_second_process_in_one_directory_is_refused(
     command: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,7 +366,7 @@ def test_a_second_process_in_one_directory_is_refused(
 
 def test_a_table_holds_the_directories_of_its_runs(run: Path) -> None:
     with only_process(run.parent / "other" / "seed-0" / "chain"):
-        assert main(arguments_of("table1", run)) == 2
+        assert main(arguments_of("experiment table1", run)) == 2
 
 
 def test_a_killed_process_releases_its_directory(tmp_path: Path) -> None:
@@ -382,30 +389,30 @@ def test_a_killed_process_releases_its_directory(tmp_path: Path) -> None:
 def test_a_table_is_refused_before_it_trains_if_any_of_its_runs_is_there(
     few_digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = ["table1", *SMALL, "--posteriors", "chain", "--samples=3", f"--out={tmp_path}"]
-    assert main([*table, "--seeds", "1"]) == 0
+    table = [*TABLE1, *SMALL, "--models", "chain", "--samples=3", f"--out={tmp_path}"]
+    assert main(table) == 0
     monkeypatch.setattr(Training, "__init__", lambda *arguments, **options: pytest.fail("a run began"))
-    assert main([*table, "--seeds", "0", "1"]) == 2
-    assert "seed-1/chain/checkpoint.pt: there is a run already" in capsys.readouterr().err
-    assert main([*table, "--latent=5", "--resume", "--seeds", "0", "1"]) == 2
+    assert main([*table, "--seeds=2"]) == 2
+    assert "seed-0/chain/checkpoint.pt: there is a run already" in capsys.readouterr().err
+    assert main([*table, "--latent=5", "--resume", "--seeds=2"]) == 2
     assert "latent 4 (asked for: 5)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "table1"])
+@pytest.mark.parametrize("command", [["train"], TABLE1])
 def test_the_command_that_continues_is_quoted_for_a_shell(
-    command: str,
+    command: list[str],
     few_digits: Images,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "it's a $run; -x"
-    posteriors = ["--posteriors", "chain", "--samples=3"] if command == "table1" else []
+    models = ["--models", "chain", "--samples=3"] if command == TABLE1 else []
     with monkeypatch.context() as patch:
         patch.setattr(Training, "train_epoch", interrupting)
-        assert main([command, *SMALL, *posteriors, f"--out={out}"]) == 130
+        assert main([*command, *SMALL, *models, f"--out={out}"]) == 130
     again = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
-    assert again[:2] == ["sparseggm", command]
+    assert again[: 1 + len(command)] == ["sparseggm", *command]
     assert main(again[1:]) == 0
 
 

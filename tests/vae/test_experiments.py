@@ -20,7 +20,7 @@ from sparseggm.vae import (
     Images,
     Interrupted,
     Training,
-    compare,
+    experiment,
     figures,
 )
 from sparseggm.vae.files.checkpoint import load
@@ -29,7 +29,7 @@ from sparseggm.vae.files.interrupt import StopRequest
 
 @pytest.fixture
 def table(few_digits: Images, recipe: Config, tmp_path: Path) -> Path:
-    compare(TABLE1, recipe, tmp_path, tuple(POSTERIORS), seeds=(0,), epochs=2, samples=5)
+    experiment(TABLE1, recipe, tmp_path, tuple(POSTERIORS), epochs=2, samples=5)
     return tmp_path
 
 
@@ -53,7 +53,7 @@ def test_table1_shows_the_poster_beside_ours(table: Path, capsys: pytest.Capture
 
 
 def test_several_seeds_give_the_spread_over_seeds(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
-    rows = compare(TABLE1, recipe, tmp_path, ("diagonal", "chain"), seeds=(0, 1, 2), epochs=1, samples=3)
+    rows = experiment(TABLE1, recipe, tmp_path, ("diagonal", "chain"), seeds=3, epochs=1, samples=3)
     runs = [json.loads((tmp_path / f"seed-{s}" / "chain" / "evaluation.json").read_text()) for s in range(3)]
     elbo = np.array([run["elbo"] for run in runs])
     assert rows[1].elbo == pytest.approx((elbo.mean(), elbo.std(ddof=1) / np.sqrt(3)))
@@ -70,7 +70,7 @@ def test_models_in_turns_have_the_numbers_of_models_alone(table: Path, few_digit
 def test_an_interrupted_table_goes_on_where_it_stopped(
     few_digits: Images, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = compare(TABLE1, recipe, tmp_path / "whole", ("diagonal", "chain"), epochs=2, samples=3)
+    whole = experiment(TABLE1, recipe, tmp_path / "whole", ("diagonal", "chain"), epochs=2, samples=3)
     train_epoch = Training.train_epoch
 
     def interrupted(self: Training, stop: StopRequest, *arguments: Any) -> Any:
@@ -80,9 +80,9 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
 
     monkeypatch.setattr(Training, "train_epoch", interrupted)
     with pytest.raises(Interrupted):
-        compare(TABLE1, recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3)
+        experiment(TABLE1, recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3)
     monkeypatch.setattr(Training, "train_epoch", train_epoch)
-    resumed = compare(TABLE1, recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3, resume=True)
+    resumed = experiment(TABLE1, recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3, resume=True)
     assert [(row.elbo, row.log_p) for row in resumed] == [(row.elbo, row.log_p) for row in whole]
 
 

@@ -23,9 +23,9 @@ from sparseggm.vae import (
     Images,
     Interrupted,
     Training,
-    compare,
     evaluate,
     evaluate_images,
+    experiment,
     figures,
     pixel_figures,
     pixel_topology,
@@ -183,7 +183,7 @@ def test_the_identity_of_a_run_of_bits_is_that_of_earlier_versions() -> None:
 @pytest.fixture
 def table(few_digits: Images, grey: Config, tmp_path: Path) -> Path:
     recipe = replace(grey, pixels="diagonal")
-    compare(GREY_PIXELS, recipe, tmp_path, ("diagonal", "extended-grid"), seeds=(0,), epochs=2, samples=3)
+    experiment(GREY_PIXELS, recipe, tmp_path, epochs=2, samples=3)
     return tmp_path
 
 
@@ -239,7 +239,7 @@ def test_a_hidden_half_of_a_density_is_refused(few_digits: Images, grey: Config,
         evaluate(tmp_path / "run", samples=2, hide="upper")
     recipe = replace(grey, likelihood="logit-normal", pixels="diagonal")
     with pytest.raises(ConfigError, match="hide upper needs likelihood bernoulli or levels"):
-        compare(GREY_PIXELS, recipe, tmp_path / "table", ("diagonal",), hide="upper")
+        experiment(GREY_PIXELS, recipe, tmp_path / "table", ("diagonal",), hide="upper")
     assert not (tmp_path / "table").exists()
 
 

@@ -21,7 +21,10 @@ from sparseggm.files import DAMAGE, damage, write_atomically
 from sparseggm.vae.config import Config, digest
 from sparseggm.vae.errors import CheckpointError
 
+Identity = dict[str, str | int | float]
+
 FORMAT = 2
+EXTENDED = "extended"
 CHECKPOINT = "checkpoint.pt"
 ENTRIES: dict[str, type] = {
     "identity": dict,
@@ -50,7 +53,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save(path: Path, identity: dict[str, str | int | float], state: Mapping[str, object]) -> None:
+def save(path: Path, identity: Identity, state: Mapping[str, object]) -> None:
     """Write `state` with the identity it belongs to."""
     content = {"format": FORMAT, "identity": identity, "digest": digest(identity), "versions": versions(), **state}
     # Serialised in memory first: on a full disk, torch's writer would raise a RuntimeError of its own.
@@ -100,9 +103,25 @@ def restoring(path: Path) -> Iterator[None]:
         raise corrupt(path, f"{type(error).__name__}: {error}") from error
 
 
-def require_identity(path: Path, content: Mapping[str, Any], identity: dict[str, str | int | float]) -> None:
-    """Raise unless the checkpoint belongs to this recipe and these data; the error names the differences."""
-    stored = content["identity"]
+def continued(path: Path, content: Mapping[str, Any], identity: Identity) -> Identity:
+    """The identity of the run that goes on from this checkpoint.
+
+    More epochs than a finished run has extend it. Its rates were those of fewer epochs, so it is another run than one
+    of as many epochs from the start: the former numbers stay in the identity, under `extended`.
+
+    Raises:
+        CheckpointError: it belongs to another recipe or other data; the error names the differences.
+    """
+    stored = dict(content["identity"])
+    before = str(stored.pop(EXTENDED, ""))
+    if content["epoch"] == stored["epochs"] < identity["epochs"]:
+        before, stored["epochs"] = f"{before} {stored['epochs']}".strip(), identity["epochs"]
+    require_identity(path, stored, identity)
+    return {**identity, EXTENDED: before} if before else identity
+
+
+def require_identity(path: Path, stored: Identity, identity: Identity) -> None:
+    """Raise unless a file of this identity belongs to this recipe and these data; the error names the differences."""
     differing = [
         f"{name} {stored.get(name)!r} (asked for: {identity.get(name)!r})"
         for name in sorted(stored.keys() | identity.keys())

@@ -1,0 +1,179 @@
+"""Experiments: models that differ in a few words of their recipe, trained and evaluated alike, and their table.
+
+An experiment is one folder: a run for each model and seed, the table as JSON and as Markdown. It is resumed as runs
+are: what is finished is not done again, what was begun goes on, and a larger number of epochs extends finished runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparseggm.files import write_atomically, write_json
+from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config, require_count
+from sparseggm.vae.data import Images, load_images
+from sparseggm.vae.errors import ConfigError
+from sparseggm.vae.evaluate import require_hideable
+from sparseggm.vae.files import checkpoint
+from sparseggm.vae.files.lock import only_process
+from sparseggm.vae.sweep import EvaluationOptions, Run, in_processes, in_turns
+from sparseggm.vae.tables import Row, markdown, rows_of
+from sparseggm.vae.train import require_startable
+
+Reference = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Which models are compared, and how the result is called.
+
+    Args:
+        name: of the command and of the files written.
+        title: of the table.
+        models: by name, what each changes of the recipe.
+        shown: the models that are compared by default; the others are compared with the first.
+        published: (log p(x), its lower bound) of models, nats an image, shown beside ours.
+        steps: of a run by default: a first look. On the subset, with fewer steps an epoch, many more would overfit.
+        recipe: what the experiment has in the place of the defaults of `Config`.
+    """
+
+    name: str
+    title: str
+    models: Mapping[str, Mapping[str, Any]]
+    shown: tuple[str, ...]
+    published: Mapping[str, Reference]
+    steps: int
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def experiment(
+    what: Experiment,
+    recipe: Config,
+    out: Path,
+    models: Sequence[str] | None = None,
+    seeds: int = 1,
+    epochs: int | None = None,
+    samples: int = 500,
+    data: Path | None = None,
+    *,
+    hide: str = "nothing",
+    jobs: int = 1,
+    resume: bool = False,
+) -> list[Row]:
+    """Train, evaluate, print, and write the table as JSON and as Markdown.
+
+    Args:
+        what: the models.
+        recipe: all that the models share.
+        out: each run goes to out/seed-S/MODEL.
+        models: some of `what.models`; None: those that are shown by default. The first is the base line.
+        seeds: how many seeds: 0, 1, ….
+        epochs: of each run; None: as many as make `what.steps`. More than finished runs have extends them.
+        samples: importance samples an image.
+        data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
+        hide: see `evaluate`.
+        jobs: runs at once, each in a process of its own; 1: here, the models of a seed in turns of an epoch, so that
+            their seconds an epoch can be compared even on a busy machine.
+        resume: continue what is in `out`.
+    Raises:
+        ConfigError, CheckpointError: some run cannot start; then no run was started.
+        FailedRunError: a run ended in an error. The others were saved.
+        Interrupted: a signal came; all runs were saved.
+    """
+    for name, value in {"samples": samples, "seeds": seeds, "jobs": jobs}.items():
+        require_count(name, value)
+    require_hideable(hide, recipe)
+    runs, images = _planned(what, recipe, out, what.shown if models is None else tuple(models), seeds, epochs, data)
+    for run in runs:
+        require_startable(run.config, images, run.out, resume=run.is_begun(resume))
+    options = EvaluationOptions(samples, hide, data)
+    with ExitStack() as locks:
+        # Runs in processes of their own lock their folders themselves.
+        for directory in (out, *((run.out for run in runs) if jobs == 1 else ())):
+            locks.enter_context(only_process(directory))
+        print(images.notice, flush=True)
+        results = in_turns(runs, images, options, resume) if jobs == 1 else in_processes(runs, options, jobs, resume)
+        return _write_table(what, out, runs, results, {"samples": samples, "hidden": hide, "jobs": jobs})
+
+
+def _planned(
+    what: Experiment,
+    recipe: Config,
+    out: Path,
+    models: tuple[str, ...],
+    seeds: int,
+    epochs: int | None,
+    data: Path | None,
+) -> tuple[list[Run], Images]:
+    """The runs, seed by seed, and the images."""
+    if not models or len(set(models)) != len(models):
+        raise ConfigError(f"{what.name}: models must be given, each once; got {' '.join(models)}.")
+    for name in models:
+        if name not in what.models:
+            raise ConfigError(f"{what.name}: unknown model {name!r}; one of: {', '.join(what.models)}.")
+    configs = {
+        (seed, name): replace(recipe, **what.models[name], seed=seed, epochs=1 if epochs is None else epochs)
+        for seed in range(seeds)
+        for name in models
+    }
+    images = load_images(data, recipe.split)
+    if epochs is None:
+        epochs = max(1, round(what.steps * recipe.batch / len(images.train)))
+    runs = [
+        Run(name, replace(config, epochs=epochs), out / f"seed-{seed}" / name)
+        for (seed, name), config in configs.items()
+    ]
+    return runs, images
+
+
+def _write_table(
+    what: Experiment, out: Path, runs: Sequence[Run], results: Sequence[dict[str, Any]], settings: Mapping[str, Any]
+) -> list[Row]:
+    one_seed = len({run.config.seed for run in runs}) == 1
+    per_image = {run.model: dict(np.load(run.out / "evaluation.npz")) for run in runs} if one_seed else None
+    rows = rows_of(results, per_image)
+    content = {
+        "experiment": what.name,
+        "title": what.title,
+        "data": results[0]["run"]["data"],
+        "epochs": runs[0].config.epochs,
+        **settings,
+        "seeds": sorted({run.config.seed for run in runs}),
+        "unit": "nats an image; seconds an epoch",
+        "rows": [vars(row) for row in rows],
+        "published": dict(what.published),
+        "runs": list(results),
+        "versions": checkpoint.versions(),
+    }
+    table = markdown(content)
+    print(f"\n{table}", flush=True)  # before writing: a full disk then loses the files, not the result
+    files = out / f"{what.name}.json", out / f"{what.name}.md"
+    write_json(files[0], content)
+    write_atomically(files[1], lambda file: file.write(table.encode()))
+    print(f"written to {files[0]} and {files[1]}")
+    return rows
+
+
+TABLE1 = Experiment(
+    name="table1",
+    title="Table 1",
+    models={name: {"posterior": name} for name in POSTERIORS},
+    shown=("diagonal", "chain", "extended-grid"),
+    published={"diagonal": (-89.2, -93.4), "chain": (-89.1, -93.4), "extended-grid": (-88.8, -93.0)},  # the poster's
+    steps=6_000,
+)
+GREY_PIXELS = Experiment(
+    name="pixels",
+    title="Grey pixels",
+    models={name: {"pixels": name} for name in PIXEL_GRAPHS},
+    shown=("diagonal", "extended-grid"),
+    published={},
+    steps=2_400,
+    recipe={"likelihood": "levels", "learning_rate": 2e-3},
+)
+EXPERIMENTS = {each.name: each for each in (TABLE1, GREY_PIXELS)}

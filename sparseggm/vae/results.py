@@ -1,0 +1,117 @@
+"""A page of results, written from the JSON of experiments: command, time, table, and what its intervals say.
+
+The page has no number of its own: whoever doubts one runs the command above it. Text that a person wrote stands in
+NAME.txt beside NAME.json, a picture in NAME.png.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sparseggm.files import write_atomically
+from sparseggm.vae.config import Config
+from sparseggm.vae.errors import CheckpointError
+from sparseggm.vae.experiments import EXPERIMENTS
+from sparseggm.vae.files import checkpoint
+from sparseggm.vae.tables import Result, Row, markdown
+
+HEAD = """# Results
+
+Written by `sparseggm results {folder}` from the JSON files there, which `sparseggm experiment` wrote. Differences are
+paired: both models had the same seeds, images, binarisation and noise. An interval of 95 % that holds 0 shows nothing.
+"""
+BOUNDS = {"elbo_gain": "ELBO", "log_p_gain": "log p(x)", "log_p_hidden_gain": "log p(hidden half)"}
+
+
+def results(folder: Path, out: Path | None = None) -> Path:
+    """Write the page.
+
+    Args:
+        folder: of JSON files of experiments, with texts and pictures of the same names.
+        out: the page; None: FOLDER.md beside the folder.
+    Returns:
+        The page's path.
+    Raises:
+        CheckpointError: there is no JSON of an experiment, or one that cannot be read.
+    """
+    out = folder.with_suffix(".md") if out is None else out
+    pages = [(path, content) for path in sorted(folder.glob("*.json")) if (content := _content(path))]
+    if not pages:
+        raise CheckpointError(f"results: needed a folder with a JSON of `sparseggm experiment`: {folder}.")
+    text = HEAD.format(folder=folder.name) + "".join(_section(path, content, out) for path, content in pages)
+    write_atomically(out, lambda file: file.write(text.encode()))
+    return out
+
+
+def _content(path: Path) -> Result | None:
+    with checkpoint.restoring(path):
+        content: Result = json.loads(path.read_text())
+        return content if content.get("experiment") in EXPERIMENTS else None
+
+
+def _section(path: Path, content: Result, out: Path) -> str:
+    with checkpoint.restoring(path):
+        parts = [
+            f"## {content['title']}: {path.stem}",
+            f"    {command(content)}",
+            _time(content),
+            markdown(content).strip(),
+            "\n".join(f"* {claim}" for claim in claims(content)),
+        ]
+    if (note := path.with_suffix(".txt")).exists():
+        parts.append(note.read_text().strip())
+    if (picture := path.with_suffix(".png")).exists():
+        parts.append(f"![{content['title']}]({Path(os.path.relpath(picture, out.parent)).as_posix()})")
+    return "\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def command(content: Result) -> str:
+    """The command that makes an experiment's JSON."""
+    experiment, run = EXPERIMENTS[content["experiment"]], content["runs"][0]["run"]
+    varied = {name for changes in experiment.models.values() for name in changes} | {"seed", "epochs"}
+    defaults = {field.name: field.default for field in fields(Config)} | dict(experiment.recipe)
+    changed = {
+        name: run[name] for name, usual in defaults.items() if name not in varied and run.get(name, usual) != usual
+    }
+    asked = {"seeds": len(content["seeds"]), "epochs": content["epochs"], "samples": content["samples"]}
+    asked |= {"jobs": content["jobs"]} if content["jobs"] > 1 else {}
+    asked |= {"hide": content["hidden"]} if content["hidden"] != "nothing" else {}
+    options = " ".join(f"--{name} {value}" for name, value in {**changed, **asked}.items())
+    models = " ".join(row["model"] for row in content["rows"])
+    return f"sparseggm experiment {experiment.name} --models {models} {options}"
+
+
+def _time(content: Result) -> str:
+    training = sum(run["training_seconds"] for run in content["runs"])
+    evaluation = sum(run["seconds"] for run in content["runs"])
+    return (
+        f"{len(content['runs'])} runs: {_hours(training)} of training and {_hours(evaluation)} of evaluation, "
+        f"{content['jobs']} at once."
+    )
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def claims(content: Result) -> list[str]:
+    """A sentence for each difference whose 95 % interval does not hold 0, and one that names the others."""
+    shown, open_ = [], []
+    base = content["rows"][0]["model"]
+    for row in (Row(**row) for row in content["rows"][1:]):
+        for gain, bound in BOUNDS.items():
+            interval: Any = getattr(row, gain)
+            if interval is None:
+                continue
+            mean, half = interval
+            if abs(mean) > half > 0.0:
+                word = "above" if mean > 0 else "below"
+                shown.append(f"{row.model} is {abs(mean):.2f} ± {half:.2f} nats {word} {base} in {bound}.")
+            else:
+                open_.append(f"{row.model} ({bound})")
+    return [*shown, *([f"Not told apart from {base}: {', '.join(open_)}."] if open_ else [])]

@@ -1,0 +1,229 @@
+"""The runs of an experiment, trained and evaluated: in turns in this process, or several at once in processes.
+
+A run that is trained, or evaluated as asked, is not trained or evaluated again. Processes are commands of `sparseggm`
+with a session of their own: a signal comes to this one alone, which passes it on, once, so that each saves its run.
+A process that outlived a killed sweep keeps the lock on its run; the next sweep waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sparseggm.vae.config import Config
+from sparseggm.vae.data import Images
+from sparseggm.vae.errors import BusyError, FailedRunError, Interrupted
+from sparseggm.vae.evaluate import evaluate
+from sparseggm.vae.files import checkpoint
+from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.files.lock import only_process
+from sparseggm.vae.train import Training, progress_bar, write_config
+
+SECONDS_BETWEEN_LOOKS = 0.5
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of one seed."""
+
+    model: str
+    config: Config
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """As lines for the user call it."""
+        return f"seed {self.config.seed} {self.model}"
+
+    def is_begun(self, resume: bool) -> bool:
+        """Whether to continue it: runs begin one after the other, so that some may not be there yet."""
+        return resume and (self.out / checkpoint.CHECKPOINT).exists()
+
+    def is_trained(self) -> bool:
+        """Whether all its epochs are done."""
+        path = self.out / checkpoint.CHECKPOINT
+        if not path.exists():
+            return False
+        content = checkpoint.load(path)
+        return bool(content["epoch"] >= self.config.epochs)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How runs are evaluated; see `evaluate`."""
+
+    samples: int
+    hide: str
+    data: Path | None
+
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """The result that lies in a run's folder, if it is of its present weights and as asked."""
+        path = run.out / "evaluation.json"
+        if not (path.exists() and (run.out / "evaluation.npz").exists()):
+            return None
+        with checkpoint.restoring(path):
+            result: dict[str, Any] = json.loads(path.read_text())
+        identity = checkpoint.load(run.out / checkpoint.CHECKPOINT)["identity"]
+        found = tuple(result.get(name) for name in ("run", "part", "samples", "hidden", "epochs_trained"))
+        return result if found == (identity, "test", self.samples, self.hide, run.config.epochs) else None
+
+
+def in_turns(runs: Sequence[Run], images: Images, options: EvaluationOptions, resume: bool) -> list[dict[str, Any]]:
+    """Train the models of a seed in turns, an epoch each, then evaluate all; the results in the order of the runs."""
+    for _, of_seed in groupby(runs, key=lambda run: run.config.seed):
+        _train_in_turns([run for run in of_seed if not (resume and run.is_trained())], images, options, resume)
+    for run in runs:
+        if options.result(run) is None:
+            evaluate(run.out, options.samples, data=options.data, hide=options.hide)
+    return _results(runs, options)
+
+
+def _train_in_turns(runs: Sequence[Run], images: Images, options: EvaluationOptions, resume: bool) -> None:
+    trainings = {
+        run: Training(run.config, images, run.out, resume=run.is_begun(resume), data=options.data) for run in runs
+    }
+    steps = sum(training.steps * training.config.epochs for training in trainings.values())
+    done = sum(training.steps * training.epoch + training.step for training in trainings.values())
+    with StopRequest() as stop, progress_bar("training", steps, done) as bar:
+        while left := [run for run in runs if not trainings[run].finished]:
+            behind = min(trainings[run].epoch for run in left)
+            turn = [run for run in left if trainings[run].epoch == behind]
+            # Each model goes first in turn, because the first after a checkpoint's fsync finds colder caches.
+            first = behind % len(turn)
+            for run in turn[first:] + turn[:first]:
+                record = trainings[run].train_epoch(stop, bar.update)
+                bar.write(f"{run.model:<13}  {record.line(run.config)}")
+
+
+def in_processes(runs: Sequence[Run], options: EvaluationOptions, jobs: int, resume: bool) -> list[dict[str, Any]]:
+    """Train and evaluate up to `jobs` runs at once, in the order of the runs; the results in that order too.
+
+    Raises:
+        FailedRunError: a run ended in an error; the others were asked to save and to stop.
+        Interrupted: a signal came, and all were asked to save and to stop.
+    """
+    waiting = [run for run in runs if not (run.is_begun(resume) and run.is_trained() and options.result(run))]
+    total, known = sum(run.config.epochs for run in runs), len(runs) - len(waiting)
+    active: dict[Run, _Process] = {}
+    with StopRequest() as stop, progress_bar("epochs", total, _epochs_done(runs)) as bar:
+        try:
+            while (waiting or active) and stop.signal is None:
+                for run in list(waiting):
+                    if len(active) < jobs and not _is_busy(run.out):
+                        waiting.remove(run)
+                        active[run] = _Process(run, options, jobs, resume)
+                for run in [run for run, process in active.items() if process.is_finished()]:
+                    del active[run]
+                    known += 1
+                    bar.write(_line(run, options, f"{known} of {len(runs)} runs"))
+                bar.update(_epochs_done(runs) - bar.n)
+                if active or waiting:
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+        finally:
+            for process in active.values():
+                process.stop()
+    if stop.signal is not None:
+        raise Interrupted(f"stopped, and saved all: {known} of {len(runs)} runs are finished.", signal=stop.signal)
+    return _results(runs, options)
+
+
+class _Process:
+    """A run that is trained and then evaluated by two commands, one after the other. Their output goes to log.txt."""
+
+    def __init__(self, run: Run, options: EvaluationOptions, jobs: int, resume: bool) -> None:
+        self.run = run
+        self.commands = self._commands(options, resume)
+        threads = max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
+        self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def _commands(self, options: EvaluationOptions, resume: bool) -> Iterator[list[str]]:
+        run = self.run
+        if not (run.is_begun(resume) and run.is_trained()):
+            run.out.mkdir(parents=True, exist_ok=True)
+            write_config(run.config, run.out, options.data)
+            yield ["train", f"--config={run.out / 'config.json'}", *(["--resume"] if run.is_begun(resume) else [])]
+        if options.result(run) is None:
+            data = [f"--data={options.data}"] if options.data else []
+            yield ["evaluate", str(run.out), f"--samples={options.samples}", f"--hide={options.hide}", *data]
+
+    def is_finished(self) -> bool:
+        """Whether both commands are done; starts the next one when its turn has come."""
+        if self.child is not None:
+            status = self.child.poll()
+            if status is None:
+                return False
+            if status != 0:
+                raise FailedRunError(f"{self.run.name}: ended with status {status}: {self._last_line()}")
+        for command in self.commands:
+            self.child = self._start(command)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Ask it to save, and wait until it has."""
+        if self.child is not None and self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+            self.child.wait()
+
+    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with open(self.run.out / LOG, "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "sparseggm", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
+
+    def _last_line(self) -> str:
+        path = self.run.out / LOG
+        last = path.read_text(errors="replace").strip().rpartition("\n")[2]
+        return f"{last} All that it said is in {path}."
+
+
+def _is_busy(directory: Path) -> bool:
+    """Whether another process works there."""
+    try:
+        with only_process(directory):
+            return False
+    except BusyError:
+        return True
+
+
+def _results(runs: Sequence[Run], options: EvaluationOptions) -> list[dict[str, Any]]:
+    """The evaluation of each run, with the name of its model and the seconds of its training and of an epoch."""
+    found = []
+    for run in runs:
+        history = checkpoint.load(run.out / checkpoint.CHECKPOINT)["history"]
+        seconds = [record["seconds"] for record in history]
+        times = {"epoch_seconds": statistics.median(seconds), "training_seconds": round(sum(seconds), 1)}
+        found.append({"model": run.model, **times, **(options.result(run) or {})})
+    return found
+
+
+def _line(run: Run, options: EvaluationOptions, progress: str) -> str:
+    result = options.result(run) or {}
+    bounds = f"ELBO {result['elbo']:.2f}, log p(x) {result['log_p']:.2f} nats an image"
+    return f"{run.name}: {run.config.epochs} epochs, {bounds}; {progress}"
+
+
+def _epochs_done(runs: Sequence[Run]) -> int:
+    return sum(_lines(run.out / "history.csv") - 1 for run in runs if (run.out / "history.csv").exists())
+
+
+def _lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)

@@ -1,0 +1,101 @@
+"""The page of results: its numbers are those of the files, its commands those that made them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparseggm.cli import main, parser
+from sparseggm.vae import GREY_PIXELS, TABLE1, CheckpointError, Config, Images, experiment, results
+from sparseggm.vae.results import claims, command
+from tests.vae.conftest import ROOT
+
+STORED = ROOT / "docs" / "results"
+
+
+@pytest.fixture
+def folder(few_digits: Images, recipe: Config, tmp_path: Path) -> Path:
+    recipe = replace(recipe, batch=80)
+    experiment(TABLE1, recipe, tmp_path / "runs", ("diagonal", "chain"), seeds=2, epochs=1, samples=3)
+    (tmp_path / "results").mkdir()
+    shutil.copy(tmp_path / "runs" / "table1.json", tmp_path / "results" / "first.json")
+    (tmp_path / "results" / "first.txt").write_text("What a person says.\n")
+    (tmp_path / "results" / "first.png").write_bytes(b"")
+    (tmp_path / "results" / "other.json").write_text('{"fit": 3}')
+    return tmp_path / "results"
+
+
+def test_the_page_has_the_command_the_table_the_text_and_the_picture(folder: Path) -> None:
+    page = results(folder)
+    assert page == folder.with_suffix(".md")
+    text = page.read_text()
+    assert (folder.parent / "runs" / "table1.md").read_text().strip() in text
+    assert "\n## Table 1: first\n" in text
+    assert "What a person says." in text
+    assert "![Table 1](results/first.png)" in text
+    assert re.search(r"4 runs: \d+ min of training and \d+ min of evaluation, 1 at once\.", text)
+    assert "other" not in text
+
+
+def test_the_command_of_a_table_asks_for_what_was_asked(folder: Path, recipe: Config) -> None:
+    content = json.loads((folder / "first.json").read_text())
+    words = command(content).split()
+    asked = parser().parse_args(words[1:]).experiment.table1
+    assert (asked.models, asked.seeds, asked.epochs, asked.samples) == (["diagonal", "chain"], 2, 1, 3)
+    assert (asked.latent, asked.hidden, asked.batch, asked.learning_rate) == (4, 16, 80, 3e-3)
+    assert not {"--likelihood", "--jobs", "--hide", "--kl"} & set(words)
+
+
+def test_the_command_of_an_experiment_leaves_out_its_own_defaults(
+    few_digits: Images, recipe: Config, tmp_path: Path
+) -> None:
+    grey = replace(recipe, posterior="diagonal", likelihood="levels", learning_rate=2e-3, least_scale=0.2)
+    experiment(GREY_PIXELS, grey, tmp_path, epochs=1, samples=2, hide="upper")
+    line = command(json.loads((tmp_path / "pixels.json").read_text()))
+    assert "--likelihood" not in line
+    assert "--learning_rate" not in line
+    assert line.endswith("--least_scale 0.2 --seeds 1 --epochs 1 --samples 2 --hide upper")
+    parser().parse_args(line.split()[1:])
+
+
+def row(model: str, gain: tuple[float, float]) -> dict[str, Any]:
+    names = ("log_p", "elbo", "log_p_gain")
+    return {
+        "model": model,
+        "seeds": (0, 1),
+        **dict.fromkeys(names, (0.0, 0.0)),
+        "elbo_gain": gain,
+        "log_p_hidden": None,
+        "log_p_hidden_gain": None,
+        "seconds": 1.0,
+        "seconds_ratio": 1.0,
+    }
+
+
+def test_a_claim_is_made_only_where_the_interval_does_not_hold_zero() -> None:
+    gains = {"base": (0.0, 0.0), "better": (0.3, 0.2), "worse": (-0.3, 0.2), "unclear": (0.3, 0.4)}
+    said = claims({"rows": [row(model, gain) for model, gain in gains.items()]})
+    assert said == [
+        "better is 0.30 ± 0.20 nats above base in ELBO.",
+        "worse is 0.30 ± 0.20 nats below base in ELBO.",
+        "Not told apart from base: better (log p(x)), worse (log p(x)), unclear (ELBO), unclear (log p(x)).",
+    ]
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckpointError, match="needed a folder with a JSON"):
+        results(tmp_path)
+    (tmp_path / "table1.json").write_text("{")
+    assert main(["results", str(tmp_path)]) == 2
+    assert "table1.json: damaged" in capsys.readouterr().err
+
+
+def test_the_page_in_docs_is_that_of_the_stored_results(tmp_path: Path) -> None:
+    shutil.copytree(STORED, tmp_path / "results")
+    assert results(tmp_path / "results").read_text() == STORED.with_suffix(".md").read_text()
