@@ -40,6 +40,7 @@ class Experiment:
         published: (log p(x), its lower bound) of models, nats an image, shown beside ours.
         steps: of a run by default: a first look. On the subset, with fewer steps an epoch, many more would overfit.
         recipe: what the experiment has in the place of the defaults of `Config`.
+        trees: models whose `edges` are the Chow–Liu tree of another model's run of the same seed, by that model.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Experiment:
     published: Mapping[str, Reference]
     steps: int
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    trees: Mapping[str, str] = field(default_factory=dict)
 
 
 def experiment(
@@ -90,7 +92,8 @@ def experiment(
     require_hideable(hide, recipe)
     runs, images = _planned(what, recipe, out, what.shown if models is None else tuple(models), seeds, epochs, data)
     for run in runs:
-        require_startable(run.config, images, run.out, resume=run.is_begun(resume))
+        if run.after is None:  # else its edges are not known yet
+            require_startable(run.config, images, run.out, resume=run.is_begun(resume))
     options = EvaluationOptions(samples, hide, data)
     with ExitStack() as locks:
         # Runs in processes of their own lock their folders themselves.
@@ -116,6 +119,8 @@ def _planned(
     for name in models:
         if name not in what.models:
             raise ConfigError(f"{what.name}: unknown model {name!r}; one of: {', '.join(what.models)}.")
+        if what.trees.get(name, name) not in models:
+            raise ConfigError(f"{what.name}: the model {name} needs the model {what.trees[name]} beside it.")
     configs = {
         (seed, name): replace(recipe, **what.models[name], seed=seed, epochs=1 if epochs is None else epochs)
         for seed in range(seeds)
@@ -124,11 +129,14 @@ def _planned(
     images = load_images(data, recipe.split)
     if epochs is None:
         epochs = max(1, round(what.steps * recipe.batch / len(images.train)))
-    runs = [
-        Run(name, replace(config, epochs=epochs), out / f"seed-{seed}" / name)
-        for (seed, name), config in configs.items()
-    ]
-    return runs, images
+    runs = {
+        key: Run(key[1], replace(config, epochs=epochs), out / f"seed-{key[0]}" / key[1])
+        for key, config in configs.items()
+    }
+    for (seed, name), run in runs.items():
+        if name in what.trees:
+            runs[seed, name] = replace(run, after=runs[seed, what.trees[name]])
+    return list(runs.values()), images
 
 
 def _write_table(

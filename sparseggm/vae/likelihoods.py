@@ -82,10 +82,11 @@ class LogitNormalPixels:
     def log_prob(
         self, decoded: GaussianGraphicalModel, x: Tensor, rng: torch.Generator, missing: Tensor | None = None
     ) -> Tensor:
-        if missing is not None:
-            raise NotImplementedError("logit-normal: a density of some pixels needs their marginal. Use levels.")
         log_width = math.log1p(-2.0 * self.alpha) - math.log(LEVELS)
-        return LogitNormal(decoded, validate_args=False).log_prob(x.to(decoded.loc)) + PIXELS * log_width
+        x = x.to(decoded.loc)
+        if missing is None:
+            return LogitNormal(decoded, validate_args=False).log_prob(x) + PIXELS * log_width
+        return _marginal_log_density(decoded, x, ~missing) + (~missing).sum() * log_width
 
     def intensities(self, decoded: GaussianGraphicalModel) -> Tensor:
         return decoded.loc.sigmoid()
@@ -110,6 +111,20 @@ class LevelPixels:
 
     def intensities(self, decoded: GaussianGraphicalModel) -> Tensor:
         return decoded.loc.sigmoid()
+
+
+def _marginal_log_density(g: GaussianGraphicalModel, x: Tensor, seen: Tensor) -> Tensor:
+    """log p of the pixels `seen` (784,) of x, whose logits are g, where all others come before them in elimination.
+
+    log p(x) = Σ_j log p(x_j | later pixels), so those that come first are integrated out by leaving out their terms.
+    """
+    pattern = g.factor_pattern
+    if (seen[pattern.cols.copy()] & ~seen[pattern.rows.copy()]).any():
+        raise ValueError("logit-normal: a missing pixel comes after one that is seen, which depends on it. Use levels.")
+    white = g.whiten(torch.logit(x) - g.loc)
+    log_pivots = g.factor[..., pattern.diagonal.copy()].log()
+    terms = log_pivots - 0.5 * (white.square() + math.log(2.0 * math.pi)) - x.log() - torch.log1p(-x)
+    return terms[..., seen].sum(-1, dtype=torch.float64).to(x)
 
 
 def likelihood_of(config: Config) -> Likelihood:

@@ -14,8 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,29 @@ from sparseggm.vae.train import Training, progress_bar, write_config
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LOG = "log.txt"
+# Several commands in one process: importing torch takes longer than an epoch of a small model.
+CHILD = """
+import json, sys
+from sparseggm.cli import main
+sys.exit(next((status for command in json.loads(sys.argv[1]) if (status := main(command))), 0))
+"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model of one seed."""
+    """One model of one seed.
+
+    Args:
+        model: its name in the experiment.
+        config: its recipe.
+        out: its folder.
+        after: the run whose posteriors' Chow–Liu tree gives this one its edges; so it begins when that is trained.
+    """
 
     model: str
     config: Config
     out: Path
+    after: Run | None = None
 
     @property
     def name(self) -> str:
@@ -49,6 +63,17 @@ class Run:
     def is_begun(self, resume: bool) -> bool:
         """Whether to continue it: runs begin one after the other, so that some may not be there yet."""
         return resume and (self.out / checkpoint.CHECKPOINT).exists()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can begin."""
+        return self.after is None or self.after.is_trained()
+
+    def resolved(self, data: Path | None) -> Run:
+        """The run with its edges."""
+        if self.after is None:
+            return self
+        return replace(self, config=replace(self.config, edges=chow_liu(self.after.out, data)), after=None)
 
     def is_trained(self) -> bool:
         """Whether all its epochs are done."""
@@ -81,8 +106,13 @@ class EvaluationOptions:
 
 def in_turns(runs: Sequence[Run], images: Images, options: EvaluationOptions, resume: bool) -> list[dict[str, Any]]:
     """Train the models of a seed in turns, an epoch each, then evaluate all; the results in the order of the runs."""
-    for _, of_seed in groupby(runs, key=lambda run: run.config.seed):
-        _train_in_turns([run for run in of_seed if not (resume and run.is_trained())], images, options, resume)
+
+    def turn(run: Run) -> tuple[int, bool]:
+        return run.config.seed, run.after is not None
+
+    for _, of_seed in groupby(sorted(runs, key=turn), key=turn):
+        left = [run.resolved(options.data) for run in of_seed if not (resume and run.is_trained())]
+        _train_in_turns(left, images, options, resume)
     for run in runs:
         if options.result(run) is None:
             evaluate(run.out, options.samples, data=options.data, hide=options.hide)
@@ -120,9 +150,9 @@ def in_processes(runs: Sequence[Run], options: EvaluationOptions, jobs: int, res
         try:
             while (waiting or active) and stop.signal is None:
                 for run in list(waiting):
-                    if len(active) < jobs and not _is_busy(run.out):
+                    if len(active) < jobs and run.is_ready and not _is_busy(run.out):
                         waiting.remove(run)
-                        active[run] = _Process(run, options, jobs, resume)
+                        active[run] = _Process(run.resolved(options.data), options, jobs, resume)
                 for run in [run for run, process in active.items() if process.is_finished()]:
                     del active[run]
                     known += 1
@@ -139,59 +169,51 @@ def in_processes(runs: Sequence[Run], options: EvaluationOptions, jobs: int, res
 
 
 class _Process:
-    """A run that is trained and then evaluated by two commands, one after the other. Their output goes to log.txt."""
+    """A run that is trained and then evaluated by a process of its own, whose output goes to log.txt."""
 
     def __init__(self, run: Run, options: EvaluationOptions, jobs: int, resume: bool) -> None:
         self.run = run
-        self.commands = self._commands(options, resume)
         threads = max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
-        self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        self.child: subprocess.Popen[bytes] | None = None
-
-    def _commands(self, options: EvaluationOptions, resume: bool) -> Iterator[list[str]]:
-        run = self.run
-        if not (run.is_begun(resume) and run.is_trained()):
-            run.out.mkdir(parents=True, exist_ok=True)
-            write_config(run.config, run.out, options.data)
-            yield ["train", f"--config={run.out / 'config.json'}", *(["--resume"] if run.is_begun(resume) else [])]
-        if options.result(run) is None:
-            data = [f"--data={options.data}"] if options.data else []
-            yield ["evaluate", str(run.out), f"--samples={options.samples}", f"--hide={options.hide}", *data]
-
-    def is_finished(self) -> bool:
-        """Whether both commands are done; starts the next one when its turn has come."""
-        if self.child is not None:
-            status = self.child.poll()
-            if status is None:
-                return False
-            if status != 0:
-                raise FailedRunError(f"{self.run.name}: ended with status {status}: {self._last_line()}")
-        for command in self.commands:
-            self.child = self._start(command)
-            return False
-        return True
-
-    def stop(self) -> None:
-        """Ask it to save, and wait until it has."""
-        if self.child is not None and self.child.poll() is None:
-            self.child.send_signal(signal.SIGTERM)
-            self.child.wait()
-
-    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with open(self.run.out / LOG, "ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "sparseggm", *command],
+        with open(run.out / LOG, "ab") as log:
+            self.child = subprocess.Popen(
+                [sys.executable, "-c", CHILD, json.dumps(_commands(run, options, resume))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self.environment,
+                env={"OMP_NUM_THREADS": str(threads), **os.environ},
                 start_new_session=True,
             )
+
+    def is_finished(self) -> bool:
+        """Whether it is done."""
+        status = self.child.poll()
+        if status:
+            raise FailedRunError(f"{self.run.name}: ended with status {status}: {self._last_line()}")
+        return status is not None
+
+    def stop(self) -> None:
+        """Ask it to save, and wait until it has."""
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+            self.child.wait()
 
     def _last_line(self) -> str:
         path = self.run.out / LOG
         last = path.read_text(errors="replace").strip().rpartition("\n")[2]
         return f"{last} All that it said is in {path}."
+
+
+def _commands(run: Run, options: EvaluationOptions, resume: bool) -> list[list[str]]:
+    """The commands of `sparseggm` that are left to do for a run."""
+    evaluation = ["evaluate", str(run.out), f"--samples={options.samples}", f"--hide={options.hide}"]
+    evaluation += [f"--data={options.data}"] if options.data else []
+    if run.is_begun(resume) and run.is_trained():
+        return [evaluation] if options.result(run) is None else []
+    write_config(run.config, run.out, options.data)
+    return [
+        ["train", f"--config={run.out / 'config.json'}", *(["--resume"] if run.is_begun(resume) else [])],
+        evaluation,
+    ]
 
 
 def _is_busy(directory: Path) -> bool:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from sparseggm.vae import Config, Images, load_images
+from sparseggm.vae import Config, Images, data, load_images
 from sparseggm.vae.files.interrupt import SIGNALS
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,16 @@ def digits() -> Images:
     return Images("600 digits", "600 digits.", found.train[:400], found.validation[:100], found.test[:100])
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, digits: Images) -> Path:
+    """The 600 digits as files, for processes."""
+    directory = tmp_path_factory.mktemp("digits")
+    for name, images in ((data.TRAIN, digits.train), (data.TEST, digits.test)):
+        header = data.IDX_HEADER.pack(data.IDX_IMAGES, len(images), 28, 28)
+        (directory / name).write_bytes(header + images.numpy().tobytes())
+    return directory
+
+
 @pytest.fixture
 def few_digits(digits: Images, monkeypatch: pytest.MonkeyPatch) -> Images:
     """Let every command find the 600 digits."""
@@ -71,6 +82,8 @@ def command_line(*arguments: object) -> tuple[list[str], dict[str, str]]:
 def assert_same_numbers(a: Any, b: Any) -> None:
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b)
+    elif isinstance(a, np.ndarray):
+        np.testing.assert_array_equal(a, b)
     elif isinstance(a, dict):
         assert a.keys() == b.keys()
         for name in a:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparseggm.torch import GaussianGraphicalModel, GreyLevels
+from sparseggm.torch import GaussianGraphicalModel, GreyLevels, LogitNormal
 from sparseggm.vae import (
     GREY_PIXELS,
     PIXEL_GRAPHS,
@@ -84,6 +84,21 @@ def test_the_density_bounds_the_probability_of_levels_from_below(digits: Images)
     slack = exact - values.mean(0)
     assert (slack >= -4 * values.std(0) / math.sqrt(50)).all()
     assert (slack <= 0.1 * exact.abs()).all()
+
+
+@pytest.mark.parametrize("pixels", PIXEL_GRAPHS)
+def test_the_density_of_half_an_image_is_that_of_the_marginal(pixels: str, digits: Images) -> None:
+    g, density, seen = some_pixels(pixels, 2), LogitNormalPixels(alpha=1e-3), ~HIDDEN["upper"]
+    x = density.observe(digits.test[:2], generator(0)).double()
+    marginal = LogitNormal(g.marginal(np.flatnonzero(seen)))
+    expected = marginal.log_prob(x[:, seen]) + int(seen.sum()) * math.log((1 - 2e-3) / 256)
+    torch.testing.assert_close(density.log_prob(g, x, generator(0), HIDDEN["upper"]), expected)
+
+
+def test_a_density_without_a_pixel_that_others_depend_on_is_refused() -> None:
+    density, x = LogitNormalPixels(alpha=1e-3), torch.full((PIXELS,), 0.5, dtype=torch.float64)
+    with pytest.raises(ValueError, match="a missing pixel comes after one that is seen"):
+        density.log_prob(some_pixels("extended-grid", 1), x, generator(0), ~HIDDEN["upper"])
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "levels", "logit-normal"])
