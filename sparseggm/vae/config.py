@@ -84,7 +84,7 @@ class Config:
     decoder: str = "dense"
     pixels: str = "diagonal"
     structure: str = "per-image"
-    least_scale: float = 0.1
+    least_scale: float = 0.03
     alpha: float = 1e-6
 
     def __post_init__(self) -> None:

@@ -188,7 +188,7 @@ def test_the_identity_of_a_run_of_bits_is_that_of_earlier_versions() -> None:
     )
     identity = Config(likelihood="logit-normal", pixels="stencil-3", alpha=1e-3).identity("MNIST")
     assert (identity["likelihood"], identity["pixels"], identity["alpha"]) == ("logit-normal", "stencil-3", 1e-3)
-    assert identity["least_scale"] == 0.1
+    assert identity["least_scale"] == 0.03
     assert "structure" not in identity
 
 
