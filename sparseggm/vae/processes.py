@@ -1,0 +1,62 @@
+"""One run over several processes, as torchrun starts them, on one machine or many; else a run of one process.
+
+    torchrun --nproc-per-node 2 -m sparseggm train --posterior chain --out runs/chain
+
+Every process draws the whole batch with all its noise, and takes its own rows: so the numbers are those of one process,
+to rounding. The first process alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from sparseggm.vae.config import Config
+
+
+def count() -> int:
+    """How many processes share the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def started(config: Config) -> Fabric:
+    """Fabric, connected to the other processes where there are some: by gloo, whose sums are of any device."""
+    if count() == 1:
+        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=here,
+        num_nodes=count() // here,
+        strategy="ddp",
+        precision=config.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def rows_of(fabric: Fabric, batch: int) -> slice:
+    """The rows of a batch that are this process's; sizes differ by one row at most."""
+    ends = [batch * rank // fabric.world_size for rank in (fabric.global_rank, fabric.global_rank + 1)]
+    return slice(*ends)
+
+
+def total(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    return values if fabric.world_size == 1 else torch.as_tensor(fabric.all_reduce(values, reduce_op="sum"))
+
+
+def any_signal(fabric: Fabric, signal: int | None) -> int | None:
+    """The largest signal that came to one of the processes, so that all stop after the same step."""
+    if fabric.world_size == 1:
+        return signal
+    seen = fabric.all_reduce(torch.tensor(float(signal or 0), device=fabric.device), reduce_op="max")
+    return int(seen) or None
