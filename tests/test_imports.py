@@ -123,6 +123,7 @@ FLOORS = {
     "pyro": (),
     "vae": (
         "errors",
+        "latents",
         "config",
         "randomness",
         "plotting",
@@ -136,6 +137,7 @@ FLOORS = {
         "files.checkpoint",
         "train",
         "evaluate",
+        "trees",
         "comparison",
         "runs",
         "pixel_figures",

@@ -26,6 +26,7 @@ from sparseggm.vae.objective import (
 )
 from sparseggm.vae.pixel_fit import PixelFit, fit_pixels
 from sparseggm.vae.train import EpochRecord, Training, train
+from sparseggm.vae.trees import chow_liu
 
 __all__ = [
     "GREY_PIXELS",
@@ -49,6 +50,7 @@ __all__ = [
     "PixelFit",
     "Training",
     "bernoulli_log_likelihood",
+    "chow_liu",
     "compare",
     "elbo_terms",
     "evaluate",

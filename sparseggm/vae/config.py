@@ -11,11 +11,13 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from sparseggm.graph.families import BlockChain, Chain, Diagonal, ExtendedGrid, Stencil
+from sparseggm.graph.derived import derived
+from sparseggm.graph.families import Diagonal, ExtendedGrid, Stencil
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.errors import ConfigError
+from sparseggm.vae.latents import LATENT_GAUSSIANS, LatentGaussian, latent_topology, require_latents
 
-POSTERIORS = ("diagonal", "chain", "extended-grid", "block-chain")
+POSTERIORS = tuple(LATENT_GAUSSIANS)
 LIKELIHOODS = ("bernoulli", "levels", "logit-normal")
 DECODERS = ("dense", "convolutional")
 PIXEL_GRAPHS = ("diagonal", "extended-grid", "stencil-3", "stencil-5")
@@ -29,17 +31,33 @@ ACCELERATORS = ("cpu",)
 PRECISIONS = ("32-true", "64-true")
 # Below it, 1 − alpha may round to 1, whose logit is infinite.
 LEAST_ALPHA = {"32-true": 2.0**-22, "64-true": 2.0**-50}
+CHOICES = {
+    "posterior": POSTERIORS,
+    "split": SPLITS,
+    "kl": KL_ESTIMATORS,
+    "accelerator": ACCELERATORS,
+    "precision": PRECISIONS,
+    "likelihood": LIKELIHOODS,
+    "decoder": DECODERS,
+    "pixels": PIXEL_GRAPHS,
+    "structure": STRUCTURES,
+}
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
-# What each likelihood reads of the recipe, beside that which all read.
-READS = {
-    "bernoulli": (),
-    "levels": ("pixels", "structure", "least_scale"),
-    "logit-normal": ("pixels", "structure", "least_scale", "alpha"),
+GREY = ("levels", "logit-normal")
+# Fields that are read only where another field has one of these values.
+READ_FOR = {
+    "pixels": ("likelihood", GREY),
+    "structure": ("likelihood", GREY),
+    "least_scale": ("likelihood", GREY),
+    "alpha": ("likelihood", ("logit-normal",)),
+    "edges": ("posterior", ("tree",)),
 }
-GREY = READS["logit-normal"]
 # Left out of the identity where they have their defaults, so that runs begun before they existed go on.
-ADDED = ("likelihood", "decoder", "pixels", "structure", "alpha")
+ADDED = (
+    *("likelihood", "decoder", "pixels", "structure", "alpha"),
+    *("edges", "encoder_hidden"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +65,10 @@ class Config:
     """One training run; the defaults are close to the poster's recipe.
 
     Args:
-        posterior: graph of the approximate posterior: diagonal, chain, extended-grid or block-chain.
-        latent: number of latent variables; the last two posteriors arrange them in the squarest rows × columns.
+        posterior: graph of the approximate posterior: diagonal, chain, tree, extended-grid, block-chain or full, whose
+            encoder emits the factor; or a grid whose encoder emits a precision of a family: grid-dominant, grid-scaled,
+            grid-edge or grid-spectral.
+        latent: number of latent variables; grids and block-chain arrange them in the squarest rows × columns.
         hidden: width of each of the two hidden layers of encoder and decoder.
         epochs: passes over the training digits; the learning rate falls to 0.3 × at 60 % and to 0.1 × at 85 % of them.
         batch: digits a step.
@@ -66,6 +86,9 @@ class Config:
         structure: per-image (the decoder emits scales and couplings) or global (learnt once for all images).
         least_scale: least standard deviation of a pixel's logit given its parents, in [e⁻⁵, 1); not for bernoulli.
         alpha: squeezes dequantised numbers into (alpha, 1 - alpha); for logit-normal alone.
+        edges: of the tree, as in "0-1 1-5 1-2", each pair of joined latent variables once; empty: those of a binary
+            tree. For the posterior tree alone.
+        encoder_hidden: width of each of the encoder's hidden layers; 0: as `hidden`.
     """
 
     posterior: str = "chain"
@@ -86,21 +109,17 @@ class Config:
     structure: str = "per-image"
     least_scale: float = 0.1
     alpha: float = 1e-6
+    edges: str = ""
+    encoder_hidden: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("posterior", self.posterior, POSTERIORS)
-        _one_of("split", self.split, SPLITS)
-        _one_of("kl", self.kl, KL_ESTIMATORS)
-        _one_of("accelerator", self.accelerator, ACCELERATORS)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("likelihood", self.likelihood, LIKELIHOODS)
-        _one_of("decoder", self.decoder, DECODERS)
-        _one_of("pixels", self.pixels, PIXEL_GRAPHS)
-        _one_of("structure", self.structure, STRUCTURES)
+        for name, known in CHOICES.items():
+            _one_of(name, getattr(self, name), known)
         for name in ("latent", "hidden", "epochs", "batch"):
             require_count(name, getattr(self, name))
         _integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
         _integer("seed", self.seed, 0, LARGEST_SEED)
+        _integer("encoder_hidden", self.encoder_hidden, 0, LARGEST_COUNT)
         if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
         least = LEAST_ALPHA[self.precision]
@@ -111,25 +130,34 @@ class Config:
         if not (isinstance(self.least_scale, float) and math.exp(-5.0) <= self.least_scale < 1.0):
             raise ConfigError(f"least_scale must be in [exp(-5), 1), got {self.least_scale}.")
         self._require_read()
-        posterior_topology(self.posterior, self.latent)
+        require_latents(self.posterior, self.latent, self.edges)
 
     def _require_read(self) -> None:
-        """Refuse a choice that this likelihood would ignore."""
-        for name in GREY:
-            value, default = getattr(self, name), getattr(type(self), name)
-            if value != default and name not in READS[self.likelihood]:
-                readers = " or ".join(likelihood for likelihood, read in READS.items() if name in read)
-                raise ConfigError(f"{name} {value} needs likelihood {readers}, got likelihood {self.likelihood}.")
+        """Refuse a choice that would be ignored."""
+        for name, (choice, readers) in READ_FOR.items():
+            value, chosen = getattr(self, name), getattr(self, choice)
+            if value != getattr(type(self), name) and chosen not in readers:
+                raise ConfigError(f"{name} {value} needs {choice} {' or '.join(readers)}, got {choice} {chosen}.")
 
     @property
+    def posterior_gaussian(self) -> LatentGaussian:
+        """Graph and family of the posterior."""
+        return LATENT_GAUSSIANS[self.posterior]
+
+    @derived
     def topology(self) -> Topology:
         """Graph of the posterior."""
-        return posterior_topology(self.posterior, self.latent)
+        return latent_topology(self.posterior, self.latent, self.edges)
+
+    @property
+    def encoder_width(self) -> int:
+        """Width of the encoder's hidden layers."""
+        return self.encoder_hidden or self.hidden
 
     @property
     def is_grey(self) -> bool:
         """Whether grey levels are modelled, not binarised pixels."""
-        return self.likelihood != "bernoulli"
+        return self.likelihood in GREY
 
     @property
     def pixel_topology(self) -> Topology:
@@ -158,23 +186,14 @@ def require_count(name: str, value: int) -> None:
     _integer(name, value, 1, LARGEST_COUNT)
 
 
-def posterior_topology(posterior: str, latent: int) -> Topology:
-    """The topology of that name on `latent` nodes.
+def posterior_topology(posterior: str, latent: int, edges: str = "") -> Topology:
+    """The topology of that name on `latent` nodes; of a tree with these edges, where there are some.
 
     Raises:
-        ConfigError: the name is unknown, or it needs a grid with two rows or more, and these nodes form none.
+        ConfigError: the name is unknown, or needs a grid with two rows or more, and these nodes form none; or the edges
+            form no tree, or are not asked for.
     """
-    _one_of("posterior", posterior, POSTERIORS)
-    if posterior == "diagonal":
-        return Diagonal(latent)
-    if posterior == "chain":
-        return Chain(latent)
-    rows, cols = squarest(latent)
-    if rows < 2:
-        near = [n for n in range(max(4, latent - 4), latent + 5) if squarest(n)[0] > 1]
-        shapes = ", ".join(f"{n} = {r} × {c}" for n in near for r, c in [squarest(n)])
-        raise ConfigError(f"{posterior} needs a latent size with two rows or more, got {latent}; near it: {shapes}.")
-    return ExtendedGrid(rows, cols) if posterior == "extended-grid" else BlockChain(cols, rows)
+    return Config(posterior=posterior, latent=latent, edges=edges).topology
 
 
 def pixel_topology(pixels: str) -> Topology:
@@ -187,12 +206,6 @@ def pixel_topology(pixels: str) -> Topology:
         "stencil-5": Stencil(SIDE, SIDE, 2),
     }
     return graphs[pixels]
-
-
-def squarest(n: int) -> tuple[int, int]:
-    """Rows and columns of the grid of n nodes nearest to a square, rows ≤ columns; 1 × n for a prime n."""
-    rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
-    return rows, n // rows
 
 
 def digest(identity: dict[str, str | int | float]) -> str:

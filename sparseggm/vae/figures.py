@@ -58,7 +58,7 @@ def plot_factors(runs: list[TrainedRun]) -> Figure:
     figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
     widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
     axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
-    diagonals = [run.factor[:, run.config.topology.factor_pattern.diagonal] for run in runs]
+    diagonals = [run.factor[:, run.config.topology.factor_positions[0]] for run in runs]
     edges = [run.factor[:, stored_couplings(run.config.topology)] for run in runs]
     lengths = (min(d.min() for d in diagonals), max(d.max() for d in diagonals))
     couplings = symmetric(*edges)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparseggm.torch import FactorHead, GaussianGraphicalModel
+from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.likelihoods import likelihood_of
-from sparseggm.vae.networks import decoder, encoder_body
+from sparseggm.vae.networks import decoder, encoder_body, gaussian_head
 from sparseggm.vae.objective import elbo_terms
 
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
@@ -28,9 +28,9 @@ class VAE(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             # The head comes last: only the head differs between posteriors, so a seed gives all the same bodies.
-            self.encoder = encoder_body(config.hidden)
+            self.encoder = encoder_body(config.encoder_width)
             self.decoder = decoder(config, mean_intensity)
-            self.head = FactorHead(config.hidden, config.topology)
+            self.head = gaussian_head(config.encoder_width, config.topology, config.posterior_gaussian.family)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseggm.graph.topology import Topology
-from sparseggm.positivity.families import FactorFamily, RegressionFamily
-from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel
+from sparseggm.positivity.families import FactorFamily, Family, RegressionFamily
+from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, PrecisionHead
 from sparseggm.torch.heads import GaussianHead
 from sparseggm.vae.config import PIXELS, SIDE, Config
 
@@ -15,8 +15,15 @@ CHANNELS = 32
 
 
 def encoder_body(hidden: int) -> nn.Sequential:
-    """784 → hidden → hidden; a `FactorHead` follows."""
+    """784 → hidden → hidden; the head of a Gaussian follows."""
     return nn.Sequential(nn.Linear(PIXELS, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
+
+
+def gaussian_head(width: int, topology: Topology, family: Family) -> GaussianHead:
+    """`width` features → the mean, and the factor or the precision, whichever the family gives."""
+    if isinstance(family, FactorFamily):
+        return FactorHead(width, topology, family)
+    return PrecisionHead(width, topology, family)
 
 
 def decoder(config: Config, mean_intensity: Tensor) -> nn.Sequential:

@@ -47,7 +47,7 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
             loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
             origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
             graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
-            kind = config.likelihood, *graphs, config.structure, config.decoder
+            kind = config.likelihood, *graphs, config.edges, config.structure, config.decoder
             found.setdefault(kind, TrainedRun(config, vae, loc, factor, origin))
     runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
     if len({run.config.likelihood for run in runs}) > 1:

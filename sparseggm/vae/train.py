@@ -68,7 +68,8 @@ class Training:
     Args:
         config: the recipe.
         images: the data.
-        out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`.
+        out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`: loc by latent
+            variable; factor with rows and cols in the order of elimination, whose k-th is the variable order[k].
         resume: continue from the checkpoint in `out` instead of starting.
         data: directory that the user named, kept for the command that resumes the run.
     Raises:
@@ -181,11 +182,11 @@ class Training:
     def _write_views(self, tracked: dict[str, Tensor]) -> None:
         """Write the files that others read instead of the checkpoint."""
         self._write_history()
-        pattern = self.config.topology.factor_pattern
+        pattern, order = self.config.topology.factor_pattern, self.config.topology.order
         loc, factor = tracked["loc"].numpy(), tracked["factor"].numpy()
         write_atomically(
             self.out / "tracked.npz",
-            lambda file: np.savez(file, loc=loc, factor=factor, rows=pattern.rows, cols=pattern.cols),
+            lambda file: np.savez(file, loc=loc, factor=factor, rows=pattern.rows, cols=pattern.cols, order=order),
         )
 
     def _close_epoch(self, seconds: float) -> EpochRecord:
@@ -297,12 +298,16 @@ def _require_memory(config: Config) -> None:
     """Refuse sizes that cannot fit into memory; the pattern of so many latents would not fit either."""
     if sys.platform == "win32":  # which does not tell its size of memory
         return
-    # The least number of weights: encoder, decoder and a diagonal head. Each has a gradient and two moments.
-    weights = 2 * config.hidden * (PIXELS + config.hidden) + 3 * config.hidden * config.latent
+    # The least number of weights: encoder, decoder, and a head of two numbers, or of all couplings, for each latent.
+    # Each has a gradient and two moments.
+    encoder, hidden, latent = config.encoder_width, config.hidden, config.latent
+    dense = latent * (latent + 1) // 2
+    head = latent + (dense if config.posterior == "full" else latent)
+    weights = encoder * (PIXELS + encoder + head) + hidden * (PIXELS + hidden + latent)
     needed, present = 4 * 4 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > present:
         raise ConfigError(
-            f"latent {config.latent:,} and hidden {config.hidden:,} need at least {needed / 1e9:,.0f} GB for weights, "
+            f"latent {latent:,} and hidden {max(hidden, encoder):,} need at least {needed / 1e9:,.0f} GB for weights, "
             f"gradients and moments; this machine has {present / 1e9:,.0f} GB."
         )
 

@@ -49,7 +49,7 @@ def digits() -> Images:
 @pytest.fixture
 def few_digits(digits: Images, monkeypatch: pytest.MonkeyPatch) -> Images:
     """Let every command find the 600 digits."""
-    for module in ("train", "evaluate", "comparison", "figures", "pixel_fit"):
+    for module in ("train", "evaluate", "trees", "comparison", "figures", "pixel_fit"):
         monkeypatch.setattr(
             importlib.import_module(f"sparseggm.vae.{module}"), "load_images", lambda data=None, split="50k": digits
         )

@@ -63,7 +63,8 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
     [
         (
             ["train", "--posterior=grid"],
-            "unknown posterior 'grid'; one of: diagonal, chain, extended-grid, block-chain",
+            "unknown posterior 'grid'; one of: diagonal, chain, tree, grid-dominant, grid-scaled, grid-edge, "
+            "grid-spectral, extended-grid, block-chain, full.",
         ),
         (["train", "--posterior=extended-grid", "--latent=7"], "near it: 4 = 2 × 2, 6 = 2 × 3, 8 = 2 × 4"),
         (["train", "--epochs=many"], '"epochs"'),
@@ -89,6 +90,8 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
             "unknown pixels 'grid'; one of: diagonal, extended-grid, stencil-3, stencil-5",
         ),
         (["fit-pixels", "--likelihood=normal"], "unknown likelihood 'normal'; one of: levels, logit-normal"),
+        (["train", "--edges=0-1 1-2"], "edges 0-1 1-2 needs posterior tree, got posterior chain"),
+        (["train", "--posterior=tree", "--latent=3", "--edges=0-1 1-3"], "edges: nodes must be in 0 … 2, got 1-3"),
         (["train", "--least_scale=0.2"], "least_scale 0.2 needs likelihood levels or logit-normal, got"),
         (["fit-pixels", "--alpha=0.5"], "alpha must be at least 9e-16 and below 0.5, got 0.5"),
         (["fit-pixels", "--sweeps=0"], "sweeps must be an integer from 1 to 2,147,483,647, got 0"),
@@ -120,6 +123,7 @@ COUNTS = (-1, 0, 2**31, HUGE, 1.5, "nan", "many", "")
 NUMBERS: dict[str, tuple[object, ...]] = {
     "latent": COUNTS,
     "hidden": (*COUNTS, 2**31 - 1),  # which is a number, but needs 10¹⁹ bytes
+    "encoder_hidden": (*(count for count in COUNTS if count != 0), 2**31 - 1),
     "epochs": COUNTS,
     "batch": COUNTS,
     "samples": COUNTS,
@@ -139,6 +143,7 @@ NAMES: dict[str, tuple[object, ...]] = {
     "likelihood": ("poisson", ""),
     "decoder": ("recurrent", ""),
     "pixels": ("grid", ""),
+    "edges": ("0-1", "0", "nan", "any"),
     "structure": ("local", ""),
     "part": ("train", ""),
     "hide": ("left", ""),
@@ -147,7 +152,10 @@ NAMES: dict[str, tuple[object, ...]] = {
 }
 PIXEL_NAMES = ("likelihood", "decoder", "structure")
 OPTIONS = {  # of each command, but for paths of which there can be several
-    "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha", "least_scale"),
+    "train": (
+        *("latent", "hidden", "encoder_hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha"),
+        "least_scale",
+    ),
     "evaluate": ("samples",),
     "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
     "pixels": ("epochs", "samples", "alpha", "least_scale"),  # read as those of table1 are
@@ -155,7 +163,10 @@ OPTIONS = {  # of each command, but for paths of which there can be several
     "fit-pixels": ("sweeps", "samples", "alpha", "seed"),
 }
 OTHERS = {
-    "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data", *PIXEL_NAMES, "pixels"),
+    "train": (
+        *("accelerator", "precision", "posterior", "edges", "split", "kl", "out", "data"),
+        *(*PIXEL_NAMES, "pixels"),
+    ),
     "evaluate": ("part", "hide", "data"),
     "table1": ("accelerator", "precision", "split", "kl", "out", "data"),
     "pixels": ("posterior", "out", "data", *PIXEL_NAMES),
