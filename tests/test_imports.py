@@ -135,6 +135,7 @@ FLOORS = {
         "objective",
         "model",
         "files.checkpoint",
+        "history",
         "train",
         "evaluate",
         "trees",

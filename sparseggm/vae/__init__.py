@@ -17,15 +17,17 @@ from sparseggm.vae.errors import (
 )
 from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_images, load_run, report
 from sparseggm.vae.figures import figures
+from sparseggm.vae.history import EpochRecord
 from sparseggm.vae.likelihoods import bernoulli_log_likelihood
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import (
     elbo_terms,
     importance_weighted_bound,
+    importance_weighted_terms,
     log_importance_weights,
 )
 from sparseggm.vae.pixel_fit import PixelFit, fit_pixels
-from sparseggm.vae.train import EpochRecord, Training, train
+from sparseggm.vae.train import Training, train
 from sparseggm.vae.trees import chow_liu
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "figures",
     "fit_pixels",
     "importance_weighted_bound",
+    "importance_weighted_terms",
     "load_images",
     "load_run",
     "log_importance_weights",

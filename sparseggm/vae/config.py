@@ -15,7 +15,14 @@ from sparseggm.graph.derived import derived
 from sparseggm.graph.families import Diagonal, ExtendedGrid, Stencil
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.errors import ConfigError
-from sparseggm.vae.latents import LATENT_GAUSSIANS, LatentGaussian, latent_topology, require_latents
+from sparseggm.vae.latents import (
+    LATENT_GAUSSIANS,
+    LatentGaussian,
+    latent_topology,
+    products_near,
+    require_latents,
+    squarest,
+)
 
 POSTERIORS = tuple(LATENT_GAUSSIANS)
 LIKELIHOODS = ("bernoulli", "levels", "logit-normal")
@@ -25,7 +32,9 @@ STRUCTURES = ("per-image", "global")
 SIDE = 28
 PIXELS = SIDE**2
 SPLITS = ("50k", "60k")
-KL_ESTIMATORS = ("exact", "sampled")
+KL_ESTIMATORS = ("exact", "sampled", "path")
+OBJECTIVES = ("elbo", "iwae", "piwae")
+PRIORS = ("standard", "chain", "extended-grid", "full")
 # The operators of sparseggm.torch run on the CPU, in float32 and float64.
 ACCELERATORS = ("cpu",)
 PRECISIONS = ("32-true", "64-true")
@@ -41,6 +50,8 @@ CHOICES = {
     "decoder": DECODERS,
     "pixels": PIXEL_GRAPHS,
     "structure": STRUCTURES,
+    "prior": PRIORS,
+    "objective": OBJECTIVES,
 }
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
@@ -52,11 +63,13 @@ READ_FOR = {
     "least_scale": ("likelihood", GREY),
     "alpha": ("likelihood", ("logit-normal",)),
     "edges": ("posterior", ("tree",)),
+    "kl": ("objective", ("elbo",)),
+    "importance_samples": ("objective", ("iwae", "piwae")),
 }
 # Left out of the identity where they have their defaults, so that runs begun before they existed go on.
 ADDED = (
     *("likelihood", "decoder", "pixels", "structure", "alpha"),
-    *("edges", "encoder_hidden"),
+    *("edges", "encoder_hidden", "prior", "warm_up", "objective", "importance_samples"),
 )
 
 
@@ -75,7 +88,8 @@ class Config:
         learning_rate: of Adam, at the start.
         seed: of the weights, the order, the binarisation and the noise; 0 … 2⁶⁴ − 1.
         split: 50k (50,000 / 10,000 validation / 10,000 test digits) or 60k (60,000 / none / 10,000).
-        kl: exact (closed form) or sampled (log q(z) - log p(z) at the one sample).
+        kl: exact (closed form), sampled (log q(z) - log p(z) at the one sample), or path (the same number, whose
+            gradient goes through the sample alone); for the objective elbo alone.
         tracked: test digit whose posterior is recorded every epoch.
         accelerator: cpu; the operators of `sparseggm.torch` run there.
         precision: 32-true or 64-true, Lightning Fabric's names of float32 and float64.
@@ -89,6 +103,11 @@ class Config:
         edges: of the tree, as in "0-1 1-5 1-2", each pair of joined latent variables once; empty: those of a binary
             tree. For the posterior tree alone.
         encoder_hidden: width of each of the encoder's hidden layers; 0: as `hidden`.
+        prior: standard, N(0, I); or chain, extended-grid or full: a Gaussian of mean 0 whose factor is learnt.
+        warm_up: epochs in which the weight of the KL rises from 0 to 1, step by step; 0: none.
+        objective: elbo; iwae (the bound of `importance_samples`, doubly reparametrised); or piwae (the same for decoder
+            and prior; for the encoder the mean of the bounds of groups).
+        importance_samples: of an image in a step of iwae or piwae, of which r × c, the squarest product, are r groups.
     """
 
     posterior: str = "chain"
@@ -111,15 +130,20 @@ class Config:
     alpha: float = 1e-6
     edges: str = ""
     encoder_hidden: int = 0
+    prior: str = "standard"
+    warm_up: int = 0
+    objective: str = "elbo"
+    importance_samples: int = 8
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             _one_of(name, getattr(self, name), known)
-        for name in ("latent", "hidden", "epochs", "batch"):
+        for name in ("latent", "hidden", "epochs", "batch", "importance_samples"):
             require_count(name, getattr(self, name))
         _integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
         _integer("seed", self.seed, 0, LARGEST_SEED)
-        _integer("encoder_hidden", self.encoder_hidden, 0, LARGEST_COUNT)
+        for name in ("encoder_hidden", "warm_up"):
+            _integer(name, getattr(self, name), 0, LARGEST_COUNT)
         if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
         least = LEAST_ALPHA[self.precision]
@@ -131,6 +155,13 @@ class Config:
             raise ConfigError(f"least_scale must be in [exp(-5), 1), got {self.least_scale}.")
         self._require_read()
         require_latents(self.posterior, self.latent, self.edges)
+        if self.prior != "standard":
+            require_latents(self.prior, self.latent)
+        if self.objective == "piwae" and self.groups < 2:
+            raise ConfigError(
+                f"piwae needs importance_samples that form two groups or more, got {self.importance_samples}; "
+                f"{products_near(self.importance_samples)}."
+            )
 
     def _require_read(self) -> None:
         """Refuse a choice that would be ignored."""
@@ -148,6 +179,26 @@ class Config:
     def topology(self) -> Topology:
         """Graph of the posterior."""
         return latent_topology(self.posterior, self.latent, self.edges)
+
+    @derived
+    def prior_topology(self) -> Topology | None:
+        """Graph of the prior; None for N(0, I)."""
+        return None if self.prior == "standard" else latent_topology(self.prior, self.latent)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Axes of the samples of an image in a step: none for the ELBO, which has one sample."""
+        return () if self.objective == "elbo" else (self.importance_samples,)
+
+    @property
+    def groups(self) -> int:
+        """Groups of importance samples, whose bounds the encoder maximises."""
+        return squarest(self.importance_samples)[0] if self.objective == "piwae" else 1
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the numbers of an image that a step records."""
+        return ("reconstruction", "kl") if self.objective == "elbo" else ("reconstruction", "kl", "bound")
 
     @property
     def encoder_width(self) -> int:
@@ -179,6 +230,10 @@ class Config:
         if epoch < 0.6 * self.epochs:
             return self.learning_rate
         return self.learning_rate * (0.3 if epoch < 0.85 * self.epochs else 0.1)
+
+    def kl_weight_at(self, epochs: float) -> float:
+        """Weight of the KL after so many epochs, and parts of one."""
+        return min(1.0, epochs / self.warm_up) if self.warm_up else 1.0
 
 
 def require_count(name: str, value: int) -> None:

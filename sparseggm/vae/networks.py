@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseggm.graph.topology import Topology
-from sparseggm.positivity.families import FactorFamily, Family, RegressionFamily
+from sparseggm.positivity.families import FactorFamily, Family, RegressionFamily, regression
 from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, PrecisionHead
 from sparseggm.torch.heads import GaussianHead
 from sparseggm.vae.config import PIXELS, SIDE, Config
@@ -76,6 +76,26 @@ class SharedFactorHead(nn.Module):
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
         loc = self.layer(features)
         factor = self.family(self.topology, self.inputs)
+        return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
+
+
+class CentredGaussian(nn.Module):
+    """() → N(0, (L Lᵀ)⁻¹), where L is a parameter in regression coordinates: N(0, I) at first.
+
+    As a prior of latent variables it needs no mean: the first layer of the decoder and the head of the encoder add
+    biases, which undo every shift of z.
+
+    Args:
+        topology: factor-free.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__()
+        self.topology = topology
+        self.inputs = nn.Parameter(torch.zeros(regression.num_inputs(topology), device="cpu"))
+
+    def forward(self) -> GaussianGraphicalModel:
+        loc, factor = self.inputs.new_zeros(self.topology.n), regression(self.topology, self.inputs)
         return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
 
 

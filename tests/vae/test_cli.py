@@ -91,6 +91,9 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
         ),
         (["fit-pixels", "--likelihood=normal"], "unknown likelihood 'normal'; one of: levels, logit-normal"),
         (["train", "--edges=0-1 1-2"], "edges 0-1 1-2 needs posterior tree, got posterior chain"),
+        (["train", "--importance_samples=5"], "importance_samples 5 needs objective iwae or piwae, got objective elbo"),
+        (["train", "--objective=piwae", "--kl=path"], "kl path needs objective elbo, got objective piwae"),
+        (["train", "--warm_up=61"], "warm_up must end within the epochs, 60, got 61"),
         (["train", "--posterior=tree", "--latent=3", "--edges=0-1 1-3"], "edges: nodes must be in 0 … 2, got 1-3"),
         (["train", "--least_scale=0.2"], "least_scale 0.2 needs likelihood levels or logit-normal, got"),
         (["fit-pixels", "--alpha=0.5"], "alpha must be at least 9e-16 and below 0.5, got 0.5"),
@@ -128,6 +131,8 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "batch": COUNTS,
     "samples": COUNTS,
     "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
+    "warm_up": (*(count for count in COUNTS if count != 0), 61),  # of 60 epochs
+    "importance_samples": COUNTS,
     "seed": (-1, 2**64, HUGE, 1.5, "nan", "any", ""),
     "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
     "sweeps": COUNTS,
@@ -140,6 +145,8 @@ NAMES: dict[str, tuple[object, ...]] = {
     "posterior": ("grid", ""),
     "split": ("70k", ""),
     "kl": ("none", ""),
+    "prior": ("tree", "diagonal", ""),
+    "objective": ("vae", ""),
     "likelihood": ("poisson", ""),
     "decoder": ("recurrent", ""),
     "pixels": ("grid", ""),
@@ -154,7 +161,7 @@ PIXEL_NAMES = ("likelihood", "decoder", "structure")
 OPTIONS = {  # of each command, but for paths of which there can be several
     "train": (
         *("latent", "hidden", "encoder_hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha"),
-        "least_scale",
+        *("least_scale", "warm_up", "importance_samples"),
     ),
     "evaluate": ("samples",),
     "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
@@ -164,7 +171,7 @@ OPTIONS = {  # of each command, but for paths of which there can be several
 }
 OTHERS = {
     "train": (
-        *("accelerator", "precision", "posterior", "edges", "split", "kl", "out", "data"),
+        *("accelerator", "precision", "posterior", "edges", "prior", "objective", "split", "kl", "out", "data"),
         *(*PIXEL_NAMES, "pixels"),
     ),
     "evaluate": ("part", "hide", "data"),
