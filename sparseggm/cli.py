@@ -71,7 +71,8 @@ def _answer(arguments: list[str]) -> int:
         run(options)
         sys.stdout.flush()
     except vae.Interrupted as stopped:
-        _complain(f"\n{stopped} Go on with: {resuming_command(options, arguments)}")
+        if vae.is_first():
+            _complain(f"\n{stopped} Go on with: {resuming_command(options, arguments)}")
         return 128 + stopped.signal
     except KeyboardInterrupt:
         _complain("\nstopped.")
@@ -141,9 +142,12 @@ def _command(options: Namespace) -> list[str]:
 
 def resuming_command(options: Namespace, arguments: Sequence[str]) -> str:
     """The command that continues an interrupted one, quoted for a shell."""
+    shared = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = ["torchrun", "--nproc-per-node", shared, "-m"] if shared != "1" else []
+    words = [each for each in arguments if each != "--resume"]
     if options.command == "train":
-        return shlex.join(["sparseggm", "train", f"--config={options.train.out / 'config.json'}", "--resume"])
-    return shlex.join(["sparseggm", *(each for each in arguments if each != "--resume"), "--resume"])
+        words = ["train", f"--config={options.train.out / 'config.json'}"]
+    return shlex.join([*launcher, "sparseggm", *words, "--resume"])
 
 
 def path(text: str | Path) -> Path:

@@ -85,7 +85,9 @@ class Band(Ordered):
         return canonical_edges(self.n, np.stack([i, j], axis=-1)[i < self.n])
 
     def node_places(self) -> FloatArray:
-        return plotting.slanted(self.n, min(self.bandwidth, self.n))
+        if self.bandwidth >= max(2, self.n - 1):  # all joined: lines in a slanted column would hide one another
+            return plotting.circle(self.n)
+        return plotting.slanted(self.n, self.bandwidth)
 
 
 @dataclass(frozen=True, init=False, repr=False)

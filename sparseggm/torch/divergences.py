@@ -42,19 +42,21 @@ def sample_and_kl(
         q: the posterior.
         p: the prior; None: N(0, I), for which the sample and the exact KL are one operator.
         noise: ε (..., n), whose batch axes end in q's; None: drawn from torch's generator, shape of q.loc.
-        kl: "exact", by what is registered for the pair; or "sampled", log q(z) − log p(z) of each sample, where
-            log q(z) = ½ [log det P − ‖ε‖² − n log 2π] needs no second pass over L. The sampled one is unbiased, and
-            so is its gradient, the plain pathwise one: through z in log p(z), and through log det P, ε held fixed.
+        kl: "exact", by what is registered for the pair; or log q(z) − log p(z) of each sample, which is unbiased, and
+            so is its gradient: "sampled", the plain pathwise one, through z in log p(z), and through log det P, ε held
+            fixed, where log q(z) = ½ [log det P − ‖ε‖² − n log 2π] needs no second pass over L; or "path", through z
+            alone, with the parameters in log q held fixed, which is zero at every sample where q = p, as in an ELBO
+            where q is the exact posterior [Roeder, Wu & Duvenaud 2017].
     Returns:
-        z, of the shape of noise; KL on the batch axes of q and p, and of noise too if sampled.
+        z, of the shape of noise; KL on the batch axes of q and p, and of noise too unless exact.
     Raises:
         NonFiniteError, NonPositiveError: a value of loc, factor or noise, tested as it is loaded.
         ShapeError: p is on other nodes, or on single ones, as an unwrapped `Normal` is.
         NotImplementedError: no exact KL is registered for the pair.
     Cost: one triangular solve; exact, to N(0, I), the marginal variances: a chain O(n), an extended grid O(n · cols).
     """
-    if kl not in ("exact", "sampled"):
-        raise ValueError(f"sample_and_kl: kl must be 'exact' or 'sampled', got {kl!r}.")
+    if kl not in ("exact", "sampled", "path"):
+        raise ValueError(f"sample_and_kl: kl must be 'exact', 'sampled' or 'path', got {kl!r}.")
     if p is not None and not isinstance(p, Distribution):
         raise TypeError(
             f"sample_and_kl: p must be a torch distribution, got {type(p).__name__}. Noise is given as noise=…."
@@ -67,11 +69,12 @@ def sample_and_kl(
             "Wrap a density of single nodes: Independent(p, 1)."
         )
     q, noise = q._beside("sample_and_kl", noise=torch.randn_like(q.loc) if noise is None else noise)
-    if kl == "sampled":
+    if kl != "exact":
         z = q.loc + q.colorize(noise)
         log_p = _log_of_standard_normal(z) if p is None else p.log_prob(z)
+        log_q = q._log_prob_of_noise(noise) if kl == "sampled" else q.detach().log_prob(z)
         dtype = z.dtype if p is None else torch.promote_types(z.dtype, log_p.dtype)
-        return z, rounded(q._log_prob_of_noise(noise) - log_p, dtype)
+        return z, rounded(log_q - log_p, dtype)
     if p is None:
         order = q._order
         loc, eps = reordered(q.loc, order), reordered(noise, order)

@@ -99,6 +99,10 @@ class FactoredDistribution(Distribution):
         loc, factor = as_tensors("moved_to", loc=loc, factor=self._factor)
         return self._with("moved_to", loc, factor, self._validate_args)
 
+    def detach(self) -> Self:
+        """The same Gaussians, held fixed: no gradient reaches loc and L."""
+        return self._with("detach", self.loc.detach(), self._factor.detach(), False)
+
     def _with(self, function: str, loc: Tensor, factor: Tensor, validate_args: bool | None) -> Self:
         """Gaussians of the same topology and pattern."""
         alike = self.topology, self.factor_pattern, validate_args

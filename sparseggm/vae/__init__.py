@@ -19,16 +19,20 @@ from sparseggm.vae.errors import (
 from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_images, load_run, report
 from sparseggm.vae.experiments import EXPERIMENTS, GREY_PIXELS, TABLE1, Experiment, experiment
 from sparseggm.vae.figures import figures
+from sparseggm.vae.history import EpochRecord
 from sparseggm.vae.likelihoods import bernoulli_log_likelihood
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import (
     elbo_terms,
     importance_weighted_bound,
+    importance_weighted_terms,
     log_importance_weights,
 )
 from sparseggm.vae.pixel_fit import PixelFit, fit_pixels
+from sparseggm.vae.processes import is_first
 from sparseggm.vae.results import results
-from sparseggm.vae.train import EpochRecord, Training, train
+from sparseggm.vae.train import Training, train
+from sparseggm.vae.trees import chow_liu
 
 __all__ = [
     "EXPERIMENTS",
@@ -55,6 +59,7 @@ __all__ = [
     "PixelFit",
     "Training",
     "bernoulli_log_likelihood",
+    "chow_liu",
     "elbo_terms",
     "evaluate",
     "evaluate_images",
@@ -62,6 +67,7 @@ __all__ = [
     "figures",
     "fit_pixels",
     "importance_weighted_bound",
+    "importance_weighted_terms",
     "load_images",
     "load_run",
     "log_importance_weights",

@@ -11,11 +11,20 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from sparseggm.graph.families import BlockChain, Chain, Diagonal, ExtendedGrid, Stencil
+from sparseggm.graph.derived import derived
+from sparseggm.graph.families import Diagonal, ExtendedGrid, Stencil
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.errors import ConfigError
+from sparseggm.vae.latents import (
+    LATENT_GAUSSIANS,
+    LatentGaussian,
+    latent_topology,
+    products_near,
+    require_latents,
+    squarest,
+)
 
-POSTERIORS = ("diagonal", "chain", "extended-grid", "block-chain")
+POSTERIORS = tuple(LATENT_GAUSSIANS)
 LIKELIHOODS = ("bernoulli", "levels", "logit-normal")
 DECODERS = ("dense", "convolutional")
 PIXEL_GRAPHS = ("diagonal", "extended-grid", "stencil-3", "stencil-5")
@@ -23,23 +32,45 @@ STRUCTURES = ("per-image", "global")
 SIDE = 28
 PIXELS = SIDE**2
 SPLITS = ("50k", "60k")
-KL_ESTIMATORS = ("exact", "sampled")
+KL_ESTIMATORS = ("exact", "sampled", "path")
+OBJECTIVES = ("elbo", "iwae", "piwae")
+PRIORS = ("standard", "chain", "extended-grid", "full")
 # The operators of sparseggm.torch run on the CPU, in float32 and float64.
 ACCELERATORS = ("cpu",)
 PRECISIONS = ("32-true", "64-true")
 # Below it, 1 − alpha may round to 1, whose logit is infinite.
 LEAST_ALPHA = {"32-true": 2.0**-22, "64-true": 2.0**-50}
+CHOICES = {
+    "posterior": POSTERIORS,
+    "split": SPLITS,
+    "kl": KL_ESTIMATORS,
+    "accelerator": ACCELERATORS,
+    "precision": PRECISIONS,
+    "likelihood": LIKELIHOODS,
+    "decoder": DECODERS,
+    "pixels": PIXEL_GRAPHS,
+    "structure": STRUCTURES,
+    "prior": PRIORS,
+    "objective": OBJECTIVES,
+}
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
-# What each likelihood reads of the recipe, beside that which all read.
-READS = {
-    "bernoulli": (),
-    "levels": ("pixels", "structure", "least_scale"),
-    "logit-normal": ("pixels", "structure", "least_scale", "alpha"),
+GREY = ("levels", "logit-normal")
+# Fields that are read only where another field has one of these values.
+READ_FOR = {
+    "pixels": ("likelihood", GREY),
+    "structure": ("likelihood", GREY),
+    "least_scale": ("likelihood", GREY),
+    "alpha": ("likelihood", ("logit-normal",)),
+    "edges": ("posterior", ("tree",)),
+    "kl": ("objective", ("elbo",)),
+    "importance_samples": ("objective", ("iwae", "piwae")),
 }
-GREY = READS["logit-normal"]
 # Left out of the identity where they have their defaults, so that runs begun before they existed go on.
-ADDED = ("likelihood", "decoder", "pixels", "structure", "alpha")
+ADDED = (
+    *("likelihood", "decoder", "pixels", "structure", "alpha"),
+    *("edges", "encoder_hidden", "prior", "warm_up", "objective", "importance_samples"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,15 +78,18 @@ class Config:
     """One training run; the defaults are close to the poster's recipe.
 
     Args:
-        posterior: graph of the approximate posterior: diagonal, chain, extended-grid or block-chain.
-        latent: number of latent variables; the last two posteriors arrange them in the squarest rows × columns.
+        posterior: graph of the approximate posterior: diagonal, chain, tree, extended-grid, block-chain or full, whose
+            encoder emits the factor; or a grid whose encoder emits a precision of a family: grid-dominant, grid-scaled,
+            grid-edge or grid-spectral.
+        latent: number of latent variables; grids and block-chain arrange them in the squarest rows × columns.
         hidden: width of each of the two hidden layers of encoder and decoder.
         epochs: passes over the training digits; the learning rate falls to 0.3 × at 60 % and to 0.1 × at 85 % of them.
         batch: digits a step.
         learning_rate: of Adam, at the start.
         seed: of the weights, the order, the binarisation and the noise; 0 … 2⁶⁴ − 1.
         split: 50k (50,000 / 10,000 validation / 10,000 test digits) or 60k (60,000 / none / 10,000).
-        kl: exact (closed form) or sampled (log q(z) - log p(z) at the one sample).
+        kl: exact (closed form), sampled (log q(z) - log p(z) at the one sample), or path (the same number, whose
+            gradient goes through the sample alone); for the objective elbo alone.
         tracked: test digit whose posterior is recorded every epoch.
         accelerator: cpu; the operators of `sparseggm.torch` run there.
         precision: 32-true or 64-true, Lightning Fabric's names of float32 and float64.
@@ -66,6 +100,14 @@ class Config:
         structure: per-image (the decoder emits scales and couplings) or global (learnt once for all images).
         least_scale: least standard deviation of a pixel's logit given its parents, in [e⁻⁵, 1); not for bernoulli.
         alpha: squeezes dequantised numbers into (alpha, 1 - alpha); for logit-normal alone.
+        edges: of the tree, as in "0-1 1-5 1-2", each pair of joined latent variables once; empty: those of a binary
+            tree. For the posterior tree alone.
+        encoder_hidden: width of each of the encoder's hidden layers; 0: as `hidden`.
+        prior: standard, N(0, I); or chain, extended-grid or full: a Gaussian of mean 0 whose factor is learnt.
+        warm_up: epochs in which the weight of the KL rises from 0 to 1, step by step; 0: none.
+        objective: elbo; iwae (the bound of `importance_samples`, doubly reparametrised); or piwae (the same for decoder
+            and prior; for the encoder the mean of the bounds of groups).
+        importance_samples: of an image in a step of iwae or piwae, of which r × c, the squarest product, are r groups.
     """
 
     posterior: str = "chain"
@@ -86,21 +128,22 @@ class Config:
     structure: str = "per-image"
     least_scale: float = 0.03
     alpha: float = 1e-6
+    edges: str = ""
+    encoder_hidden: int = 0
+    prior: str = "standard"
+    warm_up: int = 0
+    objective: str = "elbo"
+    importance_samples: int = 8
 
     def __post_init__(self) -> None:
-        _one_of("posterior", self.posterior, POSTERIORS)
-        _one_of("split", self.split, SPLITS)
-        _one_of("kl", self.kl, KL_ESTIMATORS)
-        _one_of("accelerator", self.accelerator, ACCELERATORS)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("likelihood", self.likelihood, LIKELIHOODS)
-        _one_of("decoder", self.decoder, DECODERS)
-        _one_of("pixels", self.pixels, PIXEL_GRAPHS)
-        _one_of("structure", self.structure, STRUCTURES)
-        for name in ("latent", "hidden", "epochs", "batch"):
+        for name, known in CHOICES.items():
+            _one_of(name, getattr(self, name), known)
+        for name in ("latent", "hidden", "epochs", "batch", "importance_samples"):
             require_count(name, getattr(self, name))
         _integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
         _integer("seed", self.seed, 0, LARGEST_SEED)
+        for name in ("encoder_hidden", "warm_up"):
+            _integer(name, getattr(self, name), 0, LARGEST_COUNT)
         if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
         least = LEAST_ALPHA[self.precision]
@@ -111,25 +154,61 @@ class Config:
         if not (isinstance(self.least_scale, float) and math.exp(-5.0) <= self.least_scale < 1.0):
             raise ConfigError(f"least_scale must be in [exp(-5), 1), got {self.least_scale}.")
         self._require_read()
-        posterior_topology(self.posterior, self.latent)
+        require_latents(self.posterior, self.latent, self.edges)
+        if self.prior != "standard":
+            require_latents(self.prior, self.latent)
+        if self.objective == "piwae" and self.groups < 2:
+            raise ConfigError(
+                f"piwae needs importance_samples that form two groups or more, got {self.importance_samples}; "
+                f"{products_near(self.importance_samples)}."
+            )
 
     def _require_read(self) -> None:
-        """Refuse a choice that this likelihood would ignore."""
-        for name in GREY:
-            value, default = getattr(self, name), getattr(type(self), name)
-            if value != default and name not in READS[self.likelihood]:
-                readers = " or ".join(likelihood for likelihood, read in READS.items() if name in read)
-                raise ConfigError(f"{name} {value} needs likelihood {readers}, got likelihood {self.likelihood}.")
+        """Refuse a choice that would be ignored."""
+        for name, (choice, readers) in READ_FOR.items():
+            value, chosen = getattr(self, name), getattr(self, choice)
+            if value != getattr(type(self), name) and chosen not in readers:
+                raise ConfigError(f"{name} {value} needs {choice} {' or '.join(readers)}, got {choice} {chosen}.")
 
     @property
+    def posterior_gaussian(self) -> LatentGaussian:
+        """Graph and family of the posterior."""
+        return LATENT_GAUSSIANS[self.posterior]
+
+    @derived
     def topology(self) -> Topology:
         """Graph of the posterior."""
-        return posterior_topology(self.posterior, self.latent)
+        return latent_topology(self.posterior, self.latent, self.edges)
+
+    @derived
+    def prior_topology(self) -> Topology | None:
+        """Graph of the prior; None for N(0, I)."""
+        return None if self.prior == "standard" else latent_topology(self.prior, self.latent)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Axes of the samples of an image in a step: none for the ELBO, which has one sample."""
+        return () if self.objective == "elbo" else (self.importance_samples,)
+
+    @property
+    def groups(self) -> int:
+        """Groups of importance samples, whose bounds the encoder maximises."""
+        return squarest(self.importance_samples)[0] if self.objective == "piwae" else 1
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the numbers of an image that a step records."""
+        return ("reconstruction", "kl") if self.objective == "elbo" else ("reconstruction", "kl", "bound")
+
+    @property
+    def encoder_width(self) -> int:
+        """Width of the encoder's hidden layers."""
+        return self.encoder_hidden or self.hidden
 
     @property
     def is_grey(self) -> bool:
         """Whether grey levels are modelled, not binarised pixels."""
-        return self.likelihood != "bernoulli"
+        return self.likelihood in GREY
 
     @property
     def pixel_topology(self) -> Topology:
@@ -152,29 +231,24 @@ class Config:
             return self.learning_rate
         return self.learning_rate * (0.3 if epoch < 0.85 * self.epochs else 0.1)
 
+    def kl_weight_at(self, epochs: float) -> float:
+        """Weight of the KL after so many epochs, and parts of one."""
+        return min(1.0, epochs / self.warm_up) if self.warm_up else 1.0
+
 
 def require_count(name: str, value: int) -> None:
     """Raise a ConfigError unless the value is a positive count."""
     _integer(name, value, 1, LARGEST_COUNT)
 
 
-def posterior_topology(posterior: str, latent: int) -> Topology:
-    """The topology of that name on `latent` nodes.
+def posterior_topology(posterior: str, latent: int, edges: str = "") -> Topology:
+    """The topology of that name on `latent` nodes; of a tree with these edges, where there are some.
 
     Raises:
-        ConfigError: the name is unknown, or it needs a grid with two rows or more, and these nodes form none.
+        ConfigError: the name is unknown, or needs a grid with two rows or more, and these nodes form none; or the edges
+            form no tree, or are not asked for.
     """
-    _one_of("posterior", posterior, POSTERIORS)
-    if posterior == "diagonal":
-        return Diagonal(latent)
-    if posterior == "chain":
-        return Chain(latent)
-    rows, cols = squarest(latent)
-    if rows < 2:
-        near = [n for n in range(max(4, latent - 4), latent + 5) if squarest(n)[0] > 1]
-        shapes = ", ".join(f"{n} = {r} × {c}" for n in near for r, c in [squarest(n)])
-        raise ConfigError(f"{posterior} needs a latent size with two rows or more, got {latent}; near it: {shapes}.")
-    return ExtendedGrid(rows, cols) if posterior == "extended-grid" else BlockChain(cols, rows)
+    return Config(posterior=posterior, latent=latent, edges=edges).topology
 
 
 def pixel_topology(pixels: str) -> Topology:
@@ -187,12 +261,6 @@ def pixel_topology(pixels: str) -> Topology:
         "stencil-5": Stencil(SIDE, SIDE, 2),
     }
     return graphs[pixels]
-
-
-def squarest(n: int) -> tuple[int, int]:
-    """Rows and columns of the grid of n nodes nearest to a square, rows ≤ columns; 1 × n for a prime n."""
-    rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
-    return rows, n // rows
 
 
 def digest(identity: dict[str, str | int | float]) -> str:

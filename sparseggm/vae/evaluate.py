@@ -153,14 +153,14 @@ def evaluate_images(
 
 def _bounds(vae: VAE, x: Tensor, samples: int, purpose: tuple[int, int], hidden: Tensor | None) -> dict[str, Tensor]:
     """The results of a chunk of images, whose noise is that of a purpose."""
-    q, whole, seen = vae.posterior(x), RunningWeights(len(x)), RunningWeights(len(x))
+    q, p, whole, seen = vae.posterior(x), vae.prior(), RunningWeights(len(x)), RunningWeights(len(x))
     reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
     seed, start = purpose
     for first in range(0, samples, SAMPLES_AT_ONCE):
         count = min(SAMPLES_AT_ONCE, samples - first)
         source = generator(seed, "evaluate", start, first)
         noise = torch.randn(count, *q.loc.shape, generator=source, device="cpu").to(q.loc)
-        z, log_ratio = sample_and_kl(q, noise=noise, kl="sampled")
+        z, log_ratio = sample_and_kl(q, p, noise, kl="sampled")
         decoded = vae.decoder(z)
         log_likelihood = vae.likelihood.log_prob(decoded, x, generator(seed, "pixels", start, first))
         reconstruction += log_likelihood.sum(0, dtype=torch.float64)
@@ -168,7 +168,7 @@ def _bounds(vae: VAE, x: Tensor, samples: int, purpose: tuple[int, int], hidden:
         if hidden is not None:  # by the same samples of the pixels
             of_seen = vae.likelihood.log_prob(decoded, x, generator(seed, "pixels", start, first), hidden)
             seen.add(of_seen - log_ratio)
-    kl = sample_and_kl(q, noise=torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
+    kl = sample_and_kl(q, p, torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
     bounds = {
         "elbo": reconstruction / samples - kl,
         "kl": kl,

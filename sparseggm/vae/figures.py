@@ -58,7 +58,7 @@ def plot_factors(runs: list[TrainedRun]) -> Figure:
     figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
     widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
     axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
-    diagonals = [run.factor[:, run.config.topology.factor_pattern.diagonal] for run in runs]
+    diagonals = [run.factor[:, run.config.topology.factor_positions[0]] for run in runs]
     edges = [run.factor[:, stored_couplings(run.config.topology)] for run in runs]
     lengths = (min(d.min() for d in diagonals), max(d.max() for d in diagonals))
     couplings = symmetric(*edges)
@@ -107,15 +107,17 @@ def plot_topologies(runs: list[TrainedRun]) -> Figure:
 
 
 def plot_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
-    """Decoder means at samples from the prior, the same samples for every model."""
+    """Decoder means at samples from the prior, made of the same noise for every model."""
     figure = new_figure(3.2 * len(runs), 3.9)
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, run in zip(axes, runs, strict=True):
-        z = torch.randn(side * side, run.config.latent, generator=generator(run.config.seed, "samples"), device="cpu")
+        rng = generator(run.config.seed, "samples")
+        noise = torch.randn(side * side, run.config.latent, generator=rng, device="cpu")
         with torch.inference_mode():
-            plot_tiles(place, run.vae.likelihood.intensities(run.vae.decoder(z.to(run.vae.dtype))).numpy(), side)
+            decoded = run.vae.decoder(run.vae.latents(noise))
+            plot_tiles(place, run.vae.likelihood.intensities(decoded).numpy(), side)
         place.set_title(run.name)
-    figure.suptitle("Decoder means at z ~ N(0, I)")
+    figure.suptitle("Decoder means at samples of the prior")
     return figure
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseggm.graph.topology import Topology
-from sparseggm.positivity.families import FactorFamily, RegressionFamily
-from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel
+from sparseggm.positivity.families import FactorFamily, Family, RegressionFamily, regression
+from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, PrecisionHead
 from sparseggm.torch.heads import GaussianHead
 from sparseggm.vae.config import PIXELS, SIDE, Config
 
@@ -15,8 +15,15 @@ CHANNELS = 32
 
 
 def encoder_body(hidden: int) -> nn.Sequential:
-    """784 → hidden → hidden; a `FactorHead` follows."""
+    """784 → hidden → hidden; the head of a Gaussian follows."""
     return nn.Sequential(nn.Linear(PIXELS, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
+
+
+def gaussian_head(width: int, topology: Topology, family: Family) -> GaussianHead:
+    """`width` features → the mean, and the factor or the precision, whichever the family gives."""
+    if isinstance(family, FactorFamily):
+        return FactorHead(width, topology, family)
+    return PrecisionHead(width, topology, family)
 
 
 def decoder(config: Config, mean_intensity: Tensor) -> nn.Sequential:
@@ -69,6 +76,26 @@ class SharedFactorHead(nn.Module):
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
         loc = self.layer(features)
         factor = self.family(self.topology, self.inputs)
+        return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
+
+
+class CentredGaussian(nn.Module):
+    """() → N(0, (L Lᵀ)⁻¹), where L is a parameter in regression coordinates: N(0, I) at first.
+
+    As a prior of latent variables it needs no mean: the first layer of the decoder and the head of the encoder add
+    biases, which undo every shift of z.
+
+    Args:
+        topology: factor-free.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__()
+        self.topology = topology
+        self.inputs = nn.Parameter(torch.zeros(regression.num_inputs(topology), device="cpu"))
+
+    def forward(self) -> GaussianGraphicalModel:
+        loc, factor = self.inputs.new_zeros(self.topology.n), regression(self.topology, self.inputs)
         return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
 
 

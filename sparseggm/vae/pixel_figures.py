@@ -48,10 +48,11 @@ def plot_pixel_samples(runs: Sequence[TrainedRun], columns: int = 8) -> Figure:
     figure = new_figure(4.0 * len(runs), 2.3)
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, run in zip(axes, runs, strict=True):
-        z = torch.randn(columns, run.config.latent, generator=generator(run.config.seed, "samples"), device="cpu")
+        source = generator(run.config.seed, "samples")
+        noise = torch.randn(columns, run.config.latent, generator=source, device="cpu")
         rng = generator(run.config.seed, "pixels")
         with torch.inference_mode():
-            decoded = run.vae.decoder(z.to(run.vae.dtype))
+            decoded = run.vae.decoder(run.vae.latents(noise))
             rows = [run.vae.likelihood.intensities(decoded), *(sampled(decoded, rng) for _ in range(3))]
         plot_tiles(place, torch.cat(rows).numpy(), len(rows))
         place.set_title(run.name)

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from sparseggm.vae.config import Config
+from sparseggm.vae.errors import ConfigError
 
 
 def count() -> int:
@@ -45,18 +46,27 @@ def started(config: Config) -> Fabric:
 
 def rows_of(fabric: Fabric, batch: int) -> slice:
     """The rows of a batch that are this process's; sizes differ by one row at most."""
-    ends = [batch * rank // fabric.world_size for rank in (fabric.global_rank, fabric.global_rank + 1)]
-    return slice(*ends)
+    return slice(*(batch * rank // fabric.world_size for rank in (fabric.global_rank, fabric.global_rank + 1)))
 
 
 def total(fabric: Fabric, values: Tensor) -> Tensor:
     """The sum over all processes."""
-    return values if fabric.world_size == 1 else torch.as_tensor(fabric.all_reduce(values, reduce_op="sum"))
+    if fabric.world_size > 1:
+        torch.distributed.all_reduce(values)
+    return values
 
 
 def any_signal(fabric: Fabric, signal: int | None) -> int | None:
-    """The largest signal that came to one of the processes, so that all stop after the same step."""
+    """The largest number of a signal that came to one of the processes, so that all stop after the same step."""
     if fabric.world_size == 1:
         return signal
-    seen = fabric.all_reduce(torch.tensor(float(signal or 0), device=fabric.device), reduce_op="max")
-    return int(seen) or None
+    number = torch.tensor(signal or 0, device=fabric.device)
+    torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+    return int(number) or None
+
+
+def require_enough(images: int, batch: int) -> None:
+    """Raise a ConfigError unless every process has a row of every batch."""
+    smallest = images % batch or min(images, batch)
+    if smallest < count():
+        raise ConfigError(f"{count()} processes need batches of at least {count()} images, got one of {smallest}.")

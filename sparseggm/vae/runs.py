@@ -28,10 +28,13 @@ class TrainedRun:
     @property
     def name(self) -> str:
         """The name of the run in titles: of grey images that of the pixels' graph, else that of the posterior's."""
-        if not self.config.is_grey:
-            return self.config.posterior.replace("-", " ")
-        words = [self.config.pixels.replace("-", " ")]
-        words += [word for word in (self.config.structure, self.config.decoder) if word not in ("per-image", "dense")]
+        words = [(self.config.pixels if self.config.is_grey else self.config.posterior).replace("-", " ")]
+        if self.config.is_grey:
+            words += [
+                word for word in (self.config.structure, self.config.decoder) if word not in ("per-image", "dense")
+            ]
+        if self.config.prior != "standard":
+            words.append(f"prior {self.config.prior.replace('-', ' ')}")
         return ", ".join(words)
 
 
@@ -47,7 +50,7 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
             loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
             origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
             graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
-            kind = config.likelihood, *graphs, config.structure, config.decoder
+            kind = config.likelihood, *graphs, config.edges, config.prior, config.structure, config.decoder
             found.setdefault(kind, TrainedRun(config, vae, loc, factor, origin))
     runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
     if len({run.config.likelihood for run in runs}) > 1:

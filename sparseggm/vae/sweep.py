@@ -28,6 +28,7 @@ from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.train import Training, progress_bar, write_config
+from sparseggm.vae.trees import chow_liu
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LOG = "log.txt"

@@ -6,31 +6,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
-from sparseggm.gaussian.observed import bits_per_dimension
+from sparseggm.vae import processes
 from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
+from sparseggm.vae.history import EpochRecord, write_history
 from sparseggm.vae.likelihoods import held_out
 from sparseggm.vae.model import VAE
 from sparseggm.vae.randomness import generator
@@ -42,33 +41,14 @@ STEPS_BETWEEN_CHECKS = 50
 LARGEST_GRADIENT = 500.0
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of the history: means over the training images of an epoch, in nats an image."""
-
-    epoch: int
-    elbo: float
-    reconstruction: float
-    kl: float
-    learning_rate: float
-    seconds: float
-
-    def line(self, config: Config) -> str:
-        """The line shown to the user."""
-        bits = f"  {bits_per_dimension(self.elbo, PIXELS):.3f} bits per dimension" if config.is_grey else ""
-        return (
-            f"epoch {self.epoch:>{len(str(config.epochs))}}/{config.epochs}  ELBO {self.elbo:8.2f}  "
-            f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f} nats an image{bits}  {self.seconds:6.2f} s"
-        )
-
-
 class Training:
     """A run in memory, and its directory.
 
     Args:
         config: the recipe.
         images: the data.
-        out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`.
+        out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`: loc by latent
+            variable; factor with rows and cols in the order of elimination, whose k-th is the variable order[k].
         resume: continue from the checkpoint in `out` instead of starting. A finished run goes on if the recipe has
             more epochs; all else must be the same.
         data: directory that the user named, kept for the command that resumes the run.
@@ -82,7 +62,7 @@ class Training:
         require_startable(config, images, out, resume=resume)
         self.config, self.out = config, out
         self.identity = config.identity(images.name)
-        self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
+        self.fabric = processes.started(config)
         self.vae = VAE(config, images.mean_intensity)
         self.model, self.optimizer = self.fabric.setup(
             self.vae, torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
@@ -93,15 +73,16 @@ class Training:
         self.steps = math.ceil(len(images.train) / config.batch)
 
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # the next step, and the time spent in its epoch so far
-        self.sums = torch.zeros(self.steps, 2, device=self.fabric.device)  # Σ reconstruction, Σ KL of each batch
-        self.recent: list[tuple[Tensor, Tensor]] = []  # terms of the last steps, not yet summed
+        self.sums = torch.zeros(self.steps, len(config.terms), device=self.fabric.device)  # of the terms of each batch
+        self.recent: list[tuple[Tensor, ...]] = []  # terms of the last steps, not yet summed
         self.history: list[EpochRecord] = []
         self.tracked: dict[str, list[Tensor]] = {"loc": [], "factor": []}
         if resume:
             self._restore(data)
         else:
-            out.mkdir(parents=True, exist_ok=True)
-            write_config(config, out, data)
+            if processes.is_first():
+                out.mkdir(parents=True, exist_ok=True)
+                write_config(config, out, data)
             self._track()
             self.save()
 
@@ -131,17 +112,20 @@ class Training:
         order = torch.randperm(len(self.images), generator=generator(config.seed, "order", self.epoch)).to(device)
 
         while self.step < self.steps:
-            if stop.signal is not None:
-                self._interrupt(stop.signal, time.perf_counter() - began)
+            if (signal := processes.any_signal(self.fabric, stop.signal)) is not None:
+                self._interrupt(signal, time.perf_counter() - began)
             batch = self.images[order[self.step * config.batch : (self.step + 1) * config.batch]]
             rng = generator(config.seed, "step", self.epoch, self.step, device=device)
-            noise = torch.randn(len(batch), config.latent, generator=rng, device=device)
+            noise = torch.randn(*config.sample_shape, len(batch), config.latent, generator=rng, device=device)
             x = self.vae.likelihood.observe(batch, rng)
+            mine = processes.rows_of(self.fabric, len(batch))
 
             self.optimizer.zero_grad()
             try:
-                reconstruction, kl = self.model(x, noise, rng)
-                self.fabric.backward((kl - reconstruction).mean())
+                kl_weight = config.kl_weight_at(self.epoch + self.step / self.steps)
+                loss, terms = self.model(x[mine], noise[..., mine, :], rng, kl_weight)
+                # Gradients are means over the processes.
+                self.fabric.backward(loss.mean() * (self.fabric.world_size * len(loss) / len(batch)))
                 if config.is_grey:
                     self.fabric.clip_gradients(
                         self.model, self.optimizer, max_norm=LARGEST_GRADIENT, error_if_nonfinite=False
@@ -151,7 +135,7 @@ class Training:
                 raise self._diverged(self.step, str(error)) from error
             self.optimizer.step()
 
-            self.recent.append((reconstruction.detach(), kl.detach()))
+            self.recent.append(tuple(term.detach() for term in terms))
             self.step += 1
             if self.step % STEPS_BETWEEN_CHECKS == 0:
                 self._require_finite()
@@ -164,6 +148,8 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint, and then the files made from it for other readers, each atomically."""
+        if not processes.is_first():
+            return
         tracked = {name: torch.stack(values) for name, values in self.tracked.items()}
         state = {
             "model": self.vae.state_dict(),
@@ -180,21 +166,20 @@ class Training:
 
     def _write_views(self, tracked: dict[str, Tensor]) -> None:
         """Write the files that others read instead of the checkpoint."""
-        self._write_history()
-        pattern = self.config.topology.factor_pattern
+        write_history(self.out, self.identity, self.history)
+        pattern, order = self.config.topology.factor_pattern, self.config.topology.order
         loc, factor = tracked["loc"].numpy(), tracked["factor"].numpy()
         write_atomically(
             self.out / "tracked.npz",
-            lambda file: np.savez(file, loc=loc, factor=factor, rows=pattern.rows, cols=pattern.cols),
+            lambda file: np.savez(file, loc=loc, factor=factor, rows=pattern.rows, cols=pattern.cols, order=order),
         )
 
     def _close_epoch(self, seconds: float) -> EpochRecord:
-        reconstruction, kl = (self.sums.cpu().double().sum(0) / len(self.images)).tolist()
+        means = dict(zip(self.config.terms, (self.sums.cpu().double().sum(0) / len(self.images)).tolist(), strict=True))
+        elbo = means["reconstruction"] - means["kl"]
         record = EpochRecord(
             epoch=self.epoch + 1,
-            elbo=reconstruction - kl,
-            reconstruction=reconstruction,
-            kl=kl,
+            **{"elbo": elbo, "bound": elbo, **means},
             learning_rate=self.config.learning_rate_at(self.epoch),
             seconds=round(seconds, 4),
         )
@@ -218,8 +203,8 @@ class Training:
         bad = (~torch.isfinite(self.sums[: self.step].sum(1))).nonzero()
         if len(bad):
             step = int(bad[0])
-            reconstruction, kl = self.sums[step].tolist()
-            raise self._diverged(step, f"reconstruction {reconstruction}, KL {kl}")
+            terms = zip(self.config.terms, self.sums[step].tolist(), strict=True)
+            raise self._diverged(step, ", ".join(f"{name} {value}" for name, value in terms))
         # The loss of a step belongs to the weights before the step, so the weights after it are tested too.
         if not all(bool(torch.isfinite(weights).all()) for weights in self.vae.parameters()):
             raise self._diverged(self.step - 1, "some weights are not finite")
@@ -227,8 +212,8 @@ class Training:
     def _sum_recent(self) -> None:
         """Sum the terms of recent steps at once: after every step, caches would be cold, and cost a twentieth of it."""
         if self.recent:
-            sums = [torch.stack((reconstruction.sum(), kl.sum())) for reconstruction, kl in self.recent]
-            self.sums[self.step - len(sums) : self.step] = torch.stack(sums)
+            sums = [torch.stack([term.sum() for term in terms]) for terms in self.recent]
+            self.sums[self.step - len(sums) : self.step] = processes.total(self.fabric, torch.stack(sums))
             self.recent.clear()
 
     def _diverged(self, step: int, what: str) -> DivergedError:
@@ -261,21 +246,13 @@ class Training:
             if state["sums"].shape != self.sums.shape or not 0 <= self.step < self.steps:
                 raise checkpoint.corrupt(path, f"step {self.step}, sums of {len(state['sums'])}, of {self.steps} steps")
             self.sums.copy_(state["sums"])
-            self.history = [EpochRecord(**record) for record in state["history"]]
+            self.history = [EpochRecord.of(record) for record in state["history"]]
             self.tracked = {name: list(values) for name, values in state["tracked"].items()}
+        if not processes.is_first():
+            return
         if state["identity"] != self.identity:  # extended
             write_config(self.config, self.out, data)
         self._write_views(state["tracked"])  # a kill or a full disk may have left older ones behind
-
-    def _write_history(self) -> None:
-        rows = [asdict(record) for record in self.history]
-        history = {"run": self.identity, "versions": checkpoint.versions(), "unit": "nats an image", "epochs": rows}
-        write_json(self.out / "history.json", history)
-        table = io.StringIO()
-        writer = csv.DictWriter(table, [field.name for field in fields(EpochRecord)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.out / "history.csv", lambda file: file.write(table.getvalue().encode()))
 
 
 def write_config(config: Config, out: Path, data: Path | None) -> None:
@@ -288,29 +265,39 @@ def require_startable(config: Config, images: Images, out: Path, *, resume: bool
 
     Raises:
         CheckpointError: `out` holds a run already, or, with `resume`, none that fits.
-        ConfigError: there is no test image of the number `tracked`, or too little memory.
+        ConfigError: no test image has the number `tracked`, the warm-up outlasts the run, or memory is too small.
     """
     if config.tracked >= len(images.test):
         raise ConfigError(f"tracked must be below {len(images.test):,}, the test images; got {config.tracked}.")
-    _require_memory(config)
+    if config.warm_up > config.epochs:
+        raise ConfigError(f"warm_up must end within the epochs, {config.epochs}, got {config.warm_up}.")
+    processes.require_enough(len(images.train), config.batch)
+    _require_memory(config, min(config.batch, len(images.train)))
     path = out / checkpoint.CHECKPOINT
     if resume:
         checkpoint.continued(path, checkpoint.load(path), config.identity(images.name))
-    elif path.exists():
+    elif path.exists() and processes.is_first():
         raise CheckpointError(f"{path}: there is a run already. Add --resume, or choose another --out.")
 
 
-def _require_memory(config: Config) -> None:
+def _require_memory(config: Config, batch: int) -> None:
     """Refuse sizes that cannot fit into memory; the pattern of so many latents would not fit either."""
     if sys.platform == "win32":  # which does not tell its size of memory
         return
-    # The least number of weights: encoder, decoder and a diagonal head. Each has a gradient and two moments.
-    weights = 2 * config.hidden * (PIXELS + config.hidden) + 3 * config.hidden * config.latent
-    needed, present = 4 * 4 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # The least number of weights: encoder, decoder, and a head of two numbers, or of all couplings, for each latent.
+    # Each has a gradient and two moments.
+    encoder, hidden, latent = config.encoder_width, config.hidden, config.latent
+    dense = latent * (latent + 1) // 2
+    head = latent + (dense if config.posterior == "full" else latent)
+    prior = dense if config.prior == "full" else 0
+    weights = encoder * (PIXELS + encoder + head) + hidden * (PIXELS + hidden + latent) + prior
+    samples = math.prod(config.sample_shape)
+    needed = 4 * (4 * weights + 2 * samples * batch * PIXELS)  # logits, and their gradients
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > present:
         raise ConfigError(
-            f"latent {config.latent:,} and hidden {config.hidden:,} need at least {needed / 1e9:,.0f} GB for weights, "
-            f"gradients and moments; this machine has {present / 1e9:,.0f} GB."
+            f"latent {latent:,}, hidden {max(hidden, encoder):,} and {samples:,} samples of {batch:,} images need at "
+            f"least {needed / 1e9:,.0f} GB; this machine has {present / 1e9:,.0f} GB."
         )
 
 
@@ -327,16 +314,21 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
     """
     images = load_images(data, config.split)
     require_startable(config, images, out, resume=resume)
-    with only_process(out), StopRequest() as stop:
-        print(images.notice)
+    say = print if processes.is_first() else _silent
+    with only_process(out) if processes.is_first() else nullcontext(), StopRequest() as stop:
+        say(images.notice)
         training = Training(config, images, out, resume=resume, data=data)
-        print(f"{images.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
+        say(f"{images.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
         while not training.finished:
             name = f"epoch {training.epoch + 1}"
             with progress_bar(name, training.steps, training.step) as bar:
                 record = training.train_epoch(stop, bar.update)
-            print(record.line(config), flush=True)
+            say(record.line(config), flush=True)
     return training.history
+
+
+def _silent(*text: object, flush: bool = False) -> None:
+    """In the place of `print`."""
 
 
 def progress_bar(name: str, steps: int, done: int = 0) -> tqdm:

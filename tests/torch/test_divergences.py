@@ -149,17 +149,31 @@ def test_the_exact_kl_to_a_prior_is_the_registered_one():
 @pytest.mark.parametrize("kind", SAME_SIZE, ids=str)
 def test_the_sampled_kl_is_the_log_ratio_of_densities(kind, prior):
     q = kind.example(2)
-    z, kl = sample_and_kl(q, prior, vectors(9, 3, 2).detach(), "sampled")
     p = independent_standard(9) if prior is None else prior
-    assert torch.allclose(kl, q.log_prob(z) - p.log_prob(z), rtol=1e-11, atol=1e-10)
+    for estimate in ("sampled", "path"):
+        z, kl = sample_and_kl(q, prior, vectors(9, 3, 2).detach(), estimate)
+        assert torch.allclose(kl, q.log_prob(z) - p.log_prob(z), rtol=1e-11, atol=1e-10)
 
 
 def independent_standard(n: int) -> Independent:
     return Independent(Normal(torch.zeros(n, dtype=torch.float64), 1.0), 1)
 
 
+@every_kind
+def test_the_path_gradient_at_the_prior_itself_is_zero_at_every_sample(kind):
+    """Where q = p, log q(z) − log p(z) does not depend on z: the sampled KL still has a gradient there."""
+    q = kind.example(2)
+    loc, lower = q.loc.detach().clone().requires_grad_(), q.factor.detach().clone().requires_grad_()
+    own = q._with("q", loc, lower, None)
+    kl = sample_and_kl(own, q.detach(), vectors(kind.topology.n, 3, 2).detach(), "path")[1]
+    assert torch.allclose(kl, torch.zeros_like(kl), atol=1e-10)
+    for gradient in torch.autograd.grad(kl.sum(), (loc, lower)):
+        assert gradient.abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("kl", ["sampled", "path"])
 @pytest.mark.parametrize("prior", [None, Kind(sg.Grid(2, 2), "precision").example()])
-def test_the_sampled_kl_and_its_gradient_are_unbiased(prior):
+def test_the_sampled_kl_and_its_gradient_are_unbiased(prior, kl):
     """The mean of 20,000 is within 5 standard errors: 11 normals, beyond that with probability 7e-6."""
     count, topology = 20_000, sg.Chain(4)
     loc, lower = (
@@ -167,7 +181,7 @@ def test_the_sampled_kl_and_its_gradient_are_unbiased(prior):
     )
     torch.manual_seed(0)
     q = GaussianGraphicalModel(loc, factor=lower, topology=topology)
-    sampled = sample_and_kl(q, prior, kl="sampled")[1]
+    sampled = sample_and_kl(q, prior, kl=kl)[1]
     exact = sample_and_kl(q, prior)[1]
     found = (sampled, *torch.autograd.grad(sampled.sum(), (loc, lower)))
     expected = (exact, *torch.autograd.grad(exact.sum(), (loc, lower)))
@@ -184,7 +198,7 @@ def test_noise_is_drawn_from_torchs_generator():
 
 
 def test_an_unknown_kind_of_kl_is_refused():
-    with pytest.raises(ValueError, match=r"kl must be 'exact' or 'sampled', got 'stochastic'"):
+    with pytest.raises(ValueError, match=r"kl must be 'exact', 'sampled' or 'path', got 'stochastic'"):
         sample_and_kl(gaussian(sg.Chain(4)), kl="stochastic")
 
 
@@ -193,7 +207,7 @@ def test_noise_in_the_place_of_the_prior_is_refused():
         sample_and_kl(gaussian(sg.Chain(4)), torch.zeros(4))
 
 
-@pytest.mark.parametrize("kl", ["exact", "sampled"])
+@pytest.mark.parametrize("kl", ["exact", "sampled", "path"])
 @pytest.mark.parametrize("shape", [(), (4,), (2, 4)])
 def test_a_density_of_single_nodes_is_refused_where_its_values_would_broadcast(shape, kl):
     """log p(z) has an entry a node, log q(z) one a sample: with two samples of two nodes no shape would tell."""

@@ -64,7 +64,8 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
     [
         (
             ["train", "--posterior=grid"],
-            "unknown posterior 'grid'; one of: diagonal, chain, extended-grid, block-chain",
+            "unknown posterior 'grid'; one of: diagonal, chain, tree, grid-dominant, grid-scaled, grid-edge, "
+            "grid-spectral, extended-grid, block-chain, full.",
         ),
         (["train", "--posterior=extended-grid", "--latent=7"], "near it: 4 = 2 × 2, 6 = 2 × 3, 8 = 2 × 4"),
         (["train", "--epochs=many"], '"epochs"'),
@@ -94,6 +95,11 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
             "unknown pixels 'grid'; one of: diagonal, extended-grid, stencil-3, stencil-5",
         ),
         (["fit-pixels", "--likelihood=normal"], "unknown likelihood 'normal'; one of: levels, logit-normal"),
+        (["train", "--edges=0-1 1-2"], "edges 0-1 1-2 needs posterior tree, got posterior chain"),
+        (["train", "--importance_samples=5"], "importance_samples 5 needs objective iwae or piwae, got objective elbo"),
+        (["train", "--objective=piwae", "--kl=path"], "kl path needs objective elbo, got objective piwae"),
+        (["train", "--warm_up=61"], "warm_up must end within the epochs, 60, got 61"),
+        (["train", "--posterior=tree", "--latent=3", "--edges=0-1 1-3"], "edges: nodes must be in 0 … 2, got 1-3"),
         (["train", "--least_scale=0.2"], "least_scale 0.2 needs likelihood levels or logit-normal, got"),
         (["fit-pixels", "--alpha=0.5"], "alpha must be at least 9e-16 and below 0.5, got 0.5"),
         (["fit-pixels", "--sweeps=0"], "sweeps must be an integer from 1 to 2,147,483,647, got 0"),
@@ -125,12 +131,15 @@ COUNTS = (-1, 0, 2**31, HUGE, 1.5, "nan", "many", "")
 NUMBERS: dict[str, tuple[object, ...]] = {
     "latent": COUNTS,
     "hidden": (*COUNTS, 2**31 - 1),  # which is a number, but needs 10¹⁹ bytes
+    "encoder_hidden": (*(count for count in COUNTS if count != 0), 2**31 - 1),
     "epochs": COUNTS,
     "batch": COUNTS,
     "samples": COUNTS,
     "seeds": COUNTS,
     "jobs": COUNTS,
     "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
+    "warm_up": (*(count for count in COUNTS if count != 0), 61),  # of 60 epochs
+    "importance_samples": COUNTS,
     "seed": (-1, 2**64, HUGE, 1.5, "nan", "any", ""),
     "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
     "sweeps": COUNTS,
@@ -143,9 +152,12 @@ NAMES: dict[str, tuple[object, ...]] = {
     "posterior": ("grid", ""),
     "split": ("70k", ""),
     "kl": ("none", ""),
+    "prior": ("tree", "diagonal", ""),
+    "objective": ("vae", ""),
     "likelihood": ("poisson", ""),
     "decoder": ("recurrent", ""),
     "pixels": ("grid", ""),
+    "edges": ("0-1", "0", "nan", "any"),
     "structure": ("local", ""),
     "part": ("train", ""),
     "hide": ("left", ""),
@@ -155,7 +167,10 @@ NAMES: dict[str, tuple[object, ...]] = {
 PIXEL_NAMES = ("likelihood", "decoder", "structure")
 EXPERIMENT = ("seeds", "jobs", "epochs", "samples")
 OPTIONS = {  # of each command, but for paths of which there can be several
-    "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha", "least_scale"),
+    "train": (
+        *("latent", "hidden", "encoder_hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha"),
+        *("least_scale", "warm_up", "importance_samples"),
+    ),
     "evaluate": ("samples",),
     "experiment table1": (*EXPERIMENT, "latent", "hidden", "batch", "learning_rate", "tracked"),
     "experiment pixels": ("epochs", "samples", "alpha", "least_scale"),  # others as those of table1
@@ -163,7 +178,10 @@ OPTIONS = {  # of each command, but for paths of which there can be several
     "fit-pixels": ("sweeps", "samples", "alpha", "seed"),
 }
 OTHERS = {
-    "train": ("accelerator", "precision", "posterior", "split", "kl", "out", "data", *PIXEL_NAMES, "pixels"),
+    "train": (
+        *("accelerator", "precision", "posterior", "edges", "prior", "objective", "split", "kl", "out", "data"),
+        *(*PIXEL_NAMES, "pixels"),
+    ),
     "evaluate": ("part", "hide", "data"),
     "experiment table1": ("accelerator", "precision", "split", "kl", "out", "data"),
     "experiment pixels": ("posterior", "out", "data", *PIXEL_NAMES),

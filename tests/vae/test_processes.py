@@ -20,7 +20,7 @@ SMALL = ("--posterior=extended-grid", "--latent=4", "--hidden=16", "--batch=50",
 def train(out: Path, folder: Path, processes: int, *options: str) -> subprocess.Popen[str]:
     _, environment = command_line()
     environment |= {"OMP_NUM_THREADS": "1"}
-    launcher = ["torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0", "-m"]
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command = [sys.executable, "-m", *(launcher if processes > 1 else []), "sparseggm", "train"]
     arguments = [*command, *SMALL, f"--data={folder}", f"--out={out}", *options]
     return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -32,23 +32,20 @@ def finished(process: subprocess.Popen[str]) -> str:
     return said
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "logit-normal"])
-def test_two_processes_have_the_numbers_of_one(likelihood: str, folder: Path, tmp_path: Path) -> None:
-    """Bound: the order of a sum of 50 rows changes a gradient by some 50 u; Adam divides it by its own size."""
-    one, two = [
-        train(tmp_path / str(count), folder, count, "--epochs=2", f"--likelihood={likelihood}") for count in (1, 2)
-    ]
+def test_two_processes_have_the_numbers_of_one(folder: Path, tmp_path: Path) -> None:
+    """Weights in float64 differ by the order of sums over a batch, at most divided by Adam; histories are float32."""
+    one, two = [train(tmp_path / str(count), folder, count, "--epochs=2") for count in (1, 2)]
     finished(one)
     assert finished(two).count("epoch 2/2") == 1
     states = [load(tmp_path / name / "checkpoint.pt") for name in ("1", "2")]
     for ours, theirs in zip(*(state["history"] for state in states), strict=True):
-        assert ours["elbo"] == pytest.approx(theirs["elbo"], rel=1e-9)
-        assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-9)
+        assert ours["elbo"] == pytest.approx(theirs["elbo"], rel=50 * 2.0**-24)
+        assert ours["kl"] == pytest.approx(theirs["kl"], rel=50 * 2.0**-24)
     for name, weights in states[0]["model"].items():
         torch.testing.assert_close(weights, states[1]["model"][name], rtol=1e-7, atol=1e-7)
 
 
-def test_two_processes_stop_after_the_same_step_and_go_on(folder: Path, tmp_path: Path) -> None:
+def test_two_processes_stop_after_the_same_step(folder: Path, tmp_path: Path) -> None:
     stopped = train(tmp_path, folder, 2, "--epochs=10000")
     for _ in range(600):
         if (tmp_path / "history.csv").exists() and len((tmp_path / "history.csv").read_text().splitlines()) > 2:
@@ -57,6 +54,7 @@ def test_two_processes_stop_after_the_same_step_and_go_on(folder: Path, tmp_path
     stopped.send_signal(signal.SIGTERM)
     said, _ = stopped.communicate()
     assert said.count("and saved") == 1, said
+    assert "Go on with: torchrun --nproc-per-node 2 -m sparseggm train " in said
     before = load(tmp_path / "checkpoint.pt")
     assert before["epoch"] > 1
     assert len(before["history"]) == before["epoch"]
@@ -66,5 +64,5 @@ def test_a_batch_smaller_than_the_processes_is_refused(folder: Path, tmp_path: P
     process = train(tmp_path / "run", folder, 2, "--epochs=1", "--batch=1")
     said, _ = process.communicate()
     assert process.returncode != 0
-    assert "needs batches of at least 2 images" in said
+    assert "2 processes need batches of at least 2 images, got one of 1." in said
     assert not (tmp_path / "run" / "checkpoint.pt").exists()

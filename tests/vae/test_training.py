@@ -221,12 +221,13 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"posterior": "grid"}, "unknown posterior 'grid'; one of: diagonal, chain, extended-grid, block-chain"),
+        ({"posterior": "grid"}, "unknown posterior 'grid'; one of: diagonal, chain, tree, grid-dominant, grid-sc"),
         ({"posterior": "extended-grid", "latent": 13}, r"got 13; near it: .*12 = 3 × 4, 14 = 2 × 7"),
         ({"posterior": "block-chain", "latent": 2}, r"got 2; near it: 4 = 2 × 2"),
+        ({"posterior": "grid-spectral", "latent": 13}, r"grid-spectral needs .* got 13; near it: .*12 = 3 × 4"),
         ({"latent": 0}, "latent must be an integer from 1 to 2,147,483,647, got 0"),
         ({"split": "70k"}, "unknown split '70k'; one of: 50k, 60k"),
-        ({"kl": "none"}, "unknown kl 'none'; one of: exact, sampled"),
+        ({"kl": "none"}, "unknown kl 'none'; one of: exact, sampled, path"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
         ({"tracked": -1}, "tracked, the index of a test digit, must be an integer from 0 to .*, got -1"),
     ],

@@ -1,0 +1,58 @@
+"""The history of a run: one record an epoch, and the files of them that others read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from sparseggm.files import write_atomically, write_json
+from sparseggm.gaussian.observed import bits_per_dimension
+from sparseggm.vae.config import PIXELS, Config
+from sparseggm.vae.files import checkpoint
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Means over the training images of an epoch, in nats an image.
+
+    The ELBO is `reconstruction` − `kl`, whatever the weight of the KL was; with importance samples, their mean. `bound`
+    is the objective without warm-up: the ELBO, or the bound of all importance samples.
+    """
+
+    epoch: int
+    elbo: float
+    reconstruction: float
+    kl: float
+    learning_rate: float
+    seconds: float
+    bound: float
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """The record in a checkpoint, whose bound was not named before there were others than the ELBO."""
+        return cls(**{"bound": record["elbo"], **record})
+
+    def line(self, config: Config) -> str:
+        """The line shown to the user."""
+        bound = "" if config.objective == "elbo" else f"{config.objective} {self.bound:8.2f}  "
+        bits = f"  {bits_per_dimension(self.bound, PIXELS):.3f} bits per dimension" if config.is_grey else ""
+        return (
+            f"epoch {self.epoch:>{len(str(config.epochs))}}/{config.epochs}  {bound}ELBO {self.elbo:8.2f}  "
+            f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f} nats an image{bits}  {self.seconds:6.2f} s"
+        )
+
+
+def write_history(out: Path, identity: dict[str, str | int | float], history: Sequence[EpochRecord]) -> None:
+    """Write `history.json` and `history.csv` into the directory of a run."""
+    rows = [asdict(record) for record in history]
+    content = {"run": identity, "versions": checkpoint.versions(), "unit": "nats an image", "epochs": rows}
+    write_json(out / "history.json", content)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [field.name for field in fields(EpochRecord)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / "history.csv", lambda file: file.write(table.getvalue().encode()))
