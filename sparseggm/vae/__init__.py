@@ -67,6 +67,7 @@ __all__ = [
     "figures",
     "fit_pixels",
     "importance_weighted_bound",
+    "is_first",
     "importance_weighted_terms",
     "load_images",
     "load_run",
