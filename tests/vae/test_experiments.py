@@ -17,14 +17,18 @@ from sparseggm.vae import (
     TABLE1,
     CheckpointError,
     Config,
+    ConfigError,
     Images,
     Interrupted,
     Training,
+    chow_liu,
     experiment,
     figures,
+    load_run,
 )
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.model import untrained
 
 MODELS = ("diagonal", "chain", "extended-grid", "block-chain", "tree", "grid-spectral", "full")
 
@@ -86,6 +90,35 @@ def test_an_interrupted_table_goes_on_where_it_stopped(
     monkeypatch.setattr(Training, "train_epoch", train_epoch)
     resumed = experiment(TABLE1, recipe, tmp_path / "stopped", ("diagonal", "chain"), epochs=2, samples=3, resume=True)
     assert [(row.elbo, row.log_p) for row in resumed] == [(row.elbo, row.log_p) for row in whole]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_chow_liu_tree_is_that_of_the_full_run_of_its_seed(
+    jobs: int, folder: Path, recipe: Config, tmp_path: Path
+) -> None:
+    models = ("diagonal", "chow-liu-tree", "full")
+    rows = experiment(TABLE1, recipe, tmp_path, models, epochs=1, samples=3, jobs=jobs, data=folder)
+    assert [row.model for row in rows] == list(models)
+    config, _, state = load_run(tmp_path / "seed-0" / "chow-liu-tree")
+    assert config.posterior == "tree"
+    assert config.edges == chow_liu(tmp_path / "seed-0" / "full", folder)
+    assert state["epoch"] == 1
+    again = experiment(TABLE1, recipe, tmp_path, models, epochs=1, samples=3, data=folder, resume=True)
+    assert [row.elbo for row in again] == [row.elbo for row in rows]
+
+
+def test_a_chow_liu_tree_needs_the_full_model_beside_it(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the model chow-liu-tree needs the model full beside it"):
+        experiment(TABLE1, recipe, tmp_path, ("diagonal", "chow-liu-tree"), epochs=1, samples=3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wide_diagonal_has_the_weights_of_the_extended_grid() -> None:
+    sizes = {}
+    for name in ("wide-diagonal", "extended-grid"):
+        vae = untrained(Config(**TABLE1.models[name]))
+        sizes[name] = sum(parameter.numel() for parameter in vae.parameters())
+    assert 0 <= sizes["wide-diagonal"] - sizes["extended-grid"] < 200  # less than another unit would add
 
 
 def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> None:
