@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparseggm.files import write_atomically, write_json
+from sparseggm.vae import processes
 from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config, require_count
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
@@ -89,6 +90,8 @@ def experiment(
     """
     for name, value in {"samples": samples, "seeds": seeds, "jobs": jobs}.items():
         require_count(name, value)
+    if processes.count() > 1:
+        raise ConfigError(f"{what.name}: needs one process, got {processes.count()}. Over several: sparseggm train.")
     require_hideable(hide, recipe)
     runs, images = _planned(what, recipe, out, what.shown if models is None else tuple(models), seeds, epochs, data)
     for run in runs:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparseggm.cli import main
 from sparseggm.vae.files.checkpoint import load
 from tests.vae.conftest import command_line
 
@@ -66,3 +67,12 @@ def test_a_batch_smaller_than_the_processes_is_refused(folder: Path, tmp_path: P
     assert process.returncode != 0
     assert "2 processes need batches of at least 2 images, got one of 1." in said
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_an_experiment_over_several_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["experiment", "table1", f"--out={tmp_path / 'runs'}"]) == 2
+    assert "table1: needs one process, got 2. Over several: sparseggm train." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
