@@ -119,6 +119,7 @@ FLOORS = {
         "observed",
         "grey_levels",
         "heads",
+        "natural_gradients",
     ),
     "pyro": (),
     "vae": (
