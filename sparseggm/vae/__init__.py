@@ -3,6 +3,7 @@
 The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 """
 
+from sparseggm.vae.bounds import Evaluation, evaluate_images
 from sparseggm.vae.comparison import GREY_PIXELS, TABLE1, Comparison, compare
 from sparseggm.vae.config import LIKELIHOODS, PIXEL_GRAPHS, POSTERIORS, Config, pixel_topology, posterior_topology
 from sparseggm.vae.data import Images, load_images
@@ -15,7 +16,7 @@ from sparseggm.vae.errors import (
     Interrupted,
     NotWrittenError,
 )
-from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_images, load_run, report
+from sparseggm.vae.evaluate import evaluate, load_run, report
 from sparseggm.vae.figures import figures
 from sparseggm.vae.likelihoods import bernoulli_log_likelihood
 from sparseggm.vae.model import VAE

@@ -18,10 +18,11 @@ from scipy.special import stdtrit
 
 from sparseggm.files import write_atomically, write_json
 from sparseggm.gaussian.observed import bits_per_dimension
+from sparseggm.vae.bounds import standard_error
 from sparseggm.vae.config import PIXELS, Config, require_count
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
-from sparseggm.vae.evaluate import evaluate, require_hideable, standard_error
+from sparseggm.vae.evaluate import evaluate, require_hideable
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
