@@ -19,6 +19,7 @@ from sparseggm.torch.divergences import sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.grey_levels import GreyLevels
 from sparseggm.torch.heads import ConvHead, FactorHead, PrecisionHead
+from sparseggm.torch.natural_gradients import elbo_gradient, fisher_solve, natural_step
 from sparseggm.torch.observed import LogitNormal
 from sparseggm.torch.operators import spectral
 
@@ -30,6 +31,9 @@ __all__ = [
     "LogitNormal",
     "NotPositiveDefiniteError",
     "PrecisionHead",
+    "elbo_gradient",
+    "fisher_solve",
+    "natural_step",
     "ops",
     "sample_and_kl",
     "spectral",

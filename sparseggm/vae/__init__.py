@@ -3,6 +3,7 @@
 The command `sparseggm` (`sparseggm.cli`) does the same from a shell.
 """
 
+from sparseggm.vae.bounds import Evaluation, evaluate_images
 from sparseggm.vae.config import LIKELIHOODS, PIXEL_GRAPHS, POSTERIORS, Config, pixel_topology, posterior_topology
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import (
@@ -16,7 +17,7 @@ from sparseggm.vae.errors import (
     Interrupted,
     NotWrittenError,
 )
-from sparseggm.vae.evaluate import Evaluation, evaluate, evaluate_images, load_run, report
+from sparseggm.vae.evaluate import evaluate, load_run, report
 from sparseggm.vae.experiments import EXPERIMENTS, GREY_PIXELS, TABLE1, Experiment, experiment
 from sparseggm.vae.figures import figures
 from sparseggm.vae.history import EpochRecord

@@ -1,185 +1,41 @@
-"""ELBO and log p(x) of held-out images by importance sampling from the posterior.
-
-log p(x) is estimated from below by log (1/K) Σ_k w_k for each image, in float64 by a running log-sum-exp. The bias of
-the estimate is about −Var(w) / (2K E[w]²), so the effective sample size (Σ w)² / Σ w² is reported beside it. All models
-get the same binarised or dequantised images and the same noise, so that differences between models are paired. Grey
-images have bits per dimension too, which compare with every model of grey levels.
-"""
+"""The command `evaluate`: bounds of the held-out images of a run, into its folder, and the lines that show them."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
-from sparseggm.gaussian.observed import bits_per_dimension
-from sparseggm.torch import sample_and_kl
+from sparseggm.vae.bounds import Evaluation, evaluate_images
 from sparseggm.vae.config import PIXELS, Config, require_count
 from sparseggm.vae.data import load_images
+from sparseggm.vae.diagnostics import largest_shape
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.likelihoods import BINARIZATION_SEED, held_out
 from sparseggm.vae.model import VAE, untrained
-from sparseggm.vae.randomness import generator
 from sparseggm.vae.train import progress_bar
 
-# 64 images × 16 samples: their logits, 3 MB, stay in cache.
-IMAGES_AT_ONCE = 64
-SAMPLES_AT_ONCE = 16
 PARTS = ("test", "validation")
 HIDDEN = {"nothing": None, "upper": torch.arange(PIXELS, device="cpu") < PIXELS // 2}
 """What may be hidden of an image. Upper rows come first in elimination, so that levels are sampled given all others."""
 
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Per-image results, each (N,) float64: nats, except `effective_samples`.
-
-    `log_p_hidden` is log p(hidden half | the other half), where it was asked for: a difference of two estimates from
-    the same samples of z.
-    """
-
-    elbo: FloatArray
-    kl: FloatArray
-    log_p: FloatArray
-    effective_samples: FloatArray
-    log_p_hidden: FloatArray | None = None
-
-    def columns(self) -> dict[str, Any]:
-        """The results by name."""
-        return {name: values for name, values in vars(self).items() if values is not None}
-
-    def summary(self) -> dict[str, float]:
-        """Means over images, their standard errors, and the least effective sample size."""
-        hidden = (
-            {}
-            if self.log_p_hidden is None
-            else {
-                "log_p_hidden": float(self.log_p_hidden.mean()),
-                "log_p_hidden_standard_error": standard_error(self.log_p_hidden),
-            }
-        )
-        return hidden | {
-            "elbo": float(self.elbo.mean()),
-            "elbo_standard_error": standard_error(self.elbo),
-            "log_p": float(self.log_p.mean()),
-            "log_p_standard_error": standard_error(self.log_p),
-            "kl": float(self.kl.mean()),
-            "effective_samples_mean": float(self.effective_samples.mean()),
-            "effective_samples_min": float(self.effective_samples.min()),
-        }
-
-    def in_bits(self) -> dict[str, float]:
-        """The two bounds in bits per dimension, with standard errors."""
-        bits = {
-            "elbo_bits": bits_per_dimension(self.elbo, PIXELS),
-            "log_p_bits": bits_per_dimension(self.log_p, PIXELS),
-        }
-        errors = {f"{name}_standard_error": standard_error(values) for name, values in bits.items()}
-        return {name: float(values.mean()) for name, values in bits.items()} | errors
-
-
-def standard_error(values: FloatArray) -> float:
-    """Standard error of the mean of independent values; 0 for a single value, where it has no meaning."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
-class RunningWeights:
-    """Σ w and Σ w² of log weights that arrive in chunks, relative to the largest seen so far."""
-
-    def __init__(self, images: int) -> None:
-        self.largest = torch.full((images,), -math.inf, dtype=torch.float64, device="cpu")
-        self.sum = torch.zeros(images, dtype=torch.float64, device="cpu")
-        self.sum_of_squares = torch.zeros(images, dtype=torch.float64, device="cpu")
-        self.count = 0
-
-    def add(self, log_weights: Tensor) -> None:
-        """Add (K, images) log weights to the sums."""
-        log_weights = log_weights.double().cpu()
-        largest = torch.maximum(self.largest, log_weights.amax(0))
-        shrink = (self.largest - largest).exp()
-        weights = (log_weights - largest).exp()
-        self.sum = self.sum * shrink + weights.sum(0)
-        self.sum_of_squares = self.sum_of_squares * shrink.square() + weights.square().sum(0)
-        self.largest, self.count = largest, self.count + len(log_weights)
-
-    def log_mean(self) -> Tensor:
-        """log (1/K) Σ w, (images,)."""
-        return self.largest + self.sum.log() - math.log(self.count)
-
-    def effective_samples(self) -> Tensor:
-        """(Σ w)² / Σ w², between 1 and K, (images,)."""
-        return self.sum.square() / self.sum_of_squares
-
-
-def evaluate_images(
-    vae: VAE,
-    images: Tensor,
-    samples: int,
-    seed: int = 0,
-    advance: Callable[[int], object] = lambda images: None,
-    hidden: Tensor | None = None,
-) -> Evaluation:
-    """Estimate the bounds of every image.
-
-    Args:
-        vae: a trained model.
-        images: (N, 784) as `vae.likelihood` observes them.
-        samples: K, importance samples an image.
-        seed: of the noise.
-        advance: called with the number of images that were just finished.
-        hidden: (784,) booleans, the pixels of `log_p_hidden`; None: no such result.
-    """
-    results: list[dict[str, Tensor]] = []
-    with torch.inference_mode():
-        for start in range(0, len(images), IMAGES_AT_ONCE):
-            x = images[start : start + IMAGES_AT_ONCE]
-            results.append(_bounds(vae, x, samples, (seed, start), hidden))
-            advance(len(x))
-    return Evaluation(**{name: torch.cat([each[name] for each in results]).numpy() for name in results[0]})
-
-
-def _bounds(vae: VAE, x: Tensor, samples: int, purpose: tuple[int, int], hidden: Tensor | None) -> dict[str, Tensor]:
-    """The results of a chunk of images, whose noise is that of a purpose."""
-    q, p, whole, seen = vae.posterior(x), vae.prior(), RunningWeights(len(x)), RunningWeights(len(x))
-    reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
-    seed, start = purpose
-    for first in range(0, samples, SAMPLES_AT_ONCE):
-        count = min(SAMPLES_AT_ONCE, samples - first)
-        source = generator(seed, "evaluate", start, first)
-        noise = torch.randn(count, *q.loc.shape, generator=source, device="cpu").to(q.loc)
-        z, log_ratio = sample_and_kl(q, p, noise, kl="sampled")
-        decoded = vae.decoder(z)
-        log_likelihood = vae.likelihood.log_prob(decoded, x, generator(seed, "pixels", start, first))
-        reconstruction += log_likelihood.sum(0, dtype=torch.float64)
-        whole.add(log_likelihood - log_ratio)
-        if hidden is not None:  # by the same samples of the pixels
-            of_seen = vae.likelihood.log_prob(decoded, x, generator(seed, "pixels", start, first), hidden)
-            seen.add(of_seen - log_ratio)
-    kl = sample_and_kl(q, p, torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
-    bounds = {
-        "elbo": reconstruction / samples - kl,
-        "kl": kl,
-        "log_p": whole.log_mean(),
-        "effective_samples": whole.effective_samples(),
-    }
-    return bounds if hidden is None else bounds | {"log_p_hidden": whole.log_mean() - seen.log_mean()}
-
 
 def evaluate(
-    run: Path, samples: int = 500, part: str = "test", data: Path | None = None, *, hide: str = "nothing"
+    run: Path,
+    samples: int = 500,
+    part: str = "test",
+    data: Path | None = None,
+    *,
+    hide: str = "nothing",
 ) -> dict[str, Any]:
     """Evaluate a run, print its figures, and write `evaluation.json` and per-image `evaluation.npz` into it.
 
@@ -202,17 +58,13 @@ def evaluate(
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
     config, vae, state = load_run(run)
     require_hideable(hide, config)
-    found = load_images(data, config.split)
-    if found.name != state["identity"]["data"]:
-        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
-    images = held_out(vae.likelihood, found, part)
-    if not len(images):
-        raise ConfigError(f"the split {config.split} has no validation images; evaluate the test images.")
+    images = _images_of(run, state, config, vae, part, data)
 
     began = time.perf_counter()
     with progress_bar("evaluate", len(images)) as bar:
         evaluation = _finite(
-            run, lambda: evaluate_images(vae, images, samples, advance=bar.update, hidden=HIDDEN[hide])
+            run,
+            lambda: evaluate_images(vae, images, samples, advance=bar.update, hidden=HIDDEN[hide]),
         )
     result: dict[str, Any] = {
         **evaluation.summary(),
@@ -228,11 +80,7 @@ def evaluate(
         "run": state["identity"],
         "versions": checkpoint.versions(),
     }
-    try:
-        write_json(run / "evaluation.json", result)
-        write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **evaluation.columns()))
-    except OSError as error:
-        raise NotWrittenError(error, result) from error
+    _write(run, result, evaluation)
     return result
 
 
@@ -242,6 +90,25 @@ def require_hideable(hide: str, config: Config) -> None:
         raise ConfigError(f"unknown hide {hide!r}; one of: {', '.join(HIDDEN)}.")
     if hide != "nothing" and config.likelihood == "logit-normal":
         raise ConfigError(f"hide {hide} needs likelihood bernoulli or levels, got likelihood logit-normal.")
+
+
+def _images_of(run: Path, state: dict[str, Any], config: Config, vae: VAE, part: str, data: Path | None) -> Tensor:
+    """The held-out images as the run's likelihood observes them."""
+    found = load_images(data, config.split)
+    if found.name != state["identity"]["data"]:
+        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
+    images = held_out(vae.likelihood, found, part)
+    if not len(images):
+        raise ConfigError(f"the split {config.split} has no validation images; evaluate the test images.")
+    return images
+
+
+def _write(run: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
+    try:
+        write_json(run / "evaluation.json", result)
+        write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **evaluation.columns()))
+    except OSError as error:
+        raise NotWrittenError(error, result) from error
 
 
 def _finite(run: Path, evaluated: Callable[[], Evaluation]) -> Evaluation:
@@ -261,18 +128,37 @@ def report(result: dict[str, Any]) -> str:
     bits = {name: _in_bits(result, name) if "elbo_bits" in result else "" for name in ("elbo", "log_p")}
     hidden = ""
     if "log_p_hidden" in result:
-        value, error = result["log_p_hidden"], result["log_p_hidden_standard_error"]
-        hidden = f"log p({result['hidden']} half | the other)  {value:8.3f} ± {error:.3f} nats an image\n"
+        hidden = f"log p({result['hidden']} half | the other)  {_with_error(result, 'log_p_hidden')} nats an image\n"
+    few = f" ({_with_error(result, 'log_p_200').strip()} with 200)" if "log_p_200" in result else ""
     return (
         f"{run['data']}, {run['posterior']} posterior, {_pixels(run)}seed {run['seed']}, "
         f"{result['epochs_trained']} epochs; "
         f"{result['images']:,} {result['part']} images, {result['samples']} samples\n"
-        f"ELBO      {result['elbo']:8.3f} ± {result['elbo_standard_error']:.3f} nats an image{bits['elbo']}\n"
-        f"log p(x)  {result['log_p']:8.3f} ± {result['log_p_standard_error']:.3f} nats an image{bits['log_p']}\n"
+        f"ELBO      {_with_error(result, 'elbo')} nats an image{bits['elbo']}\n"
+        f"log p(x)  {_with_error(result, 'log_p')} nats an image{bits['log_p']}{few}\n"
+        f"gap       {_with_error(result, 'gap')} nats an image\n"
         f"{hidden}"
-        f"effective samples: mean {result['effective_samples_mean']:.1f}, least {result['effective_samples_min']:.1f}; "
-        f"{result['seconds']:.1f} s"
+        f"{_diagnostics(result)}; {result['seconds']:.1f} s"
     )
+
+
+def _diagnostics(result: dict[str, Any]) -> str:
+    """Lines on the posteriors and on the importance weights."""
+    lines = (
+        f"{result['active_units']} of {result['run']['latent']} units active; correlations on the edges: "
+        f"mean {result['correlation_rms']:.3f}, over images ± {result['correlation_deviation_rms']:.3f} (rms)\n"
+        f"effective samples: mean {result['effective_samples_mean']:.1f}, least {result['effective_samples_min']:.1f}"
+    )
+    if "pareto_k_mean" not in result:
+        return lines
+    return (
+        f"{lines}\nPareto k: mean {result['pareto_k_mean']:.2f}, largest {result['pareto_k_max']:.2f}, "
+        f"{result['pareto_k_trusted']:.1%} of the images up to {largest_shape(result['samples']):.2f}"
+    )
+
+
+def _with_error(result: dict[str, Any], name: str) -> str:
+    return f"{result[name]:8.3f} ± {result[f'{name}_standard_error']:.3f}"
 
 
 def _in_bits(result: dict[str, Any], name: str) -> str:

@@ -1,7 +1,7 @@
 """The figures of trained runs; each PNG stands beside a JSON file that names the runs and data it was made from.
 
 Figure 4 of the poster (factor of one tracked image over training), Figure 5 (its mean), the topologies, samples from
-the prior, and reconstructions.
+the prior, reconstructions, and diagnostics of the runs that were evaluated.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from sparseggm.files import write_atomically, write_json
 from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, symmetric
 from sparseggm.vae.data import Images, load_images
+from sparseggm.vae.diagnostic_figure import evaluated, plot_diagnostics
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.lock import only_process
@@ -151,6 +152,9 @@ def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
         pictures["figure4"] = plot_factors(structured)
     pictures["samples"] = plot_samples(trained)
     pictures["reconstructions"] = plot_reconstructions(trained, images)
+    evaluations = [each for each in map(evaluated, trained) if each is not None]
+    if evaluations:
+        pictures["diagnostics"] = plot_diagnostics(evaluations)
     if trained[0].config.is_grey:
         pictures |= pixel_figures(trained, images.test[_tracked_first(trained, images)])
     return pictures

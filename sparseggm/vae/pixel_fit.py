@@ -25,10 +25,10 @@ from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.observed import GreyLevels, LogitNormal, bits_per_dimension
 from sparseggm.gaussian.storage import load, save
 from sparseggm.graph.topology import Topology
+from sparseggm.vae.bounds import standard_error
 from sparseggm.vae.config import LARGEST_SEED, LEAST_ALPHA, PIXEL_GRAPHS, SPLITS, pixel_topology, require_count
 from sparseggm.vae.data import load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DataError, Interrupted
-from sparseggm.vae.evaluate import standard_error
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process

@@ -19,6 +19,7 @@ from sparseggm.vae.model import VAE
 class TrainedRun:
     """A run as the figures need it, with `loc` (epochs + 1, n) and `factor` (epochs + 1, nnz) of the tracked image."""
 
+    directory: Path
     config: Config
     vae: VAE
     loc: Array
@@ -51,7 +52,7 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
             origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
             graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
             kind = config.likelihood, *graphs, config.edges, config.prior, config.structure, config.decoder
-            found.setdefault(kind, TrainedRun(config, vae, loc, factor, origin))
+            found.setdefault(kind, TrainedRun(directory, config, vae, loc, factor, origin))
     runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
     if len({run.config.likelihood for run in runs}) > 1:
         raise CheckpointError("figures: needed runs of one likelihood, got several. Name the runs of one of them.")

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from sparseggm.gaussian.observed import bits_per_dimension
+from sparseggm.vae.bounds import standard_error
 from sparseggm.vae.config import PIXELS
-from sparseggm.vae.evaluate import standard_error
 
 CONFIDENCE = 0.95
 BOUNDS = ("log_p", "elbo", "log_p_hidden")

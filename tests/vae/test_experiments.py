@@ -129,6 +129,7 @@ def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> 
         "figure5.png",
         "samples.png",
         "reconstructions.png",
+        "diagnostics.png",
     }
     for path in pictures:
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -23,7 +23,7 @@ from sparseggm.vae import (
     importance_weighted_bound,
     log_importance_weights,
 )
-from sparseggm.vae.evaluate import RunningWeights
+from sparseggm.vae.bounds import RunningWeights
 from sparseggm.vae.likelihoods import Bernoulli, held_out
 
 STANDARD_ERRORS = 5.0
