@@ -119,7 +119,8 @@ def run(options: Namespace) -> None:
     if options.command == "train":
         vae.train(_recipe(vae.Config, asked), asked.out, asked.data, resume=asked.resume)
     elif options.command == "evaluate":
-        print(vae.report(vae.evaluate(asked.run, asked.samples, asked.part, asked.data, hide=asked.hide)))
+        given = asked.run, asked.samples, asked.part, asked.data
+        print(vae.report(vae.evaluate(*given, hide=asked.hide, refine=asked.refine)))
     elif options.command in ("table1", "pixels"):
         comparison, models = (
             (vae.TABLE1, asked.posteriors) if options.command == "table1" else (vae.GREY_PIXELS, asked.graphs)
@@ -179,6 +180,7 @@ def _evaluate_options(command: ArgumentParser) -> None:
     command.add_argument("run", type=path, help="directory given to --out of train")
     command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     command.add_argument("--part", type=str, default="test", help="test or validation")
+    command.add_argument("--refine", type=int, default=0, help="natural-gradient steps on each posterior")
     _hide_option(command)
     _data_option(command)
 

@@ -136,6 +136,7 @@ FLOORS = {
         "model",
         "files.checkpoint",
         "train",
+        "refinement",
         "diagnostics",
         "bounds",
         "evaluate",

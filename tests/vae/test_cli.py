@@ -72,6 +72,10 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
         (["train", "--resume"], "no checkpoint there"),
         (["evaluate", "nowhere"], "no checkpoint there"),
         (["evaluate", "nowhere", "--samples=0"], "samples must be an integer from 1 to 2,147,483,647, got 0"),
+        (
+            ["evaluate", "nowhere", "--refine=-1"],
+            "refine, if not 0, must be an integer from 1 to 2,147,483,647, got -1",
+        ),
         (["evaluate", "nowhere", "--part=train"], "unknown part 'train'; one of: test, validation"),
         (["figures", "nowhere"], "needed a run"),
         (["table1", "--seeds", "1", "1"], "each once"),
@@ -123,6 +127,7 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "epochs": COUNTS,
     "batch": COUNTS,
     "samples": COUNTS,
+    "refine": tuple(value for value in COUNTS if value != 0),
     "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
     "seed": (-1, 2**64, HUGE, 1.5, "nan", "any", ""),
     "tracked": (-1, 100, HUGE, 1.5, "nan", "any", ""),
@@ -148,7 +153,7 @@ NAMES: dict[str, tuple[object, ...]] = {
 PIXEL_NAMES = ("likelihood", "decoder", "structure")
 OPTIONS = {  # of each command, but for paths of which there can be several
     "train": ("latent", "hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha", "least_scale"),
-    "evaluate": ("samples",),
+    "evaluate": ("samples", "refine"),
     "table1": ("latent", "hidden", "epochs", "batch", "learning_rate", "samples", "tracked"),
     "pixels": ("epochs", "samples", "alpha", "least_scale"),  # read as those of table1 are
     "figures": (),
