@@ -122,7 +122,8 @@ def run(options: Namespace) -> None:
     if options.command == "train":
         vae.train(_recipe(vae.Config, asked), asked.out, asked.data, resume=asked.resume)
     elif options.command == "evaluate":
-        print(vae.report(vae.evaluate(asked.run, asked.samples, asked.part, asked.data, hide=asked.hide)))
+        given = asked.run, asked.samples, asked.part, asked.data
+        print(vae.report(vae.evaluate(*given, hide=asked.hide, refine=asked.refine)))
     elif options.command == "experiment":
         _run_experiment(asked.name, asked[asked.name])
     elif options.command == "results":
@@ -176,9 +177,8 @@ def _train_options(command: ArgumentParser) -> None:
 
 def _evaluate_options(command: ArgumentParser) -> None:
     command.add_argument("run", type=path, help="directory given to --out of train")
-    command.add_argument("--samples", type=int, default=500, help="importance samples an image")
     command.add_argument("--part", type=str, default="test", help="test or validation")
-    _hide_option(command)
+    _bounds_options(command)
     _data_option(command)
 
 
@@ -203,8 +203,7 @@ def _add_experiments(command: ArgumentParser) -> None:
         options.add_argument(
             "--epochs", type=int | None, default=None, help=f"default: about {experiment.steps:,} steps"
         )
-        options.add_argument("--samples", type=int, default=500, help="importance samples an image")
-        _hide_option(options)
+        _bounds_options(options)
         _data_option(options)
         options.add_argument("--out", type=path, default=Path("runs") / experiment.name, help="directory of the runs")
         _resume_option(options)
@@ -224,6 +223,7 @@ def _run_experiment(name: str, asked: Namespace) -> None:
         asked.samples,
         asked.data,
         hide=asked.hide,
+        refine=asked.refine,
         jobs=asked.jobs,
         resume=asked.resume,
     )
@@ -251,7 +251,9 @@ def _fit_pixels_options(command: ArgumentParser) -> None:
     _resume_option(command)
 
 
-def _hide_option(command: ArgumentParser) -> None:
+def _bounds_options(command: ArgumentParser) -> None:
+    command.add_argument("--samples", type=int, default=500, help="importance samples an image")
+    command.add_argument("--refine", type=int, default=0, help="natural-gradient steps on each posterior")
     command.add_argument("--hide", type=str, default="nothing", help="upper: log p(upper half | lower half) too")
 
 

@@ -139,6 +139,7 @@ FLOORS = {
         "files.checkpoint",
         "history",
         "train",
+        "refinement",
         "diagnostics",
         "bounds",
         "evaluate",

@@ -26,6 +26,7 @@ from sparseggm.vae.diagnostics import PosteriorSpread, RunningSpread, RunningTai
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import LogLikelihood, log_importance_weights
 from sparseggm.vae.randomness import generator
+from sparseggm.vae.refinement import refined
 
 # 64 images × 16 samples: their logits, 3 MB, stay in cache.
 IMAGES_AT_ONCE = 64
@@ -127,6 +128,7 @@ def evaluate_images(
     seed: int = 0,
     advance: Callable[[int], object] = lambda images: None,
     hidden: Tensor | None = None,
+    refine: int = 0,
 ) -> Evaluation:
     """Estimate the bounds of every image.
 
@@ -137,13 +139,14 @@ def evaluate_images(
         seed: of the noise.
         advance: called with the number of images that were just finished.
         hidden: (784,) booleans, the pixels of `log_p_hidden`; None: no such result.
+        refine: steps of `refinement.refined` on each posterior.
     """
     results: list[dict[str, Tensor]] = []
     spread = RunningSpread()
     for start in range(0, len(images), IMAGES_AT_ONCE):
         x, purpose = images[start : start + IMAGES_AT_ONCE], (seed, start)
+        q = refined(vae, x, refine, purpose)
         with torch.inference_mode():
-            q = vae.posterior(x)
             spread.add(q)
             results.append(_bounds(vae, q, x, samples, purpose, hidden))
         advance(len(x))

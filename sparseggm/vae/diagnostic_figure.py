@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparseggm.files import DAMAGE
 from sparseggm.graph.plotting import BLUE, GREY, ORANGE, Array
 from sparseggm.vae.diagnostics import ACTIVE, largest_shape
+from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.plotting import new_figure
 from sparseggm.vae.runs import TrainedRun
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 40
+PLOTTED = ("elbo", "log_p", "correlation", "correlation_deviation", "variance_of_means")
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,23 @@ class Evaluated:
 
 
 def evaluated(run: TrainedRun) -> Evaluated | None:
-    """The evaluation of a run as it is now trained; None if there is none, or one of an earlier version."""
+    """The evaluation of a run as it is now trained; None if there is none, or one of an earlier version.
+
+    Raises:
+        CheckpointError: its files are damaged, or not of one evaluation.
+    """
     summary, arrays = run.directory / "evaluation.json", run.directory / "evaluation.npz"
     if not (summary.exists() and arrays.exists()):
         return None
-    content = json.loads(summary.read_text())
-    if content["epochs_trained"] != run.origin["epochs_trained"] or "active_units" not in content:
-        return None
-    with np.load(arrays) as found:
-        return Evaluated(run, content, dict(found))
+    try:
+        content = json.loads(summary.read_text())
+        if content["epochs_trained"] != run.origin["epochs_trained"] or "active_units" not in content:
+            return None
+        with np.load(arrays) as found:
+            plotted = {name: found[name] for name in (*PLOTTED, *(["pareto_k"] if "pareto_k_mean" in content else []))}
+    except DAMAGE as error:
+        raise CheckpointError(f"{summary}, or its arrays: damaged ({error}). Evaluate the run again.") from error
+    return Evaluated(run, content, plotted)
 
 
 def plot_diagnostics(evaluations: Sequence[Evaluated]) -> Figure:
@@ -50,7 +61,7 @@ def plot_diagnostics(evaluations: Sequence[Evaluated]) -> Figure:
     shapes = [each.arrays.get("pareto_k", np.empty(0)) for each in evaluations]
     for place, each, gap in zip(rows[0], evaluations, gaps, strict=True):
         _plot_histogram(place, gap, gaps, f"log p(x) − ELBO, nats: mean {gap.mean():.2f}")
-        place.set_title(each.run.name)
+        place.set_title(_title(each))
     for place, each, shape in zip(rows[1], evaluations, shapes, strict=True):
         samples = each.summary["samples"]
         _plot_histogram(place, shape, shapes, rf"$\hat{{k}}$ of {samples} importance weights")
@@ -64,6 +75,11 @@ def plot_diagnostics(evaluations: Sequence[Evaluated]) -> Figure:
     parts = " and ".join(sorted({each.summary["part"] for each in evaluations}))
     figure.suptitle(f"Posteriors of the {parts} images, and the weights of samples from them")
     return figure
+
+
+def _title(each: Evaluated) -> str:
+    steps = each.summary["refinement"]
+    return f"{each.run.name}, refined by {steps['steps']} steps" if steps else each.run.name
 
 
 def _plot_histogram(axes: Axes, values: Array, beside: Sequence[Array], label: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
+from sparseggm.positivity.families import FactorFamily
 from sparseggm.vae.bounds import Evaluation, evaluate_images
 from sparseggm.vae.config import PIXELS, Config, require_count
 from sparseggm.vae.data import load_images
@@ -22,6 +23,7 @@ from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, No
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.likelihoods import BINARIZATION_SEED, held_out
 from sparseggm.vae.model import VAE, untrained
+from sparseggm.vae.refinement import SETTINGS
 from sparseggm.vae.train import progress_bar
 
 PARTS = ("test", "validation")
@@ -36,6 +38,7 @@ def evaluate(
     data: Path | None = None,
     *,
     hide: str = "nothing",
+    refine: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a run, print its figures, and write `evaluation.json` and per-image `evaluation.npz` into it.
 
@@ -45,26 +48,29 @@ def evaluate(
         part: "test" or "validation".
         data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
         hide: "upper" estimates log p(upper half | lower half) too; "nothing" does not.
+        refine: natural-gradient steps on the posterior of each image, see `refinement`; 0: as the encoder gives it.
     Returns:
         The summary, as in the JSON file.
     Raises:
         CheckpointError: there is no usable checkpoint, or it was trained on other images than were found.
-        ConfigError: there is no such part, or it is empty; a density of which half is hidden.
+        ConfigError: there is no such part, or it is empty; a posterior that cannot be refined.
         DivergedError: the weights are so large that a bound is not finite.
         NotWrittenError: the result could not be written; the error carries it.
     """
     require_count("samples", samples)
+    require_steps(refine)
+    require_hideable(hide)
     if part not in PARTS:
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
     config, vae, state = load_run(run)
-    require_hideable(hide, config)
+    require_refinable(refine, config)
     images = _images_of(run, state, config, vae, part, data)
 
     began = time.perf_counter()
     with progress_bar("evaluate", len(images)) as bar:
         evaluation = _finite(
             run,
-            lambda: evaluate_images(vae, images, samples, advance=bar.update, hidden=HIDDEN[hide]),
+            lambda: evaluate_images(vae, images, samples, advance=bar.update, hidden=HIDDEN[hide], refine=refine),
         )
     result: dict[str, Any] = {
         **evaluation.summary(),
@@ -74,6 +80,7 @@ def evaluate(
         "images": len(images),
         "samples": samples,
         "hidden": hide,
+        "refinement": SETTINGS | {"steps": refine} if refine else None,
         "seconds": round(time.perf_counter() - began, 3),
         "epochs_trained": state["epoch"],
         "binarization_seed": BINARIZATION_SEED,
@@ -84,12 +91,22 @@ def evaluate(
     return result
 
 
-def require_hideable(hide: str, config: Config) -> None:
-    """Raise a ConfigError unless this may be hidden of images under this likelihood."""
+def require_hideable(hide: str) -> None:
+    """Raise a ConfigError unless there is such a part of an image."""
     if hide not in HIDDEN:
         raise ConfigError(f"unknown hide {hide!r}; one of: {', '.join(HIDDEN)}.")
-    if hide != "nothing" and config.likelihood == "logit-normal":
-        raise ConfigError(f"hide {hide} needs likelihood bernoulli or levels, got likelihood logit-normal.")
+
+
+def require_steps(refine: int) -> None:
+    """Raise a ConfigError unless it is a number of steps."""
+    if refine != 0:
+        require_count("refine, if not 0,", refine)
+
+
+def require_refinable(refine: int, config: Config) -> None:
+    """Raise a ConfigError if steps are asked for of a posterior that is not given by its factor."""
+    if refine and not isinstance(config.posterior_gaussian.family, FactorFamily):
+        raise ConfigError(f"refine needs a posterior given by its factor L, got {config.posterior}.")
 
 
 def _images_of(run: Path, state: dict[str, Any], config: Config, vae: VAE, part: str, data: Path | None) -> Tensor:
@@ -130,8 +147,9 @@ def report(result: dict[str, Any]) -> str:
     if "log_p_hidden" in result:
         hidden = f"log p({result['hidden']} half | the other)  {_with_error(result, 'log_p_hidden')} nats an image\n"
     few = f" ({_with_error(result, 'log_p_200').strip()} with 200)" if "log_p_200" in result else ""
+    refinement = f", refined by {result['refinement']['steps']} steps" if result["refinement"] else ""
     return (
-        f"{run['data']}, {run['posterior']} posterior, {_pixels(run)}seed {run['seed']}, "
+        f"{run['data']}, {run['posterior']} posterior{refinement}, {_pixels(run)}seed {run['seed']}, "
         f"{result['epochs_trained']} epochs; "
         f"{result['images']:,} {result['part']} images, {result['samples']} samples\n"
         f"ELBO      {_with_error(result, 'elbo')} nats an image{bits['elbo']}\n"

@@ -19,7 +19,7 @@ from sparseggm.vae import processes
 from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config, require_count
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
-from sparseggm.vae.evaluate import require_hideable
+from sparseggm.vae.evaluate import require_hideable, require_refinable, require_steps
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.sweep import EvaluationOptions, Run, in_processes, in_turns
@@ -65,6 +65,7 @@ def experiment(
     data: Path | None = None,
     *,
     hide: str = "nothing",
+    refine: int = 0,
     jobs: int = 1,
     resume: bool = False,
 ) -> list[Row]:
@@ -79,7 +80,7 @@ def experiment(
         epochs: of each run; None: as many as make `what.steps`. More than finished runs have extends them.
         samples: importance samples an image.
         data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
-        hide: see `evaluate`.
+        hide, refine: see `evaluate`.
         jobs: runs at once, each in a process of its own; 1: here, the models of a seed in turns of an epoch, so that
             their seconds an epoch can be compared even on a busy machine.
         resume: continue what is in `out`.
@@ -92,19 +93,22 @@ def experiment(
         require_count(name, value)
     if processes.count() > 1:
         raise ConfigError(f"{what.name}: needs one process, got {processes.count()}. Over several: sparseggm train.")
-    require_hideable(hide, recipe)
+    require_hideable(hide)
+    require_steps(refine)
     runs, images = _planned(what, recipe, out, what.shown if models is None else tuple(models), seeds, epochs, data)
     for run in runs:
+        require_refinable(refine, run.config)
         if run.after is None:  # else its edges are not known yet
             require_startable(run.config, images, run.out, resume=run.is_begun(resume))
-    options = EvaluationOptions(samples, hide, data)
+    options = EvaluationOptions(samples, hide, refine, data)
     with ExitStack() as locks:
         # Runs in processes of their own lock their folders themselves.
         for directory in (out, *((run.out for run in runs) if jobs == 1 else ())):
             locks.enter_context(only_process(directory))
         print(images.notice, flush=True)
         results = in_turns(runs, images, options, resume) if jobs == 1 else in_processes(runs, options, jobs, resume)
-        return _write_table(what, out, runs, results, {"samples": samples, "hidden": hide, "jobs": jobs})
+        settings = {"samples": samples, "hidden": hide, "refine": refine, "jobs": jobs}
+        return _write_table(what, out, runs, results, settings)
 
 
 def _planned(

@@ -79,6 +79,7 @@ def command(content: Result) -> str:
     }
     asked = {"seeds": len(content["seeds"]), "epochs": content["epochs"], "samples": content["samples"]}
     asked |= {"jobs": content["jobs"]} if content["jobs"] > 1 else {}
+    asked |= {"refine": content["refine"]} if content["refine"] else {}
     asked |= {"hide": content["hidden"]} if content["hidden"] != "nothing" else {}
     options = " ".join(f"--{name} {value}" for name, value in {**changed, **asked}.items())
     models = " ".join(row["model"] for row in content["rows"])

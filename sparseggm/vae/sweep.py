@@ -91,6 +91,7 @@ class EvaluationOptions:
 
     samples: int
     hide: str
+    refine: int
     data: Path | None
 
     def result(self, run: Run) -> dict[str, Any] | None:
@@ -102,7 +103,9 @@ class EvaluationOptions:
             result: dict[str, Any] = json.loads(path.read_text())
         identity = checkpoint.load(run.out / checkpoint.CHECKPOINT)["identity"]
         found = tuple(result.get(name) for name in ("run", "part", "samples", "hidden", "epochs_trained"))
-        return result if found == (identity, "test", self.samples, self.hide, run.config.epochs) else None
+        steps = (result.get("refinement") or {}).get("steps", 0)
+        asked = identity, "test", self.samples, self.hide, run.config.epochs
+        return result if found == asked and steps == self.refine else None
 
 
 def in_turns(runs: Sequence[Run], images: Images, options: EvaluationOptions, resume: bool) -> list[dict[str, Any]]:
@@ -116,7 +119,7 @@ def in_turns(runs: Sequence[Run], images: Images, options: EvaluationOptions, re
         _train_in_turns(left, images, options, resume)
     for run in runs:
         if options.result(run) is None:
-            evaluate(run.out, options.samples, data=options.data, hide=options.hide)
+            evaluate(run.out, options.samples, data=options.data, hide=options.hide, refine=options.refine)
     return _results(runs, options)
 
 
@@ -206,7 +209,8 @@ class _Process:
 
 def _commands(run: Run, options: EvaluationOptions, resume: bool) -> list[list[str]]:
     """The commands of `sparseggm` that are left to do for a run."""
-    evaluation = ["evaluate", str(run.out), f"--samples={options.samples}", f"--hide={options.hide}"]
+    settings = {"samples": options.samples, "hide": options.hide, "refine": options.refine}
+    evaluation = ["evaluate", str(run.out), *(f"--{name}={value}" for name, value in settings.items())]
     evaluation += [f"--data={options.data}"] if options.data else []
     if run.is_begun(resume) and run.is_trained():
         return [evaluation] if options.result(run) is None else []

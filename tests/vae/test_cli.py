@@ -74,6 +74,10 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
         (["train", "--resume"], "no checkpoint there"),
         (["evaluate", "nowhere"], "no checkpoint there"),
         (["evaluate", "nowhere", "--samples=0"], "samples must be an integer from 1 to 2,147,483,647, got 0"),
+        (
+            ["evaluate", "nowhere", "--refine=-1"],
+            "refine, if not 0, must be an integer from 1 to 2,147,483,647, got -1",
+        ),
         (["evaluate", "nowhere", "--part=train"], "unknown part 'train'; one of: test, validation"),
         (["figures", "nowhere"], "needed a run"),
         ([*TABLE1, "--models", "chain", "chain"], "models must be given, each once; got chain chain"),
@@ -137,6 +141,7 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "samples": COUNTS,
     "seeds": COUNTS,
     "jobs": COUNTS,
+    "refine": tuple(value for value in COUNTS if value != 0),
     "learning_rate": (-1, 0, "nan", "inf", "-inf", HUGE, "fast", ""),
     "warm_up": (*(count for count in COUNTS if count != 0), 61),  # of 60 epochs
     "importance_samples": COUNTS,
@@ -171,7 +176,7 @@ OPTIONS = {  # of each command, but for paths of which there can be several
         *("latent", "hidden", "encoder_hidden", "epochs", "batch", "learning_rate", "seed", "tracked", "alpha"),
         *("least_scale", "warm_up", "importance_samples"),
     ),
-    "evaluate": ("samples",),
+    "evaluate": ("samples", "refine"),
     "experiment table1": (*EXPERIMENT, "latent", "hidden", "batch", "learning_rate", "tracked"),
     "experiment pixels": ("epochs", "samples", "alpha", "least_scale"),  # others as those of table1
     "figures": (),

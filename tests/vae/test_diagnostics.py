@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 import sparseggm as sg
+from sparseggm.cli import main
 from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae import VAE, Config, Images, evaluate, evaluate_images, figures, train
 from sparseggm.vae.diagnostics import (
@@ -165,5 +166,22 @@ def test_the_figure_of_diagnostics_needs_an_evaluation(few_digits: Images, recip
     for samples in (30, 3):  # with and without the shape of the tail
         evaluate(tmp_path, samples=samples)
         assert "diagnostics.png" in {path.name for path in figures([tmp_path])}
-    (tmp_path / "evaluation.json").write_text(json.dumps({"epochs_trained": 1, "active_units": 3}))
-    assert "diagnostics.png" not in {path.name for path in figures([tmp_path], tmp_path / "other")}
+    older = json.loads((tmp_path / "evaluation.json").read_text()) | {"epochs_trained": 1}
+    (tmp_path / "evaluation.json").write_text(json.dumps(older))
+    (tmp_path / "figures" / "diagnostics.png").unlink()
+    assert "diagnostics.png" not in {path.name for path in figures([tmp_path])}
+
+
+@pytest.mark.parametrize("damage", [("evaluation.json", b"{"), ("evaluation.npz", b"PK"), ("evaluation.npz", b"")])
+def test_a_damaged_evaluation_is_one_line(
+    damage: tuple[str, bytes], few_digits: Images, recipe: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe, tmp_path)
+    evaluate(tmp_path, samples=3)
+    name, content = damage
+    (tmp_path / name).write_bytes(content)
+    capsys.readouterr()
+    assert main(["figures", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert "Evaluate the run again." in errors
+    assert errors.count("\n") == 1

@@ -266,4 +266,4 @@ def test_a_prior_is_learnt_and_pictured(few_digits: Images, recipe: Config, tmp_
     off_diagonal = p.precision_matrix.detach().fill_diagonal_(0.0)
     assert off_diagonal.abs().max() > 1e-3
     assert math.isfinite(evaluate(tmp_path / "run", samples=3)["log_p"])
-    assert len(figures([tmp_path / "run"])) == 4
+    assert len(figures([tmp_path / "run"])) == 5
