@@ -21,7 +21,7 @@ from sparseggm.vae.tables import Result, Row, markdown
 
 HEAD = """# Results
 
-Written by `sparseggm results {folder}` from the JSON files there, which `sparseggm experiment` wrote. Differences are
+Written by `sparseggm results` from the JSON files in `{folder}`, which `sparseggm experiment` wrote. Differences are
 paired: both models had the same seeds, images, binarisation and noise. An interval of 95 % that holds 0 shows nothing.
 """
 BOUNDS = {"elbo_gain": "ELBO", "log_p_gain": "log p(x)", "log_p_hidden_gain": "log p(hidden half)"}
@@ -101,7 +101,12 @@ def _hours(seconds: float) -> str:
 
 
 def claims(content: Result) -> list[str]:
-    """A sentence for each difference whose 95 % interval does not hold 0, and one that names the others."""
+    """A sentence for each difference whose 95 % interval does not hold 0, and one that names the others.
+
+    None of a single seed, whose intervals are over images: another seed may say otherwise.
+    """
+    if len(content["seeds"]) == 1:
+        return ["One seed: no claim about the models, only about these runs of them."]
     shown, open_ = [], []
     base = content["rows"][0]["model"]
     for row in (Row(**row) for row in content["rows"][1:]):

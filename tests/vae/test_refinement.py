@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from torch import Tensor
 
 import sparseggm as sg
 from sparseggm.cli import main
-from sparseggm.torch import GaussianGraphicalModel, PrecisionHead, elbo_gradient
-from sparseggm.vae import VAE, Config, Images, evaluate, evaluate_images, load_run, log_importance_weights, train
+from sparseggm.torch import GaussianGraphicalModel, elbo_gradient
+from sparseggm.vae import VAE, Config, Images, evaluate, evaluate_images, log_importance_weights, train
 from sparseggm.vae.likelihoods import held_out
 from sparseggm.vae.refinement import log_standard_normal, refine
 from tests.vae.test_objective import likelihood, some_decoder, some_posterior, white
@@ -134,13 +135,11 @@ def test_a_posterior_that_is_not_given_by_its_factor_is_refused_before_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train(recipe, tmp_path)
-    config, vae, state = load_run(tmp_path)
-    vae.head = PrecisionHead(16, sg.Chain(4))
-    module = importlib.import_module("sparseggm.vae.evaluate")
-    monkeypatch.setattr(module, "load_run", lambda run: (config, vae, state))
-    monkeypatch.setattr(module, "evaluate_images", None)
+    train(replace(recipe, posterior="grid-dominant"), tmp_path / "run")
+    monkeypatch.setattr(importlib.import_module("sparseggm.vae.evaluate"), "evaluate_images", None)
     capsys.readouterr()
-    assert main(["evaluate", str(tmp_path), "--refine=2"]) == 2
-    expected = "sparseggm evaluate: refine needs a posterior given by its factor L, got one of the DominantFamily.\n"
-    assert capsys.readouterr().err == expected
+    table = ["experiment", "table1", "--models", "diagonal", "grid-dominant", "--latent=4", f"--out={tmp_path / 'out'}"]
+    for command in (["evaluate", str(tmp_path / "run")], table):
+        assert main([*command, "--refine=2"]) == 2
+        assert "refine needs a posterior given by its factor L, got grid-dominant.\n" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

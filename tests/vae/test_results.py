@@ -80,7 +80,11 @@ def row(model: str, gain: tuple[float, float]) -> dict[str, Any]:
 
 def test_a_claim_is_made_only_where_the_interval_does_not_hold_zero() -> None:
     gains = {"base": (0.0, 0.0), "better": (0.3, 0.2), "worse": (-0.3, 0.2), "unclear": (0.3, 0.4)}
-    said = claims({"rows": [row(model, gain) for model, gain in gains.items()]})
+    rows = [row(model, gain) for model, gain in gains.items()]
+    assert claims({"rows": rows, "seeds": [0]}) == [
+        "One seed: no claim about the models, only about these runs of them."
+    ]
+    said = claims({"rows": rows, "seeds": [0, 1]})
     assert said == [
         "better is 0.30 ± 0.20 nats above base in ELBO.",
         "worse is 0.30 ± 0.20 nats below base in ELBO.",
