@@ -98,7 +98,7 @@ def experiment(
     runs, images = _planned(what, recipe, out, what.shown if models is None else tuple(models), seeds, epochs, data)
     for run in runs:
         require_refinable(refine, run.config)
-        if run.after is None:  # else its edges are not known yet
+        if run.after is None or not run.is_begun(resume):  # else its edges are not known yet
             require_startable(run.config, images, run.out, resume=run.is_begun(resume))
     options = EvaluationOptions(samples, hide, refine, data)
     with ExitStack() as locks:

@@ -22,7 +22,7 @@ from typing import Any
 
 from sparseggm.vae.config import Config
 from sparseggm.vae.data import Images
-from sparseggm.vae.errors import BusyError, FailedRunError, Interrupted
+from sparseggm.vae.errors import BusyError, CheckpointError, FailedRunError, Interrupted
 from sparseggm.vae.evaluate import evaluate
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
@@ -107,6 +107,13 @@ class EvaluationOptions:
         asked = identity, "test", self.samples, self.hide, run.config.epochs
         return result if found == asked and steps == self.refine else None
 
+    def required(self, run: Run) -> dict[str, Any]:
+        """That result, of a run that this sweep has evaluated."""
+        result = self.result(run)
+        if result is None:
+            raise CheckpointError(f"{run.out}: it was evaluated in another way meanwhile. Go on with --resume.")
+        return result
+
 
 def in_turns(runs: Sequence[Run], images: Images, options: EvaluationOptions, resume: bool) -> list[dict[str, Any]]:
     """Train the models of a seed in turns, an epoch each, then evaluate all; the results in the order of the runs."""
@@ -166,7 +173,9 @@ def in_processes(runs: Sequence[Run], options: EvaluationOptions, jobs: int, res
                     time.sleep(SECONDS_BETWEEN_LOOKS)
         finally:
             for process in active.values():
-                process.stop()
+                process.terminate()
+            for process in active.values():
+                process.child.wait()
     if stop.signal is not None:
         raise Interrupted(f"stopped, and saved all: {known} of {len(runs)} runs are finished.", signal=stop.signal)
     return _results(runs, options)
@@ -195,11 +204,10 @@ class _Process:
             raise FailedRunError(f"{self.run.name}: ended with status {status}: {self._last_line()}")
         return status is not None
 
-    def stop(self) -> None:
-        """Ask it to save, and wait until it has."""
+    def terminate(self) -> None:
+        """Ask it to save and to end."""
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
-            self.child.wait()
 
     def _last_line(self) -> str:
         path = self.run.out / LOG
@@ -237,12 +245,12 @@ def _results(runs: Sequence[Run], options: EvaluationOptions) -> list[dict[str, 
         history = checkpoint.load(run.out / checkpoint.CHECKPOINT)["history"]
         seconds = [record["seconds"] for record in history]
         times = {"epoch_seconds": statistics.median(seconds), "training_seconds": round(sum(seconds), 1)}
-        found.append({"model": run.model, **times, **(options.result(run) or {})})
+        found.append({"model": run.model, **times, **options.required(run)})
     return found
 
 
 def _line(run: Run, options: EvaluationOptions, progress: str) -> str:
-    result = options.result(run) or {}
+    result = options.required(run)
     bounds = f"ELBO {result['elbo']:.2f}, log p(x) {result['log_p']:.2f} nats an image"
     return f"{run.name}: {run.config.epochs} epochs, {bounds}; {progress}"
 

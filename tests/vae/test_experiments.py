@@ -105,6 +105,8 @@ def test_a_chow_liu_tree_is_that_of_the_full_run_of_its_seed(
     assert state["epoch"] == 1
     again = experiment(TABLE1, recipe, tmp_path, models, epochs=1, samples=3, data=folder, resume=True)
     assert [row.elbo for row in again] == [row.elbo for row in rows]
+    with pytest.raises(CheckpointError, match=r"chow-liu-tree.* there is a run already"):
+        experiment(TABLE1, recipe, tmp_path, ("chow-liu-tree", "full"), epochs=1, samples=3, data=folder)
 
 
 def test_a_chow_liu_tree_needs_the_full_model_beside_it(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
