@@ -2,7 +2,8 @@
 
 A run that is trained, or evaluated as asked, is not trained or evaluated again. Processes are commands of `sparseggm`
 with a session of their own: a signal comes to this one alone, which passes it on, once, so that each saves its run.
-A process that outlived a killed sweep keeps the lock on its run; the next sweep waits for it.
+A process that outlived a killed sweep keeps the lock on its run; the next sweep waits for it, and tries a run again
+that such a process took from it.
 """
 
 from __future__ import annotations
@@ -164,8 +165,12 @@ def in_processes(runs: Sequence[Run], options: EvaluationOptions, jobs: int, res
                     if len(active) < jobs and run.is_ready and not _is_busy(run.out):
                         waiting.remove(run)
                         active[run] = _Process(run.resolved(options.data), options, jobs, resume)
-                for run in [run for run, process in active.items() if process.is_finished()]:
-                    del active[run]
+                for run in [run for run, process in active.items() if process.child.poll() is not None]:
+                    process = active.pop(run)
+                    if resume and process.was_overtaken():
+                        waiting.insert(0, run)
+                        continue
+                    process.require_success()
                     known += 1
                     bar.write(_line(run, options, f"{known} of {len(runs)} runs"))
                 bar.update(_epochs_done(runs) - bar.n)
@@ -185,7 +190,7 @@ class _Process:
     """A run that is trained and then evaluated by a process of its own, whose output goes to log.txt."""
 
     def __init__(self, run: Run, options: EvaluationOptions, jobs: int, resume: bool) -> None:
-        self.run = run
+        self.run, self.was_begun = run, run.is_begun(resume)
         threads = max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
         with open(run.out / LOG, "ab") as log:
             self.child = subprocess.Popen(
@@ -197,22 +202,25 @@ class _Process:
                 start_new_session=True,
             )
 
-    def is_finished(self) -> bool:
-        """Whether it is done."""
-        status = self.child.poll()
-        if status:
-            raise FailedRunError(f"{self.run.name}: ended with status {status}: {self._last_line()}")
-        return status is not None
+    def was_overtaken(self) -> bool:
+        """Whether it failed because a process of an earlier sweep, which had not yet taken the lock, was faster."""
+        if self.child.returncode == 0:
+            return False
+        return _is_busy(self.run.out) or self.run.is_begun(resume=True) != self.was_begun
+
+    def require_success(self) -> None:
+        """Raise if it ended in an error."""
+        if self.child.returncode != 0:
+            path = self.run.out / LOG
+            last = path.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise FailedRunError(
+                f"{self.run.name}: ended with status {self.child.returncode}: {last} All that it said is in {path}."
+            )
 
     def terminate(self) -> None:
         """Ask it to save and to end."""
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
-
-    def _last_line(self) -> str:
-        path = self.run.out / LOG
-        last = path.read_text(errors="replace").strip().rpartition("\n")[2]
-        return f"{last} All that it said is in {path}."
 
 
 def _commands(run: Run, options: EvaluationOptions, resume: bool) -> list[list[str]]:

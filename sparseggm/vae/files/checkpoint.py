@@ -114,8 +114,9 @@ def continued(path: Path, content: Mapping[str, Any], identity: Identity) -> Ide
     """
     stored = dict(content["identity"])
     before = str(stored.pop(EXTENDED, ""))
-    if content["epoch"] == stored["epochs"] < identity["epochs"]:
-        before, stored["epochs"] = f"{before} {stored['epochs']}".strip(), identity["epochs"]
+    epochs = stored.get("epochs")
+    if epochs == content["epoch"] < int(identity["epochs"]):
+        before, stored["epochs"] = f"{before} {epochs}".strip(), identity["epochs"]
     require_identity(path, stored, identity)
     return {**identity, EXTENDED: before} if before else identity
 
