@@ -103,7 +103,7 @@ def plot_topologies(runs: list[TrainedRun]) -> Figure:
         axes[0, column].set_title(f"{run.name}\n{len(topology.edges)} edges", fontsize=11)
         topology.plot_pattern(axes[1, column])
         axes[1, column].set_title(f"{topology.factor_pattern.nnz} entries of L", fontsize=11)
-    figure.suptitle("Graph of P, dashed where L stores nothing; pattern of L (blue) and P (grey)")
+    figure.suptitle("Graph of P, dashed where L stores nothing; pattern of L (blue; fill, orange) and P (grey)")
     return figure
 
 
