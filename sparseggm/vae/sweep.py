@@ -66,11 +66,6 @@ class Run:
         """Whether to continue it: runs begin one after the other, so that some may not be there yet."""
         return resume and (self.out / checkpoint.CHECKPOINT).exists()
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether it can begin."""
-        return self.after is None or self.after.is_trained()
-
     def resolved(self, data: Path | None) -> Run:
         """The run with its edges."""
         if self.after is None:
@@ -162,7 +157,8 @@ def in_processes(runs: Sequence[Run], options: EvaluationOptions, jobs: int, res
         try:
             while (waiting or active) and stop.signal is None:
                 for run in list(waiting):
-                    if len(active) < jobs and run.is_ready and not _is_busy(run.out):
+                    is_ready = run.after not in waiting and run.after not in active
+                    if len(active) < jobs and is_ready and not _is_busy(run.out):
                         waiting.remove(run)
                         active[run] = _Process(run.resolved(options.data), options, jobs, resume)
                 for run in [run for run, process in active.items() if process.child.poll() is not None]:
