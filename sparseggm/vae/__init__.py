@@ -18,11 +18,12 @@ from sparseggm.vae.errors import (
     NotWrittenError,
 )
 from sparseggm.vae.evaluate import evaluate, load_run, report
-from sparseggm.vae.experiments import EXPERIMENTS, GREY_PIXELS, TABLE1, Experiment, experiment
+from sparseggm.vae.experiments import EXPERIMENTS, GREY_PIXELS, LAYERS, TABLE1, Experiment, experiment
 from sparseggm.vae.figures import figures
 from sparseggm.vae.history import EpochRecord
+from sparseggm.vae.ladder import LadderVAE
 from sparseggm.vae.likelihoods import bernoulli_log_likelihood
-from sparseggm.vae.model import VAE
+from sparseggm.vae.model import VAE, ImageModel
 from sparseggm.vae.objective import (
     elbo_terms,
     importance_weighted_bound,
@@ -38,6 +39,7 @@ from sparseggm.vae.trees import chow_liu
 __all__ = [
     "EXPERIMENTS",
     "GREY_PIXELS",
+    "LAYERS",
     "LIKELIHOODS",
     "MISTAKES",
     "PIXEL_GRAPHS",
@@ -54,8 +56,10 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "FailedRunError",
+    "ImageModel",
     "Images",
     "Interrupted",
+    "LadderVAE",
     "NotWrittenError",
     "PixelFit",
     "Training",

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from sparseggm.gaussian.observed import bits_per_dimension
-from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
 from sparseggm.vae.config import PIXELS
-from sparseggm.vae.diagnostics import PosteriorSpread, RunningSpread, RunningTail, tail_summary
-from sparseggm.vae.model import VAE
-from sparseggm.vae.objective import LogLikelihood, log_importance_weights
+from sparseggm.vae.diagnostics import PosteriorSpread, RunningSpread, RunningTail, stacked, tail_summary
+from sparseggm.vae.model import ImageModel, Inference
+from sparseggm.vae.objective import LogLikelihood
 from sparseggm.vae.randomness import generator
 from sparseggm.vae.refinement import refined
 
@@ -43,10 +42,12 @@ class Evaluation:
     Args:
         samples: K.
         log_p_200: log p(x) from the first 200 samples, where there are more: estimates from equally many compare.
+        kl: of all layers; `kl_by_layer` has it for each, from the top, (N, layers).
         pareto_k: the shape of the tail of the weights, from 21 samples on.
         log_p_hidden: log p(hidden half | the other half), where it was asked for: a difference of two estimates from
             the same samples of z.
-        spread: how the posteriors differ from image to image.
+        spreads: how the posteriors of each layer differ from image to image; those of lower layers at the posterior
+            means of the layers above.
     """
 
     samples: int
@@ -54,14 +55,16 @@ class Evaluation:
     kl: FloatArray
     log_p: FloatArray
     effective_samples: FloatArray
-    spread: PosteriorSpread
+    kl_by_layer: FloatArray
+    spreads: tuple[PosteriorSpread, ...]
     log_p_200: FloatArray | None = None
     pareto_k: FloatArray | None = None
     log_p_hidden: FloatArray | None = None
 
     def columns(self) -> dict[str, Any]:
         """The arrays by name."""
-        return {name: values for name, values in (vars(self) | vars(self.spread)).items() if np.ndim(values)}
+        found = vars(self) | stacked(self.spreads)
+        return {name: values for name, values in found.items() if name != "spreads" and np.ndim(values)}
 
     def summary(self) -> dict[str, float]:
         """Means over images, their standard errors, and the diagnostics."""
@@ -75,8 +78,17 @@ class Evaluation:
             "effective_samples_mean": float(self.effective_samples.mean()),
             "effective_samples_min": float(self.effective_samples.min()),
             **({} if self.pareto_k is None else tail_summary(self.pareto_k, self.samples)),
-            **self.spread.summary(),
+            **self._by_layer(),
         }
+
+    def _by_layer(self) -> dict[str, Any]:
+        """Diagnostics of the posteriors, over all layers, and of several layers for each."""
+        of_each = [spread.summary() for spread in self.spreads]
+        if len(of_each) == 1:
+            return of_each[0]
+        means = self.kl_by_layer.mean(0)
+        layers = [summary | {"kl": float(kl)} for summary, kl in zip(of_each, means, strict=True)]
+        return {"active_units": sum(each["active_units"] for each in layers), "layers": layers}
 
     def in_bits(self) -> dict[str, float]:
         """The two bounds in bits per dimension, with standard errors."""
@@ -122,7 +134,7 @@ class RunningWeights:
 
 
 def evaluate_images(
-    vae: VAE,
+    vae: ImageModel,
     images: Tensor,
     samples: int,
     seed: int = 0,
@@ -142,43 +154,50 @@ def evaluate_images(
         refine: steps of `refinement.refined` on each posterior.
     """
     results: list[dict[str, Tensor]] = []
-    spread = RunningSpread()
+    spreads: list[RunningSpread] = []
     for start in range(0, len(images), IMAGES_AT_ONCE):
         x, purpose = images[start : start + IMAGES_AT_ONCE], (seed, start)
-        q = refined(vae, x, refine, purpose)
+        inferred = refined(vae, x, refine, purpose)
         with torch.inference_mode():
-            spread.add(q)
-            results.append(_bounds(vae, q, x, samples, purpose, hidden))
+            gaussians = inferred.gaussians
+            spreads = spreads or [RunningSpread() for _ in gaussians]
+            for spread, q in zip(spreads, gaussians, strict=True):
+                spread.add(q)
+            results.append(_bounds(vae, inferred, x, samples, purpose, hidden))
         advance(len(x))
     per_image = {name: torch.cat([each[name] for each in results]).numpy() for name in results[0]}
-    return Evaluation(samples=samples, spread=spread.result(), **per_image)
+    return Evaluation(samples=samples, spreads=tuple(spread.result() for spread in spreads), **per_image)
 
 
 def _bounds(
-    vae: VAE, q: GaussianGraphicalModel, x: Tensor, samples: int, purpose: tuple[int, int], hidden: Tensor | None
+    vae: ImageModel, q: Inference, x: Tensor, samples: int, purpose: tuple[int, int], hidden: Tensor | None
 ) -> dict[str, Tensor]:
     """The results of a chunk of images, whose noise is that of a purpose."""
     missing = (None,) if hidden is None else (None, hidden)
     whole, *seen = (RunningWeights(len(x)) for _ in missing)
     few, tail = RunningWeights(len(x)), RunningTail(len(x), samples)
     reconstruction = torch.zeros(len(x), dtype=torch.float64, device="cpu")
-    p, (seed, start) = vae.prior(), purpose
+    ratios, (seed, start) = torch.zeros((), dtype=torch.float64, device="cpu"), purpose
     for first in range(0, samples, SAMPLES_AT_ONCE):
         count = min(SAMPLES_AT_ONCE, samples - first)
         source = generator(seed, "evaluate", start, first)
-        noise = torch.randn(count, *q.loc.shape, generator=source, device="cpu").to(q.loc)
-        log_likelihoods = _log_likelihoods(vae, x, missing, (seed, "pixels", start, first))
-        reconstructions, log_weights = log_importance_weights(q, log_likelihoods, noise, p)
+        noise = torch.randn(count, len(x), vae.latent_variables, generator=source, device="cpu").to(vae.dtype)
+        z, log_ratios = q.sample_and_log_ratios(noise)
+        reconstructions = _log_likelihoods(vae, x, missing, (seed, "pixels", start, first))(z)
+        log_weights = reconstructions - log_ratios.sum(0)
+        ratios = ratios + log_ratios.sum(1, dtype=torch.float64)
         reconstruction += reconstructions[0].sum(0, dtype=torch.float64)
         for running, added in zip((whole, *seen), log_weights, strict=True):
             running.add(added)
         if first < FEW:
             few.add(log_weights[0, : FEW - first])
         tail.add(log_weights[0])
-    kl = sample_and_kl(q, p, torch.zeros_like(q.loc))[1].double()  # exact, whatever the noise
+    kls = q.kl()
+    kls = ratios / samples if kls is None else kls
     bounds = {
-        "elbo": reconstruction / samples - kl,
-        "kl": kl,
+        "elbo": reconstruction / samples - kls.sum(0),
+        "kl": kls.sum(0),
+        "kl_by_layer": kls.T,
         "log_p": whole.log_mean(),
         "effective_samples": whole.effective_samples(),
     }
@@ -192,7 +211,7 @@ def _bounds(
 
 
 def _log_likelihoods(
-    vae: VAE, x: Tensor, missing: tuple[Tensor | None, ...], purpose: tuple[int | str, ...]
+    vae: ImageModel, x: Tensor, missing: tuple[Tensor | None, ...], purpose: tuple[int | str, ...]
 ) -> LogLikelihood:
     """z (K, B, n) → log p(x | z) without each of the missing pixels, (len(missing), K, B), by the same samples."""
 

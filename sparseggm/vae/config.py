@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass
 from sparseggm.graph.derived import derived
 from sparseggm.graph.families import Diagonal, ExtendedGrid, Stencil
 from sparseggm.graph.topology import Topology
+from sparseggm.positivity.families import FactorFamily
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.latents import (
     LATENT_GAUSSIANS,
-    LatentGaussian,
+    Layer,
     latent_topology,
+    layers_of,
     products_near,
     require_latents,
     squarest,
@@ -35,6 +37,7 @@ SPLITS = ("50k", "60k")
 KL_ESTIMATORS = ("exact", "sampled", "path")
 OBJECTIVES = ("elbo", "iwae", "piwae")
 PRIORS = ("standard", "chain", "extended-grid", "full")
+HEADS = ("residual", "potential", "free")
 # The operators of sparseggm.torch run on the CPU, in float32 and float64.
 ACCELERATORS = ("cpu",)
 PRECISIONS = ("32-true", "64-true")
@@ -52,6 +55,7 @@ CHOICES = {
     "structure": STRUCTURES,
     "prior": PRIORS,
     "objective": OBJECTIVES,
+    "head": HEADS,
 }
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
@@ -64,12 +68,14 @@ READ_FOR = {
     "alpha": ("likelihood", ("logit-normal",)),
     "edges": ("posterior", ("tree",)),
     "kl": ("objective", ("elbo",)),
-    "importance_samples": ("objective", ("iwae", "piwae")),
 }
+OF_LAYERS = ("head", "free_bits")
+OF_ONE_LAYER = ("posterior", "latent", "edges", "kl")
 # Left out of the identity where they have their defaults, so that runs begun before they existed go on.
 ADDED = (
     *("likelihood", "decoder", "pixels", "structure", "alpha"),
     *("edges", "encoder_hidden", "prior", "warm_up", "objective", "importance_samples"),
+    *("layers", "head", "free_bits", "averaging", "importance_epochs"),
 )
 
 
@@ -103,11 +109,19 @@ class Config:
         edges: of the tree, as in "0-1 1-5 1-2", each pair of joined latent variables once; empty: those of a binary
             tree. For the posterior tree alone.
         encoder_hidden: width of each of the encoder's hidden layers; 0: as `hidden`.
-        prior: standard, N(0, I); or chain, extended-grid or full: a Gaussian of mean 0 whose factor is learnt.
+        prior: standard, N(0, I); or chain, extended-grid or full: a Gaussian of mean 0 whose factor is learnt. Of
+            several layers that of the top one, on whose graph it must be.
         warm_up: epochs in which the weight of the KL rises from 0 to 1, step by step; 0: none.
         objective: elbo; iwae (the bound of `importance_samples`, doubly reparametrised); or piwae (the same for decoder
             and prior; for the encoder the mean of the bounds of groups).
         importance_samples: of an image in a step of iwae or piwae, of which r × c, the squarest product, are r groups.
+        layers: several stochastic layers from the top, each size:graph, as in "16:extended-grid 40:block-chain", in the
+            place of posterior and latent; empty: one layer.
+        head: how the posterior of a layer is made from its prior: residual (moved in regression coordinates, q = p at
+            first), potential (p times a Gaussian potential) or free (not made from it). For layers alone.
+        free_bits: nats of the KL of each layer that cost nothing, in equal parts for its nodes. For layers alone.
+        averaging: decay a step of the average of the weights, which is evaluated in their place; 0: none.
+        importance_epochs: how many of the last epochs have the objective iwae.
     """
 
     posterior: str = "chain"
@@ -134,6 +148,11 @@ class Config:
     warm_up: int = 0
     objective: str = "elbo"
     importance_samples: int = 8
+    layers: str = ""
+    head: str = "residual"
+    free_bits: float = 0.0
+    averaging: float = 0.0
+    importance_epochs: int = 0
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -142,7 +161,7 @@ class Config:
             require_count(name, getattr(self, name))
         _integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
         _integer("seed", self.seed, 0, LARGEST_SEED)
-        for name in ("encoder_hidden", "warm_up"):
+        for name in ("encoder_hidden", "warm_up", "importance_epochs"):
             _integer(name, getattr(self, name), 0, LARGEST_COUNT)
         if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
@@ -153,10 +172,12 @@ class Config:
             )
         if not (isinstance(self.least_scale, float) and math.exp(-5.0) <= self.least_scale < 1.0):
             raise ConfigError(f"least_scale must be in [exp(-5), 1), got {self.least_scale}.")
+        if not (isinstance(self.free_bits, float | int) and 0.0 <= self.free_bits < math.inf):
+            raise ConfigError(f"free_bits must be nats, 0 or more, got {self.free_bits}.")
+        if not (isinstance(self.averaging, float | int) and 0.0 <= self.averaging < 1.0):
+            raise ConfigError(f"averaging must be in [0, 1), got {self.averaging}.")
         self._require_read()
-        require_latents(self.posterior, self.latent, self.edges)
-        if self.prior != "standard":
-            require_latents(self.prior, self.latent)
+        self._require_layers()
         if self.objective == "piwae" and self.groups < 2:
             raise ConfigError(
                 f"piwae needs importance_samples that form two groups or more, got {self.importance_samples}; "
@@ -169,26 +190,72 @@ class Config:
             value, chosen = getattr(self, name), getattr(self, choice)
             if value != getattr(type(self), name) and chosen not in readers:
                 raise ConfigError(f"{name} {value} needs {choice} {' or '.join(readers)}, got {choice} {chosen}.")
+        for name in OF_LAYERS if not self.layers else OF_ONE_LAYER:
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                remedy = f"is of one layer; {self.layers!r} has its own" if self.layers else "needs layers"
+                raise ConfigError(f"{name} {value} {remedy}.")
+        if self.objective != "elbo" and self.importance_epochs:
+            raise ConfigError(f"importance_epochs needs objective elbo before them, got {self.objective}.")
+        if self.importance_samples != type(self).importance_samples and not self.has_importance_samples:
+            raise ConfigError(
+                f"importance_samples {self.importance_samples} needs objective iwae or piwae, or importance_epochs."
+            )
 
-    @property
-    def posterior_gaussian(self) -> LatentGaussian:
-        """Graph and family of the posterior."""
-        return LATENT_GAUSSIANS[self.posterior]
+    def _require_layers(self) -> None:
+        """Raise unless there are such Gaussians, and posteriors of this kind on them."""
+        layers = self.latent_layers
+        if not layers:
+            raise ConfigError(f"layers must name a layer, such as 16:extended-grid, or be empty, got {self.layers!r}.")
+        if self.prior != "standard":
+            require_latents(self.prior, layers[0].size)
+        if self.layers and self.prior not in ("standard", layers[0].name):
+            raise ConfigError(f"prior {self.prior} needs a top layer of its graph, got {layers[0].name}.")
+        for layer in layers if self.layers and self.head == "residual" else ():
+            if not isinstance(layer.family, FactorFamily):
+                raise ConfigError(
+                    f"head residual needs graphs that are factor-free, got {layer.size}:{layer.name}. "
+                    "Use head potential or free."
+                )
 
     @derived
+    def latent_layers(self) -> tuple[Layer, ...]:
+        """The stochastic layers, from the top."""
+        return layers_of(self.layers) if self.layers else (Layer(self.latent, self.posterior, self.edges),)
+
+    @property
+    def latents(self) -> int:
+        """Number of latent variables of all layers."""
+        return sum(layer.size for layer in self.latent_layers)
+
+    @property
     def topology(self) -> Topology:
-        """Graph of the posterior."""
-        return latent_topology(self.posterior, self.latent, self.edges)
+        """Graph of the posterior of one layer."""
+        return self.latent_layers[0].topology
 
     @derived
     def prior_topology(self) -> Topology | None:
-        """Graph of the prior; None for N(0, I)."""
-        return None if self.prior == "standard" else latent_topology(self.prior, self.latent)
+        """Graph of the prior, of the top layer; None for N(0, I)."""
+        return None if self.prior == "standard" else latent_topology(self.prior, self.latent_layers[0].size)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Axes of the samples of an image in a step: none for the ELBO, which has one sample."""
-        return () if self.objective == "elbo" else (self.importance_samples,)
+    def has_importance_samples(self) -> bool:
+        """Whether some steps have several samples of an image."""
+        return self.objective != "elbo" or self.importance_epochs > 0
+
+    @property
+    def latents_in_words(self) -> str:
+        """The posterior, for a line of text."""
+        if self.layers:
+            return f"layers {self.layers}, {self.head} head"
+        return f"{self.posterior} posterior, {self.latent} latents"
+
+    def objective_at(self, epoch: int) -> str:
+        """Objective of an epoch, counted from 0."""
+        return "iwae" if epoch >= self.epochs - self.importance_epochs else self.objective
+
+    def sample_shape_at(self, epoch: int) -> tuple[int, ...]:
+        """Axes of the samples of an image in a step of an epoch: none for the ELBO, which has one sample."""
+        return () if self.objective_at(epoch) == "elbo" else (self.importance_samples,)
 
     @property
     def groups(self) -> int:
@@ -198,7 +265,10 @@ class Config:
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the numbers of an image that a step records."""
-        return ("reconstruction", "kl") if self.objective == "elbo" else ("reconstruction", "kl", "bound")
+        bound = ("bound",) if self.has_importance_samples else ()
+        layers = len(self.latent_layers)
+        of_layers = tuple(f"kl_{layer}" for layer in range(layers, 0, -1)) if layers > 1 else ()
+        return ("reconstruction", "kl", *bound, *of_layers)
 
     @property
     def encoder_width(self) -> int:
@@ -223,7 +293,8 @@ class Config:
                 del facts[name]
         if not self.is_grey:
             del facts["least_scale"]
-        return {**facts, "data": data, "factor_pattern": self.topology.factor_pattern.key}
+        keys = [layer.topology.factor_pattern.key for layer in self.latent_layers]
+        return {**facts, "data": data, "factor_pattern": " ".join(keys)}
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""

@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,13 +63,23 @@ class PosteriorSpread:
     correlation: FloatArray
     correlation_deviation: FloatArray
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, Any]:
         """The number of active units, and root mean squares over edges, 0 without edges."""
         return {
+            "units": len(self.variance_of_means),
             "active_units": int((self.variance_of_means > ACTIVE).sum()),
             "correlation_rms": _root_mean_square(self.correlation),
             "correlation_deviation_rms": _root_mean_square(self.correlation_deviation),
         }
+
+
+def stacked(spreads: Sequence[PosteriorSpread]) -> dict[str, Any]:
+    """The arrays of layers by name, one layer after the other; nodes are numbered through."""
+    starts = np.cumsum([0, *(len(spread.variance_of_means) for spread in spreads)])
+    arrays = [
+        vars(spread) | {"edges": spread.edges + start} for spread, start in zip(spreads, starts[:-1], strict=True)
+    ]
+    return {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
 
 
 class RunningSpread:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from sparseggm.vae.data import load_images
 from sparseggm.vae.diagnostics import largest_shape
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.files import checkpoint
+from sparseggm.vae.ladder import averaged, untrained
 from sparseggm.vae.likelihoods import BINARIZATION_SEED, held_out
-from sparseggm.vae.model import VAE, untrained
+from sparseggm.vae.model import ImageModel
 from sparseggm.vae.refinement import SETTINGS
 from sparseggm.vae.train import progress_bar
 
@@ -105,11 +106,13 @@ def require_steps(refine: int) -> None:
 
 def require_refinable(refine: int, config: Config) -> None:
     """Raise a ConfigError if steps are asked for of a posterior that is not given by its factor."""
-    if refine and not isinstance(config.posterior_gaussian.family, FactorFamily):
-        raise ConfigError(f"refine needs a posterior given by its factor L, got {config.posterior}.")
+    if refine and (config.layers or not isinstance(config.latent_layers[0].family, FactorFamily)):
+        raise ConfigError(f"refine needs one layer, its posterior given by L, got {config.latents_in_words}.")
 
 
-def _images_of(run: Path, state: dict[str, Any], config: Config, vae: VAE, part: str, data: Path | None) -> Tensor:
+def _images_of(
+    run: Path, state: dict[str, Any], config: Config, vae: ImageModel, part: str, data: Path | None
+) -> Tensor:
     """The held-out images as the run's likelihood observes them."""
     found = load_images(data, config.split)
     if found.name != state["identity"]["data"]:
@@ -149,7 +152,7 @@ def report(result: dict[str, Any]) -> str:
     few = f" ({_with_error(result, 'log_p_200').strip()} with 200)" if "log_p_200" in result else ""
     refinement = f", refined by {result['refinement']['steps']} steps" if result["refinement"] else ""
     return (
-        f"{run['data']}, {run['posterior']} posterior{refinement}, {_pixels(run)}seed {run['seed']}, "
+        f"{run['data']}, {_latents(run)}{refinement}, {_pixels(run)}seed {run['seed']}, "
         f"{result['epochs_trained']} epochs; "
         f"{result['images']:,} {result['part']} images, {result['samples']} samples\n"
         f"ELBO      {_with_error(result, 'elbo')} nats an image{bits['elbo']}\n"
@@ -160,11 +163,22 @@ def report(result: dict[str, Any]) -> str:
     )
 
 
+def _latents(run: dict[str, Any]) -> str:
+    return f"layers {run['layers']}" if "layers" in run else f"{run['posterior']} posterior"
+
+
 def _diagnostics(result: dict[str, Any]) -> str:
     """Lines on the posteriors and on the importance weights."""
+    layers = result.get("layers", [result])
+    numbers = [f"z{len(layers) - index}: " for index in range(len(layers))] if len(layers) > 1 else [""]
+    of_layers = "".join(
+        f"{number}KL {each['kl']:.2f} nats; {each['active_units']} of {each['units']} units active; "
+        f"correlations on the edges: mean {each['correlation_rms']:.3f}, "
+        f"over images ± {each['correlation_deviation_rms']:.3f} (rms)\n"
+        for number, each in zip(numbers, layers, strict=True)
+    )
     lines = (
-        f"{result['active_units']} of {result['run']['latent']} units active; correlations on the edges: "
-        f"mean {result['correlation_rms']:.3f}, over images ± {result['correlation_deviation_rms']:.3f} (rms)\n"
+        f"{of_layers}"
         f"effective samples: mean {result['effective_samples_mean']:.1f}, least {result['effective_samples_min']:.1f}"
     )
     if "pareto_k_mean" not in result:
@@ -192,8 +206,8 @@ def _pixels(run: dict[str, Any]) -> str:
     return f"{' '.join(names)} pixels{alpha}, "
 
 
-def load_run(run: Path) -> tuple[Config, VAE, dict[str, Any]]:
-    """Configuration, trained model and whole checkpoint of a run.
+def load_run(run: Path) -> tuple[Config, ImageModel, dict[str, Any]]:
+    """Configuration, trained model and whole checkpoint of a run; averaged weights where there are some.
 
     Raises:
         CheckpointError: no usable checkpoint there.
@@ -206,5 +220,10 @@ def load_run(run: Path) -> tuple[Config, VAE, dict[str, Any]]:
         checkpoint.continued(path, state, config.identity(state["identity"]["data"]))
         checkpoint.require_history(path, state, config)
         vae = untrained(config)
-        vae.load_state_dict(state["model"])
+        if config.averaging:
+            average = averaged(vae, config.averaging)
+            average.load_state_dict(state["average"])
+            vae = cast(ImageModel, average.module)
+        else:
+            vae.load_state_dict(state["model"])
     return config, vae.eval(), state

@@ -198,4 +198,22 @@ GREY_PIXELS = Experiment(
     steps=2_000,
     recipe={"likelihood": "levels", "learning_rate": 2e-3},
 )
-EXPERIMENTS = {each.name: each for each in (TABLE1, GREY_PIXELS)}
+_STRUCTURED = "16:extended-grid 40:block-chain"
+LAYERS = Experiment(
+    name="layers",
+    title="Two stochastic layers",
+    models={
+        "diagonal": {"layers": "16:diagonal 40:diagonal"},
+        "structured": {"layers": _STRUCTURED},
+        "structured-potential": {"layers": _STRUCTURED, "head": "potential"},
+        "structured-free": {"layers": _STRUCTURED, "head": "free"},
+        "structured-prior": {"layers": _STRUCTURED, "prior": "extended-grid"},
+        "without-free-bits": {"layers": _STRUCTURED, "free_bits": 0.0},
+        "one-layer": {"layers": "", "posterior": "extended-grid", "free_bits": 0.0},
+    },
+    shown=("diagonal", "structured"),
+    published={},
+    steps=4_700,
+    recipe={"hidden": 300, "layers": _STRUCTURED, "free_bits": 0.5},
+)
+EXPERIMENTS = {each.name: each for each in (TABLE1, GREY_PIXELS, LAYERS)}

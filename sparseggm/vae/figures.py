@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ from sparseggm.vae.likelihoods import held_out
 from sparseggm.vae.pixel_figures import pixel_figures
 from sparseggm.vae.plotting import new_figure, plot_factor, plot_over_training, plot_tiles, stored_couplings
 from sparseggm.vae.randomness import generator
-from sparseggm.vae.runs import TrainedRun, load_runs
+from sparseggm.vae.runs import TrackedLayer, TrainedRun, load_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,53 +55,54 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
         return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
 
 
-def plot_factors(runs: list[TrainedRun]) -> Figure:
+def plot_factors(layers: list[TrackedLayer], tracked: int) -> Figure:
     """The poster's Figure 4: L of one image's posterior over training, and the last one on its graph."""
-    figure = new_figure(3.6 * len(runs) + 0.8, 8.4)
-    widths = [*(1.0 for _ in runs), 0.05]  # the last column is for colour bars
-    axes = figure.subplots(3, len(runs) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
-    diagonals = [run.factor[:, run.config.topology.factor_positions[0]] for run in runs]
-    edges = [run.factor[:, stored_couplings(run.config.topology)] for run in runs]
+    figure = new_figure(3.6 * len(layers) + 0.8, 8.4)
+    widths = [*(1.0 for _ in layers), 0.05]  # the last column is for colour bars
+    axes = figure.subplots(3, len(layers) + 1, width_ratios=widths, height_ratios=(4, 5, 5))
+    diagonals = [layer.factor[:, layer.topology.factor_positions[0]] for layer in layers]
+    edges = [layer.factor[:, stored_couplings(layer.topology)] for layer in layers]
     lengths = (min(d.min() for d in diagonals), max(d.max() for d in diagonals))
     couplings = symmetric(*edges)
-    for places, run, diagonal, edge in zip(axes.T, runs, diagonals, edges, strict=False):
+    for places, layer, diagonal, edge in zip(axes.T, layers, diagonals, edges, strict=False):
         top, middle, bottom = places
-        top.set_title(f"{run.name} ({edge.shape[1]} couplings)")
+        top.set_title(f"{layer.name} ({edge.shape[1]} couplings)")
         shown = plot_over_training(top, diagonal, SEQUENTIAL, lengths)
         coupled = plot_over_training(middle, edge, DIVERGING, couplings)
-        plot_factor(bottom, run.config.topology, run.factor[-1], lengths, couplings)
+        plot_factor(bottom, layer.topology, layer.factor[-1], lengths, couplings)
         bottom.set_title(f"after epoch {len(diagonal) - 1}", fontsize=10)
     axes[0, 0].set_ylabel("node j")
     axes[1, 0].set_ylabel("stored entry (i, j), by column")
     figure.colorbar(shown, cax=axes[0, -1], label="diagonal of L")
     figure.colorbar(coupled, cax=axes[1, -1], label="off-diagonal of L")
     axes[2, -1].set_visible(False)
-    figure.suptitle(f"Cholesky factor of the posterior precision of test image {runs[0].config.tracked}")
+    figure.suptitle(f"Cholesky factor of the posterior precision of test image {tracked}")
     return figure
 
 
-def plot_means(runs: list[TrainedRun]) -> Figure:
+def plot_means(layers: list[TrackedLayer], tracked: int) -> Figure:
     """The poster's Figure 5: mean of one image's posterior over training."""
-    figure = new_figure(3.0 * len(runs) + 0.8, 3.4)
-    axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
-    limits = symmetric(*(run.loc for run in runs))
-    for place, run in zip(axes, runs, strict=True):
-        shown = plot_over_training(place, run.loc, DIVERGING, limits)
-        place.set_title(run.name)
+    figure = new_figure(3.0 * len(layers) + 0.8, 3.4)
+    sizes = {layer.loc.shape[1] for layer in layers}
+    axes = figure.subplots(1, len(layers), squeeze=False, sharey=len(sizes) == 1)[0]
+    limits = symmetric(*(layer.loc for layer in layers))
+    for place, layer in zip(axes, layers, strict=True):
+        shown = plot_over_training(place, layer.loc, DIVERGING, limits)
+        place.set_title(layer.name)
     axes[0].set_ylabel("latent variable")
     figure.colorbar(shown, ax=axes, label="posterior mean")
-    figure.suptitle(f"Mean of the posterior of test image {runs[0].config.tracked}")
+    figure.suptitle(f"Mean of the posterior of test image {tracked}")
     return figure
 
 
-def plot_topologies(runs: list[TrainedRun]) -> Figure:
+def plot_topologies(layers: list[TrackedLayer]) -> Figure:
     """Each posterior's graph and pattern."""
-    figure = new_figure(3.0 * len(runs), 6.8)
-    axes = figure.subplots(2, len(runs), squeeze=False)
-    for column, run in enumerate(runs):
-        topology = run.config.topology
+    figure = new_figure(3.0 * len(layers), 6.8)
+    axes = figure.subplots(2, len(layers), squeeze=False)
+    for column, layer in enumerate(layers):
+        topology = layer.topology
         topology.plot(axes[0, column])
-        axes[0, column].set_title(f"{run.name}\n{len(topology.edges)} edges", fontsize=11)
+        axes[0, column].set_title(f"{layer.name}\n{len(topology.edges)} edges", fontsize=11)
         topology.plot_pattern(axes[1, column])
         axes[1, column].set_title(f"{topology.factor_pattern.nnz} entries of L", fontsize=11)
     figure.suptitle("Graph of P, dashed where L stores nothing; pattern of L (blue; fill, orange) and P (grey)")
@@ -113,12 +115,37 @@ def plot_samples(runs: list[TrainedRun], side: int = 8) -> Figure:
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, run in zip(axes, runs, strict=True):
         rng = generator(run.config.seed, "samples")
-        noise = torch.randn(side * side, run.config.latent, generator=rng, device="cpu")
+        noise = torch.randn(side * side, run.config.latents, generator=rng, device="cpu")
         with torch.inference_mode():
             decoded = run.vae.decoder(run.vae.latents(noise))
             plot_tiles(place, run.vae.likelihood.intensities(decoded).numpy(), side)
         place.set_title(run.name)
     figure.suptitle("Decoder means at samples of the prior")
+    return figure
+
+
+def plot_layers(runs: list[TrainedRun], count: int = 6) -> Figure:
+    """Decoder means at samples of the prior, in which one layer varies along a row and all others are held.
+
+    The noise of a layer varies, so that layers below follow those above.
+    """
+    figure = new_figure(sum(2.2 * len(run.config.latent_layers) for run in runs) + 0.4, 2.9)
+    widths = [len(run.config.latent_layers) for run in runs]
+    places = iter(figure.subplots(1, sum(widths), squeeze=False)[0])
+    for run in runs:
+        sizes = [layer.size for layer in run.config.latent_layers]
+        rng = generator(run.config.seed, "samples by layer")
+        held, drawn = (torch.randn(count, count, sum(sizes), generator=rng, device="cpu") for _ in range(2))
+        for number, start in enumerate(np.cumsum([0, *sizes[:-1]])):
+            noise = held[:, :1].repeat(1, count, 1)
+            own = slice(int(start), int(start) + sizes[number])
+            noise[..., own] = drawn[..., own]
+            with torch.inference_mode():
+                images = run.vae.likelihood.intensities(run.vae.decoder(run.vae.latents(noise)))
+            place = next(places)
+            plot_tiles(place, images.flatten(0, 1).numpy(), count)
+            place.set_title(f"{fill(run.name, 24)}:\nz{len(sizes) - number} varies", fontsize=9)
+    figure.suptitle("Decoder means at samples of the prior, row by row")
     return figure
 
 
@@ -129,7 +156,7 @@ def plot_reconstructions(runs: list[TrainedRun], images: Images, count: int = 12
         x = [held_out(run.vae.likelihood, images, "test")[chosen] for run in runs]
         rows = [runs[0].vae.likelihood.encoded(x[0])]
         for run, observed in zip(runs, x, strict=True):
-            rows.append(run.vae.likelihood.intensities(run.vae.decoder(run.vae.posterior(observed).loc)))
+            rows.append(run.vae.likelihood.intensities(run.vae.decoder(run.vae.means(observed))))
     figure = new_figure(9.0, 0.66 * len(rows) + 0.4)
     axes = figure.subplots()
     plot_tiles(axes, torch.cat(rows).numpy(), len(rows))
@@ -146,11 +173,15 @@ def _tracked_first(runs: list[TrainedRun], images: Images) -> list[int]:
 
 
 def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
-    structured = [run for run in trained if run.config.posterior != "diagonal"]
-    pictures = {"topologies": plot_topologies(trained), "figure5": plot_means(trained)}
+    layers, tracked = [layer for run in trained for layer in run.layers], trained[0].config.tracked
+    structured = [layer for layer in layers if not layer.is_diagonal]
+    pictures = {"topologies": plot_topologies(layers), "figure5": plot_means(layers, tracked)}
     if structured:
-        pictures["figure4"] = plot_factors(structured)
+        pictures["figure4"] = plot_factors(structured, tracked)
     pictures["samples"] = plot_samples(trained)
+    laddered = [run for run in trained if run.config.layers]
+    if laddered:
+        pictures["layers"] = plot_layers(laddered)
     pictures["reconstructions"] = plot_reconstructions(trained, images)
     evaluations = [each for each in map(evaluated, trained) if each is not None]
     if evaluations:

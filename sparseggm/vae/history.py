@@ -20,7 +20,8 @@ class EpochRecord:
     """Means over the training images of an epoch, in nats an image.
 
     The ELBO is `reconstruction` − `kl`, whatever the weight of the KL was; with importance samples, their mean. `bound`
-    is the objective without warm-up: the ELBO, or the bound of all importance samples.
+    is the objective without warm-up: the ELBO, or the bound of all importance samples. `kl_by_layer` has the KL of each
+    of several layers, from the top.
     """
 
     epoch: int
@@ -30,19 +31,23 @@ class EpochRecord:
     learning_rate: float
     seconds: float
     bound: float
+    kl_by_layer: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
         """The record in a checkpoint, whose bound was not named before there were others than the ELBO."""
-        return cls(**{"bound": record["elbo"], **record})
+        record = {"bound": record["elbo"], "kl_by_layer": (), **record}
+        return cls(**record | {"kl_by_layer": tuple(record["kl_by_layer"])})
 
     def line(self, config: Config) -> str:
         """The line shown to the user."""
         bound = "" if config.objective == "elbo" else f"{config.objective} {self.bound:8.2f}  "
         bits = f"  {bits_per_dimension(self.bound, PIXELS):.3f} bits per dimension" if config.is_grey else ""
+        layers = f" ({' + '.join(f'{kl:.2f}' for kl in self.kl_by_layer)})" if self.kl_by_layer else ""
         return (
             f"epoch {self.epoch:>{len(str(config.epochs))}}/{config.epochs}  {bound}ELBO {self.elbo:8.2f}  "
-            f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f} nats an image{bits}  {self.seconds:6.2f} s"
+            f"reconstruction {self.reconstruction:8.2f}  KL {self.kl:6.2f}{layers} nats an image{bits}  "
+            f"{self.seconds:6.2f} s"
         )
 
 
@@ -54,5 +59,5 @@ def write_history(out: Path, identity: dict[str, str | int | float], history: Se
     table = io.StringIO()
     writer = csv.DictWriter(table, [field.name for field in fields(EpochRecord)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row | {"kl_by_layer": " ".join(map(str, row["kl_by_layer"]))} for row in rows)
     write_atomically(out / "history.csv", lambda file: file.write(table.getvalue().encode()))

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
+from sparseggm.graph.derived import derived
 from sparseggm.graph.families import Band, BlockChain, Chain, Diagonal, ExtendedGrid
 from sparseggm.graph.graphs import Grid, Tree
+from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity import families
 from sparseggm.positivity.families import Family
@@ -35,6 +37,68 @@ class LatentGaussian:
     graph: Callable[..., Topology]
     family: Family = families.factor
     is_rectangular: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Latent variables of one stochastic layer: how many, and the name of their Gaussian.
+
+    Args:
+        size: number of latent variables.
+        name: a key of `LATENT_GAUSSIANS`.
+        edges: of a tree, see `parents_of`; empty: the graph's own.
+    Raises:
+        ConfigError: see `require_latents`.
+    """
+
+    size: int
+    name: str
+    edges: str = ""
+
+    def __post_init__(self) -> None:
+        require_latents(self.name, self.size, self.edges)
+
+    @property
+    def family(self) -> Family:
+        """What makes L or P of the numbers of a network."""
+        return LATENT_GAUSSIANS[self.name].family
+
+    @derived
+    def topology(self) -> Topology:
+        """The graph."""
+        return latent_topology(self.name, self.size, self.edges)
+
+
+def layers_of(text: str) -> tuple[Layer, ...]:
+    """Layers from the top, as in "16:extended-grid 40:block-chain".
+
+    Raises:
+        ConfigError: a word that is no layer, an unknown graph, or a number of nodes on which there is none.
+    """
+    return tuple(_layer(word) for word in text.split())
+
+
+def _layer(word: str) -> Layer:
+    match = re.fullmatch("([0-9]{1,10}):(.+)", word)
+    if match is None or int(match[1]) < 1:
+        raise ConfigError(f"layers: needed size:graph, such as 16:extended-grid 40:block-chain, got {word!r}.")
+    if match[2] not in LATENT_GAUSSIANS:
+        raise ConfigError(f"layers: unknown graph {match[2]!r} in {word}; one of: {', '.join(LATENT_GAUSSIANS)}.")
+    return Layer(int(match[1]), match[2])
+
+
+def block_diagonal(topologies: Sequence[Topology]) -> dict[str, IntArray]:
+    """Rows, columns and order of the factors of topologies one after the other, as one block-diagonal factor."""
+    starts = np.cumsum([0, *(topology.n for topology in topologies)])[:-1]
+    found: dict[str, list[IntArray]] = {
+        "rows": [topology.factor_pattern.rows for topology in topologies],
+        "cols": [topology.factor_pattern.cols for topology in topologies],
+        "order": [topology.order for topology in topologies],
+    }
+    return {
+        name: np.concatenate([start + each for start, each in zip(starts, arrays, strict=True)])
+        for name, arrays in found.items()
+    }
 
 
 def binary_tree(n: int) -> Tree:

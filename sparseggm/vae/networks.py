@@ -75,34 +75,41 @@ class SharedFactorHead(nn.Module):
 
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
         loc = self.layer(features)
-        factor = self.family(self.topology, self.inputs)
-        return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
+        return gaussian_of(self.topology, self.family, loc, self.inputs)
+
+
+def gaussian_of(topology: Topology, family: Family, loc: Tensor, inputs: Tensor) -> GaussianGraphicalModel:
+    """N(loc, P⁻¹), where the family makes L or P of its inputs."""
+    values = family(topology, inputs)
+    if isinstance(family, FactorFamily):
+        return GaussianGraphicalModel(loc, factor=values, topology=topology, validate_args=False)
+    return GaussianGraphicalModel.from_precision(loc, precision=values, topology=topology, validate_args=False)
 
 
 class CentredGaussian(nn.Module):
-    """() → N(0, (L Lᵀ)⁻¹), where L is a parameter in regression coordinates: N(0, I) at first.
+    """() → N(0, P⁻¹), where the inputs of a family are a parameter: N(0, I) at first.
 
     As a prior of latent variables it needs no mean: the first layer of the decoder and the head of the encoder add
     biases, which undo every shift of z.
 
     Args:
-        topology: factor-free.
+        topology: the graph.
+        family: makes L or P of the parameter.
     """
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, family: Family = regression) -> None:
         super().__init__()
-        self.topology = topology
-        self.inputs = nn.Parameter(torch.zeros(regression.num_inputs(topology), device="cpu"))
+        self.topology, self.family = topology, family
+        self.inputs = nn.Parameter(torch.zeros(family.num_inputs(topology), device="cpu"))
 
     def forward(self) -> GaussianGraphicalModel:
-        loc, factor = self.inputs.new_zeros(self.topology.n), regression(self.topology, self.inputs)
-        return GaussianGraphicalModel(loc, factor=factor, topology=self.topology, validate_args=False)
+        return gaussian_of(self.topology, self.family, self.inputs.new_zeros(self.topology.n), self.inputs)
 
 
 def _body(config: Config) -> nn.Sequential:
     if config.decoder == "convolutional":
-        return _convolutional_body(config.latent)
-    return _dense_body(config.latent, config.hidden)
+        return _convolutional_body(config.latents)
+    return _dense_body(config.latents, config.hidden)
 
 
 def _logits(config: Config, width: int) -> nn.Module:

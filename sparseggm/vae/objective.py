@@ -8,7 +8,7 @@ nothing here knows a topology.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -93,16 +93,30 @@ def importance_weighted_terms(
         samples of log p(x | z) and of log q(z) − log p(z), and the bound log (1/K) Σ_k w_k.
     """
     z, log_ratio = sample_and_kl(q, p, noise, "path")
-    reconstruction = log_likelihood(z)
+    return importance_weighted_loss(log_likelihood(z), log_ratio, [z], groups=groups, kl_weight=kl_weight)
+
+
+def importance_weighted_loss(
+    reconstruction: Tensor, log_ratio: Tensor, samples: Sequence[Tensor], *, groups: int = 1, kl_weight: float = 1.0
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """`importance_weighted_terms` of samples that were drawn.
+
+    Args:
+        reconstruction: (K, B) log p(x | z).
+        log_ratio: (K, B) log q(z) − log p(z), in which no gradient reaches q but through the samples.
+        samples: all tensors (K, B, n) by which the encoder is reached from these two: the scale of the gradient is set
+            there, so none of them may be made from another.
+    """
     log_weights = reconstruction - kl_weight * log_ratio
     with torch.no_grad():
         # A normalised weight that underflows would take the gradient of its whole group along. Raised to u², it adds
         # less than rounding to the gradient of the decoder, and divides out of that of the encoder.
-        share = log_weights.softmax(0).clamp(min=torch.finfo(z.dtype).eps ** 2)
+        share = log_weights.softmax(0).clamp(min=torch.finfo(log_weights.dtype).eps ** 2)
         in_group = log_weights.reshape(groups, -1, log_weights.shape[-1]).softmax(1).reshape(log_weights.shape)
-        scale = (in_group * (1.0 - kl_weight * (1.0 - in_group)) / (groups * share)).to(z.dtype)
+        scale = (in_group * (1.0 - kl_weight * (1.0 - in_group)) / (groups * share)).unsqueeze(-1)
         bound = importance_weighted_bound(reconstruction - log_ratio).to(reconstruction.dtype)
         terms = reconstruction.mean(0), log_ratio.mean(0), bound
-    if z.requires_grad:
-        z.register_hook(lambda bar: bar * scale.unsqueeze(-1))  # type: ignore[no-untyped-call]
+    for z in samples:
+        if z.requires_grad:
+            z.register_hook(lambda bar: bar * scale.to(bar.dtype))  # type: ignore[no-untyped-call]
     return -(share * log_weights).sum(0), terms

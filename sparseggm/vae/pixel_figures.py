@@ -16,7 +16,7 @@ from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, Array, symmetric
 from sparseggm.torch import GaussianGraphicalModel, GreyLevels
 from sparseggm.vae.config import PIXELS, SIDE
 from sparseggm.vae.likelihoods import LEVELS, LIMIT
-from sparseggm.vae.model import VAE
+from sparseggm.vae.model import ImageModel
 from sparseggm.vae.plotting import image_of_tiles, new_figure, plot_tiles
 from sparseggm.vae.randomness import generator
 from sparseggm.vae.runs import TrainedRun
@@ -49,7 +49,7 @@ def plot_pixel_samples(runs: Sequence[TrainedRun], columns: int = 8) -> Figure:
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, run in zip(axes, runs, strict=True):
         source = generator(run.config.seed, "samples")
-        noise = torch.randn(columns, run.config.latent, generator=source, device="cpu")
+        noise = torch.randn(columns, run.config.latents, generator=source, device="cpu")
         rng = generator(run.config.seed, "pixels")
         with torch.inference_mode():
             decoded = run.vae.decoder(run.vae.latents(noise))
@@ -78,7 +78,7 @@ def plot_fillings(runs: Sequence[TrainedRun], images: Tensor, count: int = 5) ->
     return figure
 
 
-def fillings(vae: VAE, images: Tensor, hidden: Tensor, rng: torch.Generator, sweeps: int) -> Tensor:
+def fillings(vae: ImageModel, images: Tensor, hidden: Tensor, rng: torch.Generator, sweeps: int) -> Tensor:
     """Levels (N, 784) in which hidden pixels are sampled given the others, by Gibbs' sampler over z and pixels.
 
     A sweep samples z from q(z | x), the logits of the seen pixels within their levels given z, and those of the hidden
@@ -88,8 +88,8 @@ def fillings(vae: VAE, images: Tensor, hidden: Tensor, rng: torch.Generator, swe
     with torch.inference_mode():
         for _ in range(sweeps):
             observed = vae.likelihood.observe(x.to(torch.uint8), rng)
-            q = vae.posterior(observed)
-            z = q.loc + q.colorize(torch.randn(q.loc.shape, generator=rng, device="cpu").to(q.loc))
+            noise = torch.randn(len(x), vae.latent_variables, generator=rng, device="cpu").to(vae.dtype)
+            z, _ = vae.infer(observed).sample_and_log_ratios(noise)
             model = GreyLevels(vae.decoder(z), LEVELS, LIMIT, validate_args=False)
             logits, _ = model.sample_logits(x, generator=rng, missing=hidden)
             x = torch.where(hidden, model.levels_of(logits.double().sigmoid()), x)
@@ -104,7 +104,7 @@ def plot_residuals(runs: Sequence[TrainedRun], images: Tensor) -> Figure:
         rng = generator(run.config.seed, "residuals")
         with torch.inference_mode():
             x = run.vae.likelihood.observe(images, rng)
-            decoded = run.vae.decoder(run.vae.posterior(x).loc)
+            decoded = run.vae.decoder(run.vae.means(x))
             mean = run.vae.likelihood.intensities(decoded)
             truth = images / (LEVELS - 1)
             residuals = torch.cat([truth - mean, sampled(decoded, rng) - mean])
@@ -169,11 +169,11 @@ def sampled(decoded: GaussianGraphicalModel, rng: torch.Generator) -> Tensor:
     return (decoded.loc + decoded.colorize(noise)).sigmoid()
 
 
-def decoded_at(vae: VAE, image: Tensor) -> GaussianGraphicalModel:
+def decoded_at(vae: ImageModel, image: Tensor) -> GaussianGraphicalModel:
     """p(x | z), of batch shape (1,), at the posterior mean of an image (784,) uint8."""
     with torch.inference_mode():
         x = vae.likelihood.observe(image[None], generator(0, "decoded at"))
-        decoded: GaussianGraphicalModel = vae.decoder(vae.posterior(x).loc)
+        decoded: GaussianGraphicalModel = vae.decoder(vae.means(x))
         return decoded
 
 

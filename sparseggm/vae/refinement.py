@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparseggm.torch import GaussianGraphicalModel, elbo_gradient, natural_step
-from sparseggm.vae.model import VAE
+from sparseggm.vae.model import VAE, ImageModel, Inference, OneLayer
 from sparseggm.vae.randomness import generator
 
 # Chosen on validation images of MNIST. Pairs ±ε make the gradient of loc better but that of L worse: 0.05 nats less.
@@ -24,8 +24,17 @@ SETTINGS = {"samples": SAMPLES, "rate": RATE}
 LogJoint = Callable[[Tensor], Tensor]
 
 
-def refined(vae: VAE, x: Tensor, steps: int, purpose: tuple[int, int]) -> GaussianGraphicalModel:
-    """q(z | x) of images (B, 784) after so many steps, whose noise is that of a purpose; after none the encoder's."""
+def refined(vae: ImageModel, x: Tensor, steps: int, purpose: tuple[int, int]) -> Inference:
+    """q(z | x) of images (B, 784) after so many steps, whose noise is that of a purpose; after none the encoder's.
+
+    Raises:
+        ValueError: steps are asked for of several layers.
+    """
+    if not steps:
+        with torch.no_grad():
+            return vae.infer(x)
+    if not isinstance(vae, VAE):
+        raise ValueError("refined: needs one layer.")
     with torch.no_grad():
         q, p = vae.posterior(x), vae.prior()
     seed, start = purpose
@@ -38,7 +47,7 @@ def refined(vae: VAE, x: Tensor, steps: int, purpose: tuple[int, int]) -> Gaussi
         rng = generator(seed, "refine", start, step)
         return torch.randn(SAMPLES, *q.loc.shape, generator=rng, device="cpu").to(q.loc)
 
-    return refine(q, log_joint, map(noise, range(steps)), RATE)
+    return OneLayer(refine(q, log_joint, map(noise, range(steps)), RATE), p)
 
 
 def refine(

@@ -8,11 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from sparseggm.graph.plotting import Array
+from sparseggm.graph.topology import Topology
 from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.evaluate import load_run
 from sparseggm.vae.files import checkpoint
-from sparseggm.vae.model import VAE
+from sparseggm.vae.model import ImageModel
+
+
+@dataclass(frozen=True)
+class TrackedLayer:
+    """The posterior of the tracked image over training in one layer: `loc` and `factor` as in `TrainedRun`."""
+
+    name: str
+    is_diagonal: bool
+    topology: Topology
+    loc: Array
+    factor: Array
 
 
 @dataclass(frozen=True)
@@ -21,15 +33,30 @@ class TrainedRun:
 
     directory: Path
     config: Config
-    vae: VAE
+    vae: ImageModel
     loc: Array
     factor: Array
     origin: dict[str, Any]
 
     @property
+    def layers(self) -> list[TrackedLayer]:
+        """The stochastic layers, from the top."""
+        layers, found, node, entry = self.config.latent_layers, [], 0, 0
+        for number, layer in enumerate(layers):
+            loc, factor = slice(node, node + layer.size), slice(entry, entry + layer.topology.factor_pattern.nnz)
+            node, entry = loc.stop, factor.stop
+            name = self.name if len(layers) == 1 else f"z{len(layers) - number}: {layer.name.replace('-', ' ')}"
+            tracked = self.loc[:, loc], self.factor[:, factor]
+            found.append(TrackedLayer(name, layer.name == "diagonal", layer.topology, *tracked))
+        return found
+
+    @property
     def name(self) -> str:
-        """The name of the run in titles: of grey images that of the pixels' graph, else that of the posterior's."""
-        words = [(self.config.pixels if self.config.is_grey else self.config.posterior).replace("-", " ")]
+        """The name of the run in titles: of grey images that of the pixels' graph, else of the posterior's graphs."""
+        graphs = " over ".join(layer.name for layer in self.config.latent_layers)
+        words = [(self.config.pixels if self.config.is_grey else graphs).replace("-", " ")]
+        if self.config.layers:
+            words.append(f"{self.config.head} head")
         if self.config.is_grey:
             words += [
                 word for word in (self.config.structure, self.config.decoder) if word not in ("per-image", "dense")
@@ -51,7 +78,16 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
             loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
             origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
             graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
-            kind = config.likelihood, *graphs, config.edges, config.prior, config.structure, config.decoder
+            kind = (
+                config.likelihood,
+                config.layers,
+                config.head,
+                *graphs,
+                config.edges,
+                config.prior,
+                config.structure,
+                config.decoder,
+            )
             found.setdefault(kind, TrainedRun(directory, config, vae, loc, factor, origin))
     runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
     if len({run.config.likelihood for run in runs}) > 1:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +31,9 @@ from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.history import EpochRecord, write_history
+from sparseggm.vae.ladder import averaged, model_of
+from sparseggm.vae.latents import block_diagonal
 from sparseggm.vae.likelihoods import held_out
-from sparseggm.vae.model import VAE
 from sparseggm.vae.randomness import generator
 
 # Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
@@ -48,7 +50,8 @@ class Training:
         config: the recipe.
         images: the data.
         out: directory of `checkpoint.pt`, `config.json`, `history.json`, `history.csv` and `tracked.npz`: loc by latent
-            variable; factor with rows and cols in the order of elimination, whose k-th is the variable order[k].
+            variable; factor with rows and cols in the order of elimination, whose k-th is the variable order[k]. Of
+            several layers one after the other, from the top, as a block-diagonal factor.
         resume: continue from the checkpoint in `out` instead of starting. A finished run goes on if the recipe has
             more epochs; all else must be the same.
         data: directory that the user named, kept for the command that resumes the run.
@@ -63,7 +66,7 @@ class Training:
         self.config, self.out = config, out
         self.identity = config.identity(images.name)
         self.fabric = processes.started(config)
-        self.vae = VAE(config, images.mean_intensity)
+        self.vae = model_of(config, images.mean_intensity)
         self.model, self.optimizer = self.fabric.setup(
             self.vae, torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
         )
@@ -75,6 +78,7 @@ class Training:
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # the next step, and the time spent in its epoch so far
         self.sums = torch.zeros(self.steps, len(config.terms), device=self.fabric.device)  # of the terms of each batch
         self.recent: list[tuple[Tensor, ...]] = []  # terms of the last steps, not yet summed
+        self.average = averaged(self.vae, config.averaging) if config.averaging else None
         self.history: list[EpochRecord] = []
         self.tracked: dict[str, list[Tensor]] = {"loc": [], "factor": []}
         if resume:
@@ -116,14 +120,16 @@ class Training:
                 self._interrupt(signal, time.perf_counter() - began)
             batch = self.images[order[self.step * config.batch : (self.step + 1) * config.batch]]
             rng = generator(config.seed, "step", self.epoch, self.step, device=device)
-            noise = torch.randn(*config.sample_shape, len(batch), config.latent, generator=rng, device=device)
+            samples = config.sample_shape_at(self.epoch)
+            noise = torch.randn(*samples, len(batch), config.latents, generator=rng, device=device)
             x = self.vae.likelihood.observe(batch, rng)
             mine = processes.rows_of(self.fabric, len(batch))
 
             self.optimizer.zero_grad()
             try:
                 kl_weight = config.kl_weight_at(self.epoch + self.step / self.steps)
-                loss, terms = self.model(x[mine], noise[..., mine, :], rng, kl_weight)
+                objective = config.objective_at(self.epoch)
+                loss, terms = self.model(x[mine], noise[..., mine, :], rng, kl_weight, objective)
                 # Gradients are means over the processes.
                 self.fabric.backward(loss.mean() * (self.fabric.world_size * len(loss) / len(batch)))
                 if config.is_grey:
@@ -134,8 +140,10 @@ class Training:
                 self._require_finite()  # blames the step before, if its gradient brought the NaN
                 raise self._diverged(self.step, str(error)) from error
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.vae)
 
-            self.recent.append(tuple(term.detach() for term in terms))
+            self.recent.append(tuple(terms[name].detach() for name in config.terms))
             self.step += 1
             if self.step % STEPS_BETWEEN_CHECKS == 0:
                 self._require_finite()
@@ -153,6 +161,7 @@ class Training:
         tracked = {name: torch.stack(values) for name, values in self.tracked.items()}
         state = {
             "model": self.vae.state_dict(),
+            "average": {} if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
@@ -167,19 +176,17 @@ class Training:
     def _write_views(self, tracked: dict[str, Tensor]) -> None:
         """Write the files that others read instead of the checkpoint."""
         write_history(self.out, self.identity, self.history)
-        pattern, order = self.config.topology.factor_pattern, self.config.topology.order
-        loc, factor = tracked["loc"].numpy(), tracked["factor"].numpy()
-        write_atomically(
-            self.out / "tracked.npz",
-            lambda file: np.savez(file, loc=loc, factor=factor, rows=pattern.rows, cols=pattern.cols, order=order),
-        )
+        structure = block_diagonal([layer.topology for layer in self.config.latent_layers])
+        arrays: dict[str, Any] = {name: values.numpy() for name, values in tracked.items()} | structure
+        write_atomically(self.out / "tracked.npz", lambda file: np.savez(file, **arrays))
 
     def _close_epoch(self, seconds: float) -> EpochRecord:
         means = dict(zip(self.config.terms, (self.sums.cpu().double().sum(0) / len(self.images)).tolist(), strict=True))
-        elbo = means["reconstruction"] - means["kl"]
+        elbo, of_layers = means["reconstruction"] - means["kl"], [name for name in means if name.startswith("kl_")]
         record = EpochRecord(
             epoch=self.epoch + 1,
-            **{"elbo": elbo, "bound": elbo, **means},
+            **{"elbo": elbo, "bound": elbo, **{name: means[name] for name in means if name not in of_layers}},
+            kl_by_layer=tuple(means[name] for name in of_layers),
             learning_rate=self.config.learning_rate_at(self.epoch),
             seconds=round(seconds, 4),
         )
@@ -192,11 +199,11 @@ class Training:
         """Record the posterior of the tracked image."""
         try:
             with torch.no_grad():
-                q = self.vae.posterior(self.tracked_image)
+                layers = self.vae.infer(self.tracked_image).gaussians
         except (NonFiniteError, NonPositiveError) as error:  # finite weights may still be too large
             raise self._diverged(self.step - 1, str(error)) from error
-        self.tracked["loc"].append(q.loc[0].float().cpu())
-        self.tracked["factor"].append(q.factor[0].float().cpu())
+        self.tracked["loc"].append(torch.cat([q.loc[0] for q in layers]).float().cpu())
+        self.tracked["factor"].append(torch.cat([q.factor[0] for q in layers]).float().cpu())
 
     def _require_finite(self) -> None:
         self._sum_recent()
@@ -238,6 +245,8 @@ class Training:
         with checkpoint.restoring(path):
             checkpoint.require_history(path, state, self.config)
             self.vae.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             for parameter, moments in self.optimizer.state.items():
                 if moments["exp_avg"].shape != parameter.shape or moments["exp_avg_sq"].shape != parameter.shape:
@@ -269,8 +278,9 @@ def require_startable(config: Config, images: Images, out: Path, *, resume: bool
     """
     if config.tracked >= len(images.test):
         raise ConfigError(f"tracked must be below {len(images.test):,}, the test images; got {config.tracked}.")
-    if config.warm_up > config.epochs:
-        raise ConfigError(f"warm_up must end within the epochs, {config.epochs}, got {config.warm_up}.")
+    for name in ("warm_up", "importance_epochs"):
+        if getattr(config, name) > config.epochs:
+            raise ConfigError(f"{name} must be within the epochs, {config.epochs}, got {getattr(config, name)}.")
     processes.require_enough(len(images.train), config.batch)
     _require_memory(config, min(config.batch, len(images.train)))
     path = out / checkpoint.CHECKPOINT
@@ -286,12 +296,11 @@ def _require_memory(config: Config, batch: int) -> None:
         return
     # The least number of weights: encoder, decoder, and a head of two numbers, or of all couplings, for each latent.
     # Each has a gradient and two moments.
-    encoder, hidden, latent = config.encoder_width, config.hidden, config.latent
-    dense = latent * (latent + 1) // 2
-    head = latent + (dense if config.posterior == "full" else latent)
-    prior = dense if config.prior == "full" else 0
-    weights = encoder * (PIXELS + encoder + head) + hidden * (PIXELS + hidden + latent) + prior
-    samples = math.prod(config.sample_shape)
+    encoder, hidden, latent = config.encoder_width, config.hidden, config.latents
+    heads = sum(layer.size + _least_entries(layer.name, layer.size) for layer in config.latent_layers)
+    prior = _least_entries(config.prior, config.latent_layers[0].size)
+    weights = encoder * (PIXELS + encoder + heads) + hidden * (PIXELS + hidden + latent) + prior
+    samples = config.importance_samples if config.has_importance_samples else 1
     needed = 4 * (4 * weights + 2 * samples * batch * PIXELS)  # logits, and their gradients
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > present:
@@ -299,6 +308,10 @@ def _require_memory(config: Config, batch: int) -> None:
             f"latent {latent:,}, hidden {max(hidden, encoder):,} and {samples:,} samples of {batch:,} images need at "
             f"least {needed / 1e9:,.0f} GB; this machine has {present / 1e9:,.0f} GB."
         )
+
+
+def _least_entries(graph: str, size: int) -> int:
+    return size * (size + 1) // 2 if graph == "full" else size
 
 
 def train(config: Config, out: Path, data: Path | None = None, *, resume: bool = False) -> list[EpochRecord]:
@@ -318,7 +331,7 @@ def train(config: Config, out: Path, data: Path | None = None, *, resume: bool =
     with only_process(out) if processes.is_first() else nullcontext(), StopRequest() as stop:
         say(images.notice)
         training = Training(config, images, out, resume=resume, data=data)
-        say(f"{images.name}: {config.posterior} posterior, {config.latent} latents, seed {config.seed}, into {out}")
+        say(f"{images.name}: {config.latents_in_words}, seed {config.seed}, into {out}")
         while not training.finished:
             name = f"epoch {training.epoch + 1}"
             with progress_bar(name, training.steps, training.step) as bar:

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
 from sparseggm.vae.data import load_images
-from sparseggm.vae.errors import CheckpointError, DivergedError
+from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError
 from sparseggm.vae.evaluate import load_run
 from sparseggm.vae.model import VAE
 from sparseggm.vae.randomness import generator
@@ -41,6 +41,7 @@ def chow_liu(run: Path, data: Path | None = None) -> str:
         Edges such as "0-1 1-5 1-2".
     Raises:
         CheckpointError: there is no usable checkpoint, or it was trained on other images than were found.
+        ConfigError: the run has several layers.
         DivergedError: two latent variables are the same to working precision, so that their information is infinite.
     Cost: one selected inverse with all pairs an image: O(n³) for n latent variables.
     """
@@ -48,6 +49,8 @@ def chow_liu(run: Path, data: Path | None = None) -> str:
     found = load_images(data, config.split)
     if found.name != state["identity"]["data"]:
         raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
+    if not isinstance(vae, VAE):
+        raise ConfigError(f"{run}: a tree needs a run of one layer, got {config.latents_in_words}.")
     information = mean_information(vae.double(), found.train)  # float64, for digits of 1 − ρ² cancel
     if not np.isfinite(information).all():
         raise DivergedError(f"{run}: some latent variables have correlation 1 to working precision.")

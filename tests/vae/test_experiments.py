@@ -28,7 +28,7 @@ from sparseggm.vae import (
 )
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
-from sparseggm.vae.model import untrained
+from sparseggm.vae.ladder import untrained
 
 MODELS = ("diagonal", "chain", "extended-grid", "block-chain", "tree", "grid-spectral", "full")
 

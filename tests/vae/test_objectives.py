@@ -33,8 +33,8 @@ from sparseggm.vae import (
 from sparseggm.vae.config import PRIORS
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.ladder import untrained
 from sparseggm.vae.likelihoods import Bernoulli, held_out
-from sparseggm.vae.model import untrained
 from sparseggm.vae.randomness import generator
 from tests.vae.conftest import assert_same_numbers
 from tests.vae.test_objective import STANDARD_ERRORS, hermite, white

@@ -31,8 +31,8 @@ from sparseggm.vae import (
     trees,
 )
 from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.ladder import untrained
 from sparseggm.vae.likelihoods import Bernoulli, held_out
-from sparseggm.vae.model import untrained
 
 GRIDS = ("grid-dominant", "grid-scaled", "grid-edge", "grid-spectral")
 

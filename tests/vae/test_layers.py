@@ -1,0 +1,318 @@
+"""Several stochastic layers: the recipe, the bounds and their gradients, runs and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sparseggm.graph.families import BlockChain, ExtendedGrid
+from sparseggm.vae import (
+    CheckpointError,
+    Config,
+    ConfigError,
+    Images,
+    LadderVAE,
+    Training,
+    chow_liu,
+    evaluate,
+    evaluate_images,
+    figures,
+    importance_weighted_bound,
+    load_run,
+    report,
+    train,
+)
+from sparseggm.vae.config import HEADS
+from sparseggm.vae.files.interrupt import StopRequest
+from sparseggm.vae.ladder import averaged, model_of
+
+LAYERS = "4:extended-grid 6:block-chain"
+IMAGES = 3
+
+
+@pytest.fixture
+def ladder(recipe: Config) -> Config:
+    """Two epochs of eight steps of two small layers."""
+    return replace(recipe, posterior=Config.posterior, latent=Config.latent, layers=LAYERS)
+
+
+def moved(config: Config, images: Images, scale: float = 0.2) -> LadderVAE:
+    """A model in float64 whose heads say something."""
+    vae = model_of(replace(config, precision="64-true"), images.mean_intensity).double()
+    assert isinstance(vae, LadderVAE)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for rung in vae.rungs:
+            for weights in rung.parameters():
+                weights += scale * torch.randn(weights.shape, generator=rng, dtype=torch.float64)
+    return vae
+
+
+def observed(vae: LadderVAE, images: Images, count: int = IMAGES) -> Tensor:
+    return vae.likelihood.observe(images.train[:count], torch.Generator().manual_seed(2))
+
+
+def noise_of(vae: LadderVAE, *shape: int, seed: int = 3) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, vae.latent_variables, generator=rng, dtype=torch.float64)
+
+
+# ---------------------------------------------------------------------- the recipe
+
+
+def test_layers_are_read_from_the_top() -> None:
+    config = Config(layers="16:extended-grid 40:block-chain")
+    assert [layer.topology for layer in config.latent_layers] == [ExtendedGrid(4, 4), BlockChain(8, 5)]
+    assert config.latents == 56
+    assert config.terms == ("reconstruction", "kl", "kl_2", "kl_1")
+    assert Config().latent_layers[0].topology == Config().topology
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": "16"}, r"layers: needed size:graph, such as 16:extended-grid 40:block-chain, got '16'\."),
+        ({"layers": "chain:16"}, "needed size:graph"),
+        ({"layers": "16:chain,8:chain"}, r"unknown graph 'chain,8:chain' in 16:chain,8:chain; one of: diagonal, "),
+        ({"layers": "0:chain"}, "needed size:graph"),
+        ({"layers": "-4:chain"}, "needed size:graph"),
+        ({"layers": "16:star"}, "unknown graph 'star' in 16:star; one of: diagonal, "),
+        ({"layers": "7:extended-grid 4:chain"}, "extended-grid needs a latent size with two rows or more, got 7"),
+        ({"layers": " "}, "layers must name a layer, such as 16:extended-grid, or be empty, got ' '"),
+        ({"layers": "4:grid-dominant"}, "head residual needs graphs that are factor-free, got 4:grid-dominant"),
+        ({"layers": "4:chain 4:grid-spectral"}, "Use head potential or free"),
+        ({"layers": "4:chain", "latent": 8}, "latent 8 is of one layer; '4:chain' has its own"),
+        ({"layers": "4:chain", "posterior": "full"}, "posterior full is of one layer"),
+        ({"layers": "4:chain", "kl": "sampled"}, "kl sampled is of one layer"),
+        ({"layers": "4:chain 4:full", "prior": "full"}, "prior full needs a top layer of its graph, got chain"),
+        ({"head": "free"}, r"head free needs layers\."),
+        ({"free_bits": 0.5}, r"free_bits 0\.5 needs layers\."),
+        ({"layers": "4:chain", "head": "both"}, "unknown head 'both'; one of: residual, potential, free"),
+        ({"layers": "4:chain", "free_bits": -1.0}, r"free_bits must be nats, 0 or more, got -1\.0"),
+        ({"layers": "4:chain", "free_bits": float("nan")}, "free_bits must be nats"),
+        ({"averaging": 1.0}, r"averaging must be in \[0, 1\), got 1\.0"),
+        ({"importance_epochs": -1}, "importance_epochs must be an integer from 0"),
+        ({"importance_epochs": 3, "objective": "iwae"}, "importance_epochs needs objective elbo before them, got iwae"),
+        ({"importance_samples": 5}, "importance_samples 5 needs objective iwae or piwae, or importance_epochs"),
+    ],
+)
+def test_recipes_that_say_nothing_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config(**changes)  # type: ignore[arg-type]
+
+
+def test_the_identity_of_one_layer_is_what_it_was() -> None:
+    """So that runs begun before there were layers go on."""
+    added = {"layers", "head", "free_bits", "averaging", "importance_epochs"}
+    assert not added & Config().identity("MNIST").keys()
+    assert Config(layers="4:chain").identity("MNIST")["layers"] == "4:chain"
+
+
+# ---------------------------------------------------------------------- bounds
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_kl_of_the_layers_is_that_of_their_gaussians(head: str, ladder: Config, digits: Images) -> None:
+    vae = moved(replace(ladder, head=head), digits)
+    x, noise = observed(vae, digits), noise_of(vae, IMAGES)
+    _, terms = vae(x, noise, torch.Generator())
+    above = torch.zeros(IMAGES, 0, dtype=torch.float64)
+    for number, (rung, eps) in enumerate(vae.by_rung(noise)):
+        q, p = rung(vae.features(x), above).gaussian(), rung.prior(above)
+        assert q.topology.n == rung.size
+        expected = torch.distributions.kl_divergence(dense(q), dense(p.expand(q.batch_shape)))
+        torch.testing.assert_close(terms[f"kl_{2 - number}"], expected, rtol=1e-9, atol=1e-9)
+        above = torch.cat([above, q.loc + q.colorize(eps)], -1)
+    torch.testing.assert_close(terms["kl"], terms["kl_1"] + terms["kl_2"])
+    torch.testing.assert_close(terms["reconstruction"], vae.log_likelihood(above, x, torch.Generator()))
+
+
+def dense(q: torch.distributions.Distribution) -> torch.distributions.MultivariateNormal:
+    return torch.distributions.MultivariateNormal(q.mean, covariance_matrix=q.covariance_matrix)  # type: ignore[attr-defined]
+
+
+def test_a_residual_posterior_is_its_prior_at_first(ladder: Config, digits: Images) -> None:
+    vae = model_of(ladder, digits.mean_intensity)
+    x = vae.likelihood.observe(digits.train[:5], torch.Generator())
+    _, terms = vae(x, torch.randn(5, 10), torch.Generator())
+    assert terms["kl"].abs().max() < 1e-30
+
+
+def test_a_potential_posterior_is_never_wider_than_its_prior(ladder: Config, digits: Images) -> None:
+    vae = moved(replace(ladder, head="potential", layers="4:grid-dominant 6:block-chain"), digits)
+    above = torch.zeros(IMAGES, 0, dtype=torch.float64)
+    for rung in vae.rungs:
+        q, p = rung(vae.features(observed(vae, digits)), above).gaussian(), rung.prior(above)
+        gained = torch.linalg.eigvalsh(q.precision_matrix - p.precision_matrix)
+        assert gained.min() > -1e-12 * gained.max()
+        above = torch.cat([above, q.loc], -1)
+
+
+def test_terms_below_their_share_of_free_bits_cost_nothing(ladder: Config, digits: Images) -> None:
+    """At first all terms are zero: with free bits they have no gradient, and the loss is the floor of both layers."""
+    vae = model_of(replace(ladder, free_bits=0.5), digits.mean_intensity)
+    x = vae.likelihood.observe(digits.train[:5], torch.Generator())
+    loss, terms = vae(x, torch.randn(5, 10), torch.Generator())
+    torch.testing.assert_close(loss.detach(), (1.0 - terms["reconstruction"]).detach())
+
+    moved_vae = moved(replace(ladder, free_bits=1e-6), digits)
+    x, noise = observed(moved_vae, digits), noise_of(moved_vae, IMAGES)
+    loss, terms = moved_vae(x, noise, torch.Generator())
+    torch.testing.assert_close(loss, terms["kl"] - terms["reconstruction"])
+
+
+def test_importance_weights_average_to_the_evidence(digits: Images) -> None:
+    """log p(x) by samples of the prior, and of the posteriors, of two layers of one variable each."""
+    for head in HEADS:
+        vae = moved(Config(layers="1:diagonal 1:diagonal", head=head, hidden=8), digits, scale=0.3)
+        x = observed(vae, digits, 1)
+        with torch.no_grad():
+            z = vae.latents(noise_of(vae, 200_000, 1, seed=4))
+            likelihoods = vae.log_likelihood(z, x, torch.Generator()).exp()
+        result = evaluate_images(vae, x, samples=20_000)
+        relative = float(likelihoods.std() / likelihoods.mean()) / 200_000**0.5
+        error = relative + 1.0 / float(result.effective_samples[0]) ** 0.5
+        assert error < 0.05
+        assert abs(float(likelihoods.mean().log()) - result.log_p[0]) < 4.0 * error
+        assert result.elbo[0] < result.log_p[0]
+        np.testing.assert_allclose(result.kl, result.kl_by_layer.sum(1))
+
+
+def test_the_importance_weighted_gradient_is_that_of_the_score_function(
+    digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """∇ E[bound] = E[bound Σ_k ∇ log q(z_k) + ∇ bound at fixed z], by other samples, for every weight of the rungs."""
+    vae = moved(Config(layers="1:diagonal 1:diagonal", hidden=3, objective="iwae"), digits, scale=0.5)
+    batch, samples = 3_000, 2
+    x = observed(vae, digits, 1).expand(batch, -1)
+
+    def log_likelihood(z: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
+        return -0.5 * (z.sum(-1) - 1.0).square() - 0.3 * z[..., 0] ** 4
+
+    monkeypatch.setattr(vae, "log_likelihood", log_likelihood)  # in place of 784 pixels
+    weights = [weight for weight in vae.rungs.parameters() if weight.requires_grad]
+
+    def doubly(seed: int) -> Tensor:
+        loss, _ = vae(x, noise_of(vae, samples, batch, seed=seed), torch.Generator(), 1.0, "iwae")
+        return -loss.mean()
+
+    def by_score(seed: int) -> Tensor:
+        with torch.no_grad():
+            z, _ = vae.infer(x).sample_and_log_ratios(noise_of(vae, samples, batch, seed=seed))
+        log_q, log_p, above = 0.0, 0.0, z[..., :0]
+        for rung, own in vae.by_rung(z):
+            log_q = log_q + rung(vae.features(x), above).gaussian().log_prob(own)
+            log_p = log_p + rung.prior(above).log_prob(own)
+            above = torch.cat([above, own], -1)
+        bound = importance_weighted_bound(vae.log_likelihood(z, x, torch.Generator()) + log_p - log_q)
+        others = (bound.sum() - bound) / (batch - 1)
+        return ((bound - others).detach() * log_q.sum(0) + bound).mean()  # type: ignore[union-attr]
+
+    one, other = (gradients(estimate, weights, 60) for estimate in (doubly, by_score))
+    difference, error = one.mean(0) - other.mean(0), (one.var(0) / 60 + other.var(0) / 60).sqrt()
+    assert (difference.abs() <= 5.0 * error + 1e-9).all()
+    assert (one.mean(0).abs() > 10.0 * error).double().mean() > 0.3  # so a wrong scale would be seen
+
+
+def gradients(estimate: Callable[[int], Tensor], weights: list[Tensor], count: int) -> Tensor:
+    """(count, all weights)."""
+    rows = []
+    for seed in range(count):
+        found = torch.autograd.grad(estimate(seed), weights, allow_unused=True)
+        rows.append(
+            torch.cat(
+                [(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, found, strict=True)]
+            )
+        )
+    return torch.stack(rows)
+
+
+# ---------------------------------------------------------------------- runs
+
+
+def test_a_resumed_run_of_layers_repeats_an_uninterrupted_one(
+    ladder: Config, few_digits: Images, tmp_path: Path
+) -> None:
+    config = replace(
+        ladder, epochs=3, warm_up=1, free_bits=0.1, averaging=0.9, importance_epochs=1, importance_samples=2
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    history = train(config, whole)
+    with StopRequest() as stop:
+        Training(config, few_digits, parts).train_epoch(stop)
+    assert [replace(each, seconds=0.0) for each in train(config, parts, resume=True)] == [
+        replace(each, seconds=0.0) for each in history
+    ]
+    states = [load_run(run)[2] for run in (whole, parts)]
+    for name in ("model", "average"):
+        for key, values in states[0][name].items():
+            assert torch.equal(values, states[1][name][key]), key
+    assert all(len(each.kl_by_layer) == 2 for each in history)
+    assert [each.bound > each.elbo for each in history] == [False, False, True]
+    tracked = np.load(whole / "tracked.npz")
+    assert tracked["loc"].shape == (4, 10)
+    assert tracked["factor"].shape[1] == len(tracked["rows"]) == len(tracked["cols"])
+    assert tracked["rows"].max() == 9
+    assert sorted(tracked["order"].tolist()) == list(range(10))
+
+
+def test_averaged_weights_are_evaluated(ladder: Config, few_digits: Images, tmp_path: Path) -> None:
+    config = replace(ladder, epochs=1, averaging=0.5)
+    with StopRequest() as stop:
+        training = Training(config, few_digits, tmp_path / "run")
+        training.train_epoch(stop)
+    _, vae, state = load_run(tmp_path / "run")
+    for name, weights in vae.named_parameters():
+        assert torch.equal(weights, state["average"][f"module.{name}"])
+    assert not torch.equal(vae.decoder[0].weight, state["model"]["decoder.0.weight"])
+
+
+def test_the_average_forgets_the_first_weights() -> None:
+    """a_1 = w_1; then a_t = d_t a_{t−1} + (1 − d_t) w_t with d_t = min(d, (1 + t) / (10 + t)), t steps before it."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, expected = averaged(model, 0.3), 0.0
+    for step in range(8):
+        with torch.no_grad():
+            model.weight.fill_(float(step + 1))
+        average.update_parameters(model)
+        decay = min(0.3, (1 + step) / (10 + step)) if step else 0.0
+        expected = decay * expected + (1.0 - decay) * (step + 1)
+    assert float(average.module.weight.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_layers_are_evaluated_reported_and_plotted(ladder: Config, few_digits: Images, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(replace(ladder, epochs=1), run)
+    result = evaluate(run, samples=30)
+    assert len(result["layers"]) == 2
+    assert sum(each["kl"] for each in result["layers"]) == pytest.approx(result["kl"])
+    assert result["active_units"] == sum(each["active_units"] for each in result["layers"])
+    text = report(result)
+    assert "layers 4:extended-grid 6:block-chain" in text
+    for part in ("z2: KL", "z1: KL", "of 6 units active"):
+        assert part in text
+    with np.load(run / "evaluation.npz") as arrays:
+        assert arrays["kl_by_layer"].shape == (100, 2)
+        assert arrays["edges"].max() == 9
+    pictures = {path.stem for path in figures([run])}
+    assert pictures >= {"figure4", "figure5", "layers", "samples", "topologies", "diagnostics"}
+    origin = json.loads((run / "figures" / "layers.json").read_text())
+    assert origin["runs"][0]["layers"] == LAYERS
+
+
+def test_what_is_for_one_layer_says_so(ladder: Config, few_digits: Images, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(replace(ladder, epochs=1), run)
+    with pytest.raises(ConfigError, match="refine needs one layer, its posterior given by L, got layers 4:"):
+        evaluate(run, samples=2, refine=1)
+    with pytest.raises(ConfigError, match="a tree needs a run of one layer, got layers 4:extended-grid"):
+        chow_liu(run)
+    with pytest.raises(CheckpointError, match=r"layers '4:extended-grid 6:block-chain' \(asked for: '4:chain'\)"):
+        train(replace(ladder, epochs=1, layers="4:chain"), run, resume=True)
