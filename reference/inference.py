@@ -53,6 +53,12 @@ def observe(loc: Array, precision: Array, nodes: Nodes, values: Array, variance:
     return loc + matmul(sigma, pull), sigma
 
 
+def product(loc: Array, precision: Array, information: Array, more: Array) -> tuple[Array, Array]:
+    """Mean and covariance of the density ∝ N(loc, P⁻¹) exp(hᵀ z − ½ zᵀ Λ z): Σ = (P + Λ)⁻¹ and Σ (P loc + h)."""
+    sigma = covariance(precision + more)
+    return matmul(sigma, matmul(precision, loc) + information), sigma
+
+
 # ---------------------------------------------------------------------- maximum likelihood
 
 

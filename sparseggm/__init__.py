@@ -21,6 +21,7 @@ from sparseggm.errors import (
 )
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.observed import GreyLevels, LogitNormal
+from sparseggm.gaussian.potentials import Potential
 from sparseggm.gaussian.storage import load, save
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Band, BlockChain, Chain, Diagonal, ExtendedGrid, Stencil
@@ -57,6 +58,7 @@ __all__ = [
     "NotPositiveDefiniteError",
     "Pattern",
     "PatternError",
+    "Potential",
     "ShapeError",
     "Star",
     "Stencil",

@@ -101,6 +101,6 @@ def constant(array: FloatArray) -> FloatArray:
     if not isinstance(owner, np.ndarray):
         return array
     once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)
-    copy = array[once].copy()
+    copy = array[(*once, ...)].copy()  # the dots keep an array without axes from becoming a scalar
     copy.flags.writeable = False
     return copy if copy.shape == array.shape else np.broadcast_to(copy, array.shape)

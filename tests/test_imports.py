@@ -61,6 +61,7 @@ FLOORS = {
         "dissection",
         "orders",
         "graphs",
+        "joint",
     ),
     "linalg": (
         "cores",
@@ -84,6 +85,7 @@ FLOORS = {
     "gaussian": (
         "conditioning",
         "fitting",
+        "potentials",
         "factored",
         "model",
         "observed",
@@ -113,6 +115,7 @@ FLOORS = {
         "operators.levels",
         "ops",
         "border",
+        "potentials",
         "factored",
         "distribution",
         "divergences",

@@ -214,6 +214,16 @@ def test_a_posterior_is_that_of_the_kalman_gain(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_product_of_densities_is_proportional_to_the_density_of_the_product(seed: int) -> None:
+    L, rng = factor(seed), np.random.default_rng(seed)
+    P, W, (loc, h, *x) = L @ L.T, rng.standard_normal((N, 2)), rng.standard_normal((8, N))
+    mean, sigma = reference.inference.product(loc, P, h, W @ W.T)
+    factors = [reference.gaussian.log_prob(loc, P, z) + h @ z - (W.T @ z) @ (W.T @ z) / 2 for z in x]
+    product = [reference.gaussian.log_prob(mean, np.linalg.inv(sigma), z) for z in x]
+    assert_close(np.diff(factors), np.diff(product), L)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_maximum_likelihood_by_columns_and_by_cliques_agree_and_solve_the_score_equations(seed: int) -> None:
     """Σ = C on the graph, P = 0 off it [Dempster 1972]: two cliques of four with two nodes in common."""
     samples = np.random.default_rng(seed).standard_normal((40, N))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError
+from sparseggm.gaussian.potentials import Potential, added, require_same_nodes
 from sparseggm.graph.graphs import product_graph
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
@@ -194,6 +195,34 @@ class FactoredGaussian:
         half = centred._in_elimination_order(function, linalg.solve, information=information)
         move = centred._in_elimination_order(function, linalg.solve_t, information=half)
         return cls._made(function, loc + move, factor, topology, pattern)
+
+    def product(self, other: FactoredGaussian | Potential) -> Self:
+        """The Gaussians with density ∝ the product of both: P = P₁ + P₂ and h = h₁ + h₂, on the union of the graphs.
+
+        The graph is that of one of the two, in its order, if it has all edges of the other: then no fill is added to
+        that of a P on it. The mean is loc₁ + P⁻¹ (h₂ − P₂ loc₁), which keeps the digits of a mean far from zero.
+
+        Args:
+            other: a Gaussian or a `Potential` on the same nodes; batch axes broadcast, the wider dtype is kept.
+        Raises:
+            NotPositiveDefiniteError: P₁ + P₂ is not positive definite to working precision.
+            NonFiniteError: a sum is beyond the dtype.
+        Cost: one factorisation. Error: that of the sums, of one factorisation and of its two solves.
+        """
+        function = "product"
+        kinds = FactoredGaussian, Potential
+        require_same_nodes(function, self, other, kinds, "sparseggm.GaussianGraphicalModel or sparseggm.Potential")
+        dtype = np.promote_types(self.dtype, other.dtype)
+        g, more = self._in_dtype(dtype), other._in_dtype(dtype)
+        with np.errstate(over="ignore"):  # the factorisation tests for infinity
+            graph, precision = added(g.graph, g.precision, more.graph, more.precision)
+        return g._from_information(function, more._gradient_at(function, g.loc), precision, graph, g.loc)
+
+    def _gradient_at(self, function: str, loc: FloatArray) -> FloatArray:
+        """h − P z = P (self.loc − z) at z = loc: the gradient of the log-density."""
+        with np.errstate(over="ignore"):  # the product tests for infinity
+            difference = self.loc - loc
+        return self._times_precision(function, difference=difference)
 
     def moved_to(self, loc: npt.ArrayLike) -> Self:
         """The Gaussians with the same precision and another mean; they share the factor."""

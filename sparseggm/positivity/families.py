@@ -12,8 +12,13 @@ arrays and torch tensors, with batch axes in front. Zero inputs give the identit
 | `edge`     | n + 2m | the same, without a shared scale                  | O(nnz)                                  |
 | `spectral` | n + m  | every positive-definite P on the graph            | an eigenvalue: see `sparseggm.spectral` |
 
+Two families give a positive semidefinite Λ, for a potential, which may have nothing to say: its values may be zero.
+
+| `semidefinite_edge` | n + 2m | sums of Λ ⪰ 0 of one or two nodes         | O(nnz)                                  |
+| `gram`     | nnz(L) | W Wᵀ for every W of a factor-free pattern         | a Gram product                          |
+
 dominant ⊂ scaled = edge ⊂ spectral; on a tree the last two are equal. docs/positivity.md measures the differences.
-Log-scales are bounded, here and nowhere else,
+Zero inputs of these give log 2 · I and (log 2)² I. Log-scales are bounded, here and nowhere else,
 
     bounded(d) = 5 tanh(d / 5),      slope 1 at 0,      e^±5 = 148, 0.0067 at the ends,
 
@@ -27,11 +32,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from functools import singledispatch
+from typing import Any, Protocol
 
+from sparseggm import linalg
 from sparseggm.errors import PatternError, ShapeError
+from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology, require_topology
-from sparseggm.positivity.namespace import Array, array_namespace, in_dtype_of, known, mask, scatter, segment_sum, take
+from sparseggm.positivity.namespace import (
+    Array,
+    array_namespace,
+    in_dtype_of,
+    known,
+    mask,
+    scatter,
+    segment_sum,
+    softplus,
+    take,
+)
 from sparseggm.positivity.spectral import largest_eigenvalue
 
 LOG_BOUND = 5.0
@@ -63,13 +81,7 @@ class FactorFamily:
     name = "factor"
 
     def num_inputs(self, topology: Topology) -> int:
-        require_topology(f"parametrize.{self.name}", topology)
-        if not topology.is_factor_free:
-            raise PatternError(
-                f"parametrize.{self.name}: {topology} is not factor-free: L Lᵀ would have entries off its graph. "
-                "Give its precision instead, by parametrize.dominant."
-            )
-        return topology.factor_pattern.nnz
+        return _entries_of_factor(f"parametrize.{self.name}", topology, "parametrize.dominant")
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.factor", inputs, self.num_inputs(topology))
@@ -164,18 +176,59 @@ class EdgeFamily:
     there. r_e has no gradient while w_e = 0. Values are packed on `topology.precision_pattern`.
     """
 
+    name = "edge"
+
     def num_inputs(self, topology: Topology) -> int:
-        require_topology("parametrize.edge", topology)
+        require_topology(f"parametrize.{self.name}", topology)
         return topology.n + 2 * len(topology.edges)
 
     def __call__(self, topology: Topology, inputs: Array) -> Array:
-        inputs = _checked_inputs("parametrize.edge", inputs, self.num_inputs(topology))
+        inputs = _checked_inputs(f"parametrize.{self.name}", inputs, self.num_inputs(topology))
         xp, n, m = array_namespace(inputs), topology.n, len(topology.edges)
         couplings, shares = inputs[..., n : n + m], bounded(inputs[..., n + m :])
         magnitudes = xp.abs(couplings)
         terms = xp.concatenate([magnitudes * xp.exp(shares), magnitudes * xp.exp(-shares)], -1)
-        diagonal = xp.exp(bounded(inputs[..., :n])) + segment_sum(terms, topology.edges.T.ravel(), n)
+        diagonal = self._of_nodes(inputs[..., :n]) + segment_sum(terms, topology.edges.T.ravel(), n)
         return _packed(topology, diagonal, couplings)
+
+    def _of_nodes(self, inputs: Array) -> Array:
+        """The part of the diagonal that belongs to no edge."""
+        return array_namespace(inputs).exp(bounded(inputs))
+
+
+class SemidefiniteEdgeFamily(EdgeFamily):
+    """diag(softplus(d)) + Σ_e |w_e| [[e^{r_e}, sign w_e], [sign w_e, e^{−r_e}]]: `edge` without its floor, Λ ⪰ 0.
+
+    Inputs and gradients are those of `edge`. softplus(d) = log(1 + e^d) may be as near to zero as d is low.
+    """
+
+    name = "semidefinite_edge"
+
+    def _of_nodes(self, inputs: Array) -> Array:
+        return softplus(inputs)
+
+
+class GramFamily:
+    """Λ = W Wᵀ ⪰ 0 on a factor-free topology: W_jj = softplus(d_j), W_ij = w_ij.
+
+    Inputs (..., nnz(L)) are on `topology.factor_pattern`, each in the place of its value in W; values are packed on
+    `topology.precision_pattern`. W_jj > 0 loses nothing, as a column may change its sign. At zero ∂Λ_ij/∂w_ij = log 2.
+    """
+
+    def num_inputs(self, topology: Topology) -> int:
+        return _entries_of_factor("parametrize.gram", topology, "parametrize.semidefinite_edge")
+
+    def __call__(self, topology: Topology, inputs: Array) -> Array:
+        inputs = _checked_inputs("parametrize.gram", inputs, self.num_inputs(topology))
+        pattern = topology.factor_pattern
+        on_diagonal = mask(inputs, pattern.rows == pattern.cols)
+        return gram_rules(array_namespace(inputs).where(on_diagonal, softplus(inputs), inputs), pattern)
+
+
+@singledispatch
+def gram_rules(factor: Any, pattern: Pattern) -> Any:
+    """L Lᵀ on `pattern.gram()`, of an array; `sparseggm.torch` adds the rule for tensors."""
+    return linalg.gram(pattern, factor)
 
 
 class SpectralFamily:
@@ -212,6 +265,11 @@ dominant = DominantFamily()
 scaled = ScaledFamily()
 edge = EdgeFamily()
 spectral = SpectralFamily()
+semidefinite_edge = SemidefiniteEdgeFamily()
+gram = GramFamily()
+
+Semidefinite = SemidefiniteEdgeFamily | GramFamily
+"""The families whose values may be singular."""
 
 
 def bounded(log_scale: Array) -> Array:
@@ -238,6 +296,17 @@ def _packed(topology: Topology, diagonal: Array, couplings: Array) -> Array:
     """Values (..., nnz) on the precision pattern."""
     parts = [(topology.node_positions, diagonal), (topology.edge_positions, couplings)]
     return scatter(parts, topology.precision_pattern.nnz)
+
+
+def _entries_of_factor(family: str, topology: Topology, instead: str) -> int:
+    """nnz(L) of a factor-free topology."""
+    require_topology(family, topology)
+    if not topology.is_factor_free:
+        raise PatternError(
+            f"{family}: {topology} is not factor-free: L Lᵀ would have entries off its graph. "
+            f"Give its precision instead, by {instead}."
+        )
+    return topology.factor_pattern.nnz
 
 
 def _checked_inputs(family: str, inputs: Array, size: int) -> Array:

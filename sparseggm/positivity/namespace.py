@@ -65,6 +65,11 @@ def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
     return terms.new_zeros((*terms.shape[:-1], count)).index_add(-1, _index(segments, terms), terms)
 
 
+def softplus(array: Array) -> Array:
+    """log(1 + eˣ) without overflow. Every derivative is finite: torch's own `softplus` loses digits beyond x = 20."""
+    return np.logaddexp(array, 0) if _is_numpy(array) else -sys.modules["torch"].nn.functional.logsigmoid(-array)
+
+
 def take(array: Array, positions: npt.NDArray[Any]) -> Array:
     """array[..., positions] (..., k), but C-contiguous, which indexing by an array of positions (k,) does not give."""
     return array.take(positions, axis=-1) if _is_numpy(array) else array.index_select(-1, _index(positions, array))

@@ -18,10 +18,11 @@ from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.grey_levels import GreyLevels
-from sparseggm.torch.heads import ConvHead, FactorHead, PrecisionHead
+from sparseggm.torch.heads import ConvHead, FactorHead, PotentialHead, PrecisionHead
 from sparseggm.torch.natural_gradients import elbo_gradient, fisher_solve, natural_step
 from sparseggm.torch.observed import LogitNormal
 from sparseggm.torch.operators import spectral
+from sparseggm.torch.potentials import Potential
 
 __all__ = [
     "ConvHead",
@@ -30,6 +31,8 @@ __all__ = [
     "GreyLevels",
     "LogitNormal",
     "NotPositiveDefiniteError",
+    "Potential",
+    "PotentialHead",
     "PrecisionHead",
     "elbo_gradient",
     "fisher_solve",

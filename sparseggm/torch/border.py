@@ -19,7 +19,7 @@ from torch.distributions import Distribution, Independent
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
 from sparseggm.graph.pattern import FloatArray, Pattern
-from sparseggm.graph.topology import Topology
+from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks, density
 from sparseggm.torch.operators.addresses import LIKE
 from sparseggm.torch.operators.registration import array, batch_of, have_values
@@ -123,6 +123,33 @@ def common_batch(function: str, **tensors: Tensor) -> torch.Size:
     except RuntimeError:
         named = " and ".join(f"{tuple(tensor.shape[:-1])} of {name}" for name, tensor in tensors.items())
         raise ShapeError(f"{function}: batch axes must broadcast, got {named}.") from None
+
+
+def require_sizes(function: str, topology: Topology, pattern: Pattern, **tensors: Tensor) -> torch.Size:
+    """The batch axes of a vector and of packed values, whose last axes fit the topology and the pattern."""
+    (vector, x), (packed, values) = tensors.items()
+    if x.shape[-1:] != (topology.n,) or values.shape[-1:] != (pattern.nnz,):
+        raise ShapeError(
+            f"{function}: on {topology} {vector} must end in {topology.n} and {packed} in {pattern.nnz}, "
+            f"got shapes {tuple(x.shape)} and {tuple(values.shape)}."
+        )
+    return common_batch(function, **tensors)
+
+
+def on_graph(function: str, topology: Topology, validates: bool = True, **given: Any) -> tuple[Tensor, Tensor]:
+    """A vector (..., n) and a matrix (..., nnz) on `topology.precision_pattern`, as tensors whose batch axes broadcast.
+
+    Args:
+        validates: whether the values, where they can be read, must be finite.
+    """
+    require_topology(function, topology)
+    vector, matrix = as_tensors(function, **given)
+    pattern, (vector_name, matrix_name) = topology.precision_pattern, given
+    require_sizes(function, topology, pattern, **{vector_name: vector, matrix_name: matrix})
+    if validates and have_values(vector, matrix):
+        require_finite_vector(function, vector_name, topology, array(vector))
+        require_finite_entries(function, matrix_name, topology, pattern, array(matrix))
+    return vector, matrix
 
 
 # ---------------------------------------------------------------------- results go out

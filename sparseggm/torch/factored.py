@@ -17,16 +17,17 @@ from torch.distributions import Distribution, constraints
 from sparseggm import errors
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian import factored
+from sparseggm.gaussian.potentials import added, require_same_nodes
 from sparseggm.graph.graphs import product_graph
 from sparseggm.graph.pattern import Pattern
-from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.graph.topology import Topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import (
     as_tensors,
     common_batch,
     is_valid,
-    require_finite_entries,
-    require_finite_vector,
+    on_graph,
+    require_sizes,
     require_valid,
     tells,
 )
@@ -34,6 +35,7 @@ from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import array, have_values, index
 from sparseggm.torch.operators.tracing import untraced
+from sparseggm.torch.potentials import Potential, joint
 
 _product_graph = untraced(product_graph)
 
@@ -74,25 +76,62 @@ class FactoredDistribution(Distribution):
         """The Gaussians with density ∝ exp(hᵀ z − ½ zᵀ P z): mean P⁻¹ h. Arguments and errors as `from_precision`."""
         given = {"information": information, "precision": precision}
         centred = cls._from("from_information", topology, validate_args, **given)
-        return centred.moved_to(centred.colorize(centred._in_elimination_order(ops.solve, centred.loc)))
+        return centred.moved_to(centred._solved())
 
     @classmethod
     def _from(cls, method: str, topology: Topology, validate_args: bool | None, **given: Any) -> Self:
         """The Gaussians whose loc is the first of what is given to a method, and whose precision is the second."""
         function = f"{cls.__name__}.{method}"
-        require_topology(function, topology)
-        pattern = topology.precision_pattern
-        tensors = dict(zip(given, as_tensors(function, **given), strict=True))
-        _require_sizes(function, topology, pattern, **tensors)
-        (name, vector), (_, precision) = tensors.items()
         validates = cls._validate_args if validate_args is None else validate_args
-        if validates and have_values(vector, precision):
-            require_finite_vector(function, name, topology, array(vector))
-            require_finite_entries(function, "precision", topology, pattern, array(precision))
+        vector, precision = on_graph(function, topology, validates, **given)
+        return cls._of_precision(function, vector, precision, topology, validate_args)
+
+    @classmethod
+    def _of_precision(
+        cls, function: str, loc: Tensor, precision: Tensor, topology: Topology, validate_args: bool | None
+    ) -> Self:
+        pattern = topology.precision_pattern
         factor = factorised(
-            pattern, precision, lambda failure: factored.named_by_node(failure, topology, array(precision))
+            pattern, precision, lambda failure: factored.named_by_node(failure, topology, array(precision), function)
         )
-        return cls._of(function, vector, factor, topology, pattern.filled(), validate_args, is_on_topology=True)
+        return cls._of(function, loc, factor, topology, pattern.filled(), validate_args, is_on_topology=True)
+
+    def _solved(self) -> Tensor:
+        """P⁻¹ loc: the mean, if loc was the information vector."""
+        return self.colorize(self._in_elimination_order(ops.solve, self.loc))
+
+    @tells()
+    def product(self, other: FactoredDistribution | Potential) -> Self:
+        """The Gaussians with density ∝ the product of both: P = P₁ + P₂ and h = h₁ + h₂, on the union of the graphs.
+
+        The graph is that of one of the two, in its order, if it has all edges of the other: then no fill is added to
+        that of a P on it. The mean is loc₁ + P⁻¹ (h₂ − P₂ loc₁), which keeps the digits of a mean far from zero.
+
+        Args:
+            other: Gaussians or a `Potential` on the same nodes; batch axes broadcast, the wider dtype is kept.
+        Raises:
+            NotPositiveDefiniteError: P₁ + P₂ is not positive definite to working precision.
+            NonFiniteError: a sum is beyond the dtype.
+        Cost: one `ops.cholesky`. Under torch.compile two graphs are united outside of the compiled code, one is not.
+        """
+        kinds = FactoredDistribution, Potential
+        needed = "sparseggm.torch.GaussianGraphicalModel or sparseggm.torch.Potential"
+        require_same_nodes("product", self, other, kinds, needed)
+        loc, _ = as_tensors("product", this=self.loc, other=other._vector)
+        own, more = self._in(loc.dtype), other._in(loc.dtype)
+        graph, precision = added(own.graph, own.precision, more.graph, more.precision, joint)
+        pull = more._gradient_at(own.loc)
+        centred = type(self)._of_precision("product", pull, precision, graph, False)
+        return centred._with("product", own.loc + centred._solved(), centred._factor, self._validate_args)
+
+    @property
+    def _vector(self) -> Tensor:
+        """A tensor with the dtype, device and batch axes of the Gaussians."""
+        return self.loc
+
+    def _gradient_at(self, z: Tensor) -> Tensor:
+        """h − P z = P (loc − z): the gradient of the log-density."""
+        return self._in_elimination_order(ops.matmul, self.whiten(self.loc - z))
 
     def moved_to(self, loc: Any) -> Self:
         """The same precision about another mean; the factor is shared."""
@@ -134,7 +173,7 @@ class FactoredDistribution(Distribution):
         pattern: Pattern,
         validate_args: bool | None,
     ) -> None:
-        batch_shape = _require_sizes(function, topology, pattern, loc=loc, factor=factor)
+        batch_shape = require_sizes(function, topology, pattern, loc=loc, factor=factor)
         self.topology, self.factor_pattern, self._factor = topology, pattern, factor
         self.loc = loc if loc.shape[:-1] == batch_shape else loc.expand(*batch_shape, topology.n)
         super().__init__(batch_shape, torch.Size([topology.n]), validate_args=False)  # it would not name the node
@@ -243,14 +282,3 @@ def factorised(
         return ops.cholesky(pattern, precision)
     except errors.NotPositiveDefiniteError as failure:
         raise NotPositiveDefiniteError.of(in_words(failure) if have_values(precision) else failure) from None
-
-
-def _require_sizes(function: str, topology: Topology, pattern: Pattern, **tensors: Tensor) -> torch.Size:
-    """The batch axes of a vector and of packed values, whose last axes fit the topology and the pattern."""
-    (vector, x), (packed, values) = tensors.items()
-    if x.shape[-1:] != (topology.n,) or values.shape[-1:] != (pattern.nnz,):
-        raise ShapeError(
-            f"{function}: on {topology} {vector} must end in {topology.n} and {packed} in {pattern.nnz}, "
-            f"got shapes {tuple(x.shape)} and {tuple(values.shape)}."
-        )
-    return common_batch(function, **tensors)

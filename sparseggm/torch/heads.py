@@ -1,9 +1,10 @@
-"""Network heads: the last layer of an encoder or decoder, from features to a Gaussian.
+"""Network heads: the last layer of an encoder or decoder, from features to a Gaussian or to a potential.
 
-Every head emits N(loc, I) at first whatever the features: the weights that feed L or P start at next to nothing, where
-gradients are alive. Log-scales are bounded (`parametrize`). The layer may run in a lower precision, under autocast or
-by its own dtype; loc and the inputs of the family are float32 from there on. The order of elimination is part of the
-state dict: weights for another topology, order or family do not load.
+Every head of a Gaussian emits N(loc, I) at first whatever the features, and one of a potential the same Λ, log 2 · I
+or (log 2)² I: the weights that feed L, P or Λ start at next to nothing, where gradients are alive. Log-scales are
+bounded (`parametrize`). The layer may run in a lower precision, under autocast or by its own dtype; loc or h and the
+inputs of the family are float32 from there on. The order of elimination is part of the state dict: weights for another
+topology, order or family do not load.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,38 +27,45 @@ from sparseggm.positivity import families
 from sparseggm.positivity.families import DominantFamily, FactorFamily, Family, SpectralFamily
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.operators.registration import index
+from sparseggm.torch.potentials import Potential
+
+Emitted = TypeVar("Emitted")
 
 SILENCE = 2.0**-60
 """How much of their usual start the weights that feed a family have. Nothing beside one, in float32 and float64; but a
 direction, without which `weight_norm` divides by zero. In float16 it is zero."""
 
 
-class GaussianHead(nn.Module):
-    """What the heads share: a layer that emits (loc, inputs of a family), and the Gaussian that they give.
+class Head(nn.Module, Generic[Emitted]):
+    """What the heads share: a layer that emits a vector over the nodes and the inputs of a family, and an identity.
 
     Args:
         layer: features → (..., n + family.num_inputs(topology)), nodes first.
         topology: the graph.
-        family: of `sparseggm.parametrize`; `factor` gives L, all others P.
+        family: of `sparseggm.parametrize`.
     """
 
     def __init__(self, layer: nn.Module, topology: Topology, family: Family) -> None:
         super().__init__()
         self.layer, self.topology, self.family = layer, topology, family
         with torch.no_grad():  # derives what the topology needs: torch.compile then meets constants
-            q = self._gaussian(torch.zeros(1, topology.n + family.num_inputs(topology), device="cpu"))
-            q.colorize(q.loc)
+            self._prepare(torch.zeros(1, topology.n + family.num_inputs(topology), device="cpu"))
 
-    def forward(self, features: Tensor) -> GaussianGraphicalModel:
-        return self._gaussian(self.layer(features))
+    def forward(self, features: Tensor) -> Emitted:
+        return self._emitted(self.layer(features))
 
-    def _gaussian(self, outputs: Tensor) -> GaussianGraphicalModel:
+    def _emitted(self, outputs: Tensor) -> Emitted:
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
-        loc, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
-        values = self.family(self.topology, inputs)
-        if isinstance(self.family, FactorFamily):
-            return GaussianGraphicalModel(loc, factor=values, topology=self.topology, validate_args=False)
-        return GaussianGraphicalModel.from_precision(loc, precision=values, topology=self.topology, validate_args=False)
+        vector, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
+        return self._made(vector, self.family(self.topology, inputs))
+
+    def _made(self, vector: Tensor, values: Tensor) -> Emitted:
+        """Of a vector (..., n) and the values of the family."""
+        raise NotImplementedError
+
+    def _prepare(self, outputs: Tensor) -> None:
+        """Use once what is emitted, as a caller will."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return f"{self.topology}, {_name(self.family)}"
@@ -97,6 +105,21 @@ def _digest(numbers: IntArray) -> str:
     return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
+class GaussianHead(Head[GaussianGraphicalModel]):
+    """What the heads of Gaussians share: the vector is loc; the family `factor` gives L, all others P."""
+
+    def _made(self, vector: Tensor, values: Tensor) -> GaussianGraphicalModel:
+        if isinstance(self.family, FactorFamily):
+            return GaussianGraphicalModel(vector, factor=values, topology=self.topology, validate_args=False)
+        return GaussianGraphicalModel.from_precision(
+            vector, precision=values, topology=self.topology, validate_args=False
+        )
+
+    def _prepare(self, outputs: Tensor) -> None:
+        q = self._emitted(outputs)
+        q.colorize(q.loc)
+
+
 class FactorHead(GaussianHead):
     """Features (..., in_features) → N(loc, (L Lᵀ)⁻¹): one linear layer emits loc and L, on any factor-free topology.
 
@@ -130,7 +153,42 @@ class PrecisionHead(GaussianHead):
     def __init__(self, in_features: int, topology: Topology, family: Family = families.dominant) -> None:
         if isinstance(family, FactorFamily):
             raise ValueError("PrecisionHead: the family must give a precision; for L itself use FactorHead.")
+        if isinstance(family, families.Semidefinite):
+            raise ValueError("PrecisionHead: the family must give a P ≻ 0; for a Λ ⪰ 0 use PotentialHead.")
         super().__init__(_linear(in_features, topology, family), topology, family)
+
+
+class PotentialHead(Head[Potential]):
+    """Features (..., in_features) → a `Potential`: one linear layer emits h and what a family makes a Λ ⪰ 0 of.
+
+    A product with a prior, `prior.product(head(features))`, is the posterior: its precision P + Λ is positive definite
+    whatever the features, and never less than that of the prior.
+
+    Args:
+        in_features: size of the last axis of the input.
+        topology: any graph; best that of the prior, as the same object.
+        family: `parametrize.semidefinite_edge`, or on a factor-free topology `gram`; or a family of `PrecisionHead`,
+            whose Λ ≻ 0 always says something about every node.
+    """
+
+    def __init__(self, in_features: int, topology: Topology, family: Family = families.semidefinite_edge) -> None:
+        if isinstance(family, FactorFamily):
+            raise ValueError("PotentialHead: the family must give Λ, as parametrize.gram does, which makes it of L.")
+        super().__init__(_linear(in_features, topology, family), topology, family)
+
+    def _made(self, vector: Tensor, values: Tensor) -> Potential:
+        return Potential(vector, precision=values, topology=self.topology)
+
+    def _prepare(self, outputs: Tensor) -> None:
+        potential, unit = self._emitted(outputs), families.dominant
+        precision = unit(self.topology, outputs.new_zeros(unit.num_inputs(self.topology)))
+        prior = GaussianGraphicalModel.from_precision(
+            potential.information, precision=precision, topology=self.topology
+        )
+        prior.product(potential)
+
+    def _identity(self) -> dict[str, str]:
+        return {**super()._identity(), "family": f"{_name(self.family)} of a potential"}
 
 
 class ConvHead(GaussianHead):

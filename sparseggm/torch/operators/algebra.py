@@ -15,6 +15,7 @@ from torch import Tensor
 from sparseggm import linalg
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import calculus
+from sparseggm.positivity import families
 from sparseggm.torch.operators.embedding import diagonal, on_diagonal, restrict
 from sparseggm.torch.operators.registration import (
     Shape,
@@ -73,6 +74,11 @@ def cholesky(pattern: Pattern, precision: Tensor) -> Tensor:
 def gram(pattern: Pattern, factor: Tensor) -> Tensor:
     """L Lᵀ on `pattern.gram()`; see `linalg.gram`."""
     return gram_jvp(pattern, factor, 0.5 * factor)
+
+
+@families.gram_rules.register(Tensor)
+def _gram_of_tensor(factor: Tensor, pattern: Pattern) -> Tensor:
+    return gram(pattern, factor)
 
 
 def gram_jvp(pattern: Pattern, a: Tensor, b: Tensor) -> Tensor:
