@@ -25,6 +25,7 @@ from sparseggm.positivity import families
 from sparseggm.positivity.families import FactorFamily
 from sparseggm.torch import GaussianGraphicalModel, PotentialHead, ResidualHead, kl_terms
 from sparseggm.torch.heads import GaussianHead
+from sparseggm.vae import processes
 from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.latents import Layer
 from sparseggm.vae.model import DTYPES, VAE, ImageModel, Inference, seeded
@@ -217,10 +218,10 @@ class LadderVAE(ImageModel):
 
 
 def _above_floor(terms: Tensor, floor: float) -> Tensor:
-    """(..., m) terms of the KL, summed to (...); those whose mean is below the floor are replaced by it."""
+    """(B, m) terms of the KL, summed to (B,); those whose mean over the batch is below the floor are replaced by it."""
     if not floor:
         return terms.sum(-1)
-    is_free = terms.detach().mean(tuple(range(terms.dim() - 1))) < floor
+    is_free = processes.mean_of_batch(terms.detach()) < floor
     return torch.where(is_free, floor, terms).sum(-1)
 
 

@@ -56,6 +56,14 @@ def total(fabric: Fabric, values: Tensor) -> Tensor:
     return values
 
 
+def mean_of_batch(rows: Tensor) -> Tensor:
+    """The mean of (B, n) rows, (n,), with those that other processes have of the batch."""
+    sums = torch.cat([rows.sum(0), rows.new_full((1,), len(rows))])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(sums)
+    return sums[:-1] / sums[-1]
+
+
 def any_signal(fabric: Fabric, signal: int | None) -> int | None:
     """The largest number of a signal that came to one of the processes, so that all stop after the same step."""
     if fabric.world_size == 1:
