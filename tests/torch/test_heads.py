@@ -12,7 +12,16 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import sparseggm as sg
 from sparseggm import parametrize
-from sparseggm.torch import ConvHead, FactorHead, PrecisionHead, sample_and_kl
+from sparseggm.torch import (
+    ConvHead,
+    FactorHead,
+    GaussianGraphicalModel,
+    PotentialHead,
+    PrecisionHead,
+    sample_and_kl,
+)
+from tests import numerics
+from tests.numerics import WIDE, failure_margin
 
 FAMILIES = {name: getattr(parametrize, name) for name in ("dominant", "scaled", "edge", "spectral")}
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -86,6 +95,102 @@ def test_weights_for_another_least_scale_are_refused():
         head.load_state_dict(state)
 
 
+POTENTIALS = {
+    "semidefinite_edge": (sg.Grid(2, 3), parametrize.semidefinite_edge),
+    "gram": (sg.ExtendedGrid(2, 3), parametrize.gram),
+    "dominant": (sg.Grid(2, 3), parametrize.dominant),
+}
+every_potential = pytest.mark.parametrize("name", POTENTIALS)
+
+
+def potential_head(name):
+    return PotentialHead(3, *POTENTIALS[name])
+
+
+def prior_of(topology, dtype=torch.float32):
+    precision = parametrize.dominant(topology, torch.full((topology.n + len(topology.edges),), 0.3, dtype=dtype))
+    loc = torch.linspace(-1.0, 1.0, topology.n, dtype=dtype)
+    return GaussianGraphicalModel.from_precision(loc, precision=precision, topology=topology)
+
+
+@every_potential
+def test_a_potential_head_starts_alike_for_all_features_with_live_gradients(name):
+    head, features = potential_head(name), torch.randn(4, 3)
+    potential, n = head(features), head.topology.n
+    scale = {"semidefinite_edge": np.log(2), "gram": np.log(2) ** 2, "dominant": 1.0}[name]
+    dense = potential.topology.precision_pattern.to_dense(potential.precision.detach().numpy(), symmetric=True)
+    np.testing.assert_allclose(dense, np.broadcast_to(scale * np.eye(n), dense.shape), rtol=1e-6, atol=1e-15)
+    q = prior_of(head.topology).product(potential)
+    (q.loc.square().sum() + q.log_prob(torch.linspace(-1.0, 2.0, n).expand(4, -1)).sum()).backward()
+    pulls = head.layer.weight.grad.abs().sum(1) > 0
+    if name == "semidefinite_edge":  # a share of nothing: r_e has no gradient while w_e = 0
+        pulls = pulls[: 2 * n + len(head.topology.edges)]
+    assert pulls.all()
+
+
+@every_potential
+def test_a_potential_head_gives_what_its_family_makes_of_its_layer(name):
+    head, features = potential_head(name).double(), torch.randn(4, 3, dtype=torch.float64)
+    nn.init.normal_(head.layer.weight)
+    outputs, topology = head.layer(features).detach().numpy(), head.topology
+    expected = sg.Potential(outputs[:, :6], precision=head.family(topology, outputs[:, 6:]), topology=topology)
+    np.testing.assert_array_equal(head(features).information.detach(), expected.information)
+    np.testing.assert_allclose(head(features).precision.detach(), expected.precision, rtol=1e-13, atol=1e-15)
+
+
+@every_potential
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e6, 1e10, 1e20, 1e30, 3e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_posterior_is_positive_definite_or_an_error_however_large_the_output(name, scale, dtype):
+    """L Lᵀ within rounding of P + Λ; or an error, if Λ overflows, or if P + Λ is too near to singular for the dtype."""
+    head = potential_head(name).to(dtype)
+    nn.init.normal_(head.layer.weight, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        head.layer.weight.mul_(scale / 4).clamp_(-3e38, 3e38)
+    features, prior = torch.linspace(-1.0, 1.0, 3, dtype=dtype), prior_of(head.topology, dtype)
+    inputs = head.layer(features).detach()[head.topology.n :].double()
+    if head.family(head.topology, inputs).abs().max() > torch.finfo(dtype).max:
+        with pytest.raises(sg.NonFiniteError, match=r"overflows|precision must be finite, got inf at node"):
+            head(features)
+        return
+    potential = head(features)
+    on, arrays = head.topology.precision_pattern, (prior.precision.numpy(), potential.precision.detach().numpy())
+    exact = on.to_dense(sum(array.astype(WIDE) for array in arrays), symmetric=True)
+    root = np.sqrt(np.diagonal(exact))
+    scaled, n = exact / (root[:, None] * root), head.topology.n
+    try:
+        q = prior.product(potential)
+    except sg.NotPositiveDefiniteError:
+        rounded = n * numerics.unit_roundoff(arrays[0].dtype) + n**2 * numerics.unit_roundoff(np.float64)
+        assert np.linalg.eigvalsh(scaled.astype(np.float64))[0] <= failure_margin(n, arrays[0].dtype) + rounded
+        return
+    lower = q.factor_pattern.to_dense(q.factor.detach().numpy().astype(WIDE)) / root[:, None]
+    assert (abs(lower @ lower.T - scaled) <= failure_margin(n, arrays[0].dtype)).all()
+    assert q.loc.isfinite().all()
+
+
+def test_a_head_refuses_a_family_of_another_kind():
+    with pytest.raises(ValueError, match="PrecisionHead: the family must give a P ≻ 0; for a Λ ⪰ 0 use PotentialHead"):
+        PrecisionHead(3, sg.Chain(4), parametrize.gram)
+    with pytest.raises(ValueError, match="PrecisionHead: the family must give a P ≻ 0"):
+        PrecisionHead(3, sg.Chain(4), parametrize.semidefinite_edge)
+    with pytest.raises(ValueError, match=r"PotentialHead: the family must give Λ, as parametrize\.gram does"):
+        PotentialHead(3, sg.Chain(4), parametrize.factor)
+    with pytest.raises(ValueError, match="ConvHead: needs the family factor, regression, dominant or spectral"):
+        ConvHead(3, sg.Grid(2, 3), 1, parametrize.semidefinite_edge)
+    with pytest.raises(
+        sg.PatternError, match=r"parametrize\.gram: Grid\(2, 3\) is not factor-free: .*semidefinite_edge"
+    ):
+        PotentialHead(3, sg.Grid(2, 3), parametrize.gram)
+
+
+def test_weights_of_a_gaussian_do_not_load_into_a_potential():
+    gaussian, potential = (make(3, sg.Grid(2, 3), parametrize.dominant) for make in (PrecisionHead, PotentialHead))
+    for head, other in ((gaussian, potential), (potential, gaussian)):
+        with pytest.raises(sg.PatternError, match="for another family than that of Grid"):
+            head.load_state_dict(other.state_dict())
+
+
 @every_lattice
 def test_a_convolution_starts_at_the_identity(topology, shape, family):
     q = ConvHead(3, topology, 3, family)(torch.randn(2, 3, *shape))
@@ -157,6 +262,7 @@ def test_what_a_convolution_cannot_serve_is_refused(call, error, message):
 HEADS = {
     "factor": lambda: FactorHead(3, sg.ExtendedGrid(2, 3)),
     **{name: lambda family=family: PrecisionHead(3, sg.Grid(2, 3), family) for name, family in FAMILIES.items()},
+    **{name: lambda name=name: potential_head(name) for name in POTENTIALS if name != "dominant"},
     "convolution": lambda: ConvHead(3, sg.ExtendedGrid(2, 3)),
     "convolution of P": lambda: ConvHead(3, sg.Grid(2, 3), 3, parametrize.dominant),
 }
@@ -174,6 +280,12 @@ def randomised(head):
         for parameter in head.parameters():
             parameter.uniform_(-0.5, 0.5)
     return head
+
+
+def gaussian_of(head, features):
+    """What the head emits, a potential times a prior."""
+    emitted = head(features)
+    return prior_of(head.topology).product(emitted) if isinstance(head, PotentialHead) else emitted
 
 
 def is_same_gaussian(one, other):
@@ -244,24 +356,24 @@ def test_a_head_is_built_without_memory_and_filled_from_a_state_dict(name):
         head = HEADS[name]()
     head = head.to_empty(device="cpu")
     head.load_state_dict(trained.state_dict())
-    assert is_same_gaussian(head(features), trained(features))
+    assert is_same_gaussian(gaussian_of(head, features), gaussian_of(trained, features))
     with torch.device("meta"):
         assigned = HEADS[name]()
     assigned.load_state_dict(trained.state_dict(), assign=True)
-    assert is_same_gaussian(assigned(features), trained(features))
+    assert is_same_gaussian(gaussian_of(assigned, features), gaussian_of(trained, features))
 
 
 @every_head
 def test_weight_norm_leaves_the_start_and_the_training_as_they_were(name):
     head, features = HEADS[name](), features_of(name, 4)
     weight_norm(head.layer.convolution if "convolution" in name else head.layer)
-    q = head(features)
-    torch.testing.assert_close(q.precision_matrix, torch.eye(6).expand(4, -1, -1))
+    if not isinstance(head, PotentialHead):
+        torch.testing.assert_close(head(features).precision_matrix, torch.eye(6).expand(4, -1, -1))
     optimiser = torch.optim.Adam(head.parameters(), 1e-2)
     losses = []
     for _ in range(20):
         optimiser.zero_grad()
-        loss = -head(features).log_prob(torch.ones(6)).sum()
+        loss = -gaussian_of(head, features).log_prob(torch.ones(6)).sum()
         loss.backward()
         assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
         optimiser.step()
@@ -275,7 +387,7 @@ def test_a_head_in_half_precision_gives_a_gaussian_in_float32(name, dtype):
     """As under Lightning's bf16-true and 16-true: z goes back to the dtype of a decoder by `.to`."""
     head, features = HEADS[name]().to(dtype), features_of(name, 4).to(dtype)
     decoder = nn.Linear(6, 5, dtype=dtype)
-    q = head(features)
+    q = gaussian_of(head, features)
     z, kl = sample_and_kl(q)
     assert (z.dtype, kl.dtype, q.log_prob(z.to(dtype)).dtype) == (torch.float32,) * 3
     (decoder(z.to(features.dtype)).float().square().sum(-1) + kl).mean().backward()
