@@ -52,15 +52,14 @@ def kl_terms(loc_q: Array, precision_q: Array, loc_p: Array, precision_p: Array)
     − ½, m = d_j − β_pᵀ d_R the difference of the conditional means at d = loc_q − loc_p.
     """
     sigma_q, sigma_p, d = covariance(precision_q), covariance(precision_p), loc_q - loc_p
-    terms = np.zeros(np.broadcast_shapes(loc_q.shape, precision_q.shape[:-1], loc_p.shape, precision_p.shape[:-1]))
-    terms = terms.astype(precision_q.dtype)
-    for j in range(terms.shape[-1]):
+    terms = []
+    for j in range(d.shape[-1]):
         (weights_q, variance_q), (weights_p, variance_p) = conditional(sigma_q, j), conditional(sigma_p, j)
         change, later = weights_q - weights_p, slice(j + 1, None)
         mean = d[..., j] - (weights_p * d[..., later]).sum(axis=-1)
         square = variance_q + mean**2 + quadratic(sigma_q[..., later, later], change)
-        terms[..., j] = (np.log(variance_p / variance_q) + square / variance_p - 1) / 2
-    return terms
+        terms.append((np.log(variance_p / variance_q) + square / variance_p - 1) / 2)
+    return np.stack(terms, axis=-1)
 
 
 def conditional(sigma: Array, j: int) -> tuple[Array, Array]:

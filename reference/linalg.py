@@ -175,7 +175,7 @@ def marginal_variances_vjp(factor: Array, variances_bar: Array, on: Mask | None 
 
 
 def moved(factor: Array, moves: Array) -> Array:
-    """L with log σ = log σ of M + δ, β = β of M + Δ; σ_j = 1/L_jj, β_ij = −L_ij/L_jj; δ is the diagonal of the moves."""
+    """L with the log σ of M plus δ and the β of M plus Δ: σ_j = 1/L_jj, β_ij = −L_ij/L_jj; δ is diagonal in `moves`."""
     below = np.tril(moves, -1)
     sigma, delta = 1 / diagonal(factor), diagonal(moves)
     weights = -np.tril(factor, -1) * sigma[..., None, :] + below

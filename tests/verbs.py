@@ -30,8 +30,8 @@ class Verb:
 
     function: Callable[..., Any]
     operands: dict[str, str]
-    """Argument name → kind: factor, moves (small) or packed (on the pattern), precision, gram, filled, vector, scale (positive),
-    uniform (in (0, 1)), or one of SCALARS."""
+    """Argument name → kind: factor, packed or moves (small; on the pattern), precision, gram, filled, vector, scale
+    (positive), uniform (in (0, 1)), or one of SCALARS."""
     result: str
     """Kind of the result, also half (on `half_of` the pattern); scalar for none of its own axes."""
     needs_closed: bool = False

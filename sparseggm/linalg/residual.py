@@ -7,8 +7,6 @@ column: σ_j = 1/M_jj, β_ij = −M_ij/M_jj. The moves are log σ_q = log σ_p +
 
 from __future__ import annotations
 
-import numpy as np
-
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import checks, memory
 from sparseggm.linalg.engines import engine_of
@@ -72,9 +70,7 @@ def sample_and_kl_terms_vjp(
     """
     verb, given = "sample_and_kl_terms_vjp", {"factor": factor, "shift": shift, "moves": moves, "noise": noise}
     cotangents = {"z_bar": z_bar, "terms_bar": terms_bar}
-    checks.check(
-        verb, pattern, packed={"factor": factor, "moves": moves}, shift=shift, noise=noise, **cotangents
-    )
+    checks.check(verb, pattern, packed={"factor": factor, "moves": moves}, shift=shift, noise=noise, **cotangents)
     require_one_batch(verb, **given, **cotangents)
     bars = [memory.empty(array.shape, array.dtype) for array in (factor, shift, moves)]
     noise_bar = memory.empty(noise.shape, noise.dtype) if noise_too else None
@@ -82,9 +78,7 @@ def sample_and_kl_terms_vjp(
     return bars[0], bars[1], bars[2], noise_bar
 
 
-def _run(
-    verb: str, pattern: Pattern, given: dict[str, FloatArray], results: tuple[FloatArray | None, ...]
-) -> None:
+def _run(verb: str, pattern: Pattern, given: dict[str, FloatArray], results: tuple[FloatArray | None, ...]) -> None:
     """The primitive of the verb on arrays of one batch shape, or the cause of its failure."""
     factor = given["factor"]
     rows = [checks.as_rows(array, factor.shape[:-1]) for array in given.values()]

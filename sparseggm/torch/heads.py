@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.graph.families import ExtendedGrid, Stencil
 from sparseggm.graph.graphs import Grid, Torus
-from sparseggm.graph.pattern import IntArray
+from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.positivity import families
 from sparseggm.positivity.families import DominantFamily, FactorFamily, Family, SpectralFamily
@@ -32,35 +32,15 @@ SILENCE = 2.0**-60
 direction, without which `weight_norm` divides by zero. In float16 it is zero."""
 
 
-class GaussianHead(nn.Module):
-    """What the heads share: a layer that emits (loc, inputs of a family), and the Gaussian that they give.
+class Head(nn.Module):
+    """What all heads share: a layer, a graph, and a state dict that knows what its weights are for."""
 
-    Args:
-        layer: features → (..., n + family.num_inputs(topology)), nodes first.
-        topology: the graph.
-        family: of `sparseggm.parametrize`; `factor` gives L, all others P.
-    """
-
-    def __init__(self, layer: nn.Module, topology: Topology, family: Family) -> None:
+    def __init__(self, layer: nn.Module, topology: Topology) -> None:
         super().__init__()
-        self.layer, self.topology, self.family = layer, topology, family
-        with torch.no_grad():  # derives what the topology needs: torch.compile then meets constants
-            q = self._gaussian(torch.zeros(1, topology.n + family.num_inputs(topology), device="cpu"))
-            q.colorize(q.loc)
-
-    def forward(self, features: Tensor) -> GaussianGraphicalModel:
-        return self._gaussian(self.layer(features))
-
-    def _gaussian(self, outputs: Tensor) -> GaussianGraphicalModel:
-        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
-        loc, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
-        values = self.family(self.topology, inputs)
-        if isinstance(self.family, FactorFamily):
-            return GaussianGraphicalModel(loc, factor=values, topology=self.topology, validate_args=False)
-        return GaussianGraphicalModel.from_precision(loc, precision=values, topology=self.topology, validate_args=False)
+        self.layer, self.topology = layer, topology
 
     def extra_repr(self) -> str:
-        return f"{self.topology}, {_name(self.family)}"
+        return f"{self.topology}, {self._made_of()}"
 
     def get_extra_state(self) -> Tensor:
         """Bytes of text, for what handles a state dict (safetensors, averages of weights) may know tensors alone."""
@@ -79,13 +59,56 @@ class GaussianHead(nn.Module):
 
     def _identity(self) -> dict[str, str]:
         """What weights are for."""
-        topology, is_factor = self.topology, isinstance(self.family, FactorFamily)
+        topology = self.topology
         return {
-            "family": _name(self.family),
+            "family": self._made_of(),
             "topology": _digest(np.append(topology.edges.ravel(), topology.n)),
             "order of elimination": _digest(topology.order),
-            "pattern": (topology.factor_pattern if is_factor else topology.precision_pattern).key,
+            "pattern": self._pattern().key,
         }
+
+    def _made_of(self) -> str:
+        """In a word, what is made of the layer's outputs."""
+        raise NotImplementedError
+
+    def _pattern(self) -> Pattern:
+        """On which that is."""
+        return self.topology.factor_pattern
+
+
+class GaussianHead(Head):
+    """What heads of Gaussians share: a layer that emits (loc, inputs of a family), and the Gaussian that they give.
+
+    Args:
+        layer: features → (..., n + family.num_inputs(topology)), nodes first.
+        topology: the graph.
+        family: of `sparseggm.parametrize`; `factor` gives L, all others P.
+    """
+
+    def __init__(self, layer: nn.Module, topology: Topology, family: Family) -> None:
+        super().__init__(layer, topology)
+        self.family = family
+        with torch.no_grad():  # derives what the topology needs: torch.compile then meets constants
+            q = self._gaussian(torch.zeros(1, topology.n + family.num_inputs(topology), device="cpu"))
+            q.colorize(q.loc)
+
+    def forward(self, features: Tensor) -> GaussianGraphicalModel:
+        return self._gaussian(self.layer(features))
+
+    def _gaussian(self, outputs: Tensor) -> GaussianGraphicalModel:
+        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        loc, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
+        values = self.family(self.topology, inputs)
+        if isinstance(self.family, FactorFamily):
+            return GaussianGraphicalModel(loc, factor=values, topology=self.topology, validate_args=False)
+        return GaussianGraphicalModel.from_precision(loc, precision=values, topology=self.topology, validate_args=False)
+
+    def _made_of(self) -> str:
+        return _name(self.family)
+
+    def _pattern(self) -> Pattern:
+        is_factor = isinstance(self.family, FactorFamily)
+        return self.topology.factor_pattern if is_factor else self.topology.precision_pattern
 
 
 def _name(family: Family) -> str:

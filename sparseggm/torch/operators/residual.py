@@ -50,9 +50,7 @@ def sample_and_kl_terms(
     return torch.ops.sparseggm.sample_and_kl_terms(key, *tensors)  # type: ignore[no-any-return]
 
 
-def kl_terms(
-    pattern: Pattern, factor: Tensor, pivots: Tensor, white: Tensor, delta: Tensor, change: Tensor
-) -> Tensor:
+def kl_terms(pattern: Pattern, factor: Tensor, pivots: Tensor, white: Tensor, delta: Tensor, change: Tensor) -> Tensor:
     """h(δ_j) + ½ a_j² + ½ M_jj² Δ_jᵀ Σ_RR Δ_j in verbs: (..., n) in float64, differentiable to every order.
 
     Args:
@@ -64,7 +62,8 @@ def kl_terms(
     sigma = restrict(gram, pattern.filled(), second_moments.selected_inverse(pattern, factor)).double()
     pulls = change * algebra.gram_vjp(pattern, change, algebra.diagonal_halved(gram, sigma))
     squares = algebra.matmul_t(pattern, pulls, torch.ones_like(white, dtype=torch.float64)).clamp(min=0.0)
-    return scale_divergence(delta.double()) + 0.5 * (white.double().square() + pivots.double().square() * squares)
+    half_squares = 0.5 * (white.double().square() + pivots.double().square() * squares)
+    return scale_divergence(delta.double()) + half_squares  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- values
@@ -80,7 +79,9 @@ def _run(pattern: Pattern, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(z_and_terms[0]), torch.from_numpy(z_and_terms[1])
 
 
-def _takes_addresses(pattern: Pattern, loc: Tensor, factor: Tensor, shift: Tensor, moves: Tensor, *vectors: Tensor) -> bool:
+def _takes_addresses(
+    pattern: Pattern, loc: Tensor, factor: Tensor, shift: Tensor, moves: Tensor, *vectors: Tensor
+) -> bool:
     """Whether all have one batch shape, and so few numbers that arrays would cost as much as the arithmetic."""
     if loc.numel() > FEW or moves.shape != factor.shape or moves.dtype is not factor.dtype or moves.is_neg():
         return False
@@ -88,10 +89,10 @@ def _takes_addresses(pattern: Pattern, loc: Tensor, factor: Tensor, shift: Tenso
 
 
 def _run_at(verb: str, pattern: Pattern, *tensors: Tensor | None) -> bool:
-    """Run the verb at the addresses of tensors, of which the second to last batch axis; whether all went well."""
+    """Run the verb at the addresses of its arguments and results, None for one unwanted; whether all is finite."""
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    like = next(tensor for tensor in tensors if tensor is not None)
-    task = Step(LIKE[like.dtype], like.shape[:-1].numel(), addresses)
+    first: Any = tensors[0]
+    task = Step(LIKE[first.dtype], first.shape[:-1].numel(), addresses)
     return not getattr(engine_of(pattern, task), verb)(pattern, task)
 
 
@@ -153,31 +154,21 @@ def _in_verbs(
     return z, terms if terms.shape == z.shape else terms.expand(z.shape)
 
 
-def _bars(
-    pattern: Pattern,
-    factor: Tensor,
-    shift: Tensor,
-    moves: Tensor,
-    noise: Tensor,
-    z_bar: Tensor,
-    terms_bar: Tensor,
-    needs_noise: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The cotangents of factor, shift, moves and noise; None for noise that is not wanted."""
-    inputs = [factor, shift, moves, noise, z_bar.resolve_neg(), terms_bar.resolve_neg()]
-    if _takes_addresses(pattern, noise, *inputs):
+def _bars(pattern: Pattern, *arguments: Any) -> tuple[Tensor | None, ...]:
+    """The cotangents of factor, shift, moves and noise, given these, z̄, t̄, and whether that of the noise is wanted."""
+    *inputs, z_bar, terms_bar, needs_noise = arguments
+    inputs += [z_bar.resolve_neg(), terms_bar.resolve_neg()]
+    if _takes_addresses(pattern, z_bar, *inputs):
         given = [tensor.contiguous() for tensor in inputs]
         noise_bar = torch.empty_like(given[3]) if needs_noise else None
-        bars = *map(torch.empty_like, given[:3]), noise_bar
+        bars: tuple[Tensor | None, ...] = *map(torch.empty_like, given[:3]), noise_bar
         if _run_at("sample_and_kl_terms_vjp", pattern, *given, *bars):
             return bars
+    arrays = _broadcast(*inputs)
     with checks.non_finite_passes():
-        of_arrays = residual.sample_and_kl_terms_vjp(pattern, *_broadcast(*inputs), needs_noise)
-    *sums, last = (
-        None if bar is None else to_tensor(sum_in_float64(bar, tuple(like.shape)), like)
-        for bar, like in zip(of_arrays, inputs[:4], strict=True)
-    )
-    return *sums, last
+        sums = residual.sample_and_kl_terms_vjp(pattern, *arrays, needs_noise)  # type: ignore[call-arg]
+    pairs = zip(sums, inputs[:4], strict=True)
+    return tuple(None if bar is None else to_tensor(sum_in_float64(bar, tuple(x.shape)), x) for bar, x in pairs)
 
 
 def _run_vjp(key: str, *arguments: Any) -> tuple[Tensor, ...]:
