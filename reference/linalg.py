@@ -171,6 +171,18 @@ def marginal_variances_vjp(factor: Array, variances_bar: Array, on: Mask | None 
     return selected_inverse_vjp(factor, sigma_bar, on)
 
 
+# ---------------------------------------------------------------------- regression coordinates
+
+
+def moved(factor: Array, moves: Array) -> Array:
+    """L with the log σ of M plus δ and the β of M plus Δ: σ_j = 1/L_jj, β_ij = −L_ij/L_jj; δ is diagonal in `moves`."""
+    below = np.tril(moves, -1)
+    sigma, delta = 1 / diagonal(factor), diagonal(moves)
+    weights = -np.tril(factor, -1) * sigma[..., None, :] + below
+    pivots = 1 / (sigma * np.exp(delta))
+    return np.asarray((np.eye(factor.shape[-1], dtype=factor.dtype) - weights) * pivots[..., None, :])
+
+
 # ---------------------------------------------------------------------- Gershgorin
 
 

@@ -20,7 +20,7 @@ from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Chain, ExtendedGrid
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.pattern import Pattern
-from sparseggm.linalg import calculus, density, levels, long_chain, sampling, step, threads
+from sparseggm.linalg import calculus, density, levels, long_chain, residual, sampling, step, threads
 
 _BATCH = threads.LANES
 
@@ -43,6 +43,7 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     calculus.marginal_variances_vjp(pattern, factor, x)
     _compile_step(pattern, dtype)
     _compile_step(Chain(3).factor_pattern, dtype)
+    residual.sample_and_kl_terms(pattern, x, factor, x, 0.0 * factor, x)  # as its adjoint
     density.sample_vjp(pattern, None, x, factor, density.sample(pattern, None, x, factor, x), x)
     density.kl_to_normal(pattern, None, x, factor, x, x)  # as its adjoint
     density.kl_from_normal(pattern, None, x, factor, x, x)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import logit
 
 from sparseggm import Pattern, adjoints, linalg
-from sparseggm.linalg import density, levels, sampling, step
+from sparseggm.linalg import density, levels, residual, sampling, step
 from tests.numerics import Array
 from tests.strategies import Shape, factor_values, precision_values
 
@@ -30,8 +30,8 @@ class Verb:
 
     function: Callable[..., Any]
     operands: dict[str, str]
-    """Argument name → kind: factor or packed (on the pattern), precision, gram, filled, vector, scale (positive),
-    uniform (in (0, 1)), or one of SCALARS."""
+    """Argument name → kind: factor, packed or moves (small; on the pattern), precision, gram, filled, vector, scale
+    (positive), uniform (in (0, 1)), or one of SCALARS."""
     result: str
     """Kind of the result, also half (on `half_of` the pattern); scalar for none of its own axes."""
     needs_closed: bool = False
@@ -138,6 +138,7 @@ def of_levels(function: Callable[..., Any], number: int | None = None) -> Callab
 SYSTEM = {"precision": "precision", "rhs": "vector"}
 STEP = {"loc": "vector", "factor": "factor", "noise": "vector"}
 STEP_VJP = {**STEP, "z_bar": "vector", "kl_bar": "number"}
+MOVED = {"factor": "factor", "shift": "vector", "moves": "moves", "noise": "vector"}
 BESIDE_NORMAL = {"loc": "vector", "factor": "factor", "mean": "vector", "scale": "scale"}
 DENSITY = {"loc": "vector", "factor": "factor", "value": "vector"}
 LEVELS = {"loc": "vector", "factor": "factor", "uniform": "uniform"}
@@ -221,6 +222,28 @@ VERBS = {
                 is_one_batch=True,
             )
             for number, name in enumerate(STEP)
+        ),
+        *(
+            Verb(
+                residual.sample_and_kl_terms,
+                {"loc": "vector", **MOVED},
+                "vector",
+                row=f": {name}",
+                call=result(residual.sample_and_kl_terms, number),
+                is_one_batch=True,
+            )
+            for number, name in enumerate(("z", "terms"))
+        ),
+        *(
+            Verb(
+                residual.sample_and_kl_terms_vjp,
+                {**MOVED, "z_bar": "vector", "terms_bar": "vector"},
+                kind,
+                row=f": {name}",
+                call=result(residual.sample_and_kl_terms_vjp, number),
+                is_one_batch=True,
+            )
+            for number, (name, kind) in enumerate(MOVED.items())
         ),
         Verb(density.sample, STEP, "vector", call=of_naturally_ordered(density.sample), is_one_batch=True),
         Verb(
@@ -308,6 +331,8 @@ def operand(rng: np.random.Generator, kind: str, pattern: Pattern, batch: Shape,
     if kind == "uniform":
         return rng.uniform(0.01, 0.99, (*batch, pattern.n)).astype(dtype)
     values = rng.standard_normal((*batch, size_of(kind, pattern)))
+    if kind == "moves":
+        values *= 0.3
     return (np.exp(0.3 * values) if kind == "scale" else values).astype(dtype)
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
-from sparseggm.gaussian import conditioning, fitting
+from sparseggm.gaussian import conditioning, fitting, regression
 from sparseggm.gaussian.factored import FactoredGaussian, covariance_positions, trace_positions
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Diagonal
@@ -88,6 +88,30 @@ class GaussianGraphicalModel(FactoredGaussian):
         q, p = self._with("kl_divergence", other)
         kl = 0.5 * (q._trace_against(p) + q._kl_but_trace("kl_divergence", p))
         return checks.require_representable("kl_divergence", kl, q.dtype)
+
+    def kl_terms(self, other: GaussianGraphicalModel | None = None) -> FloatArray:
+        """KL(self ‖ other), exact, in nats, as a sum of a term ≥ 0 for each node: (..., n); None is N(0, I).
+
+        A term is E_q KL(q(z_j | later) ‖ p(z_j | later)), of the conditional of a node given the nodes after it in the
+        order of elimination: the chain rule's in that order, not the divergence of marginals. With δ = log σ_q/σ_p and
+        Δ = β_q − β_p in the regression coordinates σ_j = 1/L_jj, β_ij = −L_ij/L_jj, and a = L_pᵀ (loc_q − loc_p),
+
+            t_j = ½ (e^{2δ_j} − 1) − δ_j + ½ a_j² + ½ Δ_jᵀ Σ_q Δ_j / σ_p,j².
+
+        Raises:
+            PatternError: the two factors are on different patterns, or in different orders of elimination.
+        Cost: one selected inverse and one Gram product.
+        """
+        function = "kl_terms"
+        q, p = (self, None) if other is None else self._with(function, other)
+        order, pattern = q.topology.order, q.factor_pattern
+        if p is None:
+            prior, white = (pattern.rows == pattern.cols).astype(q.dtype), q.loc.take(order, axis=-1)
+        else:
+            regression.require_one_pattern(function, q, p)
+            prior, white = p.factor, linalg.matmul_t(pattern, p.factor, (q.loc - p.loc).take(order, axis=-1))
+        terms = regression.kl_terms(pattern, q.factor, prior, white).take(q.topology.inverse_order, axis=-1)
+        return checks.require_representable(function, terms, q.dtype)
 
     def _with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
         """Both Gaussians in the wider dtype of the two. Raises unless they have the same nodes and batch axes fit."""

@@ -13,7 +13,17 @@ import numpy as np
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
-from sparseggm.kernels.sparse import cholesky, density, divergence, inverse, levels, products, sampling, step
+from sparseggm.kernels.sparse import (
+    cholesky,
+    density,
+    divergence,
+    inverse,
+    levels,
+    products,
+    residual,
+    sampling,
+    step,
+)
 from sparseggm.linalg import checks, long_chain, threads
 from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
 
@@ -105,6 +115,15 @@ class Sparse:
     def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
         return self._step(step.sample_and_kl_vjp, 3, pattern, task)
 
+    def sample_and_kl_terms(self, pattern: Pattern, task: Step) -> int:
+        *given, z, terms = task.addresses
+        return self._residual(2, pattern, task, tuple(given), (0, 0), (z, terms, 0, 0, 0, 0))
+
+    def sample_and_kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
+        given, cotangents, bars = task.addresses[:4], task.addresses[4:6], task.addresses[6:]
+        results = 0, 0, bars[1], bars[3], bars[0], bars[2]
+        return self._residual(5, pattern, task, (0, *given), tuple(cotangents), results)
+
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         order = _NATURAL if task.order is None else checks.read_only_view(np.ascontiguousarray(task.order, np.int64))
         name, back = verb.removesuffix("_vjp"), verb.endswith("_vjp")
@@ -165,6 +184,20 @@ class Sparse:
         structure = *filled.structure, rows_of(filled), pattern.positions_in_fill
         arguments = self.is_chain, *structure, precision, factor, columns, sums
         return threads.over_batch(cholesky.cholesky, filled.column_pairs(filled), *arguments, batch=len(precision))
+
+    def _residual(
+        self,
+        passes: int,
+        pattern: Pattern,
+        task: Step,
+        given: tuple[int, ...],
+        cotangents: tuple[int, ...],
+        results: tuple[int, ...],
+    ) -> int:
+        filled = pattern.filled()
+        work = passes * (4 * pattern.nnz + 2 * pattern.column_pairs(filled))
+        arguments = task.like, task.batch, pattern.structure, _fill(filled), given, cotangents, results
+        return threads.over_batch(residual.sample_and_kl_terms, work, *arguments, batch=task.batch)
 
     def _step(self, kernel: Any, passes: int, pattern: Pattern, task: Step) -> int:
         filled = pattern.filled()

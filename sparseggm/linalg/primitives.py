@@ -111,6 +111,12 @@ class Engine(Protocol):
     def sample_and_kl_vjp(self, pattern: Pattern, task: Step) -> int:
         """The cotangents of loc, factor and noise, given these three, z̄ and k̄."""
 
+    def sample_and_kl_terms(self, pattern: Pattern, task: Step) -> int:
+        """z and the terms of KL from loc, factor, shift, moves, noise: see `residual`."""
+
+    def sample_and_kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
+        """The cotangents of factor, shift, moves and noise, given these four, z̄ and t̄."""
+
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         """A verb of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, or one of their …_vjp;
         or `sample_and_kl_to_normal_vjp`.

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 
 from sparseggm.torch import ops
 from sparseggm.torch.distribution import GaussianGraphicalModel
-from sparseggm.torch.divergences import sample_and_kl
+from sparseggm.torch.divergences import kl_terms, sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
 from sparseggm.torch.grey_levels import GreyLevels
 from sparseggm.torch.heads import ConvHead, FactorHead, PotentialHead, PrecisionHead
@@ -23,6 +23,7 @@ from sparseggm.torch.natural_gradients import elbo_gradient, fisher_solve, natur
 from sparseggm.torch.observed import LogitNormal
 from sparseggm.torch.operators import spectral
 from sparseggm.torch.potentials import Potential
+from sparseggm.torch.residual import Residual, ResidualHead
 
 __all__ = [
     "ConvHead",
@@ -34,8 +35,11 @@ __all__ = [
     "Potential",
     "PotentialHead",
     "PrecisionHead",
+    "Residual",
+    "ResidualHead",
     "elbo_gradient",
     "fisher_solve",
+    "kl_terms",
     "natural_step",
     "ops",
     "sample_and_kl",

@@ -17,10 +17,12 @@ from torch.distributions.kl import register_kl
 
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian.factored import trace_positions
+from sparseggm.gaussian.regression import require_one_pattern
+from sparseggm.positivity.namespace import take
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
-from sparseggm.torch.operators import density, step
+from sparseggm.torch.operators import density, residual, step
 from sparseggm.torch.operators.distances import square_norm
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index
@@ -81,6 +83,32 @@ def sample_and_kl(
         z, divergence = step.sample_and_kl(q.factor_pattern, loc, q._factor, eps)
         return q._to_caller(z), divergence
     return q.loc + q.colorize(noise), kl_divergence(q, p)
+
+
+@tells(function="kl_terms")
+def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
+    """KL(q ‖ p), exact, in nats, as a sum of a term ≥ 0 for each node: (..., n), in the caller's numbering.
+
+    Terms are those of the chain rule in the order of elimination: E_q of the divergence of the conditionals of a node
+    given the nodes after it; see `sparseggm.GaussianGraphicalModel.kl_terms`. Differentiable to every order.
+
+    Raises:
+        PatternError: the two factors are on different patterns, or in different orders of elimination.
+    Cost: one selected inverse and one Gram product.
+    """
+    for name, given in {"q": q, "p": p}.items():
+        if not isinstance(given, GaussianGraphicalModel):
+            raise TypeError(f"kl_terms: {name} must be a GaussianGraphicalModel, got {type(given).__name__}.")
+    require_one_pattern("kl_terms", q, p)
+    loc, _ = as_tensors("kl_terms", q=q.loc, p=p.loc)
+    common_batch("kl_terms", q=q.loc, p=p.loc)
+    q, p, pattern = q._in(loc.dtype), p._in(loc.dtype), q.factor_pattern
+    white = ops.matmul_t(pattern, p._factor, reordered(q.loc - p.loc, q._order))
+    L, M = q._factor.double(), p._factor.double()
+    own, pivots = ops.diagonal(pattern, L), ops.diagonal(pattern, M)
+    change = M / take(pivots, pattern.cols) - L / take(own, pattern.cols)
+    terms = residual.kl_terms(pattern, q._factor, pivots, white, (pivots / own).log(), change)
+    return q._to_caller(rounded(terms, loc.dtype))
 
 
 def _log_of_standard_normal(z: Tensor) -> Tensor:

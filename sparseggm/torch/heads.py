@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.graph.families import ExtendedGrid, Stencil
 from sparseggm.graph.graphs import Grid, Torus
-from sparseggm.graph.pattern import IntArray
+from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.positivity import families
 from sparseggm.positivity.families import DominantFamily, FactorFamily, Family, SpectralFamily
@@ -36,8 +36,52 @@ SILENCE = 2.0**-60
 direction, without which `weight_norm` divides by zero. In float16 it is zero."""
 
 
-class Head(nn.Module, Generic[Emitted]):
-    """What the heads share: a layer that emits a vector over the nodes and the inputs of a family, and an identity.
+class Head(nn.Module):
+    """What all heads share: a layer, a graph, and a state dict that knows what its weights are for."""
+
+    def __init__(self, layer: nn.Module, topology: Topology) -> None:
+        super().__init__()
+        self.layer, self.topology = layer, topology
+
+    def extra_repr(self) -> str:
+        return f"{self.topology}, {self._made_of()}"
+
+    def get_extra_state(self) -> Tensor:
+        """Bytes of text, for what handles a state dict (safetensors, averages of weights) may know tensors alone."""
+        return torch.tensor(list("\n".join(self._identity().values()).encode()), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse weights that are for something else. An average of equal bytes is rounded to them."""
+        if not isinstance(state, Tensor):
+            raise PatternError(f"{type(self).__name__}: the saved weights are of another version of sparseggm.")
+        saved = bytes(state.double().round().to(torch.uint8).tolist()).decode("latin-1").split("\n")
+        for (name, own), other in zip(self._identity().items(), [*saved, *4 * [""]], strict=False):
+            if own != other:
+                raise PatternError(
+                    f"{type(self).__name__}: the saved weights are for another {name} than that of {self.extra_repr()}."
+                )
+
+    def _identity(self) -> dict[str, str]:
+        """What weights are for."""
+        topology = self.topology
+        return {
+            "family": self._made_of(),
+            "topology": _digest(np.append(topology.edges.ravel(), topology.n)),
+            "order of elimination": _digest(topology.order),
+            "pattern": self._pattern().key,
+        }
+
+    def _made_of(self) -> str:
+        """In a word, what is made of the layer's outputs."""
+        raise NotImplementedError
+
+    def _pattern(self) -> Pattern:
+        """On which that is."""
+        return self.topology.factor_pattern
+
+
+class FamilyHead(Head, Generic[Emitted]):
+    """What heads with a family share: a layer that emits a vector over the nodes and the inputs of the family.
 
     Args:
         layer: features → (..., n + family.num_inputs(topology)), nodes first.
@@ -46,8 +90,8 @@ class Head(nn.Module, Generic[Emitted]):
     """
 
     def __init__(self, layer: nn.Module, topology: Topology, family: Family) -> None:
-        super().__init__()
-        self.layer, self.topology, self.family = layer, topology, family
+        super().__init__(layer, topology)
+        self.family = family
         with torch.no_grad():  # derives what the topology needs: torch.compile then meets constants
             self._prepare(torch.zeros(1, topology.n + family.num_inputs(topology), device="cpu"))
 
@@ -67,33 +111,12 @@ class Head(nn.Module, Generic[Emitted]):
         """Use once what is emitted, as a caller will."""
         raise NotImplementedError
 
-    def extra_repr(self) -> str:
-        return f"{self.topology}, {_name(self.family)}"
+    def _made_of(self) -> str:
+        return _name(self.family)
 
-    def get_extra_state(self) -> Tensor:
-        """Bytes of text, for what handles a state dict (safetensors, averages of weights) may know tensors alone."""
-        return torch.tensor(list("\n".join(self._identity().values()).encode()), dtype=torch.uint8, device="cpu")
-
-    def set_extra_state(self, state: Any) -> None:
-        """Refuse weights that are for something else. An average of equal bytes is rounded to them."""
-        if not isinstance(state, Tensor):
-            raise PatternError(f"{type(self).__name__}: the saved weights are of another version of sparseggm.")
-        saved = bytes(state.double().round().to(torch.uint8).tolist()).decode("latin-1").split("\n")
-        for (name, own), other in zip(self._identity().items(), [*saved, *4 * [""]], strict=False):
-            if own != other:
-                raise PatternError(
-                    f"{type(self).__name__}: the saved weights are for another {name} than that of {self.extra_repr()}."
-                )
-
-    def _identity(self) -> dict[str, str]:
-        """What weights are for."""
-        topology, is_factor = self.topology, isinstance(self.family, FactorFamily)
-        return {
-            "family": _name(self.family),
-            "topology": _digest(np.append(topology.edges.ravel(), topology.n)),
-            "order of elimination": _digest(topology.order),
-            "pattern": (topology.factor_pattern if is_factor else topology.precision_pattern).key,
-        }
+    def _pattern(self) -> Pattern:
+        is_factor = isinstance(self.family, FactorFamily)
+        return self.topology.factor_pattern if is_factor else self.topology.precision_pattern
 
 
 def _name(family: Family) -> str:
@@ -105,7 +128,7 @@ def _digest(numbers: IntArray) -> str:
     return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
-class GaussianHead(Head[GaussianGraphicalModel]):
+class GaussianHead(FamilyHead[GaussianGraphicalModel]):
     """What the heads of Gaussians share: the vector is loc; the family `factor` gives L, all others P."""
 
     def _made(self, vector: Tensor, values: Tensor) -> GaussianGraphicalModel:
@@ -158,7 +181,7 @@ class PrecisionHead(GaussianHead):
         super().__init__(_linear(in_features, topology, family), topology, family)
 
 
-class PotentialHead(Head[Potential]):
+class PotentialHead(FamilyHead[Potential]):
     """Features (..., in_features) → a `Potential`: one linear layer emits h and what a family makes a Λ ⪰ 0 of.
 
     A product with a prior, `prior.product(head(features))`, is the posterior: its precision P + Λ is positive definite

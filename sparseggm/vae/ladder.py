@@ -88,7 +88,8 @@ class Rung(nn.Module, ABC):
 
     def _beside(self, features: Tensor, p: GaussianGraphicalModel) -> Posterior:
         if isinstance(self.head, ResidualHead):
-            return self.head(features, p)
+            residual: Posterior = self.head(features, p)
+            return residual
         emitted = self.head(features)
         return Beside(emitted if isinstance(emitted, GaussianGraphicalModel) else p.product(emitted), p)
 

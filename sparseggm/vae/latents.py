@@ -9,15 +9,16 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from sparseggm.graph.derived import derived
 from sparseggm.graph.families import Band, BlockChain, Chain, Diagonal, ExtendedGrid
 from sparseggm.graph.graphs import Grid, Tree
-from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity import families
 from sparseggm.positivity.families import Family
@@ -87,10 +88,10 @@ def _layer(word: str) -> Layer:
     return Layer(int(match[1]), match[2])
 
 
-def block_diagonal(topologies: Sequence[Topology]) -> dict[str, IntArray]:
+def block_diagonal(topologies: Sequence[Topology]) -> dict[str, npt.NDArray[Any]]:
     """Rows, columns and order of the factors of topologies one after the other, as one block-diagonal factor."""
     starts = np.cumsum([0, *(topology.n for topology in topologies)])[:-1]
-    found: dict[str, list[IntArray]] = {
+    found: dict[str, list[npt.NDArray[Any]]] = {
         "rows": [topology.factor_pattern.rows for topology in topologies],
         "cols": [topology.factor_pattern.cols for topology in topologies],
         "order": [topology.order for topology in topologies],

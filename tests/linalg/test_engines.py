@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import reference
+import reference.gaussian
 import reference.levels
 from sparseggm import Chain, ExtendedGrid, Grid, Pattern
 from sparseggm.kernels.sparse.levels import Observed
@@ -90,6 +91,31 @@ class Dense:
         factor_bar[...] = packed(pattern, trace_bar + pivots_bar + sample_bar)
         return 0
 
+    def sample_and_kl_terms(self, pattern: Pattern, task: Step) -> int:
+        n, nnz, ref = pattern.n, pattern.nnz, reference.linalg
+        loc, factor, shift, moves, noise, z, terms = rows_at(task, (n, nnz, n, nnz, n), (n, n))
+        M = pattern.to_dense(factor)
+        L = ref.moved(M, pattern.to_dense(moves))
+        mean = loc + ref.solve_t(M, shift)
+        z[...] = mean + ref.solve_t(L, noise)
+        terms[...] = reference.gaussian.kl_terms(mean, ref.gram(L), loc, ref.gram(M))
+        return 0
+
+    def sample_and_kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
+        """The definition differentiated along every stored number in turn: by the complex step, exact to rounding."""
+        n, nnz = pattern.n, pattern.nnz
+        *given, z_bar, t_bar, factor_bar, shift_bar, moves_bar, noise_bar = rows_at(
+            task, (nnz, n, nnz, n, n, n), (nnz, n, nnz, n)
+        )
+        bars = factor_bar, shift_bar, moves_bar, noise_bar
+        for number, bar in enumerate(bars):
+            for p in range(bar.shape[1]):
+                step = [array.astype(complex) for array in given]
+                step[number][:, p] += 1e-30j
+                z, terms = residual_by_definition(pattern, *step)
+                bar[:, p] = ((z * z_bar).sum(-1) + (terms * t_bar).sum(-1)).imag / 1e-30
+        return 0
+
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         n, nnz, ref = pattern.n, pattern.nnz, reference.linalg
         given = {
@@ -150,6 +176,15 @@ def dense_levels(pattern: Pattern, observed: Observed, r: int) -> tuple[Array, .
     L, level = pattern.to_dense(observed.factor[observed.factor_row[r]]), observed.levels[observed.levels_row[r]]
     ends = observed.edges[level], observed.edges[level + 1]
     return L, observed.loc[observed.loc_row[r]], *ends, observed.uniform[r]
+
+
+def residual_by_definition(pattern: Pattern, factor: Array, shift: Array, moves: Array, noise: Array) -> Any:
+    """z − loc and the terms, by functions that are analytic in every argument."""
+    ref = reference.linalg
+    M = pattern.to_dense(factor)
+    L = ref.moved(M, pattern.to_dense(moves))
+    d = ref.solve_t(M, shift)
+    return d + ref.solve_t(L, noise), reference.gaussian.kl_terms(d, ref.gram(L), 0 * d, ref.gram(M))
 
 
 def of_normals(verb: str, pattern: Pattern, nodes: Array, L: Array, loc: Array, others: list[Array]) -> None:

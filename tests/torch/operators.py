@@ -28,6 +28,7 @@ EMPTY: list[Shape] = [(), (0,), (3, 1), (3, 0)]
 FIRST_ORDER = {
     "sample_vjp",
     "sample_and_kl_vjp",
+    "sample_and_kl_terms_vjp",
     "square_distance_vjp",
     "kl_to_normal_vjp",
     "kl_from_normal_vjp",
@@ -87,6 +88,15 @@ def operators(on: Pattern) -> dict[str, Row]:
     def step_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
         return on.key, *tensors(a, b, c), nodes(_full(a, b, c), seed=3), numbers(_full(a, b))
 
+    def residual(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+        """Of priors, of what moves them, and of the noise."""
+        return on.key, nodes(a), lower(a), nodes(b, seed=2), 0.3 * packed(on, b), nodes(c, seed=4)
+
+    def residual_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+        key, _, *tensors = residual(a, b, c)
+        full = _full(a, b, c)
+        return key, *tensors, nodes(full, seed=3), nodes(full, seed=5)
+
     def sample_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
         full = _full(a, b, c)
         return on.key, nodes(a), lower(b), order, nodes(full, seed=2), nodes(full, seed=3)
@@ -135,6 +145,9 @@ def operators(on: Pattern) -> dict[str, Row]:
         "sample_and_kl": (3, lambda a, b, c: (on.key, *tensors(a, b, c))),
         "sample_and_kl_vjp": (3, lambda a, b, c: (*step_vjp(a, b, c), True)),
         "sample_and_kl_vjp, but for the noise": (3, lambda a, b, c: (*step_vjp(a, b, c), False)),
+        "sample_and_kl_terms": (3, residual),
+        "sample_and_kl_terms_vjp": (3, lambda *shapes: (*residual_vjp(*shapes), True)),
+        "sample_and_kl_terms_vjp, but for the noise": (3, lambda *shapes: (*residual_vjp(*shapes), False)),
         "sample": (3, lambda a, b, c: (on.key, nodes(a), lower(b), order, _full(a, b, c))),
         "sample_vjp": (3, sample_vjp),
         "sample_and_log_prob": (

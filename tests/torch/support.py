@@ -21,8 +21,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 import sparseggm as sg
 from sparseggm import Topology, parametrize
-from sparseggm.torch import GaussianGraphicalModel, GreyLevels, LogitNormal, sample_and_kl
-from sparseggm.torch.operators import step
+from sparseggm.torch import GaussianGraphicalModel, GreyLevels, LogitNormal, Residual, kl_terms, sample_and_kl
+from sparseggm.torch.operators import residual, step
 from sparseggm.torch.operators.registration import key_of
 from tests.torch.problems import calls, factor, gradgradcheck, values, vectors
 
@@ -133,10 +133,40 @@ def _fused(topology: Topology) -> Problem:
     return Problem(lambda *tensors: step.sample_and_kl(pattern, *tensors), arguments)
 
 
+def _fused_terms(topology: Topology) -> Problem:
+    pattern = topology.factor_pattern
+    return Problem(lambda *tensors: residual.sample_and_kl_terms(pattern, *tensors), _moved(topology))
+
+
+def _residual(topology: Topology) -> Problem | None:
+    if not topology.is_factor_free:
+        return None
+
+    def function(loc: Tensor, lower: Tensor, shift: Tensor, moves: Tensor, noise: Tensor) -> Any:
+        p = GaussianGraphicalModel(loc, factor=lower, topology=topology, validate_args=False)
+        return Residual(p, shift, moves).sample_and_kl_terms(noise)
+
+    return Problem(function, _moved(topology))
+
+
+def _moved(topology: Topology) -> tuple[Tensor, ...]:
+    """Prior, shift, moves and noise."""
+    pattern, n = topology.factor_pattern, topology.n
+    moves = (0.3 * values(pattern, 2, seed=3).detach()).requires_grad_()
+    return vectors(n, 2), factor(pattern, 2), vectors(n, 2, seed=1), moves, vectors(n, 2, seed=2)
+
+
+def _own_terms(q: GaussianGraphicalModel, loc: Tensor) -> Tensor:
+    p = GaussianGraphicalModel(loc, factor=q._factor * 1.5, topology=q.topology, validate_args=False)
+    return kl_terms(q, p)
+
+
 FAMILIES = ("factor", "regression", "dominant", "scaled", "edge", "spectral")
 OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {
     **{f"ops.{name}": _operator(name) for name in calls(sg.Chain(4))},
     "fused.sample_and_kl": _fused,
+    "fused.sample_and_kl_terms": _fused_terms,
+    "Residual.sample_and_kl_terms": _residual,
     "sample_and_kl(q, noise)": _of_distribution(lambda q, noise: sample_and_kl(q, noise=noise)),
     "sample_and_kl(q)": _of_distribution(lambda q, noise: sample_and_kl(q)),
     "rsample": _of_distribution(lambda q, noise: q.rsample()),
@@ -151,6 +181,7 @@ OPERATIONS: dict[str, Callable[[Topology], Problem | None]] = {
     "whiten": _of_distribution(lambda q, x: q.whiten(x)),
     "colorize": _of_distribution(lambda q, x: q.colorize(x)),
     "kl_divergence to a GaussianGraphicalModel": _of_distribution(_own_kl),
+    "kl_terms": _of_distribution(_own_terms),
     "kl_divergence to Independent(Normal, 1)": _of_distribution(_normal_kl),
     **{f"parametrize.{name}": _of_family(name) for name in FAMILIES},
     "spectral.largest_eigenvalue beyond 64 nodes": _eigenvalue,

@@ -140,7 +140,7 @@ def _spread(verb, fill_indptr, b, G):
 
 
 @njit(**INNER)
-def _find(rows, low, stop, row):
+def find(rows, low, stop, row):
     """Position of `row` in the increasing rows[low:stop], which holds it: the first, or by doubling and bisection."""
     if rows[low] == row:
         return low
@@ -173,7 +173,7 @@ def _gram_jvp(indptr, rows, gram, A, B, out):
             A_p, B_p = load(A, p), load(B, p)
             q, column_end = gram_indptr[rows[p]], gram_indptr[rows[p] + 1]
             for s in range(p, indptr[j + 1]):
-                q = _find(gram_rows, q, column_end, rows[s])
+                q = find(gram_rows, q, column_end, rows[s])
                 store(out, q, load(out, q) + (load(A, s) * B_p + load(B, s) * A_p))
 
 
@@ -187,7 +187,7 @@ def _gram_vjp(indptr, rows, gram, A, V, out):
             A_p = load(A, p)
             q, column_end = gram_indptr[rows[p]], gram_indptr[rows[p] + 1]
             for s in range(p, indptr[j + 1]):
-                q = _find(gram_rows, q, column_end, rows[s])
+                q = find(gram_rows, q, column_end, rows[s])
                 V_q = load(V, q)
                 store(out, s, load(out, s) + V_q * A_p)
                 store(out, p, load(out, p) + V_q * load(A, s))
@@ -241,7 +241,7 @@ def takahashi(is_covariance, indptr, rows, fill, L, W):
                 u = outside[v]
                 if fill_rows[u] > k:
                     break
-                t = _find(row_cols, t, row_end, fill_rows[u])
+                t = find(row_cols, t, row_end, fill_rows[u])
                 store(W, u, load(W, u) - L_kj * load(W, row_positions[t]))
         pivot = load(L, begin)
         W_jj = load(W, fill_begin)
@@ -266,7 +266,7 @@ def takahashi(is_covariance, indptr, rows, fill, L, W):
 def _next(rows, q, stop, row):
     """Position of `row` beyond q in the increasing rows[:stop], which holds it."""
     q += np.uint64(1)
-    return q if rows[q] == row else np.uint64(_find(rows, np.int64(q), stop, row))
+    return q if rows[q] == row else np.uint64(find(rows, np.int64(q), stop, row))
 
 
 @njit(**INLINED)
@@ -354,7 +354,7 @@ def takahashi_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
         u = fill_begin
         for s in range(begin + 1, end):
             i, L_ij, L_ij_bar = rows[s], load(L, s), load(L_bar, s)
-            u = _find(fill_rows, u, fill_end, i)
+            u = find(fill_rows, u, fill_end, i)
             h_i = load(h, u - fill_begin)
             q, stop = np.uint64(fill_indptr[i]), fill_indptr[i + 1]
             L_ij_bar = L_ij_bar - h_i * load(sigma, q)
@@ -376,7 +376,7 @@ def takahashi_adjoint(indptr, rows, fill, L, sigma, G, L_bar):
                 w = outside[v]
                 if fill_rows[w] > i:
                     break
-                t = _find(row_cols, t, row_end, fill_rows[w])
+                t = find(row_cols, t, row_end, fill_rows[w])
                 q, h_k = row_positions[t], load(h, w - fill_begin)
                 L_ij_bar = L_ij_bar - h_k * load(sigma, q)
                 store(G, q, load(G, q) - h_k * L_ij)

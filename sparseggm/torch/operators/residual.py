@@ -1,0 +1,201 @@
+"""A sample of the residual posterior and its KL to the prior, node by node, as one operator: see `linalg.residual`.
+
+Composed of verbs the same takes some thirty operators, and at n = 16 each of them costs as much as its arithmetic.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseggm.gaussian.regression import moved, scale_divergence
+from sparseggm.graph.pattern import Pattern
+from sparseggm.linalg import checks, residual
+from sparseggm.linalg.engines import engine_of
+from sparseggm.linalg.primitives import Step
+from sparseggm.torch.operators import algebra, second_moments
+from sparseggm.torch.operators.addresses import FEW, LIKE, takes_addresses
+from sparseggm.torch.operators.blocks import sum_in_float64, to_tensor
+from sparseggm.torch.operators.embedding import diagonal, on_diagonal, restrict
+from sparseggm.torch.operators.registration import (
+    array,
+    batch_of,
+    key_of,
+    may_skip_dispatcher,
+    pattern_of,
+    register,
+    sum_to_shape,
+    vjp,
+)
+
+
+def sample_and_kl_terms(
+    pattern: Pattern, loc: Tensor, factor: Tensor, shift: Tensor, moves: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """z = loc + M⁻ᵀ a + L⁻ᵀ ε, and the terms of KL(q ‖ p) in nats; see `linalg.residual.sample_and_kl_terms`.
+
+    Args:
+        pattern: of both factors, whose numbering all arguments follow.
+        loc, factor, shift, moves, noise: ending in n, nnz, n, nnz and n; batch axes broadcast, by copies.
+    Returns:
+        z and the terms, (..., n) on the common batch axes.
+    """
+    tensors = loc, factor, shift, moves, noise
+    key = key_of(pattern, "sample_and_kl_terms", *tensors)
+    if may_skip_dispatcher(*tensors):
+        return _EagerResidual.apply(pattern, *tensors)  # type: ignore[no-any-return]
+    return torch.ops.sparseggm.sample_and_kl_terms(key, *tensors)  # type: ignore[no-any-return]
+
+
+def kl_terms(pattern: Pattern, factor: Tensor, pivots: Tensor, white: Tensor, delta: Tensor, change: Tensor) -> Tensor:
+    """h(δ_j) + ½ a_j² + ½ M_jj² Δ_jᵀ Σ_RR Δ_j in verbs: (..., n) in float64, differentiable to every order.
+
+    Args:
+        factor: (..., nnz) L, of which Σ is the inverse.
+        pivots, white, delta: (..., n) M_jj, a and δ.
+        change: (..., nnz) Δ, zero on the diagonal.
+    """
+    gram, change = pattern.gram(), change.double()
+    sigma = restrict(gram, pattern.filled(), second_moments.selected_inverse(pattern, factor)).double()
+    pulls = change * algebra.gram_vjp(pattern, change, algebra.diagonal_halved(gram, sigma))
+    squares = algebra.matmul_t(pattern, pulls, torch.ones_like(white, dtype=torch.float64)).clamp(min=0.0)
+    half_squares = 0.5 * (white.double().square() + pivots.double().square() * squares)
+    return scale_divergence(delta.double()) + half_squares  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------- values
+
+
+def _run(pattern: Pattern, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    if _takes_addresses(pattern, *tensors):
+        given = [tensor.contiguous() for tensor in tensors]
+        z, terms = torch.empty_like(given[0]), torch.empty_like(given[0])
+        if _run_at("sample_and_kl_terms", pattern, *given, z, terms):
+            return z, terms
+    z_and_terms = residual.sample_and_kl_terms(pattern, *_broadcast(*tensors))
+    return torch.from_numpy(z_and_terms[0]), torch.from_numpy(z_and_terms[1])
+
+
+def _takes_addresses(
+    pattern: Pattern, loc: Tensor, factor: Tensor, shift: Tensor, moves: Tensor, *vectors: Tensor
+) -> bool:
+    """Whether all have one batch shape, and so few numbers that arrays would cost as much as the arithmetic."""
+    if loc.numel() > FEW or moves.shape != factor.shape or moves.dtype is not factor.dtype or moves.is_neg():
+        return False
+    return takes_addresses(pattern, loc, factor, shift, *vectors)
+
+
+def _run_at(verb: str, pattern: Pattern, *tensors: Tensor | None) -> bool:
+    """Run the verb at the addresses of its arguments and results, None for one unwanted; whether all is finite."""
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    first: Any = tensors[0]
+    task = Step(LIKE[first.dtype], first.shape[:-1].numel(), addresses)
+    return not getattr(engine_of(pattern, task), verb)(pattern, task)
+
+
+def _broadcast(*tensors: Tensor) -> list[Any]:
+    """As arrays on the common batch axes."""
+    batch = batch_of(*tensors)
+    return [array(tensor.expand(*batch, tensor.shape[-1])) for tensor in tensors]
+
+
+def _fake(key: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (*batch_of(*tensors), pattern_of(key).n)
+    return tensors[0].new_empty(shape), tensors[0].new_empty(shape)
+
+
+# ---------------------------------------------------------------------- cotangents
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.pattern = pattern_of(inputs[0])
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _rule(ctx: Any, z_bar: Tensor, terms_bar: Tensor) -> tuple[Any, ...]:
+    pattern, tensors = ctx.pattern, ctx.saved_tensors
+    if torch.is_grad_enabled():  # the gradient is to be differentiated: write it in verbs that can be
+        with checks.non_finite_passes():
+            return None, *vjp(partial(_in_verbs, pattern), tensors, (z_bar, terms_bar))
+    loc, *others = tensors
+    inputs, needs_noise = (*others, z_bar, terms_bar), ctx.needs_input_grad[-1]
+    if may_skip_dispatcher(*inputs):
+        bars = _bars(pattern, *inputs, needs_noise)
+    else:
+        key = key_of(pattern, "sample_and_kl_terms_vjp", loc)
+        bars = torch.ops.sparseggm.sample_and_kl_terms_vjp(key, *inputs, needs_noise)
+    return None, sum_to_shape(z_bar, loc), *bars[:3], bars[3] if needs_noise else None
+
+
+class _EagerResidual(torch.autograd.Function):
+    """The operator without the dispatcher, whose layers cost as much as the arithmetic of a small step."""
+
+    @staticmethod
+    def forward(ctx: Any, pattern: Pattern, *tensors: Tensor) -> Any:
+        ctx.pattern = pattern
+        ctx.save_for_backward(*tensors)
+        return _run(pattern, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return _rule(ctx, *cotangents)
+
+
+def _in_verbs(
+    pattern: Pattern, loc: Tensor, factor: Tensor, shift: Tensor, moves: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    lower, delta = moved(pattern, factor, moves), diagonal(pattern, moves)
+    z = loc + algebra.solve_t(pattern, factor, shift) + algebra.solve_t(pattern, lower, noise)
+    change = moves - on_diagonal(pattern, delta)
+    terms = kl_terms(pattern, lower, diagonal(pattern, factor), shift, delta, change).to(z.dtype)
+    return z, terms if terms.shape == z.shape else terms.expand(z.shape)
+
+
+def _bars(pattern: Pattern, *arguments: Any) -> tuple[Tensor | None, ...]:
+    """The cotangents of factor, shift, moves and noise, given these, z̄, t̄, and whether that of the noise is wanted."""
+    *inputs, z_bar, terms_bar, needs_noise = arguments
+    inputs += [z_bar.resolve_neg(), terms_bar.resolve_neg()]
+    if _takes_addresses(pattern, z_bar, *inputs):
+        given = [tensor.contiguous() for tensor in inputs]
+        noise_bar = torch.empty_like(given[3]) if needs_noise else None
+        bars: tuple[Tensor | None, ...] = *map(torch.empty_like, given[:3]), noise_bar
+        if _run_at("sample_and_kl_terms_vjp", pattern, *given, *bars):
+            return bars
+    arrays = _broadcast(*inputs)
+    with checks.non_finite_passes():
+        sums = residual.sample_and_kl_terms_vjp(pattern, *arrays, needs_noise)  # type: ignore[call-arg]
+    pairs = zip(sums, inputs[:4], strict=True)
+    return tuple(None if bar is None else to_tensor(sum_in_float64(bar, tuple(x.shape)), x) for bar, x in pairs)
+
+
+def _run_vjp(key: str, *arguments: Any) -> tuple[Tensor, ...]:
+    """An operator has no optional results: noise that is not wanted has no entries."""
+    *bars, noise_bar = _bars(pattern_of(key), *arguments)
+    noise = arguments[3]
+    return *bars, noise.new_empty((*noise.shape[:-1], 0)) if noise_bar is None else noise_bar
+
+
+def _fake_vjp(key: str, *arguments: Any) -> tuple[Tensor, ...]:
+    *inputs, noise, _, _, needs_noise = arguments
+    noise_bar = noise.new_empty(noise.shape if needs_noise else (*noise.shape[:-1], 0))
+    return *(tensor.new_empty(tensor.shape) for tensor in inputs), noise_bar
+
+
+register(
+    "sample_and_kl_terms(str key, Tensor loc, Tensor factor, Tensor shift, Tensor moves, Tensor noise)"
+    " -> (Tensor, Tensor)",
+    {"CPU": lambda key, *tensors: _run(pattern_of(key), *tensors)},
+    _fake,
+    _setup,
+    _rule,
+)
+register(
+    "sample_and_kl_terms_vjp(str key, Tensor factor, Tensor shift, Tensor moves, Tensor noise, Tensor z_bar, "
+    "Tensor terms_bar, bool needs_noise) -> (Tensor, Tensor, Tensor, Tensor)",
+    {"CPU": _run_vjp},
+    _fake_vjp,
+    loops=True,
+)
