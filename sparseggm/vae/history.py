@@ -41,7 +41,8 @@ class EpochRecord:
 
     def line(self, config: Config) -> str:
         """The line shown to the user."""
-        bound = "" if config.objective == "elbo" else f"{config.objective} {self.bound:8.2f}  "
+        objective = config.objective_at(self.epoch - 1)
+        bound = "" if objective == "elbo" else f"{objective} {self.bound:8.2f}  "
         bits = f"  {bits_per_dimension(self.bound, PIXELS):.3f} bits per dimension" if config.is_grey else ""
         layers = f" ({' + '.join(f'{kl:.2f}' for kl in self.kl_by_layer)})" if self.kl_by_layer else ""
         return (

@@ -171,15 +171,15 @@ def test_terms_below_their_share_of_free_bits_cost_nothing(ladder: Config, digit
 def test_importance_weights_average_to_the_evidence(digits: Images) -> None:
     """log p(x) by samples of the prior, and of the posteriors, of two layers of one variable each."""
     for head in HEADS:
-        vae = moved(Config(layers="1:diagonal 1:diagonal", head=head, hidden=8), digits, scale=0.3)
+        vae = moved(Config(layers="1:diagonal 1:diagonal", head=head, hidden=8), digits, scale=0.2)
         x = observed(vae, digits, 1)
         with torch.no_grad():
-            z = vae.latents(noise_of(vae, 200_000, 1, seed=4))
+            z = vae.latents(noise_of(vae, 20_000, 1, seed=4))
             likelihoods = vae.log_likelihood(z, x, torch.Generator()).exp()
-        result = evaluate_images(vae, x, samples=20_000)
-        relative = float(likelihoods.std() / likelihoods.mean()) / 200_000**0.5
+        result = evaluate_images(vae, x, samples=2_000)
+        relative = float(likelihoods.std() / likelihoods.mean()) / 20_000**0.5
         error = relative + 1.0 / float(result.effective_samples[0]) ** 0.5
-        assert error < 0.05
+        assert error < 0.1
         assert abs(float(likelihoods.mean().log()) - result.log_p[0]) < 4.0 * error
         assert result.elbo[0] < result.log_p[0]
         np.testing.assert_allclose(result.kl, result.kl_by_layer.sum(1))
@@ -218,7 +218,7 @@ def test_the_importance_weighted_gradient_is_that_of_the_score_function(
     one, other = (gradients(estimate, weights, 60) for estimate in (doubly, by_score))
     difference, error = one.mean(0) - other.mean(0), (one.var(0) / 60 + other.var(0) / 60).sqrt()
     assert (difference.abs() <= 5.0 * error + 1e-9).all()
-    assert (one.mean(0).abs() > 10.0 * error).double().mean() > 0.3  # so a wrong scale would be seen
+    assert (one.mean(0).abs() > 20.0 * error).sum() >= 5  # so a wrong scale would be seen
 
 
 def gradients(estimate: Callable[[int], Tensor], weights: list[Tensor], count: int) -> Tensor:
@@ -255,7 +255,7 @@ def test_a_resumed_run_of_layers_repeats_an_uninterrupted_one(
         for key, values in states[0][name].items():
             assert torch.equal(values, states[1][name][key]), key
     assert all(len(each.kl_by_layer) == 2 for each in history)
-    assert [each.bound > each.elbo for each in history] == [False, False, True]
+    assert [each.bound > each.elbo + 1e-3 for each in history] == [False, False, True]
     tracked = np.load(whole / "tracked.npz")
     assert tracked["loc"].shape == (4, 10)
     assert tracked["factor"].shape[1] == len(tracked["rows"]) == len(tracked["cols"])
