@@ -58,7 +58,7 @@ class Potential:
         checks.check(function, pattern, packed={"precision": precision}, information=information)
         batches = {"information": information.shape[:-1], "precision": precision.shape[:-1]}
         self.batch_shape = checks.broadcast(function, **batches)
-        checks.require_finite(function, "information", None, information)
+        checks.require_finite(function, "information", None, information, topology)
         checks.require_finite(function, "precision", pattern, precision, topology)
         information.flags.writeable = precision.flags.writeable = False
         self.information, self.precision, self.topology = information, precision, topology

@@ -12,13 +12,16 @@ arrays and torch tensors, with batch axes in front. Zero inputs give the identit
 | `edge`     | n + 2m | the same, without a shared scale                  | O(nnz)                                  |
 | `spectral` | n + m  | every positive-definite P on the graph            | an eigenvalue: see `sparseggm.spectral` |
 
-Two families give a positive semidefinite Λ, for a potential, which may have nothing to say: its values may be zero.
-
-| `semidefinite_edge` | n + 2m | sums of Λ ⪰ 0 of one or two nodes         | O(nnz)                                  |
-| `gram`     | nnz(L) | W Wᵀ for every W of a factor-free pattern         | a Gram product                          |
-
 dominant ⊂ scaled = edge ⊂ spectral; on a tree the last two are equal. docs/positivity.md measures the differences.
-Zero inputs of these give log 2 · I and (log 2)² I. Log-scales are bounded, here and nowhere else,
+
+Two families give a Λ ⪰ 0, for potentials. Low inputs give Λ = 0, zero inputs log 2 · I and (log 2)² I.
+
+| family              | inputs | covers                                              |           cost |
+|---------------------|--------|-----------------------------------------------------|----------------|
+| `semidefinite_edge` | n + 2m | sums of semidefinite matrices of one or two nodes   | O(nnz)         |
+| `gram`              | nnz(L) | W Wᵀ for every W of a factor-free pattern           | a Gram product |
+
+Log-scales are bounded, here and nowhere else,
 
     bounded(d) = 5 tanh(d / 5),      slope 1 at 0,      e^±5 = 148, 0.0067 at the ends,
 
@@ -269,7 +272,7 @@ semidefinite_edge = SemidefiniteEdgeFamily()
 gram = GramFamily()
 
 Semidefinite = SemidefiniteEdgeFamily | GramFamily
-"""The families whose values may be singular."""
+"""The families whose values may be singular: of a potential, not of a precision."""
 
 
 def bounded(log_scale: Array) -> Array:

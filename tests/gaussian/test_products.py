@@ -403,7 +403,7 @@ A = Potential(np.zeros(3), precision=np.ones(5), topology=Chain(3))
         (
             lambda: Potential([0, np.nan, 0], precision=np.ones(5), topology=Chain(3)),
             NonFiniteError,
-            "information must be finite, got nan at column 1",
+            r"information must be finite, got nan at node 1 of Chain\(n=3\)",
         ),
         (
             lambda: Potential(np.zeros(3), precision=[1, 1, np.inf, 1, 1], topology=Chain(3)),
