@@ -263,3 +263,39 @@ def test_an_order_is_perfect_where_later_neighbours_are_joined() -> None:
 def test_maximum_cardinality_and_a_torus_by_hand() -> None:
     assert reference.topology.maximum_cardinality(4, [(1, 0), (2, 0), (3, 0)]) == [1, 2, 0, 3]
     assert reference.topology.torus((4,)) == reference.topology.cycle(4) == [(1, 0), (3, 0), (2, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_terms_of_kl_are_not_negative_and_sum_to_it(seed: int) -> None:
+    L, M, rng = factor(seed), factor(seed + 100), np.random.default_rng(seed)
+    given = rng.standard_normal(N), L @ L.T, rng.standard_normal(N), M @ M.T
+    terms = reference.gaussian.kl_terms(*given)
+    assert (terms > 0).all()
+    assert_close(terms.sum(), reference.gaussian.kl_divergence(*given), L @ M)
+
+
+def test_a_term_of_kl_is_the_mean_divergence_of_conditionals() -> None:
+    """Of two nodes, by quadrature over the second."""
+    L, M = factor(0)[4:, 4:], factor(1)[4:, 4:]
+    loc, other = np.array([0.3, -0.2]), np.array([-0.5, 0.4])
+    sigma, sigma_p = np.linalg.inv(L @ L.T), np.linalg.inv(M @ M.T)
+    points, weights = np.polynomial.hermite_e.hermegauss(5)
+    second = loc[1] + np.sqrt(sigma[1, 1]) * points
+
+    def given_second(loc: Array, sigma: Array) -> tuple[Array, Array]:
+        slope = sigma[0, 1] / sigma[1, 1]
+        return loc[0] + slope * (second - loc[1]), sigma[0, 0] - slope * sigma[0, 1]
+
+    (mean, v), (mean_p, v_p) = given_second(loc, sigma), given_second(other, sigma_p)
+    each = 0.5 * (np.log(v_p / v) + (v + (mean - mean_p) ** 2) / v_p - 1)
+    expected = (each * weights).sum() / weights.sum()
+    terms = reference.gaussian.kl_terms(loc, L @ L.T, other, M @ M.T)
+    np.testing.assert_allclose(terms[0], expected, rtol=1e-12)
+
+
+def test_a_factor_moves_in_its_regression_coordinates() -> None:
+    M, moves = factor(0), np.tril(np.random.default_rng(0).standard_normal((N, N)))
+    L = reference.linalg.moved(M, moves)
+    np.testing.assert_allclose(-np.log(np.diag(L)), np.diag(moves) - np.log(np.diag(M)), rtol=1e-12)
+    weights, own = (-np.tril(factor, -1) / np.diag(factor) for factor in (M, L))
+    np.testing.assert_allclose(own, weights + np.tril(moves, -1), rtol=1e-12, atol=1e-12)

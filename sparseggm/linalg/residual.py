@@ -39,10 +39,10 @@ def sample_and_kl_terms(
         z and the terms, (..., n) both. Zero shift and moves give z = loc + M⁻ᵀ ε and terms 0 exactly.
     Raises:
         ShapeError: batch shapes that differ; NonPositiveError: a diagonal entry of M is ≤ 0; the common errors of
-        `linalg`, also for δ beyond ±350 in float64, ±44 in float32, whose exponentials overflow.
+        `linalg`, also where e^{2δ} or e^{−δ} is beyond the dtype.
     Cost: two solves, Σ on the fill and Σ_j |S_j|² products; each byte moved once.
-    Error: L as rounded arithmetic of the dtype makes it, at most 4 roundings an entry; Σ as `selected_inverse` of that,
-        h within 9 u, and of the quadratic form γ_{c+3} |Δ|ᵀ |Σ| |Δ|, c the longest column.
+    Error: L within γ_8 e^{−δ} (|M| + |Δ| M_jj), Σ as `selected_inverse` of that L, a term γ_{c+4} of its absolute
+        terms, c the longest column. Small δ keep their digits; a square that rounding made negative is zero.
     Reference: `reference.gaussian.kl_terms`.
     """
     verb, given = "sample_and_kl_terms", {"factor": factor, "shift": shift, "moves": moves, "noise": noise}

@@ -198,22 +198,22 @@ GREY_PIXELS = Experiment(
     steps=2_000,
     recipe={"likelihood": "levels", "learning_rate": 2e-3},
 )
-_STRUCTURED = "16:extended-grid 40:block-chain"
+_STRUCTURED = {"layers": "16:extended-grid 40:block-chain", "free_bits": 0.5}
 LAYERS = Experiment(
     name="layers",
     title="Two stochastic layers",
     models={
-        "diagonal": {"layers": "16:diagonal 40:diagonal"},
-        "structured": {"layers": _STRUCTURED},
-        "structured-potential": {"layers": _STRUCTURED, "head": "potential"},
-        "structured-free": {"layers": _STRUCTURED, "head": "free"},
-        "structured-prior": {"layers": _STRUCTURED, "prior": "extended-grid"},
-        "without-free-bits": {"layers": _STRUCTURED, "free_bits": 0.0},
-        "one-layer": {"layers": "", "posterior": "extended-grid", "free_bits": 0.0},
+        "diagonal": {**_STRUCTURED, "layers": "16:diagonal 40:diagonal"},
+        "structured": _STRUCTURED,
+        "structured-potential": {**_STRUCTURED, "head": "potential"},
+        "structured-free": {**_STRUCTURED, "head": "free"},
+        "structured-prior": {**_STRUCTURED, "prior": "extended-grid"},
+        "without-free-bits": {**_STRUCTURED, "free_bits": 0.0},
+        "one-layer": {"posterior": "extended-grid"},
     },
     shown=("diagonal", "structured"),
     published={},
     steps=4_700,
-    recipe={"hidden": 300, "layers": _STRUCTURED, "free_bits": 0.5},
+    recipe={"hidden": 300},
 )
 EXPERIMENTS = {each.name: each for each in (TABLE1, GREY_PIXELS, LAYERS)}

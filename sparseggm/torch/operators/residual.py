@@ -154,14 +154,14 @@ def _in_verbs(
     return z, terms if terms.shape == z.shape else terms.expand(z.shape)
 
 
-def _bars(pattern: Pattern, *arguments: Any) -> tuple[Tensor | None, ...]:
+def _bars(pattern: Pattern, *arguments: Any) -> tuple[Any, ...]:
     """The cotangents of factor, shift, moves and noise, given these, z̄, t̄, and whether that of the noise is wanted."""
     *inputs, z_bar, terms_bar, needs_noise = arguments
     inputs += [z_bar.resolve_neg(), terms_bar.resolve_neg()]
     if _takes_addresses(pattern, z_bar, *inputs):
         given = [tensor.contiguous() for tensor in inputs]
         noise_bar = torch.empty_like(given[3]) if needs_noise else None
-        bars: tuple[Tensor | None, ...] = *map(torch.empty_like, given[:3]), noise_bar
+        bars = *(torch.empty_like(tensor) for tensor in given[:3]), noise_bar
         if _run_at("sample_and_kl_terms_vjp", pattern, *given, *bars):
             return bars
     arrays = _broadcast(*inputs)
