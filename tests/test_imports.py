@@ -91,7 +91,6 @@ FLOORS = {
         "potentials",
         "factored",
         "model",
-        "ladder",
         "observed",
         "levels_fitting",
         "storage",
@@ -133,6 +132,7 @@ FLOORS = {
     "pyro": (),
     "vae": (
         "errors",
+        "checks",
         "latents",
         "config",
         "randomness",
@@ -145,6 +145,7 @@ FLOORS = {
         "likelihoods",
         "objective",
         "model",
+        "rungs",
         "ladder",
         "files.checkpoint",
         "history",

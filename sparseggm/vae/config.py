@@ -15,6 +15,7 @@ from sparseggm.graph.derived import derived
 from sparseggm.graph.families import Diagonal, ExtendedGrid, Stencil
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity.families import FactorFamily
+from sparseggm.vae.checks import LARGEST_COUNT, require_count, require_integer, require_one_of
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.latents import (
     LATENT_GAUSSIANS,
@@ -36,7 +37,7 @@ PIXELS = SIDE**2
 SPLITS = ("50k", "60k")
 KL_ESTIMATORS = ("exact", "sampled", "path")
 OBJECTIVES = ("elbo", "iwae", "piwae")
-PRIORS = ("standard", "chain", "extended-grid", "full")
+PRIORS = ("standard", "chain", "extended-grid", "full", "vamp")
 HEADS = ("residual", "potential", "free")
 # The operators of sparseggm.torch run on the CPU, in float32 and float64.
 ACCELERATORS = ("cpu",)
@@ -57,7 +58,6 @@ CHOICES = {
     "objective": OBJECTIVES,
     "head": HEADS,
 }
-LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1
 GREY = ("levels", "logit-normal")
 # Fields that are read only where another field has one of these values.
@@ -66,6 +66,7 @@ READ_FOR = {
     "structure": ("likelihood", GREY),
     "least_scale": ("likelihood", GREY),
     "alpha": ("likelihood", ("logit-normal",)),
+    "pseudo_inputs": ("prior", ("vamp",)),
     "edges": ("posterior", ("tree",)),
     "kl": ("objective", ("elbo",)),
 }
@@ -75,7 +76,7 @@ OF_ONE_LAYER = ("posterior", "latent", "edges", "kl")
 ADDED = (
     *("likelihood", "decoder", "pixels", "structure", "alpha"),
     *("edges", "encoder_hidden", "prior", "warm_up", "objective", "importance_samples"),
-    *("layers", "head", "free_bits", "averaging", "importance_epochs"),
+    *("layers", "head", "free_bits", "averaging", "importance_epochs", "pseudo_inputs"),
 )
 
 
@@ -110,7 +111,8 @@ class Config:
             tree. For the posterior tree alone.
         encoder_hidden: width of each of the encoder's hidden layers; 0: as `hidden`.
         prior: standard, N(0, I); or chain, extended-grid or full: a Gaussian of mean 0 whose factor is learnt. Of
-            several layers that of the top one, on whose graph it must be.
+            several layers that of the top one, on whose graph it must be; or vamp, the mixture of the posteriors of
+            `pseudo_inputs` images that are learnt. The last for layers alone.
         warm_up: epochs in which the weight of the KL rises from 0 to 1, step by step; 0: none.
         objective: elbo; iwae (the bound of `importance_samples`, doubly reparametrised); or piwae (the same for decoder
             and prior; for the encoder the mean of the bounds of groups).
@@ -122,6 +124,7 @@ class Config:
         free_bits: nats of the KL of each layer that cost nothing, in equal parts for its nodes. For layers alone.
         averaging: decay a step of the average of the weights, which is evaluated in their place; 0: none.
         importance_epochs: how many of the last epochs have the objective iwae.
+        pseudo_inputs: images of the prior vamp.
     """
 
     posterior: str = "chain"
@@ -153,16 +156,17 @@ class Config:
     free_bits: float = 0.0
     averaging: float = 0.0
     importance_epochs: int = 0
+    pseudo_inputs: int = 100
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
-            _one_of(name, getattr(self, name), known)
-        for name in ("latent", "hidden", "epochs", "batch", "importance_samples"):
+            require_one_of(name, getattr(self, name), known)
+        for name in ("latent", "hidden", "epochs", "batch", "importance_samples", "pseudo_inputs"):
             require_count(name, getattr(self, name))
-        _integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
-        _integer("seed", self.seed, 0, LARGEST_SEED)
+        require_integer("tracked, the index of a test digit,", self.tracked, 0, LARGEST_COUNT)
+        require_integer("seed", self.seed, 0, LARGEST_SEED)
         for name in ("encoder_hidden", "warm_up", "importance_epochs"):
-            _integer(name, getattr(self, name), 0, LARGEST_COUNT)
+            require_integer(name, getattr(self, name), 0, LARGEST_COUNT)
         if not (isinstance(self.learning_rate, float | int) and 0.0 < self.learning_rate < math.inf):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
         least = LEAST_ALPHA[self.precision]
@@ -206,9 +210,11 @@ class Config:
         layers = self.latent_layers
         if not layers:
             raise ConfigError(f"layers must name a layer, such as 16:extended-grid, or be empty, got {self.layers!r}.")
-        if self.prior != "standard":
+        if self.prior == "vamp" and not self.layers:
+            raise ConfigError("prior vamp needs layers.")
+        if self.prior not in ("standard", "vamp"):
             require_latents(self.prior, layers[0].size)
-        if self.layers and self.prior not in ("standard", layers[0].name):
+        if self.layers and self.prior not in ("standard", "vamp", layers[0].name):
             raise ConfigError(f"prior {self.prior} needs a top layer of its graph, got {layers[0].name}.")
         for layer in layers if self.layers and self.head == "residual" else ():
             if not isinstance(layer.family, FactorFamily):
@@ -234,8 +240,8 @@ class Config:
 
     @derived
     def prior_topology(self) -> Topology | None:
-        """Graph of the prior, of the top layer; None for N(0, I)."""
-        return None if self.prior == "standard" else latent_topology(self.prior, self.latent_layers[0].size)
+        """Graph of the prior, of the top layer; None for N(0, I), and for a mixture."""
+        return None if self.prior in ("standard", "vamp") else latent_topology(self.prior, self.latent_layers[0].size)
 
     @property
     def has_importance_samples(self) -> bool:
@@ -307,11 +313,6 @@ class Config:
         return min(1.0, epochs / self.warm_up) if self.warm_up else 1.0
 
 
-def require_count(name: str, value: int) -> None:
-    """Raise a ConfigError unless the value is a positive count."""
-    _integer(name, value, 1, LARGEST_COUNT)
-
-
 def posterior_topology(posterior: str, latent: int, edges: str = "") -> Topology:
     """The topology of that name on `latent` nodes; of a tree with these edges, where there are some.
 
@@ -324,7 +325,7 @@ def posterior_topology(posterior: str, latent: int, edges: str = "") -> Topology
 
 def pixel_topology(pixels: str) -> Topology:
     """The graph of that name on the pixels of an image, row by row."""
-    _one_of("pixels", pixels, PIXEL_GRAPHS)
+    require_one_of("pixels", pixels, PIXEL_GRAPHS)
     graphs = {
         "diagonal": Diagonal(PIXELS),
         "extended-grid": ExtendedGrid(SIDE, SIDE),
@@ -337,13 +338,3 @@ def pixel_topology(pixels: str) -> Topology:
 def digest(identity: dict[str, str | int | float]) -> str:
     """SHA-256 of the canonical JSON text."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _integer(name: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigError(f"{name} must be an integer from {least} to {most:,}, got {value}.")
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"unknown {name} {value!r}; one of: {', '.join(known)}.")

@@ -16,7 +16,8 @@ from sparseggm.errors import NonFiniteError, NonPositiveError
 from sparseggm.files import write_atomically, write_json
 from sparseggm.positivity.families import FactorFamily
 from sparseggm.vae.bounds import Evaluation, evaluate_images
-from sparseggm.vae.config import PIXELS, Config, require_count
+from sparseggm.vae.checks import require_count
+from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.data import load_images
 from sparseggm.vae.diagnostics import largest_shape
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError

@@ -16,7 +16,8 @@ import numpy as np
 
 from sparseggm.files import write_atomically, write_json
 from sparseggm.vae import processes
-from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config, require_count
+from sparseggm.vae.checks import require_count
+from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.evaluate import require_hideable, require_refinable, require_steps

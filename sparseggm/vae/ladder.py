@@ -4,143 +4,29 @@ With layers z_1 … z_L from the image upwards,
 
     p(x, z) = p(z_L) p(z_{L−1} | z_L) … p(x | z_1, …, z_L) ,    q(z | x) = q(z_L | x) q(z_{L−1} | x, z_L) … ,
 
-each layer conditioned on all above it, and the posterior of a layer made from its prior: see `Rung`. The bound is that
+each layer conditioned on all above it, and the posterior of a layer made from its prior: see `rungs`. The bound is that
 of one layer, with one KL for each. All lists are from the top, and z is the layers one after the other.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel
 
-from sparseggm.positivity import families
-from sparseggm.positivity.families import FactorFamily
-from sparseggm.torch import GaussianGraphicalModel, PotentialHead, ResidualHead, kl_terms
-from sparseggm.torch.heads import GaussianHead
+from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae import processes
 from sparseggm.vae.config import PIXELS, Config
-from sparseggm.vae.latents import Layer
 from sparseggm.vae.model import DTYPES, VAE, ImageModel, Inference, seeded
-from sparseggm.vae.networks import CentredGaussian, gaussian_head
 from sparseggm.vae.objective import importance_weighted_loss
+from sparseggm.vae.rungs import Lower, Mixture, Rung, Top, Vamp
 
 Weights = tuple[Tensor, ...] | list[Tensor]
-
-
-class Posterior(Protocol):
-    """q of a layer beside its p: a `Residual`, or `Beside`."""
-
-    def gaussian(self) -> GaussianGraphicalModel:
-        """q itself."""
-        ...
-
-    def sample_and_kl_terms(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """z (..., n), and KL(q ‖ p) as a sum of terms (..., m), each ≥ 0, nats."""
-        ...
-
-
-@dataclass(frozen=True)
-class Beside:
-    """q and p that are not made from each other in regression coordinates."""
-
-    q: GaussianGraphicalModel
-    p: GaussianGraphicalModel
-
-    def gaussian(self) -> GaussianGraphicalModel:
-        return self.q
-
-    def sample_and_kl_terms(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """One term a node, where both factors have one pattern; else one for all."""
-        z = self.q.loc + self.q.colorize(noise)
-        if self.q.factor_pattern is self.p.factor_pattern:
-            return z, kl_terms(self.q, self.p)
-        return z, kl_divergence(self.q, self.p).unsqueeze(-1)
-
-
-class Rung(nn.Module, ABC):
-    """One stochastic layer: p(z | layers above), and q(z | x, layers above) made from it.
-
-    Args:
-        kind: see `Config.head`.
-        width: of the features that the head of q takes.
-        layer: size and graph.
-    """
-
-    def __init__(self, kind: str, width: int, layer: Layer) -> None:
-        super().__init__()
-        self.size, self.head = layer.size, _head(kind, width, layer)
-
-    @abstractmethod
-    def prior(self, above: Tensor) -> GaussianGraphicalModel:
-        """p(z | above) for (..., m) latent variables above."""
-
-    @abstractmethod
-    def forward(self, features: Tensor, above: Tensor) -> Posterior:
-        """q(z | x, above), for features of the images (B, width) and (..., B, m) latent variables above."""
-
-    def _beside(self, features: Tensor, p: GaussianGraphicalModel) -> Posterior:
-        if isinstance(self.head, ResidualHead):
-            residual: Posterior = self.head(features, p)
-            return residual
-        emitted = self.head(features)
-        return Beside(emitted if isinstance(emitted, GaussianGraphicalModel) else p.product(emitted), p)
-
-
-def _head(kind: str, width: int, layer: Layer) -> ResidualHead | PotentialHead | GaussianHead:
-    if kind == "residual":
-        return ResidualHead(width, layer.topology)
-    if kind == "potential":
-        return PotentialHead(width, layer.topology)
-    return gaussian_head(width, layer.topology, layer.family)
-
-
-class Top(Rung):
-    """The top layer, whose prior is N(0, I) or learnt."""
-
-    def __init__(self, config: Config, layer: Layer) -> None:
-        super().__init__(config.head, config.encoder_width, layer)
-        self.learnt = CentredGaussian(layer.topology, _of_prior(layer))
-        self.learnt.requires_grad_(config.prior != "standard")
-
-    def prior(self, above: Tensor) -> GaussianGraphicalModel:
-        p: GaussianGraphicalModel = self.learnt()
-        return p
-
-    def forward(self, features: Tensor, above: Tensor) -> Posterior:
-        return self._beside(features, self.prior(above))
-
-
-class Lower(Rung):
-    """A layer below others. A network makes a context of these, which its prior and its posterior share."""
-
-    def __init__(self, config: Config, layer: Layer, above: int) -> None:
-        super().__init__(config.head, config.encoder_width, layer)
-        width, hidden = config.encoder_width, config.hidden
-        self.context = nn.Sequential(nn.Linear(above, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
-        self.prior_head = gaussian_head(hidden, layer.topology, _of_prior(layer))
-        self.joint = nn.Sequential(nn.Linear(width + hidden, width), nn.ELU())
-
-    def prior(self, above: Tensor) -> GaussianGraphicalModel:
-        p: GaussianGraphicalModel = self.prior_head(self.context(above))
-        return p
-
-    def forward(self, features: Tensor, above: Tensor) -> Posterior:
-        context = self.context(above)
-        both = torch.cat([features.expand(*context.shape[:-1], -1), context], -1)
-        return self._beside(self.joint(both), self.prior_head(context))
-
-
-def _of_prior(layer: Layer) -> families.Family:
-    """The family of a prior: regression coordinates, in which a residual moves it, where it is given by L."""
-    return families.regression if isinstance(layer.family, FactorFamily) else layer.family
 
 
 class LadderVAE(ImageModel):
@@ -150,7 +36,9 @@ class LadderVAE(ImageModel):
         with seeded(config.seed):
             super().__init__(config, mean_intensity)
             top, *lower = config.latent_layers
-            self.rungs = nn.ModuleList([Top(config, top)])
+            is_mixture = config.prior == "vamp"
+            first = Vamp(config, top, self.encoder, mean_intensity) if is_mixture else Top(config, top)
+            self.rungs = nn.ModuleList([first])
             for number, layer in enumerate(lower, 1):
                 self.rungs.append(Lower(config, layer, sum(each.size for each in config.latent_layers[:number])))
         self.sizes, self.free_bits = [layer.size for layer in config.latent_layers], config.free_bits
@@ -162,7 +50,8 @@ class LadderVAE(ImageModel):
         above = noise.new_empty((*noise.shape[:-1], 0), dtype=self.dtype)
         for rung, eps in self.by_rung(noise):
             p = rung.prior(above)
-            above = torch.cat([above, p.loc + p.colorize(eps)], -1)
+            z = p.draw(eps) if isinstance(p, Mixture) else p.loc + p.colorize(eps)
+            above = torch.cat([above, z], -1)
         return above
 
     def by_rung(self, noise: Tensor) -> Iterator[tuple[Rung, Tensor]]:

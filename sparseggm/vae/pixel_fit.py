@@ -26,7 +26,8 @@ from sparseggm.gaussian.observed import GreyLevels, LogitNormal, bits_per_dimens
 from sparseggm.gaussian.storage import load, save
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.bounds import standard_error
-from sparseggm.vae.config import LARGEST_SEED, LEAST_ALPHA, PIXEL_GRAPHS, SPLITS, pixel_topology, require_count
+from sparseggm.vae.checks import require_count
+from sparseggm.vae.config import LARGEST_SEED, LEAST_ALPHA, PIXEL_GRAPHS, SPLITS, pixel_topology
 from sparseggm.vae.data import load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DataError, Interrupted
 from sparseggm.vae.files import checkpoint

@@ -92,6 +92,9 @@ def test_layers_are_read_from_the_top() -> None:
         ({"layers": "4:chain", "posterior": "full"}, "posterior full is of one layer"),
         ({"layers": "4:chain", "kl": "sampled"}, "kl sampled is of one layer"),
         ({"layers": "4:chain 4:full", "prior": "full"}, "prior full needs a top layer of its graph, got chain"),
+        ({"prior": "vamp"}, r"prior vamp needs layers\."),
+        ({"pseudo_inputs": 7}, "pseudo_inputs 7 needs prior vamp, got prior standard"),
+        ({"layers": "4:chain", "prior": "vamp", "pseudo_inputs": 0}, "pseudo_inputs must be an integer from 1"),
         ({"head": "free"}, r"head free needs layers\."),
         ({"free_bits": 0.5}, r"free_bits 0\.5 needs layers\."),
         ({"layers": "4:chain", "head": "both"}, "unknown head 'both'; one of: residual, potential, free"),
@@ -168,10 +171,35 @@ def test_terms_below_their_share_of_free_bits_cost_nothing(ladder: Config, digit
     torch.testing.assert_close(loss, terms["kl"] - terms["reconstruction"])
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_the_prior_of_pseudo_inputs_is_the_mixture_of_their_posteriors(
+    head: str, ladder: Config, digits: Images
+) -> None:
+    vae = moved(replace(ladder, head=head, prior="vamp", pseudo_inputs=3), digits)
+    top, above = vae.rungs[0], torch.zeros(0, dtype=torch.float64)
+    parts = dense(top(vae.encoder(top.pseudo_inputs.sigmoid()), above).gaussian())
+    equal = torch.distributions.Categorical(torch.ones(3, dtype=torch.float64))
+    mixture = torch.distributions.MixtureSameFamily(equal, parts)
+    eps = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = top.prior(above).draw(eps)
+    torch.testing.assert_close(top.prior(above).log_prob(z), mixture.log_prob(z))
+    for k, row in enumerate(z[0]):
+        d = row - parts.loc[k % 3]
+        torch.testing.assert_close(d @ parts.precision_matrix[k % 3] @ d, eps[0, k].square().sum())
+    x, noise = observed(vae, digits), noise_of(vae, IMAGES)
+    loss, terms = vae(x, noise, torch.Generator())
+    torch.testing.assert_close(loss, terms["kl"] - terms["reconstruction"])
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert top.pseudo_inputs.grad is not None
+    assert top.pseudo_inputs.grad.abs().max() > 0.0
+    assert not any("features" in name for name, _ in vae.named_parameters())  # the encoder stands there once
+
+
 def test_importance_weights_average_to_the_evidence(digits: Images) -> None:
     """log p(x) by samples of the prior, and of the posteriors, of two layers of one variable each."""
-    for head in HEADS:
-        vae = moved(Config(layers="1:diagonal 1:diagonal", head=head, hidden=8), digits, scale=0.2)
+    few = Config(layers="1:diagonal 1:diagonal", hidden=8)
+    for recipe in (*(replace(few, head=head) for head in HEADS), replace(few, prior="vamp", pseudo_inputs=3)):
+        vae = moved(recipe, digits, scale=0.2)
         x = observed(vae, digits, 1)
         with torch.no_grad():
             z = vae.latents(noise_of(vae, 20_000, 1, seed=4))
