@@ -178,10 +178,11 @@ def _pull(indptr, rows, fill, x, v, sigma, G):
     zero, half, spreads = full_like(v.M, 0.0), full_like(v.M, 0.5), G.shape[0] > 0
     G[:] = 0.0
     for j in range(indptr.shape[0] - 1):
-        begin, end = indptr[j], indptr[j + 1]
-        pivot = load(v.M, begin)
-        w = (load(x.t_bar, j) * pivot) * pivot
-        store(x.w, j, w)
+        begin, end, w = indptr[j], indptr[j + 1], zero
+        if spreads:
+            pivot = load(v.M, begin)
+            w = (load(x.t_bar, j) * pivot) * pivot
+            store(x.w, j, w)
         for p in range(begin, end):
             store(v.pulls, p, zero)
         for p in range(begin + 1, end):
