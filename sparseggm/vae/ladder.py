@@ -140,9 +140,9 @@ class Layers:
     def sample_and_log_ratios(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         z, ratios = noise.new_empty((*noise.shape[:-1], 0), dtype=self.vae.dtype), []
         for rung, eps in self.vae.by_rung(noise):
-            p = rung.prior(z)
-            drawn, log_q = rung(self.features, z).gaussian().rsample_and_log_prob(noise=eps)
-            ratios.append(log_q - p.log_prob(drawn))
+            posterior = rung(self.features, z)
+            drawn, log_q = posterior.gaussian().rsample_and_log_prob(noise=eps)
+            ratios.append(log_q - posterior.p.log_prob(drawn))
             z = torch.cat([z, drawn], -1)
         return z, torch.stack(ratios)
 

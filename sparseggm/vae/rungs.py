@@ -25,7 +25,12 @@ from sparseggm.vae.networks import CentredGaussian, gaussian_head
 
 
 class Posterior(Protocol):
-    """q of a layer beside its p: a `Residual`, or `Beside`."""
+    """q of a layer beside its p: a `Residual`, `Beside` or `Sampled`."""
+
+    @property
+    def p(self) -> GaussianGraphicalModel | Mixture:
+        """The prior."""
+        ...
 
     def gaussian(self) -> GaussianGraphicalModel:
         """q itself."""

@@ -21,6 +21,7 @@ from sparseggm.vae.config import PIXELS
 
 CONFIDENCE = 0.95
 BOUNDS = ("log_p", "elbo", "log_p_hidden")
+LAYER = ("kl", "active_units", "correlation_rms")
 
 FloatArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -100,8 +101,30 @@ def markdown(content: Result) -> str:
         f"seeds {' '.join(map(str, seeds))}, {images:,} test images, {content['samples']} samples.\n\n"
         + aligned(columns)
         + f"\n\n± standard error over {spread}; Δ (paired, ± its 95 % interval) and ratio: to {base}.\n"
-        f"Seconds: the median epoch, {at_once}.\n"
+        f"Seconds: the median epoch, {at_once}.\n" + _of_layers(content)
     )
+
+
+def _of_layers(content: Result) -> str:
+    """A table of the stochastic layers of each model, means over its seeds; nothing where all have one."""
+    if not any("layers" in run for run in content["runs"]):
+        return ""
+    lines = []
+    for model in dict.fromkeys(run["model"] for run in content["runs"]):
+        runs = [run.get("layers", [run]) for run in content["runs"] if run["model"] == model]
+        for number, of_seeds in enumerate(zip(*runs, strict=True)):
+            means = {name: float(np.mean([layer[name] for layer in of_seeds])) for name in LAYER}
+            lines.append(
+                {
+                    "model": model,
+                    "layer": f"z{len(runs[0]) - number}",
+                    "KL": f"{means['kl']:.2f}",
+                    "active units": f"{means['active_units']:.1f} of {of_seeds[0]['units']}",
+                    "correlations (rms)": f"{means['correlation_rms']:.3f}",
+                }
+            )
+    note = "KL in nats an image; correlations of q on the edges, at the means of the layers above."
+    return f"\n{note}\n\n{aligned(lines)}\n"
 
 
 def aligned(rows: Sequence[Mapping[str, str]]) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparseggm.graph.families import BlockChain, ExtendedGrid
+from sparseggm.vae import LAYERS as TWO_LAYERS
 from sparseggm.vae import (
     CheckpointError,
     Config,
@@ -23,10 +24,12 @@ from sparseggm.vae import (
     chow_liu,
     evaluate,
     evaluate_images,
+    experiment,
     figures,
     importance_weighted_bound,
     load_run,
     report,
+    results,
     train,
 )
 from sparseggm.vae.config import HEADS
@@ -333,6 +336,22 @@ def test_layers_are_evaluated_reported_and_plotted(ladder: Config, few_digits: I
     assert pictures >= {"figure4", "figure5", "layers", "samples", "topologies", "diagnostics"}
     origin = json.loads((run / "figures" / "layers.json").read_text())
     assert origin["runs"][0]["layers"] == LAYERS
+
+
+def test_an_experiment_of_layers_shows_each(
+    few_digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Config(hidden=16, batch=50)
+    models = ("diagonal", "structured", "one-layer")
+    experiment(TWO_LAYERS, recipe, tmp_path / "layers", models, epochs=1, samples=5)
+    page = results(tmp_path / "layers").read_text()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("|")]
+    of_layers = [[cell.strip() for cell in row[:2]] for row in rows if len(row) == 5][2:]
+    assert of_layers == [
+        *([model, layer] for model in models[:2] for layer in ("z2", "z1")),
+        ["one-layer", "z1"],
+    ]
+    assert "--models diagonal structured one-layer --hidden 16 --batch 50 --seeds 1" in page
 
 
 def test_what_is_for_one_layer_says_so(ladder: Config, few_digits: Images, tmp_path: Path) -> None:
