@@ -67,6 +67,7 @@ READ_FOR = {
     "least_scale": ("likelihood", GREY),
     "alpha": ("likelihood", ("logit-normal",)),
     "pseudo_inputs": ("prior", ("vamp",)),
+    "free_bits": ("objective", ("elbo",)),
     "edges": ("posterior", ("tree",)),
     "kl": ("objective", ("elbo",)),
 }
@@ -121,7 +122,8 @@ class Config:
             place of posterior and latent; empty: one layer.
         head: how the posterior of a layer is made from its prior: residual (moved in regression coordinates, q = p at
             first), potential (p times a Gaussian potential) or free (not made from it). For layers alone.
-        free_bits: nats of the KL of each layer that cost nothing, in equal parts for its nodes. For layers alone.
+        free_bits: nats of the KL of each layer that cost nothing, in equal parts for its nodes. For layers, and
+            the objective elbo, alone.
         averaging: decay a step of the average of the weights, which is evaluated in their place; 0: none.
         importance_epochs: how many of the last epochs have the objective iwae.
         pseudo_inputs: images of the prior vamp.

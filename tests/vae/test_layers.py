@@ -100,6 +100,7 @@ def test_layers_are_read_from_the_top() -> None:
         ({"layers": "4:chain", "prior": "vamp", "pseudo_inputs": 0}, "pseudo_inputs must be an integer from 1"),
         ({"head": "free"}, r"head free needs layers\."),
         ({"free_bits": 0.5}, r"free_bits 0\.5 needs layers\."),
+        ({"layers": "4:chain", "free_bits": 0.5, "objective": "iwae"}, r"free_bits 0\.5 needs objective elbo, got"),
         ({"layers": "4:chain", "head": "both"}, "unknown head 'both'; one of: residual, potential, free"),
         ({"layers": "4:chain", "free_bits": -1.0}, r"free_bits must be nats, 0 or more, got -1\.0"),
         ({"layers": "4:chain", "free_bits": float("nan")}, "free_bits must be nats"),
@@ -338,9 +339,7 @@ def test_layers_are_evaluated_reported_and_plotted(ladder: Config, few_digits: I
     assert origin["runs"][0]["layers"] == LAYERS
 
 
-def test_an_experiment_of_layers_shows_each(
-    few_digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_experiment_of_layers_shows_each(few_digits: Images, tmp_path: Path) -> None:
     recipe = Config(hidden=16, batch=50)
     models = ("diagonal", "structured", "one-layer")
     experiment(TWO_LAYERS, recipe, tmp_path / "layers", models, epochs=1, samples=5)
