@@ -1,4 +1,4 @@
-"""Epochs of the variational autoencoder, n = 16: structured posteriors against a diagonal, our loop against a bare one.
+"""Epochs of variational autoencoders: structured posteriors against a diagonal, our loop against a bare one.
 
 The images are noise, because no step's time depends on their values.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,25 +26,26 @@ def _images(setting: Setting) -> Images:
     return Images("noise", "", train, held_out, held_out)
 
 
-def epochs_in_turn(setting: Setting, posteriors: Iterable[str], others: dict[str, Call], images: Images) -> Result:
+def epochs_in_turn(setting: Setting, models: dict[str, Config], others: dict[str, Call], images: Images) -> Result:
     """Median seconds an epoch, the contestants in turns; the first epoch of each warms up."""
     with tempfile.TemporaryDirectory() as directory, StopRequest() as stop:
         epochs = dict(others)
-        for posterior in posteriors:
-            config = Config(posterior=posterior, epochs=setting.rounds + 2)
-            training = Training(config, images, Path(directory) / posterior)
-            epochs[posterior] = partial(training.train_epoch, stop)
+        for name, config in models.items():
+            training = Training(replace(config, epochs=setting.rounds + 2), images, Path(directory) / name)
+            epochs[name] = partial(training.train_epoch, stop)
         times: dict[str, list[float]] = {name: [] for name in epochs}
         for _ in range(setting.rounds + 1):
             for name, epoch in epochs.items():
                 times[name].append(seconds_of(epoch))
     seconds = {name: statistics.median(of[1:]) for name, of in times.items()}
-    return Result(f"an epoch of {len(images.train):,} images, n = 16, batch 128", seconds)
+    sizes = {config.latents for config in models.values()}
+    return Result(f"an epoch of {len(images.train):,} images, n = {max(sizes)}, batch 128", seconds)
 
 
 def structure(setting: Setting) -> Result:
     """Epochs with a chain and an extended grid against those with a diagonal."""
-    result = epochs_in_turn(setting, ("diagonal", "chain", "extended-grid"), {}, _images(setting))
+    models = {posterior: Config(posterior=posterior) for posterior in ("diagonal", "chain", "extended-grid")}
+    result = epochs_in_turn(setting, models, {}, _images(setting))
     for name in ("chain", "extended-grid"):
         times = result.seconds[name] / result.seconds["diagonal"]
         result.ratios.append(Ratio(f"of the diagonal's time, {name}", times, 1.05, "≤"))
@@ -55,10 +56,25 @@ def loop(setting: Setting) -> Result:
     """Our loop, diagonal posterior, against a bare loop of the same network."""
     images = _images(setting)
     bare = BareLoop(images.train)
-    result = epochs_in_turn(setting, ("diagonal",), {"a bare PyTorch loop": bare.train_epoch}, images)
+    result = epochs_in_turn(
+        setting, {"diagonal": Config(posterior="diagonal")}, {"a bare PyTorch loop": bare.train_epoch}, images
+    )
     times = result.seconds["diagonal"] / result.seconds["a bare PyTorch loop"]
     result.ratios.append(Ratio("of the time of a bare PyTorch loop", times, 1.03, "≤"))
     return result
 
 
-ROWS = {"vae-epoch": structure, "training-loop": loop}
+def layers(setting: Setting) -> Result:
+    """Two stochastic layers with graphs against two without."""
+    structured = "16:extended-grid 40:block-chain"
+    models = {
+        "diagonal": Config(layers="16:diagonal 40:diagonal", hidden=300),
+        "structured": Config(layers=structured, hidden=300),
+    }
+    result = epochs_in_turn(setting, models, {}, _images(setting))
+    times = result.seconds["structured"] / result.seconds["diagonal"]
+    result.ratios.append(Ratio(f"of the diagonal's time, layers {structured}", times, 1.15, "≤"))
+    return result
+
+
+ROWS = {"vae-epoch": structure, "training-loop": loop, "layers-epoch": layers}
