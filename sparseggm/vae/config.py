@@ -252,10 +252,11 @@ class Config:
 
     @property
     def latents_in_words(self) -> str:
-        """The posterior, for a line of text."""
+        """Posterior and prior, for a line of text."""
+        prior = "" if self.prior == "standard" else f", {self.prior} prior"
         if self.layers:
-            return f"layers {self.layers}, {self.head} head"
-        return f"{self.posterior} posterior, {self.latent} latents"
+            return f"layers {self.layers}, {self.head} head{prior}"
+        return f"{self.posterior} posterior, {self.latent} latents{prior}"
 
     def objective_at(self, epoch: int) -> str:
         """Objective of an epoch, counted from 0."""

@@ -165,7 +165,10 @@ def report(result: dict[str, Any]) -> str:
 
 
 def _latents(run: dict[str, Any]) -> str:
-    return f"layers {run['layers']}" if "layers" in run else f"{run['posterior']} posterior"
+    """Posterior and prior of the identity of a run."""
+    prior = f", {run['prior']} prior" if "prior" in run else ""
+    head = f", {run.get('head', Config.head)} head"
+    return (f"layers {run['layers']}{head}" if "layers" in run else f"{run['posterior']} posterior") + prior
 
 
 def _diagnostics(result: dict[str, Any]) -> str:
