@@ -92,7 +92,6 @@ FLOORS = {
         "potentials",
         "factored",
         "model",
-        "ladder",
         "observed",
         "levels_fitting",
         "storage",

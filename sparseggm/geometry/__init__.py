@@ -5,13 +5,14 @@ parameters (E z, E z zᵀ on the graph). Results are in nats, or square roots of
 """
 
 from sparseggm.geometry.distances import Bounds, fisher_length, fisher_rao_bounds, jeffreys
-from sparseggm.geometry.fisher import fisher_matmul, fisher_solve
+from sparseggm.geometry.fisher import Tangent, fisher_matmul, fisher_solve
 from sparseggm.geometry.mixtures import centroid, e_geodesic, m_geodesic
 from sparseggm.geometry.projection import Moments, moments_on, project
 
 __all__ = [
     "Bounds",
     "Moments",
+    "Tangent",
     "centroid",
     "e_geodesic",
     "fisher_length",

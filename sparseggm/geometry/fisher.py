@@ -97,10 +97,12 @@ def _applied(
     natural, back = g.topology.is_naturally_ordered, g.topology.inverse_order
     loc, v = (g.loc, v) if natural else (g.loc.take(order, axis=-1), v.take(order, axis=-1))
     fisher = _Fisher(pattern, g.factor, loc)
-    with np.errstate(over="ignore", invalid="ignore"):  # tested below
+    with checks.non_finite_passes():  # tested below
         result = (fisher.curved if is_curved else fisher.flat)(coordinates, Tangent(v, V), inverse)
     if not all(np.isfinite(part).all() for part in result):
-        raise NonFiniteError(f"{function}: the arguments are finite but the result overflows {g.dtype}.")
+        raise NonFiniteError(
+            f"{function}: the arguments are finite but the result overflows {g.dtype}. {checks.REMEDY}"
+        )
     return result if natural else Tangent(result.vector.take(back, axis=-1), result.values)
 
 
