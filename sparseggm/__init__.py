@@ -4,13 +4,14 @@ sg.linalg       the verbs: solves, factorisation, log det, selected inverse, on 
 sg.adjoints     their derivatives
 sg.stochastic   traces and variances from random probes, each with its standard error
 sg.gershgorin   sufficient conditions for P ≻ 0; sg.parametrize: P ≻ 0 by construction
+sg.geometry     projections on graphs, geodesics, Fisher–Rao bounds, the Fisher matrix
 sg.spectral     the largest eigenvalue of a sparse matrix, with a certificate
 sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never imported from here
 """
 
 import sys
 
-from sparseggm import linalg, stochastic
+from sparseggm import geometry, linalg, stochastic
 from sparseggm.errors import (
     DTypeError,
     NonFiniteError,
@@ -69,6 +70,7 @@ __all__ = [
     "distance_colouring",
     "from_networkx",
     "from_scipy",
+    "geometry",
     "gershgorin",
     "get_num_threads",
     "linalg",

@@ -88,6 +88,7 @@ FLOORS = {
         "regression",
         "conditioning",
         "fitting",
+        "selection",
         "potentials",
         "factored",
         "model",
@@ -96,6 +97,7 @@ FLOORS = {
         "storage",
         "scipy_adapter",
     ),
+    "geometry": ("projection", "mixtures", "distances", "fisher"),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -277,7 +279,9 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
     assert not loaded & {"torch", "matplotlib", "networkx", "lightning_fabric", "mlxtend", "jsonargparse", "reference"}
 
 
-@pytest.mark.parametrize("name", ["adjoints", "gershgorin", "linalg", "parametrize", "spectral", "stochastic"])
+@pytest.mark.parametrize(
+    "name", ["adjoints", "geometry", "gershgorin", "linalg", "parametrize", "spectral", "stochastic"]
+)
 def test_a_public_module_is_imported_by_its_name(name: str) -> None:
     import sparseggm
 

@@ -1,4 +1,4 @@
-"""Maximum likelihood of a sparse factor in closed form, column by column.
+"""Moments of samples, and the maximum likelihood of a sparse factor in closed form, column by column.
 
 Samples are read in chunks, so that memory beside them is bounded: see `CHUNK_VALUES`. Samples that are made chunk by
 chunk, and never exist at once, are summed by `Moments`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,27 +24,21 @@ BLOCK = 32
 """Number of columns of the moments that one product of matrices forms."""
 
 
-def mean_and_factor(topology: Topology, samples: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The most likely mean, in the caller's numbering, and L on `topology.factor_pattern`, in float64.
-
-    Each column j is a separate regression: with C the empirical covariance of S_j = {j, later rows of column j},
-        L_{S_j, j} = C⁻¹ e₁ / √(e₁ᵀ C⁻¹ e₁).
-    It is solved with the correlations R, C = S R S, so that units do not matter; columns of equal length go together.
+def mean_and_covariance(topology: Topology, samples: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The mean (..., n), in the caller's numbering, and C (..., nnz) on `topology.precision_pattern`, in float64.
 
     Args:
-        topology: factor-free.
         samples: (..., N, n), of any real dtype.
     Raises:
         NonFiniteError: a sample is not finite, or a moment is beyond float64.
-        NotPositiveDefiniteError: an R is singular to working precision.
-    Memory: C on `topology.precision_pattern`, which holds the pairs of every S_j, and a few chunks.
+    Memory: C, and a few chunks.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         mean = samples.mean(axis=-2, dtype=np.float64)
         covariance = covariance_on(topology.precision_pattern, topology.order, samples, mean)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         checks.raise_cause("fit", {"samples": (None, samples)})
-    return mean, columns_of_factor(topology, covariance, samples.shape[-2])
+    return mean, covariance
 
 
 def covariance_on(pattern: Pattern, order: IntArray, samples: FloatArray, mean: FloatArray) -> FloatArray:
@@ -106,7 +100,7 @@ class Moments:
 
     def factor(self) -> FloatArray:
         """The most likely L on `topology.factor_pattern`; raises as `mean_and_factor`."""
-        return columns_of_factor(self._topology, self.covariance, round(self.count))
+        return columns_of_factor(self._topology, self.covariance, of_samples(round(self.count)))
 
     def _outer(self, x: FloatArray) -> FloatArray:
         pattern, x = self._topology.precision_pattern, x.take(self._topology.order)
@@ -127,26 +121,63 @@ def parts(count: int, values_each: int) -> Iterator[slice]:
     return (slice(first, min(first + chunk, count)) for first in range(0, count, chunk))
 
 
-def columns_of_factor(topology: Topology, covariance: FloatArray, count: int) -> FloatArray:
-    """L (..., nnz) from the covariance of `count` samples on `topology.precision_pattern`."""
-    pattern, moments = topology.factor_pattern, topology.precision_pattern
+class Words(NamedTuple):
+    """What errors about moments say."""
+
+    function: str
+    given: str
+    """Where the moments come from."""
+    remedy: str
+
+
+def of_samples(count: int) -> Words:
+    """The words of `fit` for moments of so many samples."""
+    return Words("fit", f"{count} samples", "Give more samples, or a sparser topology.")
+
+
+def columns_of_factor(
+    topology: Topology, covariance: FloatArray, words: Words, pattern: Pattern | None = None
+) -> FloatArray:
+    """L (..., nnz) from the moments C on `topology.precision_pattern`, which holds the pairs of every column.
+
+    Each column j is a separate regression: with C that of S_j = {j, later rows of column j},
+        L_{S_j, j} = C⁻¹ e₁ / √(e₁ᵀ C⁻¹ e₁).
+    It is solved with the correlations R, C = S R S, so that units do not matter; columns of equal length go together.
+
+    Args:
+        pattern: of L; None: `topology.factor_pattern`.
+    Raises:
+        NotPositiveDefiniteError: an R is singular to working precision.
+    """
+    pattern, moments = pattern or topology.factor_pattern, topology.precision_pattern
     deviation = np.sqrt(covariance.take(moments.diagonal, axis=-1))
     scale = np.where(deviation > 0, deviation, 1.0)
-    lengths = np.diff(pattern.indptr)
     factor = np.empty((*covariance.shape[:-1], pattern.nnz))
-    for length in np.unique(lengths):
-        alike = np.flatnonzero(lengths == length)
-        for part in parts(len(alike), length**2 * math.prod(covariance.shape[:-1])):
-            columns = alike[part]
-            positions = pattern.indptr[columns, None] + np.arange(length)
-            rows = pattern.rows[positions]  # (columns, length)
-            low, high = np.sort([np.broadcast_arrays(rows[:, :, None], rows[:, None, :])], axis=1)[0]
-            units = scale[..., rows]
-            correlation = covariance[..., moments.positions_of(high, low)]
-            correlation /= units[..., :, None] * units[..., None, :]
-            _require_regular(correlation, topology, columns, count)
-            factor[..., positions] = _first_column(correlation) / units
+    for columns, positions, pairs in columns_alike(pattern, moments, math.prod(covariance.shape[:-1])):
+        units = scale[..., pattern.rows[positions]]
+        correlation = covariance[..., pairs]
+        correlation /= units[..., :, None] * units[..., None, :]
+        _require_regular(correlation, topology, columns, words)
+        factor[..., positions] = _first_column(correlation) / units
     return factor
+
+
+def columns_alike(
+    pattern: Pattern, on: Pattern, batch: int, least: int = 1
+) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
+    """Columns of one length c ≥ `least`, as many at a time as `CHUNK_VALUES` allows for a batch.
+
+    Returns:
+        the columns (k,), the places (k, c) of their entries, and those of the pairs of their rows on `on`, (k, c, c).
+    """
+    lengths = np.diff(pattern.indptr)
+    for length in np.unique(lengths[lengths >= least]):
+        alike = np.flatnonzero(lengths == length)
+        for part in parts(len(alike), length**2 * batch):
+            positions = np.asarray(pattern.indptr[alike[part], None] + np.arange(length), np.int64)
+            rows = pattern.rows[positions]
+            low, high = np.sort([np.broadcast_arrays(rows[:, :, None], rows[:, None, :])], axis=1)[0]
+            yield alike[part], positions, on.positions_of(high, low)
 
 
 def _first_column(correlation: FloatArray) -> FloatArray:
@@ -157,7 +188,7 @@ def _first_column(correlation: FloatArray) -> FloatArray:
     return np.asarray(first / np.sqrt(first[..., :1]))
 
 
-def _require_regular(correlation: FloatArray, topology: Topology, columns: IntArray, count: int) -> None:
+def _require_regular(correlation: FloatArray, topology: Topology, columns: IntArray, words: Words) -> None:
     """Require λ_min > c u λ_max for every R (..., columns, c, c); otherwise no digit of its inverse would be right."""
     eigenvalues = np.linalg.eigvalsh(correlation)
     limit = correlation.shape[-1] * np.finfo(np.float64).eps * eigenvalues[..., -1]
@@ -166,9 +197,9 @@ def _require_regular(correlation: FloatArray, topology: Topology, columns: IntAr
         *batch_index, place = (int(axis) for axis in np.argwhere(singular)[0])
         column, pivot = int(columns[place]), float(eigenvalues[(*batch_index, place, 0)])
         raise NotPositiveDefiniteError(
-            f"fit: the correlation of {topology.describe(int(topology.order[column]))} and its "
-            f"{correlation.shape[-1] - 1} later neighbours is singular for {count} samples (least eigenvalue "
-            f"{pivot:.3g}){checks.in_batch(tuple(batch_index))}. Give more samples, or a sparser topology.",
+            f"{words.function}: the correlation of {topology.describe(int(topology.order[column]))} and its "
+            f"{correlation.shape[-1] - 1} later neighbours is singular for {words.given} (least eigenvalue "
+            f"{pivot:.3g}){checks.in_batch(tuple(batch_index))}. {words.remedy}",
             batch_index=tuple(batch_index),
             column=column,
             pivot=pivot,

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, logit
 
-from sparseggm.gaussian.fitting import Moments, columns_of_factor
+from sparseggm.gaussian.fitting import Moments, columns_of_factor, of_samples
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.observed import GreyLevels, squeezed
 from sparseggm.graph.families import Diagonal
@@ -69,7 +69,8 @@ def start_of_levels(
     covariance = _density_moments(images, topology, alpha, rng, levels).covariance
     units = deviation.take(order) / np.sqrt(covariance[pattern.diagonal])
     covariance *= units[pattern.rows] * units[pattern.cols]
-    return GaussianGraphicalModel(loc, factor=columns_of_factor(topology, covariance, len(images)), topology=topology)
+    factor = columns_of_factor(topology, covariance, of_samples(len(images)))
+    return GaussianGraphicalModel(loc, factor=factor, topology=topology)
 
 
 def sweep(

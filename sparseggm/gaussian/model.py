@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
-from sparseggm.gaussian import conditioning, fitting, regression
+from sparseggm.gaussian import conditioning, regression, selection
 from sparseggm.gaussian.factored import FactoredGaussian, covariance_positions, trace_positions
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Diagonal
@@ -313,27 +313,32 @@ class GaussianGraphicalModel(FactoredGaussian):
         return self._made("marginal", loc, factor, schur.graph, schur.graph.factor_pattern)
 
     @classmethod
-    def fit(cls, samples: npt.ArrayLike, topology: Topology) -> GaussianGraphicalModel:
-        """Maximum likelihood for samples (..., N, n), on a factor-free topology (chordal graphs among them).
+    def fit(cls, samples: npt.ArrayLike, topology: Topology, *, ridge: float = 0.0) -> GaussianGraphicalModel:
+        """Maximum likelihood for samples (..., N, n) with mean and covariance C.
 
-        Each column j of L alone minimises KL to the empirical covariance C [Schäfer, Katzfuss & Owhadi 2021, Thm 2.1]:
-            L_{S_j, j} = C_{S_j S_j}⁻¹ e₁ / √(e₁ᵀ C_{S_j S_j}⁻¹ e₁),        S_j the rows of column j.
+        On a factor-free topology (chordal graphs among them) the L on its pattern, each column alone [Schäfer, Katzfuss
+        & Owhadi 2021, Thm 2.1]; S_j are the rows of column j:
+            L_{S_j, j} = C_{S_j S_j}⁻¹ e₁ / √(e₁ᵀ C_{S_j S_j}⁻¹ e₁).
+        On any other the P on the graph, whose Σ is C there within 1e-8 √(C_ii C_jj): covariance selection, by Newton's
+        method with conjugate gradients. So is `geometry.project`, on every topology.
+
+        Args:
+            ridge: ≥ 0; the variances C_ii are multiplied by 1 + ridge, so that few samples have a fit.
         Raises:
-            PatternError: the topology is not factor-free.
-            NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular to working precision.
-        Cost: Σ_j (N |S_j|² + |S_j|³) flops.
+            NotPositiveDefiniteError: too few or degenerate samples: a C_{S_j S_j} is singular to working precision, or
+                no Gaussian on the graph has these moments.
+        Cost: Σ_j (N |S_j|² + |S_j|³) flops; or the moments, and a few hundred selected inverses for each C.
         """
         function = "fit"
         require_topology(function, topology)
-        if not topology.is_factor_free:
-            raise PatternError(f"fit: {topology} is not factor-free, so maximum likelihood has no closed form on it.")
         samples, dtype = as_numbers(function, "samples", samples)
         if samples.shape[-1:] != (topology.n,):
             raise ShapeError(f"fit: samples must end in {topology.n}, the nodes, got shape {samples.shape}.")
         if samples.ndim < 2 or not samples.shape[-2]:
             raise ShapeError(f"fit: samples must be (..., N, {topology.n}) with N ≥ 1, got shape {samples.shape}.")
-        loc, factor = (array.astype(widest(dtype)) for array in fitting.mean_and_factor(topology, samples))
-        return cls._made(function, loc, factor, topology, topology.factor_pattern)
+        mean, factor, pattern = selection.most_likely(topology, samples, ridge)
+        loc, factor = (array.astype(widest(dtype)) for array in (mean, factor))
+        return cls._made(function, loc, factor, topology, pattern)
 
     # ------------------------------------------------------------------ float64 scalars a batch element
 

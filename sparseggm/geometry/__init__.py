@@ -1,0 +1,26 @@
+"""The geometry of sparse Gaussians: projections, geodesics, distances, and the Fisher matrix: docs/math.md, section 13.
+
+A Gaussian on a graph is an exponential family. Its natural parameters are (P loc, P on the graph), its expectation
+parameters (E z, E z zᵀ on the graph). Results are in nats, or square roots of them.
+"""
+
+from sparseggm.geometry.distances import Bounds, fisher_length, fisher_rao_bounds, jeffreys
+from sparseggm.geometry.fisher import Tangent, fisher_matmul, fisher_solve
+from sparseggm.geometry.mixtures import centroid, e_geodesic, m_geodesic
+from sparseggm.geometry.projection import Moments, moments_on, project
+
+__all__ = [
+    "Bounds",
+    "Moments",
+    "Tangent",
+    "centroid",
+    "e_geodesic",
+    "fisher_length",
+    "fisher_matmul",
+    "fisher_rao_bounds",
+    "fisher_solve",
+    "jeffreys",
+    "m_geodesic",
+    "moments_on",
+    "project",
+]

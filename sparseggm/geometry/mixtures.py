@@ -1,0 +1,165 @@
+"""Straight lines and means, in natural parameters (h, P) = (P loc, P) and in expectation parameters (E z, E z zᵀ).
+
+Natural parameters of Gaussians on graphs stay on the union of the graphs; so do e-geodesics and e-means. A mixture of
+expectation parameters is known on that union, and the Gaussian on it that has them is its projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, ShapeError
+from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.potentials import added
+from sparseggm.geometry.projection import Moments, moments_on, projected
+from sparseggm.graph.joint import joint_graph
+from sparseggm.graph.pattern import FloatArray
+from sparseggm.graph.topology import Topology
+from sparseggm.linalg import checks
+from sparseggm.promotion import promoted
+
+
+def e_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.ArrayLike) -> GaussianGraphicalModel:
+    """The Gaussian with natural parameters (1 − t) θ_q + t θ_p, on the union of the graphs.
+
+        P = (1 − t) P_q + t P_p,      loc = loc_q + t P⁻¹ P_p (loc_p − loc_q).
+
+    Args:
+        t: number, or an array that broadcasts against the batch axes; beyond [0, 1] as far as P ≻ 0.
+    Raises:
+        NotPositiveDefiniteError: P at t is not positive definite to working precision.
+    Cost: two Gram products, one factorisation on the union and its two solves. Error: as `product`.
+    """
+    q, p = q._with("e_geodesic", p)
+    return _of_natural("e_geodesic", [q, p], _ends("e_geodesic", q, t))
+
+
+def m_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.ArrayLike) -> GaussianGraphicalModel:
+    """The Gaussian on the union of the graphs with expectation parameters (1 − t) η_q + t η_p there.
+
+        loc = (1 − t) loc_q + t loc_p,      Σ = (1 − t) Σ_q + t Σ_p + t (1 − t) d dᵀ on the graph,   d = loc_p − loc_q.
+
+    Args:
+        t: number, or an array that broadcasts against the batch axes; beyond [0, 1] as far as a Gaussian has Σ.
+    Raises:
+        NotPositiveDefiniteError: no Gaussian on the graph has these moments.
+    Cost: two selected inverses, and one `project`. Error: as `project`.
+    """
+    q, p = q._with("m_geodesic", p)
+    return _of_expectation("m_geodesic", [q, p], _ends("m_geodesic", q, t))
+
+
+def centroid(
+    gaussians: Sequence[GaussianGraphicalModel], weights: npt.ArrayLike | None = None, kind: Literal["e", "m"] = "e"
+) -> GaussianGraphicalModel:
+    """The Gaussian c on the union of the graphs that is nearest to several.
+
+    "e" minimises Σ_k w_k KL(c ‖ p_k): the mean of natural parameters. "m" minimises Σ_k w_k KL(p_k ‖ c): the mean of
+    expectation parameters, projected.
+
+    Args:
+        gaussians: one or more, on the same nodes; batch axes broadcast.
+        weights: (K,), not negative, of which the sum is made 1; None: equal ones.
+    Raises:
+        NonPositiveError: a weight is negative, or none is positive.
+        ValueError: no Gaussians, or another kind.
+    Cost: "e" a Gram product for each and one factorisation; "m" a selected inverse for each and one `project`.
+    """
+    function = "centroid"
+    if kind not in ("e", "m"):
+        raise ValueError(f'{function}: kind must be "e" or "m", got {kind!r}.')
+    if not gaussians:
+        raise ShapeError(f"{function}: needs at least one Gaussian, got none.")
+    for other in gaussians[1:]:
+        gaussians[0]._with(function, other)
+    dtype = np.result_type(*(each.dtype for each in gaussians))
+    parts = [each._in_dtype(dtype) for each in gaussians]
+    shares = _shares(function, len(parts), weights).astype(dtype)
+    return (_of_natural if kind == "e" else _of_expectation)(function, parts, list(shares))
+
+
+def _ends(function: str, q: GaussianGraphicalModel, t: npt.ArrayLike) -> list[FloatArray]:
+    """1 − t and t."""
+    (at,) = promoted(function, q.dtype, t=t)
+    at = at.astype(q.dtype)
+    checks.require_finite(function, "t", None, at[..., None])
+    return [1 - at, at]
+
+
+def _shares(function: str, count: int, weights: npt.ArrayLike | None) -> FloatArray:
+    """The weights divided by their sum."""
+    (shares,) = promoted(function, weights=np.ones(count) if weights is None else weights)
+    if shares.shape != (count,):
+        raise ShapeError(f"{function}: weights must be ({count},), one for each Gaussian, got shape {shares.shape}.")
+    checks.require_finite(function, "weights", None, shares)
+    if not (shares >= 0).all() or not shares.any():
+        raise NonPositiveError(f"{function}: weights must be ≥ 0, and one of them positive, got {shares}.")
+    return np.asarray(shares / shares.sum())
+
+
+def _of_natural(
+    function: str, gaussians: list[GaussianGraphicalModel], weights: list[FloatArray]
+) -> GaussianGraphicalModel:
+    """The Gaussian of Σ_k w_k θ_k; its mean is that of the first and a move, which keeps the digits of a far mean."""
+    first = gaussians[0]
+
+    def add(sum_: tuple[Topology, FloatArray], more: tuple[Topology, FloatArray]) -> tuple[Topology, FloatArray]:
+        return added(*sum_, *more)
+
+    with np.errstate(over="ignore"):  # the factorisation tests for infinity
+        scaled = [(g.graph, w[..., None] * g.precision) for g, w in zip(gaussians, weights, strict=True)]
+        graph, precision = reduce(add, scaled)
+        pulls = [w[..., None] * g._gradient_at(function, first.loc) for g, w in zip(gaussians, weights, strict=True)]
+        pull = reduce(np.add, pulls)
+    try:
+        return first._from_information(function, pull, precision, graph, first.loc)
+    except NotPositiveDefiniteError as failure:
+        if all((weight >= 0).all() for weight in weights):
+            raise
+        raise _outside(function, weights[1], failure) from None
+
+
+def _outside(function: str, t: FloatArray, failure: NotPositiveDefiniteError) -> NotPositiveDefiniteError:
+    return NotPositiveDefiniteError(
+        f"{function}: t must be in [0, 1], or so near that a Gaussian is there, got t from {t.min():.4g} to "
+        f"{t.max():.4g}, where one is not{checks.in_batch(failure.batch_index)}.",
+        batch_index=failure.batch_index,
+        column=failure.column,
+        pivot=failure.pivot,
+    )
+
+
+def _of_expectation(
+    function: str, gaussians: list[GaussianGraphicalModel], weights: list[FloatArray]
+) -> GaussianGraphicalModel:
+    """The Gaussian of Σ_k w_k η_k on the union of the graphs."""
+    graph = reduce(lambda one, two: joint_graph(one, two)[0], (g.graph for g in gaussians))
+    shares = [weight[..., None] for weight in weights]
+    with np.errstate(over="ignore", invalid="ignore"):  # `projected` tests for infinity
+        loc = _sum(w * (g.loc - gaussians[0].loc) for g, w in zip(gaussians, shares, strict=True)) + gaussians[0].loc
+        parts = [_about(loc, moments_on(g, graph), graph) for g in gaussians]
+        variance = _sum(w * part.variance for part, w in zip(parts, shares, strict=True))
+        covariance = _sum(w * part.covariance for part, w in zip(parts, shares, strict=True))
+    try:
+        mixture = Moments(loc, variance, covariance)
+        return projected(function, mixture, graph, "Let t be in [0, 1], and variances well above rounding.")
+    except NotPositiveDefiniteError as failure:
+        if all((weight >= 0).all() for weight in weights):
+            raise
+        raise _outside(function, weights[1], failure) from None
+
+
+def _about(loc: FloatArray, own: Moments, graph: Topology) -> Moments:
+    """Second moments about another point: Σ + (loc − point) (loc − point)ᵀ on the graph."""
+    i, j = graph.edges.T
+    d = own.loc - loc
+    return Moments(loc, own.variance + d**2, own.covariance + d[..., i] * d[..., j])
+
+
+def _sum(terms: Any) -> FloatArray:
+    return np.asarray(reduce(np.add, terms))
