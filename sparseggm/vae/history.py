@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,8 @@ from sparseggm.files import write_atomically, write_json
 from sparseggm.gaussian.observed import bits_per_dimension
 from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.files import checkpoint
+
+BY_LAYER = "kl_by_layer"
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,12 @@ class EpochRecord:
     learning_rate: float
     seconds: float
     bound: float
-    kl_by_layer: tuple[float, ...] = ()
+    kl_by_layer: list[float] = field(default_factory=list)
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
         """The record in a checkpoint, whose bound was not named before there were others than the ELBO."""
-        record = {"bound": record["elbo"], "kl_by_layer": (), **record}
-        return cls(**record | {"kl_by_layer": tuple(record["kl_by_layer"])})
+        return cls(**{"bound": record["elbo"], **record})
 
     def line(self, config: Config) -> str:
         """The line shown to the user."""
@@ -58,7 +59,10 @@ def write_history(out: Path, identity: dict[str, str | int | float], history: Se
     content = {"run": identity, "versions": checkpoint.versions(), "unit": "nats an image", "epochs": rows}
     write_json(out / "history.json", content)
     table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(EpochRecord)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row | {"kl_by_layer": " ".join(map(str, row["kl_by_layer"]))} for row in rows)
+    columns = [one.name for one in fields(EpochRecord)]
+    kl_columns = [f"kl_{layer}" for layer in range(len(history[0].kl_by_layer), 0, -1)] if history else []
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*(name for name in columns if name != BY_LAYER), *kl_columns])
+    for row in rows:
+        writer.writerow([*(row[name] for name in columns if name != BY_LAYER), *row[BY_LAYER]])
     write_atomically(out / "history.csv", lambda file: file.write(table.getvalue().encode()))

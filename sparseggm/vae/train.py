@@ -186,7 +186,7 @@ class Training:
         record = EpochRecord(
             epoch=self.epoch + 1,
             **{"elbo": elbo, "bound": elbo, **{name: means[name] for name in means if name not in of_layers}},
-            kl_by_layer=tuple(means[name] for name in of_layers),
+            kl_by_layer=[means[name] for name in of_layers],
             learning_rate=self.config.learning_rate_at(self.epoch),
             seconds=round(seconds, 4),
         )

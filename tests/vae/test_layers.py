@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -288,6 +289,9 @@ def test_a_resumed_run_of_layers_repeats_an_uninterrupted_one(
             assert torch.equal(values, states[1][name][key]), key
     assert all(len(each.kl_by_layer) == 2 for each in history)
     assert [each.bound > each.elbo + 1e-3 for each in history] == [False, False, True]
+    with open(whole / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [[float(row["kl_2"]), float(row["kl_1"])] for row in rows] == [each.kl_by_layer for each in history]
     tracked = np.load(whole / "tracked.npz")
     assert tracked["loc"].shape == (4, 10)
     assert tracked["factor"].shape[1] == len(tracked["rows"]) == len(tracked["cols"])

@@ -141,5 +141,8 @@ def test_a_posterior_that_is_not_given_by_its_factor_is_refused_before_work(
     table = ["experiment", "table1", "--models", "diagonal", "grid-dominant", "--latent=4", f"--out={tmp_path / 'out'}"]
     for command in (["evaluate", str(tmp_path / "run")], table):
         assert main([*command, "--refine=2"]) == 2
-        assert "refine needs a posterior given by its factor L, got grid-dominant.\n" in capsys.readouterr().err
+        assert (
+            "refine needs one layer, its posterior given by L, got grid-dominant posterior, 4 latents.\n"
+            in capsys.readouterr().err
+        )
     assert not (tmp_path / "out").exists()
