@@ -100,7 +100,10 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
         ),
         (["fit-pixels", "--likelihood=normal"], "unknown likelihood 'normal'; one of: levels, logit-normal"),
         (["train", "--edges=0-1 1-2"], "edges 0-1 1-2 needs posterior tree, got posterior chain"),
-        (["train", "--importance_samples=5"], "importance_samples 5 needs objective iwae or piwae, or importance_epochs"),
+        (
+            ["train", "--importance_samples=5"],
+            "importance_samples 5 needs objective iwae or piwae, or importance_epochs",
+        ),
         (["train", "--objective=piwae", "--kl=path"], "kl path needs objective elbo, got objective piwae"),
         (["train", "--warm_up=61"], "warm_up must be within the epochs, 60, got 61"),
         (["train", "--posterior=tree", "--latent=3", "--edges=0-1 1-3"], "edges: nodes must be in 0 … 2, got 1-3"),
