@@ -16,6 +16,7 @@ from sparseggm.gaussian.factored import trace_positions
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.potentials import added
 from sparseggm.geometry.mixtures import e_geodesic
+from sparseggm.geometry.projection import require_gaussians
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
@@ -29,6 +30,7 @@ def jeffreys(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> FloatArray
     No log det, and no n, cancels here: where q is near p, so that J is ε², its error is of order u ε.
     Cost: two selected inverses, on the fill of each factor with the union of the graphs.
     """
+    require_gaussians("jeffreys", q, p)
     q, p = q._with("jeffreys", p)
     return checks.require_representable("jeffreys", _jeffreys("jeffreys", q, p), q.dtype)
 
@@ -44,8 +46,9 @@ def fisher_length(path: Sequence[GaussianGraphicalModel]) -> FloatArray:
     Cost: one `jeffreys` a step.
     """
     function = "fisher_length"
-    if not len(path):
-        raise ShapeError(f"{function}: needs at least one Gaussian, got an empty path.")
+    if not isinstance(path, Sequence) or not path:
+        raise ShapeError(f"{function}: needs a list of Gaussians, one or more, got {path!r}.")
+    require_gaussians(function, *path)
     steps = (q._with(function, p) for q, p in pairwise(path))
     start = np.zeros(path[0].batch_shape)
     length = reduce(operator.add, (np.sqrt(_jeffreys(function, q, p)) for q, p in steps), start)
@@ -76,6 +79,7 @@ def fisher_rao_bounds(q: GaussianGraphicalModel, p: GaussianGraphicalModel, piec
     function = "fisher_rao_bounds"
     if pieces < 1:
         raise ShapeError(f"{function}: pieces must be at least 1, got {pieces}.")
+    require_gaussians(function, q, p)
     q, p = q._with(function, p)
     own = _node_distances(q, p)
     graph, _ = _difference(q, p)

@@ -21,6 +21,7 @@ from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, PatternError, ShapeError
 from sparseggm.gaussian.fitting import columns_alike
 from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.geometry.projection import require_gaussians
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import calculus, checks
 
@@ -77,6 +78,7 @@ def _applied(
     if coordinates not in ("factor", "regression", "natural", "expectation"):
         names = '"factor", "regression", "natural" or "expectation"'
         raise ValueError(f"{function}: coordinates must be {names}, got {coordinates!r}.")
+    require_gaussians(function, g)
     g, (v, V) = g._beside(function, vector=vector, values=values)
     pattern, order = g.factor_pattern, g.topology.order
     if pattern.gram() is not g.graph.precision_pattern:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, ShapeError
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.potentials import added
-from sparseggm.geometry.projection import Moments, moments_on, projected
+from sparseggm.geometry.projection import Moments, moments_on, projected, require_gaussians
 from sparseggm.graph.joint import joint_graph
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
@@ -35,6 +35,7 @@ def e_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.Arra
         NotPositiveDefiniteError: P at t is not positive definite to working precision.
     Cost: two Gram products, one factorisation on the union and its two solves. Error: as `product`.
     """
+    require_gaussians("e_geodesic", q, p)
     q, p = q._with("e_geodesic", p)
     return _of_natural("e_geodesic", [q, p], _ends("e_geodesic", q, t))
 
@@ -50,6 +51,7 @@ def m_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.Arra
         NotPositiveDefiniteError: no Gaussian on the graph has these moments.
     Cost: two selected inverses, and one `project`. Error: as `project`.
     """
+    require_gaussians("m_geodesic", q, p)
     q, p = q._with("m_geodesic", p)
     return _of_expectation("m_geodesic", [q, p], _ends("m_geodesic", q, t))
 
@@ -73,8 +75,9 @@ def centroid(
     function = "centroid"
     if kind not in ("e", "m"):
         raise ValueError(f'{function}: kind must be "e" or "m", got {kind!r}.')
-    if not gaussians:
-        raise ShapeError(f"{function}: needs at least one Gaussian, got none.")
+    if not isinstance(gaussians, Sequence) or not gaussians:
+        raise ShapeError(f"{function}: needs a list of Gaussians, one or more, got {gaussians!r}.")
+    require_gaussians(function, *gaussians)
     for other in gaussians[1:]:
         gaussians[0]._with(function, other)
     dtype = np.result_type(*(each.dtype for each in gaussians))

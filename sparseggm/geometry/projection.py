@@ -27,6 +27,13 @@ class Moments(NamedTuple):
     """(..., m) Σ_ij for each row of `topology.edges`."""
 
 
+def require_gaussians(function: str, *given: object) -> None:
+    """Raise a TypeError unless each is a Gaussian."""
+    for each in given:
+        if not isinstance(each, GaussianGraphicalModel):
+            raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(each).__name__}.")
+
+
 def moments_on(q: GaussianGraphicalModel, topology: Topology) -> Moments:
     """Mean, variances and covariances of a Gaussian on the edges of any graph on its nodes.
 
@@ -34,6 +41,7 @@ def moments_on(q: GaussianGraphicalModel, topology: Topology) -> Moments:
         ShapeError: the graph has another number of nodes.
     Cost: one selected inverse on (S_q ∪ edges).filled().
     """
+    require_gaussians("moments_on", q)
     require_topology("moments_on", topology)
     if topology.n != q.n:
         raise ShapeError(f"moments_on: topology must have {q.n} nodes, as the Gaussian, got {topology}.")
@@ -63,6 +71,8 @@ def project(moments: Moments | GaussianGraphicalModel, topology: Topology) -> Ga
     if isinstance(moments, GaussianGraphicalModel):
         with checks.speaking_as("project", "moments_on"):
             moments = moments_on(moments, topology)
+    if not isinstance(moments, Moments):
+        raise TypeError(f"project: needs Moments or a GaussianGraphicalModel, got {type(moments).__name__}.")
     return projected("project", moments, topology, "Give the moments of a positive definite covariance.")
 
 

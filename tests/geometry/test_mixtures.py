@@ -225,7 +225,7 @@ def test_two_equal_weights_are_the_middle_of_the_geodesic() -> None:
 
 def test_what_has_no_centroid_is_refused() -> None:
     q = GaussianGraphicalModel(np.zeros(3), factor=np.ones(5), topology=Chain(3))
-    with pytest.raises(ShapeError, match=r"^centroid: needs at least one Gaussian, got none\.$"):
+    with pytest.raises(ShapeError, match=r"^centroid: needs a list of Gaussians, one or more, got \[\]\.$"):
         geometry.centroid([])
     with pytest.raises(ShapeError, match=r"^centroid: weights must be \(2,\), one for each Gaussian, got shape \(3,\)"):
         geometry.centroid([q, q], [1, 2, 3])
