@@ -81,7 +81,7 @@ def test_more_points_never_lengthen_an_e_geodesic(pair: Gaussians) -> None:
 def test_a_path_of_one_point_has_no_length_and_an_empty_one_is_refused() -> None:
     q = GaussianGraphicalModel(np.zeros((2, 3)), factor=np.ones(5), topology=Chain(3))
     np.testing.assert_array_equal(geometry.fisher_length([q]), np.zeros(2))
-    with pytest.raises(ShapeError, match=r"^fisher_length: needs a list of Gaussians, one or more, got $"):
+    with pytest.raises(ShapeError, match=r"^fisher_length: needs a list of Gaussians, one or more, got \[\]\.$"):
         geometry.fisher_length([])
 
 
