@@ -115,8 +115,7 @@ class GaussianGraphicalModel(FactoredGaussian):
 
     def _with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
         """Both Gaussians in the wider dtype of the two. Raises unless they have the same nodes and batch axes fit."""
-        if not isinstance(other, GaussianGraphicalModel):
-            raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(other).__name__}.")
+        require_gaussians(function, other)
         if other.n != self.n:
             raise ShapeError(f"{function}: needs two Gaussians of {self.n} nodes, got one of {other.n}.")
         checks.broadcast(function, this=self.batch_shape, other=other.batch_shape)
@@ -344,6 +343,13 @@ class GaussianGraphicalModel(FactoredGaussian):
 
     def _logdet(self) -> FloatArray:
         return linalg.logdet(self.factor_pattern, self.factor, np.float64)
+
+
+def require_gaussians(function: str, *given: object) -> None:
+    """Raise a TypeError unless each is a Gaussian."""
+    for each in given:
+        if not isinstance(each, GaussianGraphicalModel):
+            raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(each).__name__}.")
 
 
 def kl_to_standard_normal(

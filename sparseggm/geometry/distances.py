@@ -13,10 +13,9 @@ import numpy as np
 from sparseggm import linalg
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian.factored import trace_positions
-from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
 from sparseggm.gaussian.potentials import added
 from sparseggm.geometry.mixtures import e_geodesic
-from sparseggm.geometry.projection import require_gaussians
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks

@@ -20,8 +20,7 @@ import numpy.typing as npt
 from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, PatternError, ShapeError
 from sparseggm.gaussian.fitting import columns_alike
-from sparseggm.gaussian.model import GaussianGraphicalModel
-from sparseggm.geometry.projection import require_gaussians
+from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import calculus, checks
 

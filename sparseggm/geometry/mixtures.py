@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, ShapeError
-from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
 from sparseggm.gaussian.potentials import added
-from sparseggm.geometry.projection import Moments, moments_on, projected, require_gaussians
+from sparseggm.geometry.projection import Moments, moments_on, projected
 from sparseggm.graph.joint import joint_graph
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology

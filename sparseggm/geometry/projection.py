@@ -9,7 +9,7 @@ import numpy as np
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian import selection
 from sparseggm.gaussian.fitting import Words
-from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
@@ -25,13 +25,6 @@ class Moments(NamedTuple):
     """(..., n) Σ_ii."""
     covariance: FloatArray
     """(..., m) Σ_ij for each row of `topology.edges`."""
-
-
-def require_gaussians(function: str, *given: object) -> None:
-    """Raise a TypeError unless each is a Gaussian."""
-    for each in given:
-        if not isinstance(each, GaussianGraphicalModel):
-            raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(each).__name__}.")
 
 
 def moments_on(q: GaussianGraphicalModel, topology: Topology) -> Moments:

@@ -10,6 +10,7 @@ topology, order or family do not load.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any, Generic, Self, TypeVar
@@ -36,7 +37,7 @@ SILENCE = 2.0**-60
 direction, without which `weight_norm` divides by zero. In float16 it is zero."""
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """What all heads share: a layer, a graph, and a state dict that knows what its weights are for."""
 
     def __init__(self, layer: nn.Module, topology: Topology) -> None:
@@ -71,9 +72,14 @@ class Head(nn.Module):
             "pattern": self._pattern().key,
         }
 
+    def _outputs(self, features: Tensor) -> Tensor:
+        """What the layer emits, in float32 at least."""
+        outputs: Tensor = self.layer(features)
+        return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+
+    @abstractmethod
     def _made_of(self) -> str:
         """In a word, what is made of the layer's outputs."""
-        raise NotImplementedError
 
     def _pattern(self) -> Pattern:
         """On which that is."""
@@ -96,20 +102,19 @@ class FamilyHead(Head, Generic[Emitted]):
             self._prepare(torch.zeros(1, topology.n + family.num_inputs(topology), device="cpu"))
 
     def forward(self, features: Tensor) -> Emitted:
-        return self._emitted(self.layer(features))
+        return self._emitted(self._outputs(features))
 
     def _emitted(self, outputs: Tensor) -> Emitted:
-        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         vector, inputs = outputs.split([self.topology.n, outputs.shape[-1] - self.topology.n], dim=-1)
         return self._made(vector, self.family(self.topology, inputs))
 
+    @abstractmethod
     def _made(self, vector: Tensor, values: Tensor) -> Emitted:
         """Of a vector (..., n) and the values of the family."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _prepare(self, outputs: Tensor) -> None:
         """Use once what is emitted, as a caller will."""
-        raise NotImplementedError
 
     def _made_of(self) -> str:
         return _name(self.family)
@@ -128,15 +133,18 @@ def _digest(numbers: IntArray) -> str:
     return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
+def gaussian_of(loc: Tensor, values: Tensor, topology: Topology, family: Family) -> GaussianGraphicalModel:
+    """N(loc, P⁻¹) for the values of a family: L, or P."""
+    if isinstance(family, FactorFamily):
+        return GaussianGraphicalModel(loc, factor=values, topology=topology, validate_args=False)
+    return GaussianGraphicalModel.from_precision(loc, precision=values, topology=topology, validate_args=False)
+
+
 class GaussianHead(FamilyHead[GaussianGraphicalModel]):
     """What the heads of Gaussians share: the vector is loc; the family `factor` gives L, all others P."""
 
     def _made(self, vector: Tensor, values: Tensor) -> GaussianGraphicalModel:
-        if isinstance(self.family, FactorFamily):
-            return GaussianGraphicalModel(vector, factor=values, topology=self.topology, validate_args=False)
-        return GaussianGraphicalModel.from_precision(
-            vector, precision=values, topology=self.topology, validate_args=False
-        )
+        return gaussian_of(vector, values, self.topology, self.family)
 
     def _prepare(self, outputs: Tensor) -> None:
         q = self._emitted(outputs)
@@ -260,7 +268,7 @@ class _Convolution(nn.Module):
         offsets, channels = np.unique(steps, axis=0, return_inverse=True)  # (0, 0), the log-scale's, is the least
         self._places = np.concatenate([np.arange(topology.n), (1 + channels.ravel()) * topology.n + first])
         self.convolution = nn.Conv2d(in_channels, 1 + len(offsets), kernel_size, padding=kernel_size // 2)
-        _silence(self.convolution.weight[1:], self.convolution.bias, 1)
+        silence(self.convolution.weight[1:], self.convolution.bias, 1)
         self.register_buffer("places", index(self._places), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -302,11 +310,11 @@ def _input_pairs(topology: Topology, family: Family) -> IntArray:
 def _linear(in_features: int, topology: Topology, family: Family) -> nn.Linear:
     """Nodes first, then the inputs of the family, which start at next to nothing."""
     layer = nn.Linear(in_features, topology.n + family.num_inputs(topology))
-    _silence(layer.weight[topology.n :], layer.bias, topology.n)
+    silence(layer.weight[topology.n :], layer.bias, topology.n)
     return layer
 
 
-def _silence(weights: Tensor, bias: Tensor | None, start: int) -> None:
+def silence(weights: Tensor, bias: Tensor | None, start: int) -> None:
     """Next to nothing where the layer feeds a family."""
     with torch.no_grad():
         weights.mul_(SILENCE)

@@ -27,7 +27,7 @@ from sparseggm.torch.border import (
     require_valid,
 )
 from sparseggm.torch.distribution import GaussianGraphicalModel
-from sparseggm.torch.heads import SILENCE, Head
+from sparseggm.torch.heads import Head, silence
 from sparseggm.torch.operators import residual
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import array, have_values
@@ -152,9 +152,8 @@ class ResidualHead(Head):
             )
         layer = nn.Linear(in_features, topology.n + topology.factor_pattern.nnz)
         super().__init__(layer, topology)
+        silence(layer.weight, layer.bias, 0)
         with torch.no_grad():
-            layer.weight.mul_(SILENCE)
-            layer.bias.zero_()
             outputs = torch.zeros(1, layer.out_features, device="cpu")
             p = GaussianGraphicalModel(
                 outputs[:, : topology.n], factor=outputs[:, topology.n :].exp(), topology=topology, validate_args=False
@@ -163,14 +162,13 @@ class ResidualHead(Head):
             q.colorize(q.loc)  # constants
 
     def forward(self, features: Tensor, p: GaussianGraphicalModel) -> Residual:
-        return self._residual(self.layer(features), p)
+        return self._residual(self._outputs(features), p)
 
     def _residual(self, outputs: Tensor, p: GaussianGraphicalModel) -> Residual:
         if not isinstance(p, GaussianGraphicalModel):
             raise TypeError(f"ResidualHead: p must be a GaussianGraphicalModel, got {type(p).__name__}.")
         if p.topology is not self.topology and p.topology != self.topology:
             raise PatternError(f"ResidualHead: p must be on {self.topology}, got one on {p.topology}.")
-        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         pattern = self.topology.factor_pattern
         shift, moves = outputs.split([self.topology.n, pattern.nnz], dim=-1)
         on_diagonal = mask(moves, pattern.rows == pattern.cols)

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae import processes
 from sparseggm.vae.config import PIXELS, Config
-from sparseggm.vae.model import DTYPES, VAE, ImageModel, Inference, seeded
+from sparseggm.vae.model import DTYPES, VAE, ImageModel, Inference, named, seeded
 from sparseggm.vae.objective import importance_weighted_loss
 from sparseggm.vae.rungs import Lower, Mixture, Rung, Top, Vamp
 
@@ -72,14 +72,14 @@ class LadderVAE(ImageModel):
         z, cost = noise.new_empty((*noise.shape[:-1], 0), dtype=self.dtype), torch.zeros((), device=noise.device)
         kls = []
         for rung, eps in self.by_rung(noise):
-            drawn, terms = rung(features, z).sample_and_kl_terms(eps)
+            drawn, of_nodes = rung(features, z).sample_and_kl_terms(eps)
             z = torch.cat([z, drawn], -1)
-            kls.append(terms.sum(-1))
-            cost = cost + _above_floor(terms, self.free_bits / terms.shape[-1])
+            kls.append(of_nodes.sum(-1))
+            cost = cost + _above_floor(of_nodes, self.free_bits / of_nodes.shape[-1])
         reconstruction, kl = self.log_likelihood(z, x, rng), torch.stack(kls).sum(0)
         bound = (reconstruction - kl).detach()
-        named = {"reconstruction": reconstruction, "kl": kl, "bound": bound, **_numbered(kls)}
-        return kl_weight * cost - reconstruction, named
+        terms = {"reconstruction": reconstruction, "kl": kl, "bound": bound}
+        return kl_weight * cost - reconstruction, terms | _numbered(kls)
 
     def _importance_weighted(
         self, x: Tensor, features: Tensor, noise: Tensor, rng: torch.Generator, kl_weight: float, objective: str
@@ -101,10 +101,10 @@ class LadderVAE(ImageModel):
             ratios.append(log_q - rung.prior(scored).log_prob(each[-1]))
             drawn, scored = torch.cat([drawn, z], -1), torch.cat([scored, each[-1]], -1)
         reconstruction, ratio = self.log_likelihood(scored, x, rng), torch.stack(ratios).sum(0)
-        groups = self.groups if objective == "piwae" else 1
-        loss, terms = importance_weighted_loss(reconstruction, ratio, each, groups=groups, kl_weight=kl_weight)
-        named = dict(zip(("reconstruction", "kl", "bound"), terms, strict=True))
-        return loss, named | _numbered([each.detach().mean(0) for each in ratios])
+        groups = self.groups_of(objective)
+        found = importance_weighted_loss(reconstruction, ratio, each, groups=groups, kl_weight=kl_weight)
+        loss, terms = named(*found)
+        return loss, terms | _numbered([each.detach().mean(0) for each in ratios])
 
 
 def _above_floor(terms: Tensor, floor: float) -> Tensor:

@@ -91,9 +91,18 @@ class ImageModel(nn.Module, ABC):
         """The posterior mean of each layer given those above, (B, n)."""
         return torch.cat([q.loc for q in self.infer(x).gaussians], -1)
 
+    def groups_of(self, objective: str) -> int:
+        """Groups of importance samples, whose bounds the encoder maximises."""
+        return self.groups if objective == "piwae" else 1
+
     def log_likelihood(self, z: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
         """log p(x | z), nats; batch axes of z (..., n) and x (..., 784) broadcast, rng as the likelihood needs it."""
         return self.likelihood.log_prob(self.decoder(z), x, rng)
+
+
+def named(loss: Tensor, terms: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of an importance-weighted bound, and its terms by name."""
+    return loss, dict(zip(("reconstruction", "kl", "bound"), terms, strict=True))
 
 
 @contextmanager
@@ -142,9 +151,8 @@ class VAE(ImageModel):
             reconstruction, kl = elbo_terms(q, log_likelihood, noise, self.kl_estimator, p)
             bound = (reconstruction - kl).detach()
             return kl_weight * kl - reconstruction, {"reconstruction": reconstruction, "kl": kl, "bound": bound}
-        groups = self.groups if objective == "piwae" else 1
-        loss, terms = importance_weighted_terms(q, log_likelihood, noise, p, groups=groups, kl_weight=kl_weight)
-        return loss, dict(zip(("reconstruction", "kl", "bound"), terms, strict=True))
+        groups = self.groups_of(objective)
+        return named(*importance_weighted_terms(q, log_likelihood, noise, p, groups=groups, kl_weight=kl_weight))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity.families import FactorFamily, Family, RegressionFamily, regression
 from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, PrecisionHead
-from sparseggm.torch.heads import GaussianHead
+from sparseggm.torch.heads import GaussianHead, gaussian_of
 from sparseggm.vae.config import PIXELS, SIDE, Config
 
 CHANNELS = 32
@@ -74,16 +74,7 @@ class SharedFactorHead(nn.Module):
         self.inputs = nn.Parameter(torch.zeros(family.num_inputs(topology), device="cpu"))
 
     def forward(self, features: Tensor) -> GaussianGraphicalModel:
-        loc = self.layer(features)
-        return gaussian_of(self.topology, self.family, loc, self.inputs)
-
-
-def gaussian_of(topology: Topology, family: Family, loc: Tensor, inputs: Tensor) -> GaussianGraphicalModel:
-    """N(loc, P⁻¹), where the family makes L or P of its inputs."""
-    values = family(topology, inputs)
-    if isinstance(family, FactorFamily):
-        return GaussianGraphicalModel(loc, factor=values, topology=topology, validate_args=False)
-    return GaussianGraphicalModel.from_precision(loc, precision=values, topology=topology, validate_args=False)
+        return gaussian_of(self.layer(features), self.family(self.topology, self.inputs), self.topology, self.family)
 
 
 class CentredGaussian(nn.Module):
@@ -103,7 +94,8 @@ class CentredGaussian(nn.Module):
         self.inputs = nn.Parameter(torch.zeros(family.num_inputs(topology), device="cpu"))
 
     def forward(self) -> GaussianGraphicalModel:
-        return gaussian_of(self.topology, self.family, self.inputs.new_zeros(self.topology.n), self.inputs)
+        loc, values = self.inputs.new_zeros(self.topology.n), self.family(self.topology, self.inputs)
+        return gaussian_of(loc, values, self.topology, self.family)
 
 
 def _body(config: Config) -> nn.Sequential:

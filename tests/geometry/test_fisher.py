@@ -183,7 +183,7 @@ def test_the_fisher_matrix_is_the_hessian_of_kl_in_either_argument(topology: Top
 
 
 def test_torch_has_the_same_natural_gradient() -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is optional")
     from sparseggm.torch import GaussianGraphicalModel as TorchGaussian
     from sparseggm.torch import natural_gradients
 
