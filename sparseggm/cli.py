@@ -1,4 +1,4 @@
-"""The command `sparseggm`: train, evaluate, experiment, figures, results, fit-pixels.
+"""The command `sparseggm`: train, evaluate, interpolate, experiment, figures, results, fit-pixels.
 
 Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win. A
 user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status 2. On Ctrl-C,
@@ -100,6 +100,7 @@ def parser() -> ArgumentParser:
     for name, summary, add_options in (
         ("train", "train one model", _train_options),
         ("evaluate", "ELBO and log p(x) of held-out images", _evaluate_options),
+        ("interpolate", "score what lies between the posteriors of two images", _interpolate_options),
         ("figures", "plot the figures of runs", _figures_options),
         ("results", "write a page of the results of experiments", _results_options),
         ("fit-pixels", "fit a Gaussian of the images themselves, without a network", _fit_pixels_options),
@@ -124,6 +125,8 @@ def run(options: Namespace) -> None:
     elif options.command == "evaluate":
         given = asked.run, asked.samples, asked.part, asked.data
         print(vae.report(vae.evaluate(*given, hide=asked.hide, refine=asked.refine)))
+    elif options.command == "interpolate":
+        print(vae.report_of_lines(vae.interpolate(asked.run, asked.pairs, asked.samples, asked.data)))
     elif options.command == "experiment":
         _run_experiment(asked.name, asked[asked.name])
     elif options.command == "results":
@@ -179,6 +182,13 @@ def _evaluate_options(command: ArgumentParser) -> None:
     command.add_argument("run", type=path, help="directory given to --out of train")
     command.add_argument("--part", type=str, default="test", help="test or validation")
     _bounds_options(command)
+    _data_option(command)
+
+
+def _interpolate_options(command: ArgumentParser) -> None:
+    command.add_argument("run", type=path, help="directory given to --out of train")
+    command.add_argument("--pairs", type=int, default=500, help="of test images")
+    command.add_argument("--samples", type=int, default=16, help="of each Gaussian")
     _data_option(command)
 
 

@@ -21,6 +21,7 @@ from sparseggm.vae.evaluate import evaluate, load_run, report
 from sparseggm.vae.experiments import EXPERIMENTS, GREY_PIXELS, LAYERS, TABLE1, Experiment, experiment
 from sparseggm.vae.figures import figures
 from sparseggm.vae.history import EpochRecord
+from sparseggm.vae.interpolation import interpolate, report_of_lines
 from sparseggm.vae.ladder import LadderVAE
 from sparseggm.vae.likelihoods import bernoulli_log_likelihood
 from sparseggm.vae.model import VAE, ImageModel
@@ -73,6 +74,7 @@ __all__ = [
     "fit_pixels",
     "importance_weighted_bound",
     "importance_weighted_terms",
+    "interpolate",
     "is_first",
     "load_images",
     "load_run",
@@ -80,6 +82,7 @@ __all__ = [
     "pixel_topology",
     "posterior_topology",
     "report",
+    "report_of_lines",
     "results",
     "train",
 ]

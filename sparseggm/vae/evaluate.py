@@ -66,7 +66,7 @@ def evaluate(
         raise ConfigError(f"unknown part {part!r}; one of: {', '.join(PARTS)}.")
     config, vae, state = load_run(run)
     require_refinable(refine, config)
-    images = _images_of(run, state, config, vae, part, data)
+    images = images_of(run, state, config, vae, part, data)
 
     began = time.perf_counter()
     with progress_bar("evaluate", len(images)) as bar:
@@ -111,7 +111,7 @@ def require_refinable(refine: int, config: Config) -> None:
         raise ConfigError(f"refine needs one layer, its posterior given by L, got {config.latents_in_words}.")
 
 
-def _images_of(
+def images_of(
     run: Path, state: dict[str, Any], config: Config, vae: ImageModel, part: str, data: Path | None
 ) -> Tensor:
     """The held-out images as the run's likelihood observes them."""

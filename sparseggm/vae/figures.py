@@ -1,7 +1,8 @@
 """The figures of trained runs; each PNG stands beside a JSON file that names the runs and data it was made from.
 
-Figure 4 of the poster (factor of one tracked image over training), Figure 5 (its mean), the topologies, samples from
-the prior, reconstructions, and diagnostics of the runs that were evaluated.
+Figure 4 of the poster (factor of one tracked image over training), Figure 5 (its mean), their Fisher length, the
+topologies, samples from the prior, reconstructions, what lies between two images, and diagnostics of the runs that were
+evaluated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from sparseggm.vae.diagnostic_figure import evaluated, plot_diagnostics
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.lock import only_process
+from sparseggm.vae.geometry_figures import plot_between, plot_lengths
 from sparseggm.vae.likelihoods import held_out
+from sparseggm.vae.model import VAE
 from sparseggm.vae.pixel_figures import pixel_figures
 from sparseggm.vae.plotting import new_figure, plot_factor, plot_over_training, plot_tiles, stored_couplings
 from sparseggm.vae.randomness import generator
@@ -178,10 +181,14 @@ def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
     pictures = {"topologies": plot_topologies(layers), "figure5": plot_means(layers, tracked)}
     if structured:
         pictures["figure4"] = plot_factors(structured, tracked)
+    pictures["fisher-length"] = plot_lengths(layers, tracked)
     pictures["samples"] = plot_samples(trained)
     laddered = [run for run in trained if run.config.layers]
     if laddered:
         pictures["layers"] = plot_layers(laddered)
+    binary = [run for run in trained if isinstance(run.vae, VAE) and not run.config.is_grey]
+    if binary:
+        pictures["between"] = plot_between(binary[-1], held_out(binary[-1].vae.likelihood, images, "test"))
     pictures["reconstructions"] = plot_reconstructions(trained, images)
     evaluations = [each for each in map(evaluated, trained) if each is not None]
     if evaluations:

@@ -142,6 +142,7 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "epochs": COUNTS,
     "batch": COUNTS,
     "samples": COUNTS,
+    "pairs": COUNTS,
     "seeds": COUNTS,
     "jobs": COUNTS,
     "refine": tuple(value for value in COUNTS if value != 0),
@@ -172,6 +173,7 @@ NAMES: dict[str, tuple[object, ...]] = {
     "out": ("", "~nobody-of-this-name/run"),
     "data": ("", "~nobody-of-this-name/mnist"),
 }
+OF_RUNS = ("evaluate", "interpolate", "figures")
 PIXEL_NAMES = ("likelihood", "decoder", "structure")
 EXPERIMENT = ("seeds", "jobs", "epochs", "samples")
 OPTIONS = {  # of each command, but for paths of which there can be several
@@ -180,6 +182,7 @@ OPTIONS = {  # of each command, but for paths of which there can be several
         *("least_scale", "warm_up", "importance_samples"),
     ),
     "evaluate": ("samples", "refine"),
+    "interpolate": ("pairs", "samples"),
     "experiment table1": (*EXPERIMENT, "latent", "hidden", "batch", "learning_rate", "tracked"),
     "experiment pixels": ("epochs", "samples", "alpha", "least_scale"),  # others as those of table1
     "figures": (),
@@ -191,6 +194,7 @@ OTHERS = {
         *(*PIXEL_NAMES, "pixels"),
     ),
     "evaluate": ("part", "hide", "data"),
+    "interpolate": ("data",),
     "experiment table1": ("accelerator", "precision", "split", "kl", "out", "data"),
     "experiment pixels": ("posterior", "out", "data", *PIXEL_NAMES),
     "figures": ("out", "data"),
@@ -232,8 +236,8 @@ def test_a_bad_value_of_any_option_is_one_line_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command, *values = bad
-    good = [] if command in ("evaluate", "figures") else ["--out", str(tmp_path / "out")]
-    target = [str(tmp_path / "none")] if command in ("evaluate", "figures") else []
+    good = [] if command in OF_RUNS else ["--out", str(tmp_path / "out")]
+    target = [str(tmp_path / "none")] if command in OF_RUNS else []
     assert main([*command.split(), *target, *good, *values]) == 2
     output, errors = capsys.readouterr()
     assert errors.startswith("sparseggm")
@@ -295,6 +299,7 @@ def test_an_out_where_nothing_can_be_written_is_one_line(
 COMMANDS: dict[str, list[str]] = {
     "train": ["--resume", "--config={run}/config.json"],
     "evaluate": ["{run}", "--samples=3"],
+    "interpolate": ["{run}", "--samples=2", "--pairs=3"],
     "figures": ["{run}", "--out={other}"],
     "experiment table1": [*SMALL, "--models", "diagonal", "chain", "--samples=3", "--out={other}", "--resume"],
     "experiment pixels": [*SMALL, "--models", "diagonal", "extended-grid", "--samples=3", "--out={other}", "--resume"],
