@@ -1,4 +1,4 @@
-"""The Python code of the pages in docs/ runs, from a page's first block to its last; links between pages lead somewhere.
+"""The Python code of the pages in docs/ runs, from the first block to the last; links between pages lead somewhere.
 
 The tutorial, whose code needs torch, has tests of its own.
 """
