@@ -97,7 +97,7 @@ FLOORS = {
         "storage",
         "scipy_adapter",
     ),
-    "geometry": ("projection", "mixtures", "distances", "fisher"),
+    "geometry": ("kinds", "projection", "mixtures", "distances", "fisher", "conversions"),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -129,7 +129,10 @@ FLOORS = {
         "grey_levels",
         "heads",
         "residual",
+        "geometry",
         "natural_gradients",
+        "refinement",
+        "optimisers",
     ),
     "pyro": (),
     "vae": (

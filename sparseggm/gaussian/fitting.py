@@ -16,6 +16,7 @@ from sparseggm.errors import NotPositiveDefiniteError
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
+from sparseggm.positivity.namespace import Array, array_namespace, mask, readable, scatter, take
 
 CHUNK_VALUES = 1 << 22
 """Numbers in one array of centred samples, or of correlations: 8 MiB in float64."""
@@ -100,7 +101,7 @@ class Moments:
 
     def factor(self) -> FloatArray:
         """The most likely L on `topology.factor_pattern`; raises as `mean_and_factor`."""
-        return columns_of_factor(self._topology, self.covariance, of_samples(round(self.count)))
+        return columns_of_factor(self._topology, self.covariance, of_samples(round(self.count)))  # type: ignore[no-any-return]
 
     def _outer(self, x: FloatArray) -> FloatArray:
         pattern, x = self._topology.precision_pattern, x.take(self._topology.order)
@@ -135,9 +136,7 @@ def of_samples(count: int) -> Words:
     return Words("fit", f"{count} samples", "Give more samples, or a sparser topology.")
 
 
-def columns_of_factor(
-    topology: Topology, covariance: FloatArray, words: Words, pattern: Pattern | None = None
-) -> FloatArray:
+def columns_of_factor(topology: Topology, covariance: Array, words: Words, pattern: Pattern | None = None) -> Array:
     """L (..., nnz) from the moments C on `topology.precision_pattern`, which holds the pairs of every column.
 
     Each column j is a separate regression: with C that of S_j = {j, later rows of column j},
@@ -145,21 +144,22 @@ def columns_of_factor(
     It is solved with the correlations R, C = S R S, so that units do not matter; columns of equal length go together.
 
     Args:
+        covariance: (..., nnz) array or tensor in float64; L is of the same kind, and differentiable.
         pattern: of L; None: `topology.factor_pattern`.
     Raises:
         NotPositiveDefiniteError: an R is singular to working precision.
     """
-    pattern, moments = pattern or topology.factor_pattern, topology.precision_pattern
-    deviation = np.sqrt(covariance.take(moments.diagonal, axis=-1))
-    scale = np.where(deviation > 0, deviation, 1.0)
-    factor = np.empty((*covariance.shape[:-1], pattern.nnz))
+    pattern, moments, xp = pattern or topology.factor_pattern, topology.precision_pattern, array_namespace(covariance)
+    variance = take(covariance, moments.diagonal)
+    scale = xp.sqrt(xp.where(variance > 0.0, variance, 1.0))
+    parts = []
     for columns, positions, pairs in columns_alike(pattern, moments, math.prod(covariance.shape[:-1])):
-        units = scale[..., pattern.rows[positions]]
-        correlation = covariance[..., pairs]
-        correlation /= units[..., :, None] * units[..., None, :]
-        _require_regular(correlation, topology, columns, words)
-        factor[..., positions] = _first_column(correlation) / units
-    return factor
+        units = take(scale, pattern.rows[positions])
+        correlation = take(covariance, pairs) / (units[..., :, None] * units[..., None, :])
+        _require_regular(readable(correlation), topology, columns, words)
+        values = _first_column(correlation) / units
+        parts.append((positions.ravel(), values.reshape(*covariance.shape[:-1], positions.size)))
+    return scatter(parts, pattern.nnz)
 
 
 def columns_alike(
@@ -180,16 +180,17 @@ def columns_alike(
             yield alike[part], positions, on.positions_of(high, low)
 
 
-def _first_column(correlation: FloatArray) -> FloatArray:
+def _first_column(correlation: Array) -> Array:
     """R⁻¹ e₁ / √(e₁ᵀ R⁻¹ e₁), (..., c), for each R (..., c, c)."""
-    unit = np.zeros((correlation.shape[-1], 1))
-    unit[0] = 1.0
-    first = np.linalg.solve(correlation, np.broadcast_to(unit, (*correlation.shape[:-1], 1)))[..., 0]
-    return np.asarray(first / np.sqrt(first[..., :1]))
+    xp, unit = array_namespace(correlation), mask(correlation, np.eye(correlation.shape[-1], 1))
+    first = xp.linalg.solve(correlation, xp.broadcast_to(unit, (*correlation.shape[:-1], 1)))[..., 0]
+    return first / xp.sqrt(first[..., :1])
 
 
-def _require_regular(correlation: FloatArray, topology: Topology, columns: IntArray, words: Words) -> None:
+def _require_regular(correlation: FloatArray | None, topology: Topology, columns: IntArray, words: Words) -> None:
     """Require λ_min > c u λ_max for every R (..., columns, c, c); otherwise no digit of its inverse would be right."""
+    if correlation is None:  # unknown in a trace
+        return
     eigenvalues = np.linalg.eigvalsh(correlation)
     limit = correlation.shape[-1] * np.finfo(np.float64).eps * eigenvalues[..., -1]
     singular = ~(eigenvalues[..., 0] > limit)

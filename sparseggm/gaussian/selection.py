@@ -61,9 +61,9 @@ def factor_of_moments(topology: Topology, covariance: FloatArray, words: Words) 
         products; a product costs some four selected inverses.
     """
     pattern, fill = topology.precision_pattern, topology.precision_pattern.filled()
-    _require_correlations(topology, covariance, words)
+    require_correlations(topology, covariance, words)
     if fill is pattern:
-        return columns_of_factor(topology, covariance, words, pattern)
+        return columns_of_factor(topology, covariance, words, pattern)  # type: ignore[no-any-return]
     batch_shape = covariance.shape[:-1]
     factor = np.empty((*batch_shape, fill.nnz))
     for index in np.ndindex(batch_shape):
@@ -76,7 +76,7 @@ def factor_of_moments(topology: Topology, covariance: FloatArray, words: Words) 
     return factor
 
 
-def _require_correlations(topology: Topology, covariance: FloatArray, words: Words) -> None:
+def require_correlations(topology: Topology, covariance: FloatArray, words: Words) -> None:
     """Require positive variances, then correlations between −1 and 1 by more than rounding."""
     pattern = topology.precision_pattern
     variance = covariance.take(pattern.diagonal, axis=-1)

@@ -6,39 +6,41 @@
     expectation  E z, and E z zᵀ on the graph
 
 In the first two the matrix is P for loc, and a block for each column of L: docs/math.md, section 10. In the last two,
-which need a chordal graph in its order, derivatives go to the coordinates "factor" and back: section 13.
+which need a chordal graph in its order, derivatives go to the coordinates "factor" and back: section 13. Gaussians,
+and all values, may be of arrays or of tensors.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, PatternError, ShapeError
 from sparseggm.gaussian.fitting import columns_alike
-from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
-from sparseggm.graph.pattern import FloatArray, Pattern
-from sparseggm.linalg import calculus, checks
+from sparseggm.geometry.kinds import as_wide, kind_of, require_finite, require_gaussians
+from sparseggm.graph.pattern import IntArray, Pattern
+from sparseggm.linalg import checks
+from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail, mask, take
 
 Coordinates = Literal["factor", "regression", "natural", "expectation"]
+
+_known_parents: WeakKeyDictionary[Pattern, tuple[IntArray, IntArray]] = WeakKeyDictionary()
 
 
 class Tangent(NamedTuple):
     """A change of the coordinates of a Gaussian, or the gradient of a function of them."""
 
-    vector: FloatArray
+    vector: Array
     """(..., n) of the mean, or of P loc, in the caller's numbering."""
-    values: FloatArray
+    values: Array
     """(..., nnz) of the rest, on the factor pattern or, as packed values, on that of P; the two are one if chordal."""
 
 
-def fisher_matmul(
-    g: GaussianGraphicalModel, vector: npt.ArrayLike, values: npt.ArrayLike, coordinates: Coordinates = "factor"
-) -> Tangent:
+def fisher_matmul(g: Any, vector: npt.ArrayLike, values: npt.ArrayLike, coordinates: Coordinates = "factor") -> Tangent:
     """F v: the gradient that a change v of the coordinates has in the metric of Fisher.
 
     F is the Hessian of KL(g ‖ g + v), and of KL(g + v ‖ g), at v = 0.
@@ -53,9 +55,7 @@ def fisher_matmul(
     return _applied("fisher_matmul", g, vector, values, coordinates, False)
 
 
-def fisher_solve(
-    g: GaussianGraphicalModel, vector: npt.ArrayLike, values: npt.ArrayLike, coordinates: Coordinates = "factor"
-) -> Tangent:
+def fisher_solve(g: Any, vector: npt.ArrayLike, values: npt.ArrayLike, coordinates: Coordinates = "factor") -> Tangent:
     """F⁻¹ u: the natural gradient, for the gradient u of a function of the coordinates.
 
     Arguments, errors: as `fisher_matmul`.
@@ -66,169 +66,201 @@ def fisher_solve(
 
 
 def _applied(
-    function: str,
-    g: GaussianGraphicalModel,
-    vector: npt.ArrayLike,
-    values: npt.ArrayLike,
-    coordinates: Coordinates,
-    inverse: bool,
+    function: str, g: Any, vector: npt.ArrayLike, values: npt.ArrayLike, coordinates: Coordinates, inverse: bool
 ) -> Tangent:
     """F or its inverse: everything below is in the order of elimination."""
+    require_gaussians(function, g)
+    _require_fisher_matrix(function, g, coordinates)
+    kind, topology = kind_of(g.loc), g.topology
+    v, V = kind.numbers(function, g.loc, vector=vector, values=values)
+    g, pattern = as_wide(g, v), g.factor_pattern
+    if (v.shape[-1:], V.shape[-1:]) != ((topology.n,), (pattern.nnz,)):
+        raise ShapeError(
+            f"{function}: on {topology} vector must end in {topology.n} and values in {pattern.nnz}, got shapes "
+            f"{tuple(v.shape)} and {tuple(V.shape)}."
+        )
+    batches = {"vector": v.shape[:-1], "values": V.shape[:-1], "gaussian": g.batch_shape}
+    checks.broadcast(function, **{name: tuple(shape) for name, shape in batches.items()})
+    require_finite(function, "vector", v)
+    require_finite(function, "values", V, pattern, topology)
+    natural = topology.is_naturally_ordered
+    loc, v = (g.loc, v) if natural else (take(g.loc, topology.order), take(v, topology.order))
+    fisher = Fisher(pattern, kind.factor(g), loc)
+    with checks.non_finite_passes():  # tested below
+        result = fisher.applied(coordinates, Tangent(v, V), inverse)
+    for part in result:
+        if known_to_fail(array_namespace(part).isfinite(part)):
+            dtype = str(part.dtype).removeprefix("torch.")
+            raise NonFiniteError(
+                f"{function}: the arguments are finite but the result overflows {dtype}. {checks.REMEDY}"
+            )
+    return result if natural else Tangent(take(result.vector, topology.inverse_order), result.values)
+
+
+def require_coordinates_known(function: str, coordinates: str) -> None:
+    """Raise unless there are coordinates of this name."""
     if coordinates not in ("factor", "regression", "natural", "expectation"):
         names = '"factor", "regression", "natural" or "expectation"'
         raise ValueError(f"{function}: coordinates must be {names}, got {coordinates!r}.")
-    require_gaussians(function, g)
-    g, (v, V) = g._beside(function, vector=vector, values=values)
-    pattern, order = g.factor_pattern, g.topology.order
-    if pattern.gram() is not g.graph.precision_pattern:
+
+
+def _require_fisher_matrix(function: str, g: Any, coordinates: str) -> None:
+    """Raise unless a Gaussian has a Fisher matrix in these coordinates."""
+    require_coordinates_known(function, coordinates)
+    if g.factor_pattern.gram() is not g.graph.precision_pattern:
         raise PatternError(f"{function}: needs an L that is free on its pattern, got one with fill on {g.topology}.")
-    is_curved = coordinates in ("natural", "expectation")
-    if is_curved and not pattern.is_closed:
+    if coordinates in ("natural", "expectation") and not g.factor_pattern.is_closed:
         raise PatternError(
             f'{function}: "{coordinates}" needs a graph that is chordal in its order, got {g.topology}. Use "factor".'
         )
-    if (v.shape[-1:], V.shape[-1:]) != ((g.n,), (pattern.nnz,)):
-        raise ShapeError(
-            f"{function}: on {g.topology} vector must end in {g.n} and values in {pattern.nnz}, got shapes {v.shape} "
-            f"and {V.shape}."
-        )
-    checks.broadcast(function, vector=v.shape[:-1], values=V.shape[:-1], gaussian=g.batch_shape)
-    checks.require_finite(function, "vector", None, v)
-    checks.require_finite(function, "values", pattern, V, g.topology)
-    natural, back = g.topology.is_naturally_ordered, g.topology.inverse_order
-    loc, v = (g.loc, v) if natural else (g.loc.take(order, axis=-1), v.take(order, axis=-1))
-    fisher = _Fisher(pattern, g.factor, loc)
-    with checks.non_finite_passes():  # tested below
-        result = (fisher.curved if is_curved else fisher.flat)(coordinates, Tangent(v, V), inverse)
-    if not all(np.isfinite(part).all() for part in result):
-        raise NonFiniteError(
-            f"{function}: the arguments are finite but the result overflows {g.dtype}. {checks.REMEDY}"
-        )
-    return result if natural else Tangent(result.vector.take(back, axis=-1), result.values)
 
 
-class _Fisher:
-    """The Fisher matrix of N(loc, (L Lᵀ)⁻¹), L on a pattern."""
+class Fisher:
+    """The Fisher matrix of N(loc, (L Lᵀ)⁻¹), L on a pattern; everything is in the order of elimination."""
 
-    def __init__(self, pattern: Pattern, factor: FloatArray, loc: FloatArray) -> None:
+    def __init__(self, pattern: Pattern, factor: Array, loc: Array) -> None:
         self.pattern, self.factor, self.loc = pattern, factor, loc
-        self.pivots = factor.take(pattern.diagonal, axis=-1)
-        self.diagonal, self.cols = pattern.diagonal, pattern.cols
+        self.verbs, self.xp = kind_of(factor).verbs, array_namespace(factor)
+        self.pivots = take(factor, pattern.diagonal)
 
-    def flat(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
+    def applied(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
+        """F v or F⁻¹ v."""
+        return (self._curved if coordinates in ("natural", "expectation") else self._flat)(coordinates, v, inverse)
+
+    def _flat(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
         """In "factor" or "regression"."""
         by_column = {
             ("factor", False): self._factor_matmul,
-            ("factor", True): self._factor_solve,
+            ("factor", True): self.factor_solve,
             ("regression", False): self._regression_matmul,
             ("regression", True): self._regression_solve,
         }[coordinates, inverse]
-        return Tangent((self._sigma if inverse else self._precision)(v.vector), by_column(v.values))
+        return Tangent((self.sigma if inverse else self._precision)(v.vector), by_column(v.values))
 
-    def curved(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
+    def _curved(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
         """In "natural" or "expectation".
 
         With K the derivative of (h, P) by (loc, L), F = K⁻ᵀ F_L K⁻¹ and F⁻¹ = K F_L⁻¹ Kᵀ in natural parameters. The
         gradient of the log normaliser is (E z, W E z zᵀ), W = −½ on the diagonal and −1 below; so F is W F_h⁻¹ W in
         expectation parameters.
         """
-        weight = -0.5 * self.pattern.multiplicity.astype(self.factor.dtype)
         if coordinates == "expectation":
-            scale = 1 / weight if inverse else weight
-            made = self.curved("natural", Tangent(v.vector, scale * v.values), not inverse)
-            return Tangent(made.vector, scale * made.values)
+            on_diagonal = -2.0 if inverse else -0.5
+            made = self._curved("natural", Tangent(v.vector, self._weighted(on_diagonal, v.values)), not inverse)
+            return Tangent(made.vector, self._weighted(on_diagonal, made.values))
         if inverse:
-            return self._push(self.flat("factor", self._pull(v), True))
-        return self._pull_back(self.flat("factor", self._push_back(v), False))
+            return self._push(self._flat("factor", self._pull(v), True))
+        return self._pull_back(self._flat("factor", self._push_back(v), False))
+
+    def _weighted(self, on_diagonal: float, values: Array) -> Array:
+        """W V, or W⁻¹ V."""
+        return self._where_diagonal(on_diagonal * values, -values)
 
     # ------------------------------------------------------------------ K, Kᵀ and their inverses
 
     def _push(self, v: Tangent) -> Tangent:
         """K: dP = L dLᵀ + dL Lᵀ, dh = P dloc + dP loc."""
-        change = calculus.gram_jvp(self.pattern, self.factor, v.values)
+        change = self.verbs.gram_jvp(self.pattern, self.factor, v.values)
         return Tangent(self._precision(v.vector) + self._times(change, self.loc), change)
 
     def _push_back(self, v: Tangent) -> Tangent:
         """K⁻¹."""
-        change = calculus.cholesky_jvp(self.pattern, self.factor, v.values)
-        return Tangent(self._sigma(v.vector - self._times(v.values, self.loc)), change)
+        change = self.verbs.cholesky_jvp(self.pattern, self.factor, v.values)
+        return Tangent(self.sigma(v.vector - self._times(v.values, self.loc)), change)
 
     def _pull(self, u: Tangent) -> Tangent:
         """Kᵀ."""
         back = u.values + self._outer(u.vector)
-        return Tangent(self._precision(u.vector), calculus.gram_vjp(self.pattern, self.factor, back))
+        return Tangent(self._precision(u.vector), self.verbs.gram_vjp(self.pattern, self.factor, back))
 
     def _pull_back(self, u: Tangent) -> Tangent:
         """K⁻ᵀ."""
-        vector = self._sigma(u.vector)
-        values = calculus.cholesky_vjp(self.pattern, self.factor, u.values)
+        vector = self.sigma(u.vector)
+        values = self.verbs.cholesky_vjp(self.pattern, self.factor, u.values)
         return Tangent(vector, values - self._outer(vector))
 
-    def _outer(self, x: FloatArray) -> FloatArray:
+    def _outer(self, x: Array) -> Array:
         """The gradient of xᵀ V loc by the stored entries of a symmetric V."""
-        i, j, loc = self.pattern.rows, self.cols, self.loc
-        both = x[..., i] * loc[..., j] + x[..., j] * loc[..., i]
-        return np.asarray(np.where(i == j, both / 2, both))
+        i, j, loc = self.pattern.rows, self.pattern.cols, self.loc
+        both = take(x, i) * take(loc, j) + take(x, j) * take(loc, i)
+        return self._where_diagonal(both / 2, both)
 
     # ------------------------------------------------------------------ blocks of columns
 
-    def _factor_matmul(self, v: FloatArray) -> FloatArray:
+    def _factor_matmul(self, v: Array) -> Array:
         """Σ_SS v_S + e₁ v_jj / L_jj²."""
-        result: FloatArray = self._covariance_times(v)
-        result[..., self.diagonal] += v.take(self.diagonal, axis=-1) / self.pivots**2
-        return result
+        own = take(v, self.pattern.diagonal) / self.pivots**2
+        return self._covariance_times(v) + self.verbs.on_diagonal(self.pattern, own)
 
-    def _regression_matmul(self, v: FloatArray) -> FloatArray:
+    def _regression_matmul(self, v: Array) -> Array:
         """2 for log σ_j, Σ_RR / σ_j² for β_j."""
-        weights = v * (self.pattern.rows != self.cols)
-        result: FloatArray = self._covariance_times(weights) * (self.pivots**2).take(self.cols, axis=-1)
-        result[..., self.diagonal] = 2 * v.take(self.diagonal, axis=-1)
-        return result
+        times = self._covariance_times(self._where_diagonal(0.0 * v, v))
+        return self._where_diagonal(2 * v, times * self._by_column(self.pivots**2))
 
-    def _factor_solve(self, u: FloatArray) -> FloatArray:
+    def factor_solve(self, u: Array) -> Array:
         """½ L_Sj L_Sjᵀ u_S + 0 ⊕ Σ_RR⁻¹ u_R."""
-        ones = np.ones(self.pattern.n, self.factor.dtype)
-        along = linalg.matmul_t(self.pattern, self.factor * u, ones)
-        return np.asarray(0.5 * self.factor * along.take(self.cols, axis=-1) + self._parents_solved(u))
+        along = self.verbs.matmul_t(self.pattern, self.factor * u, self.xp.ones_like(self.pivots))
+        return 0.5 * self.factor * self._by_column(along) + self._parents_solved(u)
 
-    def _regression_solve(self, u: FloatArray) -> FloatArray:
+    def _regression_solve(self, u: Array) -> Array:
         """½ for log σ_j, σ_j² Σ_RR⁻¹ for β_j."""
-        result: FloatArray = self._parents_solved(u) / (self.pivots**2).take(self.cols, axis=-1)
-        result[..., self.diagonal] = 0.5 * u.take(self.diagonal, axis=-1)
-        return result
+        return self._where_diagonal(0.5 * u, self._parents_solved(u) / self._by_column(self.pivots**2))
 
-    def _covariance_times(self, v: FloatArray) -> FloatArray:
+    def _covariance_times(self, v: Array) -> Array:
         """Σ_SS v_S for every column."""
         gram, fill, sigma = self.pattern.gram(), self.pattern.filled(), self._selected_inverse()
         if gram is not fill:
-            sigma = sigma.take(gram.positions_in(fill), axis=-1)
-        sigma[..., gram.diagonal] *= 0.5
-        return calculus.gram_vjp(self.pattern, v, sigma)
+            sigma = take(sigma, gram.positions_in(fill))
+        halves = self.verbs.on_diagonal(gram, 0.5 * self.verbs.diagonal(gram, sigma))
+        return self.verbs.gram_vjp(self.pattern, v, sigma - halves)
 
-    def _parents_solved(self, u: FloatArray) -> FloatArray:
+    def _parents_solved(self, u: Array) -> Array:
         """Σ_RR⁻¹ u_R for every column, zero on the diagonal."""
-        pattern, fill, sigma = self.pattern, self.pattern.filled(), self._selected_inverse()
-        result = np.zeros((*np.broadcast_shapes(u.shape[:-1], sigma.shape[:-1]), pattern.nnz), u.dtype)
-        single = pattern.indptr[:-1][np.diff(pattern.indptr) == 2] + 1  # one parent: a division, without blocks
-        result[..., single] = u[..., single] / sigma[..., fill.diagonal[pattern.rows[single]]]
-        batch = math.prod(result.shape[:-1])
-        for _, positions, pairs in columns_alike(pattern, fill, batch, least=3):
-            blocks, given = sigma[..., pairs[:, 1:, 1:]], u[..., positions[:, 1:], None]
-            result[..., positions[:, 1:]] = np.linalg.solve(blocks, given)[..., 0]
-        return result
+        pattern, fill, sigma, xp = self.pattern, self.pattern.filled(), self._selected_inverse(), self.xp
+        batch = np.broadcast_shapes(tuple(u.shape[:-1]), tuple(sigma.shape[:-1]))
+        single, gather = _parents(pattern)
+        parts = [take(u, single) / take(sigma, fill.diagonal[pattern.rows[single]])]
+        for _, positions, pairs in columns_alike(pattern, fill, math.prod(batch), least=3):
+            solved = xp.linalg.solve(take(sigma, pairs[:, 1:, 1:]), take(u, positions[:, 1:])[..., None])[..., 0]
+            parts.append(solved.reshape(*batch, solved.shape[-2] * solved.shape[-1]))
+        zero = xp.zeros_like(u[..., :1] + sigma[..., :1])
+        return take(xp.concatenate([*parts, zero], -1), gather)
 
-    def _selected_inverse(self) -> FloatArray:
-        return linalg.selected_inverse(self.pattern, self.factor)
+    def _selected_inverse(self) -> Array:
+        return self.verbs.selected_inverse(self.pattern, self.factor)
 
     # ------------------------------------------------------------------ whole matrices
 
-    def _precision(self, x: FloatArray) -> FloatArray:
-        return linalg.matmul(self.pattern, self.factor, linalg.matmul_t(self.pattern, self.factor, x))
+    def sigma(self, x: Array) -> Array:
+        """Σ x."""
+        return self.verbs.solve_t(self.pattern, self.factor, self.verbs.solve(self.pattern, self.factor, x))
 
-    def _sigma(self, x: FloatArray) -> FloatArray:
-        half = linalg.solve(self.pattern, self.factor, x)
-        return linalg.solve_t(self.pattern, self.factor, half, out=half)
+    def _precision(self, x: Array) -> Array:
+        return self.verbs.matmul(self.pattern, self.factor, self.verbs.matmul_t(self.pattern, self.factor, x))
 
-    def _times(self, change: FloatArray, x: FloatArray) -> FloatArray:
+    def _times(self, change: Array, x: Array) -> Array:
         """V x for a symmetric V on the pattern."""
-        return linalg.symmetric_matmul(self.pattern, change, x)
+        return self.verbs.symmetric_matmul(self.pattern, change, x)
+
+    def _by_column(self, numbers: Array) -> Array:
+        """(..., nnz) the number of each entry's column."""
+        return take(numbers, self.pattern.cols)
+
+    def _where_diagonal(self, there: Array, elsewhere: Array) -> Array:
+        return self.xp.where(mask(there, self.pattern.rows == self.pattern.cols), there, elsewhere)
+
+
+def _parents(pattern: Pattern) -> tuple[IntArray, IntArray]:
+    """The places of the parents of columns with one, and for every entry its place among all parents and a zero.
+
+    Parents stand column by column, those of columns with one first, then by the number of them: as `columns_alike`.
+    """
+    known = _known_parents.get(pattern)
+    if known is None:
+        single = np.asarray(pattern.indptr[:-1][np.diff(pattern.indptr) == 2] + 1, np.int64)
+        several = [positions[:, 1:].ravel() for _, positions, _ in columns_alike(pattern, pattern.filled(), 1, least=3)]
+        places = np.concatenate([single, *several])
+        gather = np.full(pattern.nnz, len(places))
+        gather[places] = np.arange(len(places))
+        known = _known_parents[pattern] = single, gather
+    return known

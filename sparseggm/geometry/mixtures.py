@@ -6,6 +6,7 @@ expectation parameters is known on that union, and the Gaussian on it that has t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any, Literal
@@ -14,17 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, ShapeError
-from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
 from sparseggm.gaussian.potentials import added
+from sparseggm.geometry.kinds import Gaussian, kind_of, require_finite, together
 from sparseggm.geometry.projection import Moments, moments_on, projected
-from sparseggm.graph.joint import joint_graph
-from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
-from sparseggm.promotion import promoted
+from sparseggm.positivity.namespace import Array, in_dtype_of, take
 
 
-def e_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.ArrayLike) -> GaussianGraphicalModel:
+def e_geodesic(q: Gaussian, p: Gaussian, t: npt.ArrayLike) -> Gaussian:
     """The Gaussian with natural parameters (1 − t) θ_q + t θ_p, on the union of the graphs.
 
         P = (1 − t) P_q + t P_p,      loc = loc_q + t P⁻¹ P_p (loc_p − loc_q).
@@ -35,12 +34,11 @@ def e_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.Arra
         NotPositiveDefiniteError: P at t is not positive definite to working precision.
     Cost: two Gram products, one factorisation on the union and its two solves. Error: as `product`.
     """
-    require_gaussians("e_geodesic", q, p)
-    q, p = q._with("e_geodesic", p)
-    return _of_natural("e_geodesic", [q, p], _ends("e_geodesic", q, t))
+    q, p = together("e_geodesic", q, p)
+    return _of_natural("e_geodesic", [q, p], _ends("e_geodesic", q, t))  # type: ignore[no-any-return]
 
 
-def m_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.ArrayLike) -> GaussianGraphicalModel:
+def m_geodesic(q: Gaussian, p: Gaussian, t: npt.ArrayLike) -> Gaussian:
     """The Gaussian on the union of the graphs with expectation parameters (1 − t) η_q + t η_p there.
 
         loc = (1 − t) loc_q + t loc_p,      Σ = (1 − t) Σ_q + t Σ_p + t (1 − t) d dᵀ on the graph,   d = loc_p − loc_q.
@@ -51,14 +49,13 @@ def m_geodesic(q: GaussianGraphicalModel, p: GaussianGraphicalModel, t: npt.Arra
         NotPositiveDefiniteError: no Gaussian on the graph has these moments.
     Cost: two selected inverses, and one `project`. Error: as `project`.
     """
-    require_gaussians("m_geodesic", q, p)
-    q, p = q._with("m_geodesic", p)
-    return _of_expectation("m_geodesic", [q, p], _ends("m_geodesic", q, t))
+    q, p = together("m_geodesic", q, p)
+    return _of_expectation("m_geodesic", [q, p], _ends("m_geodesic", q, t))  # type: ignore[no-any-return]
 
 
 def centroid(
-    gaussians: Sequence[GaussianGraphicalModel], weights: npt.ArrayLike | None = None, kind: Literal["e", "m"] = "e"
-) -> GaussianGraphicalModel:
+    gaussians: Sequence[Gaussian], weights: npt.ArrayLike | None = None, kind: Literal["e", "m"] = "e"
+) -> Gaussian:
     """The Gaussian c on the union of the graphs that is nearest to several.
 
     "e" minimises Σ_k w_k KL(c ‖ p_k): the mean of natural parameters. "m" minimises Σ_k w_k KL(p_k ‖ c): the mean of
@@ -77,58 +74,55 @@ def centroid(
         raise ValueError(f'{function}: kind must be "e" or "m", got {kind!r}.')
     if not isinstance(gaussians, Sequence) or not gaussians:
         raise ShapeError(f"{function}: needs a list of Gaussians, one or more, got {gaussians!r}.")
-    require_gaussians(function, *gaussians)
-    for other in gaussians[1:]:
-        gaussians[0]._with(function, other)
-    dtype = np.result_type(*(each.dtype for each in gaussians))
-    parts = [each._in_dtype(dtype) for each in gaussians]
-    shares = _shares(function, len(parts), weights).astype(dtype)
-    return (_of_natural if kind == "e" else _of_expectation)(function, parts, list(shares))
+    parts = together(function, *gaussians)
+    shares = in_dtype_of(_shares(function, parts, weights), parts[0].loc)
+    return (_of_natural if kind == "e" else _of_expectation)(function, parts, list(shares))  # type: ignore[no-any-return]
 
 
-def _ends(function: str, q: GaussianGraphicalModel, t: npt.ArrayLike) -> list[FloatArray]:
+def _ends(function: str, q: Any, t: npt.ArrayLike) -> list[Array]:
     """1 − t and t."""
-    (at,) = promoted(function, q.dtype, t=t)
-    at = at.astype(q.dtype)
-    checks.require_finite(function, "t", None, at[..., None])
+    (at,) = kind_of(q.loc).numbers(function, q.loc, t=t)
+    at = in_dtype_of(at, q.loc)
+    require_finite(function, "t", at[..., None])
     return [1 - at, at]
 
 
-def _shares(function: str, count: int, weights: npt.ArrayLike | None) -> FloatArray:
+def _shares(function: str, gaussians: list[Any], weights: npt.ArrayLike | None) -> Array:
     """The weights divided by their sum."""
-    (shares,) = promoted(function, weights=np.ones(count) if weights is None else weights)
+    count, like = len(gaussians), gaussians[0].loc
+    (shares,) = kind_of(like).numbers(function, like, weights=np.ones(count) if weights is None else weights)
     if shares.shape != (count,):
-        raise ShapeError(f"{function}: weights must be ({count},), one for each Gaussian, got shape {shares.shape}.")
-    checks.require_finite(function, "weights", None, shares)
+        shape = tuple(shares.shape)
+        raise ShapeError(f"{function}: weights must be ({count},), one for each Gaussian, got shape {shape}.")
+    require_finite(function, "weights", shares)
     if not (shares >= 0).all() or not shares.any():
         raise NonPositiveError(f"{function}: weights must be ≥ 0, and one of them positive, got {shares}.")
-    return np.asarray(shares / shares.sum())
+    return shares / shares.sum()
 
 
-def _of_natural(
-    function: str, gaussians: list[GaussianGraphicalModel], weights: list[FloatArray]
-) -> GaussianGraphicalModel:
+def _of_natural(function: str, gaussians: list[Any], weights: list[Array]) -> Any:
     """The Gaussian of Σ_k w_k θ_k; its mean is that of the first and a move, which keeps the digits of a far mean."""
-    first = gaussians[0]
+    first, kind = gaussians[0], kind_of(gaussians[0].loc)
 
-    def add(sum_: tuple[Topology, FloatArray], more: tuple[Topology, FloatArray]) -> tuple[Topology, FloatArray]:
-        return added(*sum_, *more)
+    def add(sum_: tuple[Topology, Array], more: tuple[Topology, Array]) -> tuple[Topology, Array]:
+        return added(*sum_, *more, kind.joint_graph)
 
     with np.errstate(over="ignore"):  # the factorisation tests for infinity
-        scaled = [(g.graph, w[..., None] * g.precision) for g, w in zip(gaussians, weights, strict=True)]
+        shares = [weight[..., None] for weight in weights]
+        scaled = [(g.graph, w * g.precision) for g, w in zip(gaussians, shares, strict=True)]
         graph, precision = reduce(add, scaled)
-        pulls = [w[..., None] * g._gradient_at(function, first.loc) for g, w in zip(gaussians, weights, strict=True)]
-        pull = reduce(np.add, pulls)
+        pulls = [w * kind.gradient_at(function, g, first.loc) for g, w in zip(gaussians, shares, strict=True)]
+        pull = reduce(operator.add, pulls)
     try:
-        return first._from_information(function, pull, precision, graph, first.loc)
+        return kind.of_information(function, pull, precision, graph, first.loc)
     except NotPositiveDefiniteError as failure:
         if all((weight >= 0).all() for weight in weights):
             raise
         raise _outside(function, weights[1], failure) from None
 
 
-def _outside(function: str, t: FloatArray, failure: NotPositiveDefiniteError) -> NotPositiveDefiniteError:
-    return NotPositiveDefiniteError(
+def _outside(function: str, t: Array, failure: NotPositiveDefiniteError) -> NotPositiveDefiniteError:
+    return type(failure)(
         f"{function}: t must be in [0, 1], or so near that a Gaussian is there, got t from {t.min():.4g} to "
         f"{t.max():.4g}, where one is not{checks.in_batch(failure.batch_index)}.",
         batch_index=failure.batch_index,
@@ -137,10 +131,9 @@ def _outside(function: str, t: FloatArray, failure: NotPositiveDefiniteError) ->
     )
 
 
-def _of_expectation(
-    function: str, gaussians: list[GaussianGraphicalModel], weights: list[FloatArray]
-) -> GaussianGraphicalModel:
+def _of_expectation(function: str, gaussians: list[Any], weights: list[Array]) -> Any:
     """The Gaussian of Σ_k w_k η_k on the union of the graphs."""
+    joint_graph = kind_of(gaussians[0].loc).joint_graph
     graph = reduce(lambda one, two: joint_graph(one, two)[0], (g.graph for g in gaussians))
     shares = [weight[..., None] for weight in weights]
     with np.errstate(over="ignore", invalid="ignore"):  # `projected` tests for infinity
@@ -157,12 +150,12 @@ def _of_expectation(
         raise _outside(function, weights[1], failure) from None
 
 
-def _about(loc: FloatArray, own: Moments, graph: Topology) -> Moments:
+def _about(loc: Array, own: Moments, graph: Topology) -> Moments:
     """Second moments about another point: Σ + (loc − point) (loc − point)ᵀ on the graph."""
     i, j = graph.edges.T
     d = own.loc - loc
-    return Moments(loc, own.variance + d**2, own.covariance + d[..., i] * d[..., j])
+    return Moments(loc, own.variance + d**2, own.covariance + take(d, i) * take(d, j))
 
 
-def _sum(terms: Any) -> FloatArray:
-    return np.asarray(reduce(np.add, terms))
+def _sum(terms: Any) -> Array:
+    return reduce(operator.add, terms)

@@ -55,6 +55,18 @@ def known_to_fail(condition: Array) -> bool:
     return not condition.all()
 
 
+def readable(array: Array) -> npt.NDArray[Any] | None:
+    """The numbers as an array of NumPy; None for a tensor under a transform or a trace, whose numbers are unknown."""
+    if _is_numpy(array):
+        return np.asarray(array)
+    torch = array_namespace(array)
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return None
+    plain_tensor = array.detach()
+    is_known = type(plain_tensor) is torch.Tensor and plain_tensor.is_cpu
+    return plain_tensor.numpy(force=True) if is_known else None
+
+
 def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
     """(..., count): for each segment the sum of its terms (..., m); term t belongs to segment segments[t]."""
     if _is_numpy(terms):
@@ -71,8 +83,14 @@ def softplus(array: Array) -> Array:
 
 
 def take(array: Array, positions: npt.NDArray[Any]) -> Array:
-    """array[..., positions] (..., k), but C-contiguous, which indexing by an array of positions (k,) does not give."""
-    return array.take(positions, axis=-1) if _is_numpy(array) else array.index_select(-1, _index(positions, array))
+    """array[..., positions] (..., k), but C-contiguous, which indexing by an array of positions (k,) does not give.
+
+    Positions of several axes, (k, l), give (..., k, l).
+    """
+    if _is_numpy(array):
+        return array.take(positions, axis=-1)
+    taken = array.index_select(-1, _index(positions.ravel(), array))
+    return taken if positions.ndim == 1 else taken.reshape(*array.shape[:-1], *positions.shape)
 
 
 def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:

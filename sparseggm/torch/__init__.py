@@ -13,16 +13,19 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from sparseggm.torch import ops
+from sparseggm.torch import geometry, ops
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import kl_terms, sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
+from sparseggm.torch.geometry import fisher_solve
 from sparseggm.torch.grey_levels import GreyLevels
 from sparseggm.torch.heads import ConvHead, FactorHead, PotentialHead, PrecisionHead
-from sparseggm.torch.natural_gradients import elbo_gradient, fisher_solve, natural_step
+from sparseggm.torch.natural_gradients import elbo_gradient, natural_step, precondition
 from sparseggm.torch.observed import LogitNormal
 from sparseggm.torch.operators import spectral
+from sparseggm.torch.optimisers import NaturalGradient
 from sparseggm.torch.potentials import Potential
+from sparseggm.torch.refinement import Refinement, refine
 from sparseggm.torch.residual import Residual, ResidualHead
 
 __all__ = [
@@ -31,17 +34,22 @@ __all__ = [
     "GaussianGraphicalModel",
     "GreyLevels",
     "LogitNormal",
+    "NaturalGradient",
     "NotPositiveDefiniteError",
     "Potential",
     "PotentialHead",
     "PrecisionHead",
+    "Refinement",
     "Residual",
     "ResidualHead",
     "elbo_gradient",
     "fisher_solve",
+    "geometry",
     "kl_terms",
     "natural_step",
     "ops",
+    "precondition",
+    "refine",
     "sample_and_kl",
     "spectral",
 ]

@@ -189,7 +189,10 @@ def tells(*vectors: str, function: str = "") -> Callable[[Callable[Arguments, Re
 
 def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...]) -> None:
     """Raise what was wrong with the arguments, or else with the result; return if their values cannot be read."""
-    own = next(value for value in given.values() if hasattr(value, "factor_pattern"))
+    values = [each for value in given.values() for each in (value if isinstance(value, list | tuple) else [value])]
+    own = next((value for value in values if hasattr(value, "factor_pattern")), None)
+    if own is None:
+        return
     named = {name: given[name] for name in vectors if given.get(name) is not None}
     loc, *tensors = as_tensors(function, loc=own.loc, **named)
     if not have_values(loc, own._factor, *tensors):
@@ -198,7 +201,7 @@ def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...]) -> 
         if tensor.shape[-1] == own.topology.n:
             require_finite_vector(function, name, own.topology, array(tensor))
         checks.require_finite(function, name, None, array(tensor))
-    for value in given.values():
+    for value in values:
         if isinstance(value, Distribution):
             _require_valid_distribution(function, value)
     raise NonFiniteError(

@@ -13,24 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparseggm import linalg
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.graph.pattern import IntArray, Pattern
+from sparseggm.geometry.fisher import Fisher
+from sparseggm.linalg import checks
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, tells
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.operators.numbering import reordered
-from sparseggm.torch.operators.registration import array, index
+from sparseggm.torch.operators.registration import array
 
 LogJoint = Callable[[Tensor], Tensor]
-
-_known_parents: WeakKeyDictionary[Pattern, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
 
 def elbo_gradient(q: GaussianGraphicalModel, log_joint: LogJoint, noise: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,30 +62,12 @@ def elbo_gradient(q: GaussianGraphicalModel, log_joint: LogJoint, noise: Any) ->
 
 
 @tells("loc_gradient", "factor_gradient")
-def fisher_solve(q: GaussianGraphicalModel, loc_gradient: Any, factor_gradient: Any) -> tuple[Tensor, Tensor]:
-    """F⁻¹ g: the natural gradient in (loc, L), for the gradient g of a function of them.
-
-    Args:
-        q: the Gaussians, on a factor-free topology.
-        loc_gradient: (..., n), in the caller's numbering.
-        factor_gradient: (..., nnz) on `q.factor_pattern`.
-    Returns:
-        both, of the same shapes.
-    Raises:
-        PatternError: the topology is not factor-free, so that L has fewer degrees of freedom than entries.
-    Cost: one `solve`, one `solve_t`, one selected inverse, and Σ_j |R_j|³ / 3 flops.
-    """
-    q, loc, factor = _beside("fisher_solve", q, loc_gradient, factor_gradient)
-    return _covariance_matmul(q, loc), _natural_factor(q, factor)
-
-
-@tells("loc_gradient", "factor_gradient")
 def natural_step(
     q: GaussianGraphicalModel, loc_gradient: Any, factor_gradient: Any, rate: Any = 1.0
 ) -> tuple[GaussianGraphicalModel, Tensor]:
     """One step up a natural gradient, straight in natural parameters where no fill leaves the pattern of L.
 
-        P ← P + ρ (L dLᵀ + dL Lᵀ) ,    loc ← loc + ρ P⁻¹ g_loc with the new P ,    dL = F⁻¹ g of `fisher_solve`.
+        P ← P + ρ (L dLᵀ + dL Lᵀ) ,    loc ← loc + ρ P⁻¹ g_loc with the new P ,    dL of `geometry.fisher_solve`.
 
     Where g is that of E_q[f(z)] + entropy and f a quadratic function whose Hessian is on the graph, and L closed under
     elimination, the step of rate 1 from any q gives the maximum, exp(f) normalised. Of the new factor, entries off the
@@ -95,7 +75,8 @@ def natural_step(
 
     Args:
         q: the Gaussians, on a factor-free topology.
-        loc_gradient, factor_gradient: see `fisher_solve`.
+        loc_gradient: (..., n), in the caller's numbering.
+        factor_gradient: (..., nnz) on `q.factor_pattern`.
         rate: ρ, broadcast against the batch axes.
     Returns:
         the Gaussians, and for each whether it is new: q itself where the new P would not be positive definite.
@@ -106,7 +87,7 @@ def natural_step(
     q, loc, factor = _beside("natural_step", q, loc_gradient, factor_gradient)
     pattern, rates = q.factor_pattern, torch.as_tensor(rate, dtype=loc.dtype, device=loc.device).unsqueeze(-1)
     with torch.no_grad():
-        half = 0.5 * q.factor + rates * _natural_factor(q, factor)
+        half = 0.5 * q.factor + rates * _fisher(q).factor_solve(factor)
         wide, is_made = linalg.attempt_cholesky(pattern.gram(), array(ops.gram_jvp(pattern, q.factor, half)))
         made = torch.from_numpy(is_made).unsqueeze(-1)
         narrow = ops.restrict(pattern, pattern.filled(), torch.from_numpy(wide))
@@ -115,12 +96,54 @@ def natural_step(
         return new.moved_to(q.loc + step), made.squeeze(-1)
 
 
+def precondition(q: GaussianGraphicalModel) -> GaussianGraphicalModel:
+    """The same Gaussians, whose backward pass multiplies the gradients of (loc, L) by the inverse Fisher matrix.
+
+    So a loss of the result gives what made q, such as an encoder, the natural gradient F⁻¹ g of each Gaussian of the
+    batch in place of g. Of any loss that is a sum, or a mean, over the batch: F is that of one Gaussian. The step that
+    the encoder then takes in (loc, L) is, to first order, one of `natural_step`.
+
+    Args:
+        q: the Gaussians, on a factor-free topology.
+    Raises:
+        PatternError: the topology is not factor-free.
+    Cost: forward nothing; backward `fisher_solve`. Differentiable once. Gradients that are not finite pass.
+    """
+    _require_free("precondition", q)
+    loc, factor = _Precondition.apply(q.loc, q.factor, q)
+    return q._with("precondition", loc, factor, False)
+
+
+class _Precondition(torch.autograd.Function):
+    """(loc, L) ↦ (loc, L), with (ḡ_loc, ḡ_L) ↦ F⁻¹ (ḡ_loc, ḡ_L)."""
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, factor: Tensor, q: GaussianGraphicalModel) -> tuple[Tensor, Tensor]:
+        ctx.q = q.detach()
+        return loc.view_as(loc), factor.view_as(factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loc_bar: Tensor, factor_bar: Tensor) -> tuple[Tensor, Tensor, None]:
+        with checks.non_finite_passes():
+            return _covariance_matmul(ctx.q, loc_bar), _fisher(ctx.q).factor_solve(factor_bar), None
+
+
+def _require_free(function: str, q: GaussianGraphicalModel) -> None:
+    if q.factor_pattern.gram() is not q.graph.precision_pattern:
+        raise PatternError(f"{function}: needs a factor-free topology, got {q.topology}.")
+
+
+def _fisher(q: GaussianGraphicalModel) -> Fisher:
+    """The Fisher matrix in (loc, L), its loc in the order of elimination."""
+    return Fisher(q.factor_pattern, q.factor, reordered(q.loc, q._order))
+
+
 def _beside(
     function: str, q: GaussianGraphicalModel, loc_gradient: Any, factor_gradient: Any
 ) -> tuple[GaussianGraphicalModel, Tensor, Tensor]:
     """The Gaussians and a gradient in one dtype, on the same batch axes, if their sizes fit."""
-    if q.factor_pattern.gram() is not q.graph.precision_pattern:
-        raise PatternError(f"{function}: needs a factor-free topology, got {q.topology}.")
+    _require_free(function, q)
     given = {"loc_gradient": loc_gradient, "factor_gradient": factor_gradient}
     own, loc, factor = as_tensors(function, own=q.loc, **given)
     if (loc.shape[-1:], factor.shape[-1:]) != (q.event_shape, q.factor.shape[-1:]):
@@ -135,48 +158,3 @@ def _beside(
 def _covariance_matmul(q: GaussianGraphicalModel, x: Tensor) -> Tensor:
     """Σ x."""
     return q.colorize(q._in_elimination_order(ops.solve, x))
-
-
-def _natural_factor(q: GaussianGraphicalModel, gradient: Tensor) -> Tensor:
-    """½ L_Sj L_Sjᵀ g_S + 0 ⊕ Σ_RR⁻¹ g_R for every column, (..., nnz)."""
-    pattern, factor = q.factor_pattern, q.factor
-    cols, products = index(pattern.cols, factor), factor * gradient
-    along = products.new_zeros((*products.shape[:-1], pattern.n)).index_add(-1, cols, products)
-    return 0.5 * factor * along.index_select(-1, cols) + _parents_solved(
-        pattern, ops.selected_inverse(pattern, factor), gradient
-    )
-
-
-def _parents_solved(pattern: Pattern, sigma: Tensor, gradient: Tensor) -> Tensor:
-    """Σ_RR⁻¹ g_R for every column, (..., nnz), zero on the diagonal; Σ is on `pattern.filled()`."""
-    places, pairs = _parents_of(pattern)
-    blocks = torch.nn.functional.pad(sigma, (0, 2))
-    blocks[..., -1] = 1.0
-    padded = torch.nn.functional.pad(gradient, (0, 1))
-    solved = torch.linalg.solve(blocks[..., pairs], padded[..., places])
-    return torch.zeros_like(padded).index_copy(-1, places.flatten(), solved.flatten(-2))[..., :-1]
-
-
-def _parents_of(pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """`_parents`, found once for a pattern."""
-    known = _known_parents.get(pattern)
-    if known is None:
-        places, pairs = _parents(pattern)
-        known = _known_parents[pattern] = index(places), index(pairs)
-    return known
-
-
-def _parents(pattern: Pattern) -> tuple[IntArray, IntArray]:
-    """For every column the places of g_R, (n, k) on the pattern, and of Σ_RR, (n, k, k) on its fill.
-
-    Columns with fewer than k = |R| entries are padded: with 0, which follows the last value, and in Σ_RR with the
-    identity, whose 1 follows that 0.
-    """
-    fill, number = pattern.filled(), np.arange(pattern.longest_column - 1)
-    is_there = number < np.diff(pattern.indptr)[:, None] - 1
-    places = np.where(is_there, pattern.indptr[:-1, None] + 1 + number, pattern.nnz)
-    rows = np.append(pattern.rows, 0)[places]
-    below, above = np.maximum(rows[:, :, None], rows[:, None, :]), np.minimum(rows[:, :, None], rows[:, None, :])
-    pairs = fill.positions_of(below.ravel(), above.ravel()).reshape(below.shape)
-    both = is_there[:, :, None] & is_there[:, None, :]
-    return places, np.where(both, pairs, fill.nnz + np.eye(len(number), dtype=np.int64))

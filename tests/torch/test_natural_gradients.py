@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sparseggm as sg
 from sparseggm.errors import NonFiniteError, PatternError, ShapeError
-from sparseggm.torch import GaussianGraphicalModel, elbo_gradient, fisher_solve, natural_step
+from sparseggm.torch import GaussianGraphicalModel, elbo_gradient, fisher_solve, natural_step, precondition
 from tests.torch.gaussians import Kind
 from tests.torch.problems import vectors
 
@@ -170,7 +170,7 @@ def test_float32_stays_float32() -> None:
 
 def test_a_topology_that_is_not_factor_free_is_refused() -> None:
     q = Kind(sg.Grid(3, 3), "precision").example()
-    with pytest.raises(PatternError, match=r"fisher_solve: needs a factor-free topology, got Grid\(3, 3\)"):
+    with pytest.raises(PatternError, match=r"fisher_solve: needs an L that is free .* on Grid\(3, 3\)"):
         fisher_solve(q, q.loc, q.factor)
     with pytest.raises(PatternError, match="natural_step: needs a factor-free topology"):
         natural_step(q, q.loc, q.factor)
@@ -178,7 +178,7 @@ def test_a_topology_that_is_not_factor_free_is_refused() -> None:
 
 def test_a_gradient_that_is_not_finite_is_named() -> None:
     q = some(sg.Chain(3))
-    with pytest.raises(NonFiniteError, match="fisher_solve: loc_gradient"):
+    with pytest.raises(NonFiniteError, match="fisher_solve: vector must be finite"):
         fisher_solve(q, q.loc * np.nan, q.factor)
     with pytest.raises(NonFiniteError, match="natural_step: factor_gradient"):
         natural_step(q, q.loc, q.factor * np.nan)
@@ -186,11 +186,79 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
 
 def test_sizes_and_dtypes_are_those_of_the_gaussians() -> None:
     q = some(sg.Chain(3), 2)
-    with pytest.raises(ShapeError, match="loc_gradient must end in 3 and factor_gradient in 5, got shapes"):
+    with pytest.raises(ShapeError, match="vector must end in 3 and values in 5, got shapes"):
         fisher_solve(q, q.loc, q.loc)
+    with pytest.raises(ShapeError, match="loc_gradient must end in 3 and factor_gradient in 5, got shapes"):
+        natural_step(q, q.loc, q.loc)
     with pytest.raises(ShapeError):
         natural_step(q, torch.zeros(4, 3), torch.zeros(5))
-    assert fisher_solve(q, [1.0, 2.0, 3.0], np.ones(5, np.float32))[0].shape == (2, 3)
+    assert fisher_solve(q, [1.0, 2.0, 3.0], np.ones(5, np.float32))[1].shape == (2, 5)
+
+
+# ---------------------------------------------------------------------- preconditioned gradients
+
+
+@pytest.mark.parametrize("topology", FACTOR_FREE, ids=str)
+def test_preconditioned_gradients_are_natural_ones_of_each_gaussian(topology: sg.Topology) -> None:
+    q = some(topology, 3)
+    log_joint, _, _ = some_quadratic(topology, 3)
+    found, plain = [], []
+    for gradients, change in ((plain, lambda q: q), (found, precondition)):
+        loc, factor = parameters(q)
+        own = change(GaussianGraphicalModel(loc, factor=factor, topology=topology))
+        z = own.loc + own.colorize(vectors(topology.n, 3, seed=8).detach())
+        (log_joint(z) + own.entropy()).mean().backward()
+        gradients += [loc.grad, factor.grad]
+    for ours, expected in zip(found, fisher_solve(q, *plain), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("topology", CLOSED, ids=str)
+def test_a_preconditioned_step_of_rate_1_is_the_posterior_of_a_linear_gaussian_model(topology: sg.Topology) -> None:
+    """P + L dLᵀ + dL Lᵀ with the gradient dL that arrives is the posterior's precision; its mean is one Newton step."""
+    start, target = some(topology, 3), some(topology, 3, seed=9)
+    exact = dense_factor(topology, target.factor)
+    loc, factor = parameters(start)
+    q = precondition(GaussianGraphicalModel(loc, factor=factor, topology=topology))
+    expected_log_p(exact @ exact.mT, target.loc, topology, q.loc, q.factor).sum().backward()
+    lower, change = dense_factor(topology, start.factor), dense_factor(topology, factor.grad)
+    made = (lower + change) @ lower.mT + lower @ change.mT
+    torch.testing.assert_close(made, exact @ exact.mT, rtol=1e-9, atol=1e-9)
+    pull = (lower @ lower.mT @ loc.grad.unsqueeze(-1)).squeeze(-1)  # the plain gradient of loc
+    mean = start.loc + torch.linalg.solve(made, pull)
+    torch.testing.assert_close(mean, target.loc, rtol=1e-9, atol=1e-9)
+
+
+def test_preconditioned_steps_do_not_depend_on_the_units_of_the_nodes() -> None:
+    """z ↦ D z takes L to D⁻¹ L. Steps of (loc, log σ, β) from F⁻¹ g are the same Gaussians in other units."""
+    topology = sg.ExtendedGrid(3, 3)
+    q, (log_joint, _, _) = some(topology), some_quadratic(topology, 1)
+    units = torch.exp(vectors(9, seed=3).detach())
+    rows = torch.from_numpy(topology.order[topology.factor_pattern.rows])
+    eps, stepped = vectors(9, seed=8).detach(), []
+    for scale in (torch.ones(9).double(), units):
+        loc, factor = (x.detach().requires_grad_() for x in (q.loc * scale, q.factor / scale[rows]))
+        own = precondition(GaussianGraphicalModel(loc, factor=factor, topology=topology))
+        z = (own.loc + own.colorize(eps)) / scale
+        (log_joint(z) + own.entropy()).sum().backward()
+        vector, values = loc + 0.1 * loc.grad, factor + 0.1 * factor.grad
+        stepped.append((vector / scale, values * scale[rows]))
+    for one, other in zip(*stepped, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_preconditioning_lets_infinite_gradients_pass_and_refuses_a_second_derivative() -> None:
+    q = some(sg.Chain(3), 2)
+    loc, factor = parameters(q)
+    own = precondition(GaussianGraphicalModel(loc, factor=factor, topology=q.topology))
+    (own.loc * np.inf).sum().backward()
+    assert not loc.grad.isfinite().any()
+    loss = own.moved_to(own.loc).entropy().sum() + own.loc.square().sum()
+    (gradient,) = torch.autograd.grad(loss, loc, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+    with pytest.raises(PatternError, match="precondition: needs a factor-free topology"):
+        precondition(Kind(sg.Grid(3, 3), "precision").example())
 
 
 def parameters(q: GaussianGraphicalModel) -> tuple[Tensor, Tensor]:

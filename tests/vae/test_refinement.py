@@ -17,10 +17,10 @@ from torch import Tensor
 
 import sparseggm as sg
 from sparseggm.cli import main
-from sparseggm.torch import GaussianGraphicalModel, elbo_gradient
+from sparseggm.torch import GaussianGraphicalModel, elbo_gradient, refine
 from sparseggm.vae import VAE, Config, Images, evaluate, evaluate_images, log_importance_weights, train
 from sparseggm.vae.likelihoods import held_out
-from sparseggm.vae.refinement import log_standard_normal, refine
+from sparseggm.vae.refinement import log_standard_normal
 from tests.vae.test_objective import likelihood, some_decoder, some_posterior, white
 
 U = torch.finfo(torch.float64).eps
@@ -53,7 +53,7 @@ def test_one_step_is_exact_on_a_linear_gaussian_decoder_with_the_same_graph(topo
     log_joint, precision, mean = linear_gaussian(topology, 4)
     start = some_posterior(topology, 4)
     noise = cubature(4, topology.n).repeat(4, 1, 1)  # a step is judged by a quarter of it
-    q = refine(start, log_joint, [noise])
+    q = refine(start, log_joint, 1, noise=lambda _: noise, rate=1.0).gaussian
     condition = torch.linalg.cond(precision) * torch.linalg.cond(start.precision_matrix).max()
     bound = 8 * topology.n * U * condition
     assert (q.precision_matrix - precision).abs().max() <= bound * torch.linalg.matrix_norm(precision)
@@ -65,7 +65,7 @@ def test_a_step_too_long_is_not_taken_and_the_next_is_half_as_long() -> None:
     log_joint, _, _ = linear_gaussian(sg.Diagonal(2), 3)
     q, noise = some_posterior(sg.Diagonal(2), 3), cubature(3, 2).repeat(4, 1, 1)
 
-    refined = [refine(q, log_joint, steps * [noise], rate=4096.0) for steps in range(16)]
+    refined = [refine(q, log_joint, steps, noise=lambda _: noise, rate=4096.0).gaussian for steps in range(16)]
     values = [elbo_gradient(q, log_joint, noise)[0].mean(0) for q in refined]
     assert torch.equal(values[1], values[0])
     assert all((after >= before).all() for before, after in pairwise(values))
@@ -75,7 +75,7 @@ def test_a_step_too_long_is_not_taken_and_the_next_is_half_as_long() -> None:
 def test_images_do_not_share_their_rates() -> None:
     log_joint, _, _ = linear_gaussian(sg.Chain(3), 4)
     q, noise = some_posterior(sg.Chain(3), 4), [white(4, 4, 3, seed=seed) for seed in range(5)]
-    together = refine(q, log_joint, noise, rate=2.0)
+    together = refine(q, log_joint, 5, noise=noise.__getitem__, rate=2.0).gaussian
     for image in range(4):
 
         def own(z: Tensor, image: int = image) -> Tensor:
@@ -83,7 +83,7 @@ def test_images_do_not_share_their_rates() -> None:
 
         one = slice(image, image + 1)
         start = GaussianGraphicalModel(q.loc[one], factor=q.factor[one], topology=q.topology)
-        alone = refine(start, own, [each[:, one] for each in noise], rate=2.0)
+        alone = refine(start, own, 5, noise=lambda step, one=one: noise[step][:, one], rate=2.0).gaussian
         torch.testing.assert_close(alone.loc[0], together.loc[image], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(alone.factor[0], together.factor[image], rtol=1e-12, atol=1e-12)
 

@@ -1,0 +1,113 @@
+"""Natural-gradient variational inference of free-standing Gaussians, and refinement of those that were given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import sparseggm as sg
+from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
+from sparseggm.torch import GaussianGraphicalModel, NaturalGradient, refine
+from tests.torch.problems import vectors
+from tests.torch.test_natural_gradients import CLOSED, dense_factor, expected_log_p, parameters, some
+
+
+def minus_elbo(topology: sg.Topology, loc: Tensor, factor: Tensor, target: GaussianGraphicalModel) -> Tensor:
+    exact = dense_factor(topology, target.factor)
+    return -expected_log_p(exact @ exact.mT, target.loc, topology, loc, factor).sum()
+
+
+@pytest.mark.parametrize("topology", CLOSED, ids=str)
+def test_one_step_of_rate_1_is_the_exact_posterior(topology: sg.Topology) -> None:
+    target, (loc, factor) = some(topology, 3, seed=9), parameters(some(topology, 3))
+    optimiser = NaturalGradient(loc, factor, topology, lr=1.0)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = minus_elbo(topology, loc, factor, target)
+        loss.backward()
+        return loss
+
+    loss = optimiser.step(closure)
+    assert loss > minus_elbo(topology, loc, factor, target)
+    torch.testing.assert_close(loc.detach(), target.loc, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(factor.detach(), target.factor, rtol=1e-9, atol=1e-9)
+    assert not optimiser.shortened.any()
+
+
+def test_a_step_that_would_leave_the_cone_is_halved_until_it_stays_and_counted() -> None:
+    topology = sg.Chain(3)
+    loc, factor = parameters(some(topology, 2))
+    optimiser = NaturalGradient(loc, factor, topology, lr=1.0)
+    loc.grad, factor.grad = torch.zeros_like(loc), torch.zeros_like(factor)
+    factor.grad[0, 0] = 100.0  # L_00 falls, and P_00 with it
+    before = factor.detach().clone()
+    optimiser.step()
+    assert optimiser.shortened[0] > 3
+    assert optimiser.shortened[1] == 0
+    assert (factor[:, topology.factor_pattern.diagonal.copy()] > 0).all()
+    assert not torch.equal(factor[0], before[0])
+    torch.testing.assert_close(factor[1].detach(), before[1], rtol=1e-14, atol=1e-14)
+
+
+def test_schedulers_and_state_of_torch_work() -> None:
+    topology, (loc, factor) = sg.Chain(4), parameters(some(sg.Chain(4)))
+    target, optimiser = some(topology, seed=9), NaturalGradient(loc, factor, topology, lr=0.5)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+    for rate in (0.5, 0.25):
+        assert optimiser.state_dict()["param_groups"][0]["lr"] == rate
+        optimiser.zero_grad()
+        minus_elbo(topology, loc, factor, target).backward()
+        optimiser.step()
+        scheduler.step()
+
+
+def test_what_has_no_natural_gradient_is_refused() -> None:
+    topology, (loc, factor) = sg.Chain(3), parameters(some(sg.Chain(3)))
+    with pytest.raises(PatternError, match=r"^NaturalGradient: needs a factor-free topology, got Grid\(3, 3\)"):
+        NaturalGradient(loc, factor, sg.Grid(3, 3))
+    with pytest.raises(ShapeError, match=r"^NaturalGradient: loc and factor must have the same batch axes"):
+        NaturalGradient(vectors(3, 2), factor, topology)
+    with pytest.raises(ValueError, match=r"^NaturalGradient: lr must be finite and > 0, got 0\.0"):
+        NaturalGradient(loc, factor, topology, lr=0.0)
+    with pytest.raises(NonPositiveError):
+        NaturalGradient(loc, -factor.detach(), topology)
+    optimiser = NaturalGradient(loc, factor, topology)
+    with pytest.raises(ValueError, match=r"^NaturalGradient: loc and factor need gradients"):
+        optimiser.step()
+    loc.grad, factor.grad = torch.full_like(loc, torch.nan), torch.zeros_like(factor)
+    with pytest.raises(NonFiniteError, match="natural_step: loc_gradient"):
+        optimiser.step()
+
+
+# ---------------------------------------------------------------------- refinement
+
+
+def test_refinement_counts_the_steps_that_were_taken_and_those_outside_of_the_cone() -> None:
+    """A log p that is convex pushes P out of the cone; a quadratic one takes every step."""
+    q, target = some(sg.Chain(4), 2), some(sg.Chain(4), 2, seed=9)
+
+    def log_joint(z: Tensor) -> Tensor:
+        convex = 1e3 * z[..., 1, :].square().sum(-1)
+        return torch.stack([target.log_prob(z)[..., 0], convex], -1)
+
+    half = 2.0 * torch.eye(4, dtype=torch.float64)
+    noise = torch.cat([half, -half]).unsqueeze(1).expand(-1, 2, -1).repeat(4, 1, 1)  # exact for quadratics
+    refined = refine(q, log_joint, 3, noise=lambda _: noise, rate=1.0)
+    assert refined.outside.tolist() == [0, 3]
+    assert refined.taken[0] >= 1
+    assert refined.taken[1] == 0
+    torch.testing.assert_close(refined.gaussian.loc[0], target.loc[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(refined.gaussian.factor[1], q.factor[1])
+    assert not refined.gaussian.loc.requires_grad
+
+
+def test_without_noise_refinement_draws_its_own() -> None:
+    q, target = some(sg.Chain(4), 2), some(sg.Chain(4), 2, seed=9)
+    torch.manual_seed(0)
+    refined = refine(q, target.log_prob, 20)
+    kl = [float(torch.distributions.kl_divergence(each, target).sum()) for each in (q, refined.gaussian)]
+    assert kl[1] < 0.2 * kl[0]
+    with pytest.raises(ValueError, match=r"^refine: needs four samples or more, got noise of shape \(3, 2, 4\)"):
+        refine(q, target.log_prob, 1, noise=lambda _: torch.zeros(3, 2, 4))
