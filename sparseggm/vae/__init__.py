@@ -18,7 +18,15 @@ from sparseggm.vae.errors import (
     NotWrittenError,
 )
 from sparseggm.vae.evaluate import evaluate, load_run, report
-from sparseggm.vae.experiments import EXPERIMENTS, GREY_PIXELS, LAYERS, TABLE1, Experiment, experiment
+from sparseggm.vae.experiments import (
+    EXPERIMENTS,
+    GREY_PIXELS,
+    LAYERS,
+    NATURAL_GRADIENT,
+    TABLE1,
+    Experiment,
+    experiment,
+)
 from sparseggm.vae.figures import figures
 from sparseggm.vae.history import EpochRecord
 from sparseggm.vae.interpolation import interpolate, report_of_lines
@@ -43,6 +51,7 @@ __all__ = [
     "LAYERS",
     "LIKELIHOODS",
     "MISTAKES",
+    "NATURAL_GRADIENT",
     "PIXEL_GRAPHS",
     "POSTERIORS",
     "TABLE1",

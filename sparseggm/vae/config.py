@@ -77,7 +77,7 @@ OF_ONE_LAYER = ("posterior", "latent", "edges", "kl")
 ADDED = (
     *("likelihood", "decoder", "pixels", "structure", "alpha"),
     *("edges", "encoder_hidden", "prior", "warm_up", "objective", "importance_samples"),
-    *("layers", "head", "free_bits", "averaging", "importance_epochs", "pseudo_inputs"),
+    *("layers", "head", "free_bits", "averaging", "importance_epochs", "pseudo_inputs", "natural_gradient"),
 )
 
 
@@ -127,6 +127,8 @@ class Config:
         averaging: decay a step of the average of the weights, which is evaluated in their place; 0: none.
         importance_epochs: how many of the last epochs have the objective iwae.
         pseudo_inputs: images of the prior vamp.
+        natural_gradient: whether the encoder gets the natural gradient of each posterior in the place of the gradient;
+            for one layer, whose encoder emits the factor.
     """
 
     posterior: str = "chain"
@@ -159,6 +161,7 @@ class Config:
     averaging: float = 0.0
     importance_epochs: int = 0
     pseudo_inputs: int = 100
+    natural_gradient: bool = False
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -182,6 +185,8 @@ class Config:
             raise ConfigError(f"free_bits must be nats, 0 or more, got {self.free_bits}.")
         if not (isinstance(self.averaging, float | int) and 0.0 <= self.averaging < 1.0):
             raise ConfigError(f"averaging must be in [0, 1), got {self.averaging}.")
+        if not isinstance(self.natural_gradient, bool):
+            raise ConfigError(f"natural_gradient must be true or false, got {self.natural_gradient!r}.")
         self._require_read()
         self._require_layers()
         if self.objective == "piwae" and self.groups < 2:
@@ -225,6 +230,11 @@ class Config:
                     "Use head potential or free."
                 )
 
+        if self.natural_gradient and (self.layers or not isinstance(layers[0].family, FactorFamily)):
+            raise ConfigError(
+                f"natural_gradient needs one layer, its posterior given by L, got {self.latents_in_words}."
+            )
+
     @derived
     def latent_layers(self) -> tuple[Layer, ...]:
         """The stochastic layers, from the top."""
@@ -253,10 +263,11 @@ class Config:
     @property
     def latents_in_words(self) -> str:
         """Posterior and prior, for a line of text."""
-        prior = "" if self.prior == "standard" else f", {self.prior} prior"
+        added = "" if self.prior == "standard" else f", {self.prior} prior"
+        added += ", natural gradient" if self.natural_gradient else ""
         if self.layers:
-            return f"layers {self.layers}, {self.head} head{prior}"
-        return f"{self.posterior} posterior, {self.latent} latents{prior}"
+            return f"layers {self.layers}, {self.head} head{added}"
+        return f"{self.posterior} posterior, {self.latent} latents{added}"
 
     def objective_at(self, epoch: int) -> str:
         """Objective of an epoch, counted from 0."""

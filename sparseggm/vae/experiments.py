@@ -217,4 +217,15 @@ LAYERS = Experiment(
     steps=4_700,
     recipe={"hidden": 300},
 )
-EXPERIMENTS = {each.name: each for each in (TABLE1, GREY_PIXELS, LAYERS)}
+NATURAL_GRADIENT = Experiment(
+    name="natural-gradient",
+    title="Natural gradients of the posterior",
+    models={
+        **{name: {"posterior": name} for name in ("diagonal", "extended-grid")},
+        **{f"{name}-natural": {"posterior": name, "natural_gradient": True} for name in ("diagonal", "extended-grid")},
+    },
+    shown=("extended-grid", "extended-grid-natural"),
+    published={},
+    steps=4_700,
+)
+EXPERIMENTS = {each.name: each for each in (TABLE1, GREY_PIXELS, LAYERS, NATURAL_GRADIENT)}

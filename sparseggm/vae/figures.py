@@ -98,6 +98,19 @@ def plot_means(layers: list[TrackedLayer], tracked: int) -> Figure:
     return figure
 
 
+def plot_curves(runs: list[TrainedRun]) -> Figure:
+    """ELBO of the training images over the epochs."""
+    figure = new_figure(6.4, 4.0)
+    axes = figure.subplots()
+    for run in runs:
+        axes.plot(np.arange(1, len(run.elbo) + 1), run.elbo, label=run.name)
+    # The first epochs are far below.
+    axes.set_ylim(bottom=min((np.quantile(run.elbo, 0.1) for run in runs if len(run.elbo)), default=0.0))
+    axes.set(xlabel="epoch", ylabel="ELBO of training images, nats")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def plot_topologies(layers: list[TrackedLayer]) -> Figure:
     """Each posterior's graph and pattern."""
     figure = new_figure(3.0 * len(layers), 6.8)
@@ -181,6 +194,7 @@ def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
     pictures = {"topologies": plot_topologies(layers), "figure5": plot_means(layers, tracked)}
     if structured:
         pictures["figure4"] = plot_factors(structured, tracked)
+    pictures["curves"] = plot_curves(trained)
     pictures["fisher-length"] = plot_lengths(layers, tracked)
     pictures["samples"] = plot_samples(trained)
     laddered = [run for run in trained if run.config.layers]

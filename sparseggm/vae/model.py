@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sparseggm.torch import GaussianGraphicalModel, sample_and_kl
+from sparseggm.torch import GaussianGraphicalModel, precondition, sample_and_kl
 from sparseggm.vae.config import Config
 from sparseggm.vae.likelihoods import likelihood_of
 from sparseggm.vae.networks import CentredGaussian, decoder, encoder_body, gaussian_head
@@ -121,6 +121,7 @@ class VAE(ImageModel):
             super().__init__(config, mean_intensity)
             # The head comes last: only the head differs between posteriors, so a seed gives all the same bodies.
             self.head = gaussian_head(config.encoder_width, config.topology, config.latent_layers[0].family)
+        self.natural_gradient = config.natural_gradient
         self.learnt_prior = None if config.prior_topology is None else CentredGaussian(config.prior_topology)
 
     def posterior(self, x: Tensor) -> GaussianGraphicalModel:
@@ -143,6 +144,8 @@ class VAE(ImageModel):
         self, x: Tensor, noise: Tensor, rng: torch.Generator, kl_weight: float = 1.0, objective: str = "elbo"
     ) -> tuple[Tensor, dict[str, Tensor]]:
         q, p = self.posterior(x), self.prior()
+        if self.natural_gradient:
+            q = precondition(q)
 
         def log_likelihood(z: Tensor) -> Tensor:
             return self.log_likelihood(z, x, rng)

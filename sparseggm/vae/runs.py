@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparseggm.graph.plotting import Array
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config
@@ -29,13 +31,19 @@ class TrackedLayer:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run as the figures need it, with `loc` (epochs + 1, n) and `factor` (epochs + 1, nnz) of the tracked image."""
+    """A run as the figures need it.
+
+    Args:
+        loc, factor: of the tracked image, (epochs + 1, n) and (epochs + 1, nnz).
+        elbo: of the training images, (epochs,) nats: means over the epoch, while the weights move.
+    """
 
     directory: Path
     config: Config
     vae: ImageModel
     loc: Array
     factor: Array
+    elbo: Array
     origin: dict[str, Any]
 
     @property
@@ -63,6 +71,8 @@ class TrainedRun:
             ]
         if self.config.prior != "standard":
             words.append(f"prior {self.config.prior.replace('-', ' ')}")
+        if self.config.natural_gradient:
+            words.append("natural gradient")
         return ", ".join(words)
 
 
@@ -76,6 +86,7 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
         for directory in directories:
             config, vae, state = load_run(directory)
             loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
+            elbo = np.array([record["elbo"] for record in state["history"]])
             origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
             graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
             kind = (
@@ -87,8 +98,9 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
                 config.prior,
                 config.structure,
                 config.decoder,
+                config.natural_gradient,
             )
-            found.setdefault(kind, TrainedRun(directory, config, vae, loc, factor, origin))
+            found.setdefault(kind, TrainedRun(directory, config, vae, loc, factor, elbo, origin))
     runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
     if len({run.config.likelihood for run in runs}) > 1:
         raise CheckpointError("figures: needed runs of one likelihood, got several. Name the runs of one of them.")

@@ -162,6 +162,7 @@ NAMES: dict[str, tuple[object, ...]] = {
     "split": ("70k", ""),
     "kl": ("none", ""),
     "prior": ("tree", "diagonal", ""),
+    "natural_gradient": ("maybe", 2, ""),
     "objective": ("vae", ""),
     "likelihood": ("poisson", ""),
     "decoder": ("recurrent", ""),
@@ -191,7 +192,7 @@ OPTIONS = {  # of each command, but for paths of which there can be several
 OTHERS = {
     "train": (
         *("accelerator", "precision", "posterior", "edges", "prior", "objective", "split", "kl", "out", "data"),
-        *(*PIXEL_NAMES, "pixels"),
+        *("natural_gradient", *PIXEL_NAMES, "pixels"),
     ),
     "evaluate": ("part", "hide", "data"),
     "interpolate": ("data",),

@@ -129,7 +129,10 @@ def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> 
         "topologies.png",
         "figure4.png",
         "figure5.png",
+        "curves.png",
+        "fisher-length.png",
         "samples.png",
+        "between.png",
         "reconstructions.png",
         "diagnostics.png",
     }

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from sparseggm.graph import pattern
+from sparseggm.torch import GaussianGraphicalModel, fisher_solve
 from sparseggm.vae import (
     VAE,
     Config,
@@ -46,6 +47,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "warm-up": {"warm_up": 2},
     "iwae, warm-up, prior": {"objective": "iwae", "importance_samples": 2, "warm_up": 1, "prior": "full"},
     "prior": {"prior": "extended-grid", "posterior": "grid-edge"},
+    "natural gradient": {"natural_gradient": True, "posterior": "extended-grid"},
     "levels": {"likelihood": "levels", "objective": "piwae", "importance_samples": 4, "pixels": "extended-grid"},
 }
 LEARNT = [name for name in PRIORS if name not in ("standard", "vamp")]
@@ -151,6 +153,15 @@ def test_samples_share_their_image_which_is_never_copied(digits: Images, recipe:
         ({"prior": "tree"}, "unknown prior 'tree'; one of: standard, chain, extended-grid, full"),
         ({"prior": "extended-grid", "latent": 13}, "extended-grid needs a latent size with two rows or more, got 13"),
         ({"warm_up": -1}, "warm_up must be an integer from 0"),
+        ({"natural_gradient": 1}, "natural_gradient must be true or false, got 1"),
+        (
+            {"natural_gradient": True, "posterior": "grid-edge"},
+            "needs one layer, its posterior given by L, got grid-edge",
+        ),
+        (
+            {"natural_gradient": True, "layers": "2:chain"},
+            "needs one layer, its posterior given by L, got layers 2:chain",
+        ),
     ],
 )
 def test_an_impossible_choice_is_refused(options: dict[str, Any], message: str) -> None:
@@ -168,6 +179,30 @@ def test_samples_that_memory_cannot_hold_are_refused(digits: Images, recipe: Con
     with pytest.raises(ConfigError, match="2,147,483,647 samples of 50 images need at least"):
         Training(replace(recipe, objective="iwae", importance_samples=2**31 - 1), digits, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_posterior_alone_gets_the_natural_gradient(
+    digits: Images, recipe: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F⁻¹ g, where g is what it gets otherwise; the decoder's gradient stays."""
+    recipe = replace(recipe, posterior="extended-grid", latent=4, precision="64-true")
+    x, found = held_out(Bernoulli(), digits, "test")[:5].double(), []
+    for natural in (False, True):
+        vae = VAE(replace(recipe, natural_gradient=natural), digits.mean_intensity).double()
+        with torch.no_grad():
+            vae.head.layer.bias.copy_(0.3 * white(len(vae.head.layer.bias), seed=5))
+            q = vae.posterior(x)
+        loc, factor = q.loc.clone().requires_grad_(), q.factor.clone().requires_grad_()
+        of_leaves = GaussianGraphicalModel(loc, factor=factor, topology=q.topology)
+        monkeypatch.setattr(vae, "posterior", lambda x, q=of_leaves: q)
+        vae(x, white(5, 4), generator(0))[0].mean().backward()
+        found.append((q, (loc.grad, factor.grad), [p.grad for p in vae.decoder.parameters()]))
+    (q, plain, of_decoder), (_, natural_gradient, same) = found
+    for one, other in zip(fisher_solve(q, *plain), natural_gradient, strict=True):
+        assert (abs(other) > 1e-9).any()
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-13)
+    for one, other in zip(of_decoder, same, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_groups_are_the_rows_of_the_squarest_product() -> None:
@@ -266,4 +301,5 @@ def test_a_prior_is_learnt_and_pictured(few_digits: Images, recipe: Config, tmp_
     off_diagonal = p.precision_matrix.detach().fill_diagonal_(0.0)
     assert off_diagonal.abs().max() > 1e-3
     assert math.isfinite(evaluate(tmp_path / "run", samples=3)["log_p"])
-    assert len(figures([tmp_path / "run"])) == 5
+    shown = {"topologies", "figure5", "curves", "fisher-length", "samples", "between", "reconstructions", "diagnostics"}
+    assert {picture.stem for picture in figures([tmp_path / "run"])} == shown

@@ -259,7 +259,7 @@ def test_whatever_is_not_refused_trains_resumes_and_is_evaluated(
     train(recipe, stopped, resume=True)
     assert_same_numbers(numbers(whole / "checkpoint.pt"), numbers(stopped / "checkpoint.pt"))
     assert evaluate(stopped, samples=3)["elbo"] < 0
-    assert len(figures([stopped])) == 6
+    assert {"figure4", "figure5", "curves", "diagnostics"} <= {picture.stem for picture in figures([stopped])}
 
 
 def test_double_precision_is_double_in_training_and_evaluation(
