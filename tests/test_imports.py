@@ -89,7 +89,9 @@ FLOORS = {
         "conditioning",
         "fitting",
         "selection",
+        "designs",
         "potentials",
+        "linear",
         "factored",
         "model",
         "observed",
@@ -98,6 +100,7 @@ FLOORS = {
         "scipy_adapter",
     ),
     "geometry": ("projection", "mixtures", "distances", "fisher"),
+    "fields": (),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -280,7 +283,7 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["adjoints", "geometry", "gershgorin", "linalg", "parametrize", "spectral", "stochastic"]
+    "name", ["adjoints", "fields", "geometry", "gershgorin", "linalg", "parametrize", "spectral", "stochastic"]
 )
 def test_a_public_module_is_imported_by_its_name(name: str) -> None:
     import sparseggm

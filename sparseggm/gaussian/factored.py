@@ -150,6 +150,9 @@ class FactoredGaussian:
         arrays = promoted(function, self.dtype, **values)
         return self._in_dtype(arrays[0].dtype), arrays
 
+    _promoted = _beside
+    """The name that it has in torch too, see `linear`."""
+
     def _in_dtype(self, dtype: np.dtype[Any]) -> Self:
         """The same numbers in a dtype at least as wide."""
         if dtype == self.dtype:
@@ -196,6 +199,13 @@ class FactoredGaussian:
         move = centred._in_elimination_order(function, linalg.solve_t, information=half)
         return cls._made(function, loc + move, factor, topology, pattern)
 
+    def _updated(
+        self, function: str, pull: FloatArray, precision: FloatArray, graph: Topology
+    ) -> tuple[Self, FloatArray]:
+        """The Gaussians with another precision and mean loc + P⁻¹ pull, and P⁻¹ pull."""
+        centred = self._from_information(function, pull, precision, graph)
+        return centred._at(function, self.loc + centred.loc), centred.loc
+
     def product(self, other: FactoredGaussian | Potential) -> Self:
         """The Gaussians with density ∝ the product of both: P = P₁ + P₂ and h = h₁ + h₂, on the union of the graphs.
 
@@ -227,7 +237,10 @@ class FactoredGaussian:
     def moved_to(self, loc: npt.ArrayLike) -> Self:
         """The Gaussians with the same precision and another mean; they share the factor."""
         g, (loc,) = self._beside("moved_to", loc=loc)
-        moved = self._made("moved_to", constant(loc), g.factor, self.topology, self.factor_pattern)
+        return g._at("moved_to", constant(loc))
+
+    def _at(self, function: str, loc: FloatArray) -> Self:
+        moved = self._made(function, loc, self.factor, self.topology, self.factor_pattern)
         moved.is_on_topology = self.is_on_topology
         return moved
 

@@ -19,6 +19,7 @@ from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian import conditioning, regression, selection
 from sparseggm.gaussian.factored import FactoredGaussian, covariance_positions, trace_positions
+from sparseggm.gaussian.linear import is_linear, observation_of
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Diagonal
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
@@ -265,19 +266,25 @@ class GaussianGraphicalModel(FactoredGaussian):
         precision, loc = g.precision.take(gather, axis=-1), g.loc.take(kept, axis=-1)
         return g._from_information(function, -pull.take(kept, axis=-1), precision, graph, loc)
 
-    def observe(self, nodes: npt.ArrayLike, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
+    def observe(self, nodes: Any, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
         """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
 
         1/variance is added to the diagonal of P at the observed nodes; the mean moves by P_new⁻¹ (y − loc)/variance.
+        Observations y = A z + N(0, variance) through a matrix are on a union of graphs: `fields.LinearObservation`,
+        which should be made once if more follow with the same A.
 
         Args:
-            nodes: k distinct nodes, or a mask (n,) of them.
+            nodes: k distinct nodes, or a mask (n,) of them; or A, (k, n) of scipy.sparse or a `LinearObservation`.
             values, variance: broadcast to (..., k); variances are positive. An infinite variance marks a missing
                 observation, whose value may be NaN:
                 `g.observe(np.arange(g.n), y, np.where(np.isnan(y), np.inf, variance))`.
         Cost: one factorisation.
         """
         function = "observe"
+        if is_linear(nodes):
+            return cast(
+                GaussianGraphicalModel, observation_of(function, self, nodes).updated(function, self, values, variance)
+            )
         observed = conditioning.distinct_nodes(function, self.topology, nodes)
         g, (values, variance) = self._beside(function, values=values, variance=variance)
         values, weight = conditioning.observations(function, observed, values, variance)
@@ -285,6 +292,23 @@ class GaussianGraphicalModel(FactoredGaussian):
         more = conditioning.at_nodes(g.topology, observed, weight)
         precision = conditioning.with_more_on_diagonal(g.graph, g.precision, more)
         return g._from_information(function, shift * more, precision, g.graph, g.loc)
+
+    def log_evidence(self, nodes: Any, values: npt.ArrayLike, variance: npt.ArrayLike) -> FloatArray:
+        """log p(y) of what `observe` takes, nats: exact, see `fields.LinearObservation.log_evidence`.
+
+        Cost: one factorisation.
+        """
+        plan = observation_of("log_evidence", self, nodes)
+        return cast(FloatArray, plan.evidence("log_evidence", self, values, variance))
+
+    def log_normaliser(self) -> FloatArray:
+        """log ∫ exp(hᵀ z − ½ zᵀ P z) dz = ½ [n log 2π − log det P + hᵀ P⁻¹ h], nats, with h = P loc.
+
+        Error: of log det P, and γ_{c+1} |L|ᵀ |loc| in each component of Lᵀ loc, whose squares are summed in float64.
+        """
+        square = square_norm(self.whiten(self.loc))
+        total = 0.5 * (self.n * LOG_2PI - self._logdet() + square)
+        return checks.require_representable("log_normaliser", total, self.dtype)
 
     def _shift_at(self, function: str, nodes: IntArray, values: FloatArray) -> FloatArray:
         """values − loc at the nodes, zero elsewhere: (..., n)."""

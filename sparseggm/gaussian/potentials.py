@@ -133,10 +133,10 @@ def added(
         find: `joint_graph`, or the same as a tracer of torch may call it.
     """
     graph, of_first, of_second = find(first, second)
-    return graph, _gathered(values, of_first) + _gathered(others, of_second)
+    return graph, gathered(values, of_first) + gathered(others, of_second)
 
 
-def _gathered(values: Array, gather: Gather) -> Array:
+def gathered(values: Array, gather: Gather) -> Array:
     """The values at these places; zero at the place after the last."""
     if gather is None:
         return values
