@@ -1,4 +1,4 @@
-"""Statistics of Gaussian fields: observations through a matrix, their evidence and predictions: docs/math.md, section 14.
+"""Statistics of Gaussian fields: observations through a matrix, evidence, predictions: docs/math.md, section 14.
 
 Numbers may be arrays or tensors, Gaussians those of `sparseggm` or of `sparseggm.torch`.
 """
