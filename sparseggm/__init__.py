@@ -15,6 +15,7 @@ import sys
 from sparseggm import fields, geometry, linalg, stochastic
 from sparseggm.errors import (
     DTypeError,
+    ImproperError,
     NonFiniteError,
     NonPositiveError,
     NotPositiveDefiniteError,
@@ -54,6 +55,7 @@ __all__ = [
     "Graph",
     "GreyLevels",
     "Grid",
+    "ImproperError",
     "LogitNormal",
     "NonFiniteError",
     "NonPositiveError",

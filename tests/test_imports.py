@@ -101,7 +101,7 @@ FLOORS = {
         "scipy_adapter",
     ),
     "geometry": ("projection", "mixtures", "distances", "fisher"),
-    "fields": (),
+    "fields": ("constraints", "intrinsic"),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -125,6 +125,7 @@ FLOORS = {
         "operators.levels",
         "ops",
         "border",
+        "packing",
         "potentials",
         "factored",
         "distribution",
