@@ -135,6 +135,7 @@ FLOORS = {
         "heads",
         "residual",
         "natural_gradients",
+        "fields",
     ),
     "pyro": (),
     "vae": (

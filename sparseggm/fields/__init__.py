@@ -1,4 +1,4 @@
-"""Statistics of Gaussian fields: observations through a matrix, constraints, intrinsic priors: docs/math.md, section 14.
+"""Statistics of Gaussian fields: observations, constraints and intrinsic priors: docs/math.md, section 14.
 
 Numbers of observations and constraints may be arrays or tensors, Gaussians those of `sparseggm` or `sparseggm.torch`.
 """

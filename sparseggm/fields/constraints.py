@@ -15,10 +15,7 @@ import numpy.typing as npt
 from sparseggm.errors import NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian.designs import Design
 from sparseggm.gaussian.linear import LOG_2PI, Gaussian, observation_of
-from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_dtype_of, in_float64
-
-ON_SUBSPACE = 0.5
-"""A z = e holds to u^½ (|A| |z| + |e|): what `log_prob` takes for a point of the subspace."""
+from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_dtype_of, in_float64, known_to_fail
 
 
 def constrain(g: Gaussian, matrix: Any, values: Any) -> Constrained:
@@ -51,26 +48,31 @@ class Constrained:
         if tuple(e.shape[-1:]) not in ((), (1,), design.shape[:1]):
             raise ShapeError(f"{function}: values must broadcast to (..., {len(dense)}), got shape {tuple(e.shape)}.")
         self.matrix, self.values = a, array_namespace(e).broadcast_to(e, (*e.shape[:-1], len(dense)))
-        _require_rank(function, dense, np.asarray(values, np.float64) if not hasattr(values, "detach") else values)
+        _require_rank(function, dense, _as_array(self.values))
         self._prepare(function)
 
     def _prepare(self, function: str) -> None:
         """S = Σ Aᵀ, G = A Σ Aᵀ, and the mean."""
         g, a = self.gaussian, self.matrix
         xp, loc = array_namespace(a), g.loc
-        batch = g.covariance_matmul(a.reshape(len(a), *(1,) * (loc.ndim - 1), a.shape[-1]))  # (k, ..., n)
+        batch = g.covariance_matmul(a.reshape(len(a), *(1,) * len(g.batch_shape), a.shape[-1]))  # (k, ..., n)
         self._spread = xp.moveaxis(batch, 0, -2)  # (..., k, n): Sᵀ
         self._gram = self._spread @ a.T
+        scale = xp.sqrt(xp.diagonal(self._gram, 0, -2, -1))
         try:
-            self._root = xp.linalg.cholesky(self._gram)
+            root = xp.linalg.cholesky(self._gram / scale[..., :, None] / scale[..., None, :])
         except xp.linalg.LinAlgError:
+            root = 0 * self._gram
+        pivots, k = xp.diagonal(root, 0, -2, -1), len(a)
+        if known_to_fail(pivots**2 > k * (k + 1) * _rounding_of(a)):
             raise NotPositiveDefiniteError(
-                f"{function}: A Σ Aᵀ is singular to working precision: some row is determined already. Leave it out, "
-                "or scale the rows alike.",
+                f"{function}: A Σ Aᵀ is singular to working precision: the Gaussian determines a combination of rows "
+                "already. Leave one out, or use float64.",
                 batch_index=(),
-                column=0,
-                pivot=float("nan"),
-            ) from None
+                column=int(_as_array(pivots).reshape(-1, k).min(axis=0).argmin()),
+                pivot=float(pivots.min()),
+            )
+        self._half_logdet = (xp.log(in_float64(pivots)) + xp.log(in_float64(scale))).sum(-1)
         self.mean = self.project(loc)
 
     def __repr__(self) -> str:
@@ -114,7 +116,7 @@ class Constrained:
         xp, a = array_namespace(point), constant_like(point, self.matrix)
         gap = point @ a.T - self.values
         size = abs(point) @ abs(a).T + abs(self.values)
-        level = float(np.finfo(str(point.dtype).removeprefix("torch.")).eps / 2) ** ON_SUBSPACE
+        level = _rounding_of(point) ** 0.5
         volume = 0.5 * xp.linalg.slogdet(in_float64(a @ a.T))[1]
         density = in_float64(g.log_prob(point)) - self.log_density - volume
         there = (abs(gap) <= level * size).all(-1)
@@ -125,9 +127,8 @@ class Constrained:
         """log N(e; A loc, A Σ Aᵀ), nats, float64: how likely the values were before they were known."""
         xp = array_namespace(self.matrix)
         gap = in_float64(self.values - self.gaussian.loc @ self.matrix.T)
-        pivots = xp.diagonal(in_float64(self._root), 0, -2, -1)
         square = (gap * xp.linalg.solve(in_float64(self._gram), gap[..., None])[..., 0]).sum(-1)
-        return -0.5 * (square + len(self.matrix) * LOG_2PI) - xp.log(pivots).sum(-1)
+        return -0.5 * (square + len(self.matrix) * LOG_2PI) - self._half_logdet
 
     def observe(self, nodes: Any, values: Any, variance: Any) -> Constrained:
         """The posterior after what `GaussianGraphicalModel.observe` takes: observed first, then constrained."""
@@ -145,11 +146,16 @@ def _dtype_of(design: Design) -> npt.DTypeLike:
     return design.entries.dtype  # integers take the dtype of the Gaussian
 
 
+def _rounding_of(array: Array) -> float:
+    """u of its dtype."""
+    return float(np.finfo(str(array.dtype).removeprefix("torch.")).eps) / 2
+
+
 def _as_array(tensor: Array) -> npt.NDArray[Any]:
     return np.asarray(tensor.detach() if hasattr(tensor, "detach") else tensor)
 
 
-def _require_rank(function: str, dense: npt.NDArray[Any], values: Array) -> None:
+def _require_rank(function: str, dense: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
     """Raise unless the rows, each scaled to length 1, are linearly independent."""
     length = np.sqrt((dense**2).sum(axis=1))
     if not length.all():
@@ -159,9 +165,8 @@ def _require_rank(function: str, dense: npt.NDArray[Any], values: Array) -> None
     if len(dense) > dense.shape[1] or sigma[-1] <= limit * sigma[0]:
         combination = u[:, -1] / length
         rows = np.flatnonzero(abs(u[:, -1]) > 1e-8)
-        e = np.broadcast_to(_as_array(values), (*values.shape[:-1], len(dense)))
-        total = abs(e @ combination).max(initial=0)
-        kind = "redundant" if total <= 1e-8 * (abs(e) @ abs(combination)).max(initial=0) else "contradictory"
+        total = abs(values @ combination).max(initial=0)
+        kind = "redundant" if total <= 1e-8 * (abs(values) @ abs(combination)).max(initial=0) else "contradictory"
         raise PatternError(
             f"{function}: rows {', '.join(map(str, rows[:8]))} of the matrix are linearly dependent to working "
             f"precision, and {kind}: a combination of them is zero, that of their values is {total:.3g}. Leave one out."

@@ -6,6 +6,7 @@ determine them make a proper posterior: docs/math.md, section 14.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class IntrinsicGaussian:
             )
         checks.require_finite(function, "null", None, basis)
         self.topology, self.precision, self.null = topology, constant(precision), constant(basis)
+        self._rounding = float(np.finfo(self.dtype).eps) / 2  # of P as it was given, in whatever dtype it is used
         self._require_null(function)
         self._logdeterminant = self._relative_logdet(function)
 
@@ -120,8 +122,9 @@ class IntrinsicGaussian:
         arrays = promoted(function, self.dtype, **values)
         if arrays[0].dtype == self.dtype:
             return self, arrays
-        wide = (array.astype(arrays[0].dtype) for array in (self.precision, self.null))
-        return IntrinsicGaussian(next(wide), topology=self.topology, null=next(wide)), arrays
+        wider = copy(self)
+        wider.precision, wider.null = (array.astype(arrays[0].dtype) for array in (self.precision, self.null))
+        return wider, arrays
 
     def _updated(
         self, function: str, pull: FloatArray, precision: FloatArray, graph: Topology
@@ -160,12 +163,12 @@ class IntrinsicGaussian:
         pattern, topology = self.topology.precision_pattern, self.topology
         image, size = self._products(self.precision, topology)
         k = pattern.longest_row + pattern.longest_column + 1
-        u = np.finfo(self.dtype).eps / 2
-        off = abs(image) > k * u / (1 - k * u) * size
+        off = abs(image) > k * self._rounding / (1 - k * self._rounding) * size
         if off.any():
             *batch, direction, place = (int(axis) for axis in np.argwhere(off)[0])
+            found = image[(*batch, direction, place)]
             raise PatternError(
-                f"{function}: P v must be zero for each column v of null, got {image[(*batch, direction, place)]:.3g} at "
+                f"{function}: P v must be zero for each column v of null, got {found:.3g} at "
                 f"{topology.describe(int(topology.order[place]))}, column {direction}{in_batch(tuple(batch))}. "
                 "Give null= a basis of the directions with P v = 0."
             )
@@ -208,7 +211,7 @@ class IntrinsicGaussian:
         information, rounding = (np.asarray(part @ other.T) for part, other in ((image, rows), (size, abs(rows))))
         scale = np.sqrt(np.diagonal(rounding, axis1=-2, axis2=-1))
         scale = np.where(scale > 0, scale, 1.0)
-        level = 2 * (self.n + 2) * len(rows) * np.finfo(self.dtype).eps
+        level = 4 * (self.n + 2) * len(rows) * self._rounding
         eigenvalues, vectors = np.linalg.eigh(information / scale[..., :, None] / scale[..., None, :])
         bad = eigenvalues[..., 0] <= level
         if bad.any():

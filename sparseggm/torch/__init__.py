@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from sparseggm.torch import ops, packing  # noqa: F401  packing adds its rules
+from sparseggm.torch import fields, ops, packing  # noqa: F401  packing adds its rules
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import kl_terms, sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
@@ -38,6 +38,7 @@ __all__ = [
     "Residual",
     "ResidualHead",
     "elbo_gradient",
+    "fields",
     "fisher_solve",
     "kl_terms",
     "natural_step",
