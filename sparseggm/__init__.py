@@ -4,6 +4,7 @@ sg.linalg       the verbs: solves, factorisation, log det, selected inverse, on 
 sg.adjoints     their derivatives
 sg.stochastic   traces and variances from random probes, each with its standard error
 sg.gershgorin   sufficient conditions for P ≻ 0; sg.parametrize: P ≻ 0 by construction
+sg.fields       observations through a matrix, evidence, predictions
 sg.geometry     projections on graphs, geodesics, Fisher–Rao bounds, the Fisher matrix
 sg.spectral     the largest eigenvalue of a sparse matrix, with a certificate
 sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never imported from here
@@ -11,9 +12,10 @@ sparseggm.torch, sparseggm.vae      with the extras `torch` and `train`; never i
 
 import sys
 
-from sparseggm import geometry, linalg, stochastic
+from sparseggm import fields, geometry, linalg, stochastic
 from sparseggm.errors import (
     DTypeError,
+    ImproperError,
     NonFiniteError,
     NonPositiveError,
     NotPositiveDefiniteError,
@@ -53,6 +55,7 @@ __all__ = [
     "Graph",
     "GreyLevels",
     "Grid",
+    "ImproperError",
     "LogitNormal",
     "NonFiniteError",
     "NonPositiveError",
@@ -68,6 +71,7 @@ __all__ = [
     "Tree",
     "adjoints",
     "distance_colouring",
+    "fields",
     "from_networkx",
     "from_scipy",
     "geometry",

@@ -89,7 +89,10 @@ FLOORS = {
         "conditioning",
         "fitting",
         "selection",
+        "designs",
         "potentials",
+        "grams",
+        "linear",
         "factored",
         "model",
         "observed",
@@ -98,6 +101,7 @@ FLOORS = {
         "scipy_adapter",
     ),
     "geometry": ("kinds", "projection", "mixtures", "distances", "fisher", "conversions"),
+    "fields": ("constraints", "intrinsic"),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -121,6 +125,7 @@ FLOORS = {
         "operators.levels",
         "ops",
         "border",
+        "packing",
         "potentials",
         "factored",
         "distribution",
@@ -133,6 +138,7 @@ FLOORS = {
         "natural_gradients",
         "refinement",
         "optimisers",
+        "fields",
     ),
     "pyro": (),
     "vae": (
@@ -285,7 +291,7 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["adjoints", "geometry", "gershgorin", "linalg", "parametrize", "spectral", "stochastic"]
+    "name", ["adjoints", "fields", "geometry", "gershgorin", "linalg", "parametrize", "spectral", "stochastic"]
 )
 def test_a_public_module_is_imported_by_its_name(name: str) -> None:
     import sparseggm

@@ -6,6 +6,7 @@ P loc and P of a Gaussian. It need not be normalisable. Products of Gaussians ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
@@ -94,6 +95,21 @@ class Potential:
         result._set(function, information, precision, graph)
         return result
 
+    def log_normaliser(self) -> FloatArray:
+        """log ∫ exp(hᵀ z − ½ zᵀ Λ z) dz = ½ [n log 2π − log det Λ + hᵀ Λ⁻¹ h], nats.
+
+        Raises:
+            NotPositiveDefiniteError: the integral is infinite.
+        Cost: one `linalg.precision_solve`.
+        """
+        function, topology = "log_normaliser", self.topology
+        h = self.information.take(topology.order, axis=-1)
+        with checks.speaking_as(function, "precision_solve", "cholesky"):
+            x, logdet = linalg.precision_solve(topology.precision_pattern, self.precision, h)
+        square = np.einsum("...i,...i->...", h, x, dtype=np.float64)
+        total = 0.5 * (self.n * math.log(2.0 * math.pi) - logdet.astype(np.float64) + square)
+        return checks.require_representable(function, total, self.dtype)
+
     def _in_dtype(self, dtype: np.dtype[Any]) -> Self:
         """The same numbers in a dtype at least as wide."""
         if dtype == self.dtype:
@@ -133,10 +149,10 @@ def added(
         find: `joint_graph`, or the same as a tracer of torch may call it.
     """
     graph, of_first, of_second = find(first, second)
-    return graph, _gathered(values, of_first) + _gathered(others, of_second)
+    return graph, gathered(values, of_first) + gathered(others, of_second)
 
 
-def _gathered(values: Array, gather: Gather) -> Array:
+def gathered(values: Array, gather: Gather) -> Array:
     """The values at these places; zero at the place after the last."""
     if gather is None:
         return values

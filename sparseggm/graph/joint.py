@@ -37,15 +37,16 @@ def joint_graph(first: Topology, second: Topology) -> tuple[Topology, Gather, Ga
 
 
 def _found(first: Topology, second: Topology) -> _Found:
-    if _has_edges_of(first, second):
+    if has_edges_of(first, second):
         return 0, None, _gather(second, first)
-    if _has_edges_of(second, first):
+    if has_edges_of(second, first):
         return 1, _gather(first, second), None
     graph = union(first, second)
     return graph, _gather(first, graph), _gather(second, graph)
 
 
-def _has_edges_of(large: Topology, small: Topology) -> bool:
+def has_edges_of(large: Topology, small: Topology) -> bool:
+    """Whether a graph has all edges of another on the same nodes."""
     there, asked = (topology.edges @ np.array([topology.n, 1]) for topology in (large, small))
     return bool(np.isin(asked, there, assume_unique=True).all())
 

@@ -44,6 +44,15 @@ def mask(array: Array, condition: Any) -> Array:
     return condition if _is_numpy(array) else _beside(array, condition)
 
 
+def constant_like(array: Array, numbers: Any) -> Array:
+    """Numbers as a constant of the kind and dtype of an array, on its device; a tensor beside a tensor stays one."""
+    if hasattr(numbers, "index_select"):
+        return numbers.to(array.dtype)
+    if _is_numpy(array):
+        return np.asarray(numbers, array.dtype)
+    return _beside(array, np.array(numbers, np.float64)).to(array.dtype)  # a copy: torch warns of read-only memory
+
+
 def known_to_fail(condition: Array) -> bool:
     """Whether some of the booleans are known to be false; a tensor's are unknown under a transform or a trace."""
     if not _is_numpy(condition):

@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from sparseggm.torch import geometry, ops
+from sparseggm.torch import fields, geometry, ops, packing  # noqa: F401  packing adds its rules
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import kl_terms, sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
@@ -43,6 +43,7 @@ __all__ = [
     "Residual",
     "ResidualHead",
     "elbo_gradient",
+    "fields",
     "fisher_solve",
     "geometry",
     "kl_terms",

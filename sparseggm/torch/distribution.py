@@ -9,7 +9,7 @@ it is made of is in `factored`, its divergences in `divergences`.
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian import conditioning
 from sparseggm.gaussian.factored import covariance_positions
+from sparseggm.gaussian.linear import observation_of
 from sparseggm.graph.exchange import DENSE_LIMIT
 from sparseggm.graph.pattern import IntArray, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
@@ -200,6 +201,12 @@ class GaussianGraphicalModel(FactoredDistribution):
             raise ShapeError(f"{name}: {n} nodes would take {gigabytes:.1f} GB a matrix. Use {instead}.")
         return n
 
+    @tells("x")
+    def covariance_matmul(self, x: Any) -> Tensor:
+        """Σ x for vectors x (..., n): P⁻¹ x, by two solves with L."""
+        own, vectors = self._beside("covariance_matmul", x=x)
+        return own.colorize(own._in_elimination_order(ops.solve, vectors))
+
     # ------------------------------------------------------------------ inference
 
     @tells("values")
@@ -224,7 +231,33 @@ class GaussianGraphicalModel(FactoredDistribution):
         graph, gather = conditioning.induced(self.graph, kept)
         precision = own.precision.index_select(-1, index(gather, loc))
         centred = type(self).from_information(-pull, precision=precision, topology=graph, validate_args=False)
-        return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)
+        return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)._numbered(self.nodes[kept])
+
+    @tells()
+    def observe(self, nodes: Any, values: Any, variance: Any) -> Self:
+        """The posterior of all nodes after y = z[nodes] + N(0, variance), or y = A z + N(0, variance). Differentiable.
+
+        Args:
+            nodes: k distinct nodes, or a mask (n,) of them; or A, (k, n) of scipy.sparse or a `LinearObservation`,
+                which should be made once if more observations follow.
+            values, variance: broadcast to (..., k); variances are positive. An infinite variance marks a missing
+                observation, whose value may be NaN.
+        Cost: one factorisation, on the same graph for nodes, on a union of graphs for A.
+        """
+        return cast(Self, observation_of("observe", self, nodes).updated("observe", self, values, variance))
+
+    @tells()
+    def log_evidence(self, nodes: Any, values: Any, variance: Any) -> Tensor:
+        """log p(y) of what `observe` takes, nats: exact, see `fields.LinearObservation.log_evidence`."""
+        return cast(
+            Tensor, observation_of("log_evidence", self, nodes).evidence("log_evidence", self, values, variance)
+        )
+
+    @tells()
+    def log_normaliser(self) -> Tensor:
+        """log ∫ exp(hᵀ z − ½ zᵀ P z) dz = ½ [n log 2π − log det P + hᵀ P⁻¹ h], nats, with h = P loc."""
+        total = 0.5 * (self.topology.n * LOG_2PI - self._logdet() + self._square_of(self.loc))
+        return rounded(total, self.loc.dtype)
 
     @tells()
     def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> Self:
@@ -239,7 +272,8 @@ class GaussianGraphicalModel(FactoredDistribution):
         schur = conditioning.schur_complement(self.graph, chosen, force)
         precision = self.precision.index_select(-1, index(schur.gather, self.loc))
         factor = schur.factor_of(factorised(schur.pattern, precision, schur.named_by_node))
-        return type(self)(self.loc.index_select(-1, index(chosen, self.loc)), factor=factor, topology=schur.graph)
+        loc = self.loc.index_select(-1, index(chosen, self.loc))
+        return type(self)(loc, factor=factor, topology=schur.graph)._numbered(self.nodes[chosen])
 
     def _shift_at(self, function: str, nodes: IntArray, values: Tensor) -> Tensor:
         """values − loc at the nodes, zero elsewhere: (..., n)."""
@@ -254,6 +288,10 @@ class GaussianGraphicalModel(FactoredDistribution):
         return shift.new_zeros((*shift.shape[:-1], self.topology.n)).index_copy(-1, places, shift)
 
     # ------------------------------------------------------------------ what the divergences need
+
+    def _square_of(self, d: Tensor) -> Tensor:
+        """dᵀ P d in float64."""
+        return self._in_elimination_order(ops.matmul_t, d).double().square().sum(-1)
 
     def _logdet(self) -> Tensor:
         """log det P in float64, on the batch axes of the factor."""
