@@ -100,7 +100,17 @@ FLOORS = {
         "scipy_adapter",
     ),
     "geometry": ("projection", "mixtures", "distances", "fisher"),
-    "fields": (),
+    "fields": (
+        "parameters",
+        "state_space",
+        "autoregression",
+        "areal",
+        "elements",
+        "matern",
+        "kronecker",
+        "likelihoods",
+        "laplace",
+    ),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -127,6 +137,7 @@ FLOORS = {
         "potentials",
         "factored",
         "distribution",
+        "field_models",
         "divergences",
         "observed",
         "grey_levels",

@@ -1,11 +1,27 @@
-"""Statistics of Gaussian fields: observations through a matrix, their evidence and predictions: docs/math.md, section 14.
+"""Statistics of Gaussian fields: models by name, observations of them, evidence: docs/fields.md.
 
 Numbers may be arrays or tensors, Gaussians those of `sparseggm` or of `sparseggm.torch`.
 """
 
+from sparseggm.fields.autoregression import Autoregression
+from sparseggm.fields.state_space import (
+    Component,
+    StateSpace,
+    local_level,
+    local_linear_trend,
+    seasonal,
+    structural,
+)
 from sparseggm.gaussian.linear import LinearObservation, Prediction
 
 __all__ = [
+    "Autoregression",
+    "Component",
     "LinearObservation",
     "Prediction",
+    "StateSpace",
+    "local_level",
+    "local_linear_trend",
+    "seasonal",
+    "structural",
 ]

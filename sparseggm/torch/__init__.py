@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
+from sparseggm.torch import field_models as field_models
 from sparseggm.torch import ops
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import kl_terms, sample_and_kl
