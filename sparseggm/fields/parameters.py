@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sparseggm import linalg
 from sparseggm.errors import DTypeError, NonPositiveError, ShapeError
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.topology import Topology
@@ -94,6 +95,13 @@ def gaussian_of_factor(factor: Any, loc: Any, topology: Topology) -> Any:
 def gaussian_of_precision(precision: Any, loc: Any, topology: Topology) -> Any:
     """N(loc, P⁻¹), P on `topology.precision_pattern`."""
     return GaussianGraphicalModel.from_precision(loc, precision=precision, topology=topology)
+
+
+@singledispatch
+def precision_matmul(precision: Any, topology: Topology, x: Any) -> Any:
+    """P x, (..., n), in the caller's numbering."""
+    product = linalg.symmetric_matmul(topology.precision_pattern, precision, x.take(topology.order, axis=-1))
+    return product.take(topology.inverse_order, axis=-1)
 
 
 def centred(precision: Array, loc: Any, topology: Topology, function: str) -> Any:
