@@ -91,6 +91,7 @@ FLOORS = {
         "selection",
         "designs",
         "potentials",
+        "grams",
         "linear",
         "factored",
         "model",

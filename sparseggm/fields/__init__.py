@@ -3,7 +3,11 @@
 Numbers may be arrays or tensors, Gaussians those of `sparseggm` or of `sparseggm.torch`.
 """
 
+from sparseggm.fields.areal import BYM2, CAR, Improper
 from sparseggm.fields.autoregression import Autoregression
+from sparseggm.fields.elements import Lattice, Mesh
+from sparseggm.fields.kronecker import Kronecker
+from sparseggm.fields.matern import Matern
 from sparseggm.fields.state_space import (
     Component,
     StateSpace,
@@ -15,9 +19,16 @@ from sparseggm.fields.state_space import (
 from sparseggm.gaussian.linear import LinearObservation, Prediction
 
 __all__ = [
+    "BYM2",
+    "CAR",
     "Autoregression",
     "Component",
+    "Improper",
+    "Kronecker",
+    "Lattice",
     "LinearObservation",
+    "Matern",
+    "Mesh",
     "Prediction",
     "StateSpace",
     "local_level",

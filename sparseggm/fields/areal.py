@@ -47,6 +47,8 @@ class CAR:
 
     def __init__(self, topology: Topology, weights: npt.ArrayLike | None = None) -> None:
         self._weights, self._degrees = _checked_weights("CAR", topology, weights)
+        if not self._degrees.all():
+            raise PatternError(f"CAR: every district must have a neighbour, got none of {np.argmin(self._degrees)}.")
         self.topology = topology
 
     def precision(self, tau: Any, rho: Any) -> Array:
@@ -87,6 +89,7 @@ class BYM2:
         self, topology: Topology, covariates: npt.ArrayLike | None = None, weights: npt.ArrayLike | None = None
     ) -> None:
         self._weights, self._degrees = _checked_weights("BYM2", topology, weights)
+        _require_connected(topology)
         self.districts = topology
         n = topology.n
         X = np.zeros((n, 0)) if covariates is None else np.asarray(covariates, np.float64)
@@ -112,25 +115,22 @@ class BYM2:
         sd, mix = parameters(function, sd=sd, mix=mix)
         require_positive(function, sd=sd)
         require_between(function, "mix", mix, 0.0, 1.0)
-        xp = array_namespace(sd)
-        own = 1 / (sd**2 * (1 - mix))
-        pull = xp.sqrt(mix) / (sd * (1 - mix))
-        ones = constant_like(own, np.ones(n))
-        flat = 0 * own[..., None] * constant_like(own, np.ones(self.covariates.shape[1]))
-        diagonal = xp.concatenate(
-            [
-                own[..., None] * ones,
-                constant_like(own, self.scale * self._degrees) + (mix / (1 - mix))[..., None] * ones + 0 * flat.sum(),
-                flat,
-            ],
-            -1,
-        )
-        neighbours = constant_like(own, -self.scale * self._weights)
-        couplings = xp.concatenate([-pull[..., None] * ones, expanded(neighbours, (*own.shape, len(self._weights)))], -1)
-        precision = _packed(self.topology, diagonal, couplings[..., self._edge_order])
+        xp, shape = array_namespace(sd), common_batch(function, sd=sd.shape, mix=mix.shape)
+        own, spatial = 1 / (sd**2 * (1 - mix)), expanded(mix / (1 - mix), shape)
+
+        def on_each(coefficient: Array, facts: FloatArray) -> Array:
+            return expanded(coefficient, shape)[..., None] * constant_like(own, facts)
+
+        ones, one = np.ones(n), xp.ones_like(own)
+        structure = on_each(one, self.scale * self._degrees) + on_each(spatial, ones)
+        flat = on_each(one, np.zeros(self.covariates.shape[1]))
+        diagonal = xp.concatenate([on_each(own, ones), structure, flat], -1)
+        pull = -xp.sqrt(mix) / (sd * (1 - mix))
+        couplings = xp.concatenate([on_each(pull, ones), on_each(one, -self.scale * self._weights)], -1)
         constant = xp.log(sd) + 0.5 * xp.log(mix) + 0.5 * n * xp.log(own)
         constant = constant + 0.5 * (self._logdet + (n - 1) * math.log(self.scale) - (2 * n - 1) * LOG_2PI)
-        return Improper(constant_like(own, np.zeros(self.topology.n)), precision, self.topology, constant)
+        loc = constant_like(own, np.zeros(self.topology.n))
+        return Improper(loc, _packed(self.topology, diagonal, couplings), self.topology, constant)
 
 
 def _scaling(topology: Topology, weights: FloatArray, degrees: FloatArray) -> tuple[float, float]:
@@ -147,3 +147,36 @@ def _scaling(topology: Topology, weights: FloatArray, degrees: FloatArray) -> tu
         np.full(topology.n, 1 / topology.n), precision=topology.arranged(grounded, -weights), topology=topology
     ).loc
     return float(np.exp(np.log(g.variance - 2 * means + means.mean()).mean())), float(g._logdet())
+
+
+def _checked_weights(
+    function: str, topology: Topology, weights: npt.ArrayLike | None
+) -> tuple[FloatArray, FloatArray]:
+    """Weights of the edges, and their sums over the neighbours of each district."""
+    require_topology(function, topology)
+    edges = topology.edges
+    w = np.ones(len(edges)) if weights is None else np.asarray(weights, np.float64)
+    if w.shape != (len(edges),):
+        raise ShapeError(f"{function}: weights must be ({len(edges)},), one for each edge, got shape {w.shape}.")
+    if not ((w > 0) & np.isfinite(w)).all():
+        raise NonPositiveError(f"{function}: weights must be positive and finite, got {w[~((w > 0) & (w < np.inf))][0]}.")
+    degrees = np.bincount(edges.ravel(), np.repeat(w, 2), topology.n)
+    return w, degrees
+
+
+def _require_connected(topology: Topology) -> None:
+    ends = tuple(topology.edges.T)
+    graph = scipy.sparse.coo_array((np.ones(len(topology.edges)), ends), (topology.n, topology.n))
+    count, label = connected_components(graph, directed=False)
+    if count > 1 or topology.n == 1:
+        apart = f"; district {np.argmax(label != label[0])} cannot be reached from 0" if count > 1 else ""
+        raise PatternError(
+            f"BYM2: topology must join at least two districts, all of them, got {topology} in {count} parts{apart}. "
+            "Join the parts, or model each alone."
+        )
+
+
+def _packed(topology: Topology, diagonal: Array, couplings: Array) -> Array:
+    """Values (..., nnz) on the precision pattern."""
+    parts = [(topology.node_positions, diagonal), (topology.edge_positions, couplings)]
+    return scatter(parts, topology.precision_pattern.nnz)

@@ -30,7 +30,7 @@ class Products(NamedTuple):
     second: IntArray
     pair: IntArray
     """(t,) which of the pairs of nodes."""
-    count: FloatArray
+    times: FloatArray
     """(t,) 2 where the product stands for its mirror image in one row too, else 1."""
     nodes: IntArray
     """(m, 2) the pairs of nodes, i ≥ j, each once."""
@@ -103,8 +103,8 @@ class Design:
         of, first, second = of[kept], first[kept], second[kept]
         n, i, j = self.shape[1], self.cols[first], self.cols[second]
         codes, pair = np.unique(np.minimum(i, j) * n + np.maximum(i, j), return_inverse=True)
-        count = np.where((pairs[of, 0] == pairs[of, 1]) & (first > second), 2.0, 1.0)
-        return Products(of, first, second, pair, count, np.stack([codes % n, codes // n], axis=-1))
+        times = np.where((pairs[of, 0] == pairs[of, 1]) & (first > second), 2.0, 1.0)
+        return Products(of, first, second, pair, times, np.stack([codes % n, codes // n], axis=-1))
 
 
 def selection(nodes: IntArray, n: int) -> scipy.sparse.csr_array:

@@ -9,7 +9,7 @@ it is made of is in `factored`, its divergences in `divergences`.
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian import conditioning
 from sparseggm.gaussian.factored import covariance_positions
+from sparseggm.gaussian.linear import observation_of
 from sparseggm.graph.exchange import DENSE_LIMIT
 from sparseggm.graph.pattern import IntArray, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
@@ -225,6 +226,32 @@ class GaussianGraphicalModel(FactoredDistribution):
         precision = own.precision.index_select(-1, index(gather, loc))
         centred = type(self).from_information(-pull, precision=precision, topology=graph, validate_args=False)
         return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)
+
+    @tells()
+    def observe(self, nodes: Any, values: Any, variance: Any) -> Self:
+        """The posterior of all nodes after y = z[nodes] + N(0, variance), or y = A z + N(0, variance). Differentiable.
+
+        Args:
+            nodes: k distinct nodes, or a mask (n,) of them; or A, (k, n) of scipy.sparse or a `LinearObservation`,
+                which should be made once if more observations follow.
+            values, variance: broadcast to (..., k); variances are positive. An infinite variance marks a missing
+                observation, whose value may be NaN.
+        Cost: one factorisation, on the same graph for nodes, on a union of graphs for A.
+        """
+        return cast(Self, observation_of("observe", self, nodes).updated("observe", self, values, variance))
+
+    @tells()
+    def log_evidence(self, nodes: Any, values: Any, variance: Any) -> Tensor:
+        """log p(y) of what `observe` takes, nats: exact, see `fields.LinearObservation.log_evidence`."""
+        return cast(
+            Tensor, observation_of("log_evidence", self, nodes).evidence("log_evidence", self, values, variance)
+        )
+
+    @tells()
+    def log_normaliser(self) -> Tensor:
+        """log ∫ exp(hᵀ z − ½ zᵀ P z) dz = ½ [n log 2π − log det P + hᵀ P⁻¹ h], nats, with h = P loc."""
+        square = distances.square_norm(self.whiten(self.loc))
+        return rounded(0.5 * (self.topology.n * LOG_2PI - self._logdet() + square), self.loc.dtype)
 
     @tells()
     def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> Self:

@@ -120,9 +120,13 @@ class FactoredDistribution(Distribution):
         loc, _ = as_tensors("product", this=self.loc, other=other._vector)
         own, more = self._in(loc.dtype), other._in(loc.dtype)
         graph, precision = added(own.graph, own.precision, more.graph, more.precision, joint)
-        pull = more._gradient_at(own.loc)
-        centred = type(self)._of_precision("product", pull, precision, graph, False)
-        return centred._with("product", own.loc + centred._solved(), centred._factor, self._validate_args)
+        return own._updated("product", more._gradient_at(own.loc), precision, graph)[0]
+
+    def _updated(self, function: str, pull: Tensor, precision: Tensor, graph: Topology) -> tuple[Self, Tensor]:
+        """The Gaussians with another precision and mean loc + P⁻¹ pull, and P⁻¹ pull."""
+        centred = type(self)._of_precision(function, pull, precision, graph, False)
+        move = centred._solved()
+        return centred._with(function, self.loc + move, centred._factor, self._validate_args), move
 
     @property
     def _vector(self) -> Tensor:
@@ -259,6 +263,11 @@ class FactoredDistribution(Distribution):
                 )
             common_batch(function, loc=loc, **{name: x})
         return self._in(loc.dtype), x
+
+    def _promoted(self, function: str, **values: Any) -> tuple[Self, list[Tensor]]:
+        """The Gaussians and numbers of any shape, all in the widest of their dtypes."""
+        loc, *tensors = as_tensors(function, loc=self.loc, **values)
+        return self._in(loc.dtype), tensors
 
     def _in_elimination_order(self, verb: Callable[[Pattern, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
         return self._to_caller(verb(self.factor_pattern, self._factor, reordered(x, self._order)))
