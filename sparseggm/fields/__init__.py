@@ -7,6 +7,8 @@ from sparseggm.fields.areal import BYM2, CAR, Improper
 from sparseggm.fields.autoregression import Autoregression
 from sparseggm.fields.elements import Lattice, Mesh
 from sparseggm.fields.kronecker import Kronecker
+from sparseggm.fields.laplace import Laplace, laplace
+from sparseggm.fields.likelihoods import Binomial, CustomLikelihood, NegativeBinomial, Normal, Poisson, Terms
 from sparseggm.fields.matern import Matern
 from sparseggm.fields.state_space import (
     Component,
@@ -22,15 +24,23 @@ __all__ = [
     "BYM2",
     "CAR",
     "Autoregression",
+    "Binomial",
     "Component",
+    "CustomLikelihood",
     "Improper",
     "Kronecker",
+    "Laplace",
     "Lattice",
     "LinearObservation",
     "Matern",
     "Mesh",
+    "NegativeBinomial",
+    "Normal",
+    "Poisson",
     "Prediction",
     "StateSpace",
+    "Terms",
+    "laplace",
     "local_level",
     "local_linear_trend",
     "seasonal",

@@ -68,7 +68,7 @@ class CAR:
 
 
 class BYM2:
-    """η = β₀ + X β + sd (√(1 − mix) ε + √mix u): BYM2 with its fixed effects, whose priors are flat [Riebler et al. 2016].
+    """η = β₀ + X β + sd (√(1 − mix) ε + √mix u): BYM2 [Riebler et al. 2016] with fixed effects of flat priors.
 
     ε is white and u the intrinsic autoregression with precision s (D − W) and Σ u = 0, where s makes the geometric mean
     of its variances 1: then `mix` is the share of the variance that is spatial, and `sd` means the same on any graph.
@@ -149,9 +149,7 @@ def _scaling(topology: Topology, weights: FloatArray, degrees: FloatArray) -> tu
     return float(np.exp(np.log(g.variance - 2 * means + means.mean()).mean())), float(g._logdet())
 
 
-def _checked_weights(
-    function: str, topology: Topology, weights: npt.ArrayLike | None
-) -> tuple[FloatArray, FloatArray]:
+def _checked_weights(function: str, topology: Topology, weights: npt.ArrayLike | None) -> tuple[FloatArray, FloatArray]:
     """Weights of the edges, and their sums over the neighbours of each district."""
     require_topology(function, topology)
     edges = topology.edges
@@ -159,7 +157,9 @@ def _checked_weights(
     if w.shape != (len(edges),):
         raise ShapeError(f"{function}: weights must be ({len(edges)},), one for each edge, got shape {w.shape}.")
     if not ((w > 0) & np.isfinite(w)).all():
-        raise NonPositiveError(f"{function}: weights must be positive and finite, got {w[~((w > 0) & (w < np.inf))][0]}.")
+        raise NonPositiveError(
+            f"{function}: weights must be positive and finite, got {w[~((w > 0) & (w < np.inf))][0]}."
+        )
     degrees = np.bincount(edges.ravel(), np.repeat(w, 2), topology.n)
     return w, degrees
 

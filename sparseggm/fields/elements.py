@@ -157,7 +157,7 @@ class Lattice:
         self.shape, self.dimension, self.n = tuple(map(int, sides)), len(sides), math.prod(sides)
         self.spacing = np.broadcast_to(np.asarray(spacing, np.float64), (self.dimension,))
         if not ((self.spacing > 0) & np.isfinite(self.spacing)).all():
-            raise NonPositiveError(f"Lattice: spacing must be positive and finite, got {spacing}.")
+            raise NonPositiveError(f"Lattice: spacing must be positive and finite, got {self.spacing}.")
 
     def __repr__(self) -> str:
         return f"Lattice({self.shape})"

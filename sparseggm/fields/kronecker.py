@@ -28,9 +28,9 @@ class Kronecker:
         require_topology("Kronecker", first)
         require_topology("Kronecker", second)
         self.first, self.second = first, second
-        (i, k, of_first), (j, l, of_second) = _entries(first), _entries(second)
+        (i, k, of_first), (j, m, of_second) = _entries(first), _entries(second)
         rows = (i[:, None] * second.n + j).ravel()
-        cols = (k[:, None] * second.n + l).ravel()
+        cols = (k[:, None] * second.n + m).ravel()
         places = np.stack(np.broadcast_arrays(of_first[:, None], of_second)).reshape(2, -1)
         lower = rows > cols
         self.topology = Graph(first.n * second.n, np.stack([rows, cols], axis=-1)[lower])

@@ -16,16 +16,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from sparseggm.errors import PatternError
 from sparseggm.fields.elements import Domain, Lattice
 from sparseggm.fields.parameters import centred, combined, parameters, require_positive
 from sparseggm.graph.graphs import Grid, from_scipy
 from sparseggm.graph.topology import Topology
-from sparseggm.positivity.namespace import Array, array_namespace
+from sparseggm.positivity.namespace import Array
 
 
 class Matern:

@@ -203,8 +203,8 @@ def _singular(function: str, name: str, matrix: Array) -> NonPositiveError:
     index = tuple(int(axis) for axis in np.unravel_index(np.argmin(least), least.shape))
     return NonPositiveError(
         f"{function}: {name} must be positive definite, got least eigenvalue {least[index]:.3g}"
-        f"{checks.in_batch(index)}. A state without noise of its own has no density: write the model of the series itself, as Autoregression, "
-        "or seasonal, whose states all have noise."
+        f"{checks.in_batch(index)}. A state without noise of its own has no density: write the model of the series "
+        "itself, as Autoregression, or seasonal, whose states all have noise."
     )
 
 

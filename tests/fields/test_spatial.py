@@ -102,7 +102,9 @@ def mesh(n: int = 60, seed: int = 0) -> sg.fields.Mesh:
     return sg.fields.Mesh(points, Delaunay(points).simplices)
 
 
-@pytest.mark.parametrize("domain", [mesh(), sg.fields.Lattice((5, 7), (0.5, 2.0)), sg.fields.Lattice((3, 4, 5))], ids=str)
+@pytest.mark.parametrize(
+    "domain", [mesh(), sg.fields.Lattice((5, 7), (0.5, 2.0)), sg.fields.Lattice((3, 4, 5))], ids=str
+)
 def test_mass_is_the_area_and_stiffness_the_energy_of_linear_functions(domain: sg.fields.Mesh) -> None:
     """1ᵀ C 1 = |Ω|, G 1 = 0, and ∫ ∇f · ∇g = fᵀ G g for linear f and g: a · b |Ω|."""
     mass, stiffness = domain.elements()
@@ -154,7 +156,9 @@ def test_a_grid_and_the_mesh_of_its_halved_squares_have_one_stiffness() -> None:
     a, b, c, d = node[:-1, :-1].ravel(), node[:-1, 1:].ravel(), node[1:, :-1].ravel(), node[1:, 1:].ravel()
     places = np.stack(np.unravel_index(np.arange(20), (4, 5)), -1).astype(float)
     triangles = sg.fields.Mesh(places, np.concatenate([np.stack([a, b, c], -1), np.stack([d, c, b], -1)]))
-    np.testing.assert_allclose(triangles.elements().stiffness.toarray(), lattice.elements().stiffness.toarray(), atol=1e-12)
+    np.testing.assert_allclose(
+        triangles.elements().stiffness.toarray(), lattice.elements().stiffness.toarray(), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("domain", [mesh(200), sg.fields.Lattice((5, 7), (0.5, 0.25))], ids=str)
