@@ -6,6 +6,7 @@ P loc and P of a Gaussian. It need not be normalisable. Products of Gaussians ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
@@ -93,6 +94,21 @@ class Potential:
         result = copy(self)
         result._set(function, information, precision, graph)
         return result
+
+    def log_normaliser(self) -> FloatArray:
+        """log ∫ exp(hᵀ z − ½ zᵀ Λ z) dz = ½ [n log 2π − log det Λ + hᵀ Λ⁻¹ h], nats.
+
+        Raises:
+            NotPositiveDefiniteError: the integral is infinite.
+        Cost: one `linalg.precision_solve`.
+        """
+        function, topology = "log_normaliser", self.topology
+        h = self.information.take(topology.order, axis=-1)
+        with checks.speaking_as(function, "precision_solve", "cholesky"):
+            x, logdet = linalg.precision_solve(topology.precision_pattern, self.precision, h)
+        square = np.einsum("...i,...i->...", h, x, dtype=np.float64)
+        total = 0.5 * (self.n * math.log(2.0 * math.pi) - logdet.astype(np.float64) + square)
+        return checks.require_representable(function, total, self.dtype)
 
     def _in_dtype(self, dtype: np.dtype[Any]) -> Self:
         """The same numbers in a dtype at least as wide."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from sparseggm.gaussian.potentials import added, require_same_nodes
 from sparseggm.graph.joint import Gather, joint_graph
 from sparseggm.graph.topology import Topology
 from sparseggm.torch import ops
-from sparseggm.torch.border import as_tensors, common_batch, on_graph
+from sparseggm.torch.border import as_tensors, common_batch, on_graph, rounded
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index
 from sparseggm.torch.operators.tracing import untraced
@@ -73,6 +74,15 @@ class Potential:
         result = copy(self)
         result._set("product", graph, own.information + more.information, precision)
         return result
+
+    def log_normaliser(self) -> Tensor:
+        """log ∫ exp(hᵀ z − ½ zᵀ Λ z) dz = ½ [n log 2π − log det Λ + hᵀ Λ⁻¹ h], nats: one `ops.precision_solve`."""
+        topology = self.topology
+        order = None if topology.is_naturally_ordered else index(topology.order, self.information)
+        h = reordered(self.information, order)
+        x, logdet = ops.precision_solve(topology.precision_pattern, self.precision, h)
+        square = (h * x).sum(-1, dtype=torch.float64)
+        return rounded(0.5 * (topology.n * math.log(2.0 * math.pi) - logdet.double() + square), h.dtype)
 
     def _in(self, dtype: torch.dtype) -> Self:
         """The same numbers in a dtype that is no narrower."""

@@ -133,6 +133,7 @@ def operators(on: Pattern) -> dict[str, Row]:
         "logdet": (1, lambda a: (on.key, lower(a), False)),
         "logdet, in float64": (1, lambda a: (on.key, lower(a), True)),
         "precision_logdet": (1, lambda a: (gram.key, with_diagonal(4.0, a))),
+        "precision_solve": (2, lambda a, b: (gram.key, with_diagonal(4.0, a), nodes(b))),
         "marginal_variances": (1, lambda a: (on.key, lower(a))),
         "marginal_variances_vjp": (2, lambda a, b: (on.key, lower(a), nodes(b))),
         "selected_inverse": (1, lambda a: (on.key, "", lower(a))),

@@ -75,6 +75,11 @@ def calls(topology: sg.Topology) -> dict[str, Call]:
         lambda v: ops.restrict(*between, v), lambda v: v[..., on.positions_in(closed)], (values(closed, 2),)
     )
     extended = Call(lambda v: ops.extend(*between, v), lambda v: _embedded(*between, v), (lower,))
+    solved = Call(
+        lambda *a: _side_by_side(torch, *ops.precision_solve(gram, *a)),
+        lambda *a: _side_by_side(np, *linalg.precision_solve(gram, *a)),
+        (precision, x),
+    )
     return {
         "solve": call("solve", on, lower, x),
         "solve_t": call("solve_t", on, lower, x),
@@ -91,6 +96,7 @@ def calls(topology: sg.Topology) -> dict[str, Call]:
         "cholesky_vjp": call("cholesky_vjp", closed, factor(closed, 2), values(closed, 2, seed=1)),
         "logdet": call("logdet", on, lower),
         "precision_logdet": call("precision_logdet", gram, precision),
+        "precision_solve": solved,
         "marginal_variances": call("marginal_variances", on, lower),
         "marginal_variances_vjp": call("marginal_variances_vjp", on, lower, y),
         "trace_inverse": call("trace_inverse", on, lower),
@@ -99,6 +105,11 @@ def calls(topology: sg.Topology) -> dict[str, Call]:
         "selected_inverse": call("selected_inverse", on, lower),
         "selected_inverse_vjp": call("selected_inverse_vjp", on, lower, values(closed, 3, 1, seed=1)),
     }
+
+
+def _side_by_side(xp: Any, x: Any, logdet: Any) -> Any:
+    """Both results of `precision_solve` as one: (..., n + 1)."""
+    return xp.concatenate([x, xp.broadcast_to(logdet[..., None], (*x.shape[:-1], 1))], -1)
 
 
 def _embedded(pattern: Pattern, on: Pattern, v: Any) -> Any:

@@ -22,7 +22,10 @@ from sparseggm.torch.operators.algebra import (
     diagonal_halved,
     gram_jvp,
     gram_vjp,
+    outer,
     save_factor,
+    solve,
+    solve_t,
 )
 from sparseggm.torch.operators.embedding import diagonal, extend, on_diagonal, restrict
 from sparseggm.torch.operators.registration import (
@@ -75,6 +78,12 @@ def precision_logdet(pattern: Pattern, precision: Tensor) -> Tensor:
     """log det P given P; see `linalg.precision_logdet`. Its backward factorises again rather than store L."""
     key = key_of(pattern, "precision_logdet", precision)
     return torch.ops.sparseggm.precision_logdet(key, precision)  # type: ignore[no-any-return]
+
+
+def precision_solve(pattern: Pattern, precision: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
+    """P⁻¹ b and log det P given P; see `linalg.precision_solve`. Its backward factorises again rather than store L."""
+    key = key_of(pattern, "precision_solve", precision, rhs)
+    return torch.ops.sparseggm.precision_solve(key, precision, rhs)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- rules
@@ -199,4 +208,36 @@ register(
     lambda key, precision: precision.new_empty(precision.shape[:-1]),
     save_factor,
     _precision_logdet_rule,
+)
+
+
+# x = P⁻¹ b, l = log det P  ⇒  b̄ = P⁻¹ x̄ ,  P̄ = 2 l̄ Σ − b̄ xᵀ − x b̄ᵀ with its diagonal halved: stored values
+def _precision_solve_rule(ctx: Any, x_bar: Tensor, logdet_bar: Tensor) -> tuple[None, Tensor, Tensor]:
+    pattern, (precision, rhs, x) = ctx.pattern, ctx.saved_tensors
+    filled, factor = pattern.filled(), cholesky(pattern, precision)
+    rhs_bar, batch = solve_t(filled, factor, solve(filled, factor, x_bar)), precision.shape[:-1]
+    both = outer(pattern, rhs_bar, x, batch) + outer(pattern, x, rhs_bar, batch)
+    sigma = restrict(pattern, filled, selected_inverse(filled, factor))
+    return None, diagonal_halved(pattern, 2.0 * logdet_bar[..., None] * sigma - both), sum_to_shape(rhs_bar, rhs)
+
+
+def _save_solution(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.pattern = pattern_of(inputs[0])
+    ctx.save_for_backward(*inputs[1:], output[0])
+
+
+def _run_precision_solve(key: str, precision: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
+    x, logdet = linalg.precision_solve(pattern_of(key), array(precision), array(rhs))
+    return torch.from_numpy(x), torch.from_numpy(np.asarray(logdet))
+
+
+register(
+    "precision_solve(str key, Tensor precision, Tensor rhs) -> (Tensor, Tensor)",
+    {"CPU": _run_precision_solve},
+    lambda key, precision, rhs: (
+        rhs.new_empty((*batch_of(precision, rhs), pattern_of(key).n)),
+        precision.new_empty(precision.shape[:-1]),
+    ),
+    _save_solution,
+    _precision_solve_rule,
 )
