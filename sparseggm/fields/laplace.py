@@ -40,6 +40,9 @@ TOLERANCE = 1e-10
 """Newton decrement ∇fᵀ H⁻¹ ∇f below which one more step ends: the mode is then 10⁻⁵ deviations away, and after it some
 10⁻¹⁰."""
 
+STALLED = 1e-6
+"""Decrement that is accepted where rounding lets steps gain no more: 10⁻³ deviations, 5e-7 nats."""
+
 MOST_STEPS, MOST_HALVINGS = 100, 60
 ENOUGH = 1e-4
 """A step must gain this part of what the gradient promises [Nocedal & Wright 2006, §3.1]."""
@@ -179,8 +182,9 @@ def _mode(problem: _Problem, z: Array, max_steps: int) -> tuple[Array, int]:
         pull = problem.gradient(z, terms)
         curvature = xp.where(terms.curvature > 0, terms.curvature, 0 * terms.curvature)
         move = solved(problem.gaussian(z, curvature), pull)
-        decrement = total(pull * move)
-        if bool((decrement <= TOLERANCE).all()):
+        before, decrement = decrement, total(pull * move)
+        is_stalled = (decrement <= STALLED) & (decrement > before / 4)
+        if bool(((decrement <= TOLERANCE) | is_stalled).all()):
             return z + move, step + 1
         z, value = _searched(problem, z, move, value, decrement, step)
     raise _not_converged(f"in {max_steps} steps", decrement, value, "Raise max_steps, or give start=.")
