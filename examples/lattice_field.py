@@ -1,6 +1,6 @@
 """A field on a 512 × 512 lattice, observed with noise at one pixel of twenty: posterior mean and deviations, exact.
 
-    python -m examples.lattice_field --out docs/images      # two minutes; writes picture and numbers
+python -m examples.lattice_field --out docs/images      # two minutes; writes picture and numbers
 """
 
 from __future__ import annotations

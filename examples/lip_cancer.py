@@ -84,10 +84,10 @@ class Risks:
             sd, mix = theta[0].exp(), theta[1].sigmoid()
             log_prior = theta[0] - sd**2 / 2 + 0.5 * (mix * (1 - mix)).log()
             value = -self.fitted(sd, mix).log_evidence - log_prior
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             return value
 
-        optimiser.step(loss)
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
         return theta[0].exp().item(), theta[1].sigmoid().item()
 
 

@@ -1,6 +1,6 @@
 """A Matérn field on an irregular mesh: range, standard deviation and noise learnt by gradients of the evidence.
 
-    python -m examples.mesh_field --out docs/images         # seconds; writes mesh_field.png and mesh_field.json
+python -m examples.mesh_field --out docs/images         # seconds; writes mesh_field.png and mesh_field.json
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Field:
             value.backward()
             return value
 
-        optimiser.step(loss)
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
         found: list[float] = logs.detach().exp().tolist()
         return found
 

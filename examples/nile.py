@@ -71,7 +71,7 @@ class Level:
             value.backward()
             return value
 
-        optimiser.step(loss)
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
         noise, step = logs.detach().exp().tolist()
         return noise, step
 

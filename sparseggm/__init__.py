@@ -15,6 +15,7 @@ import sys
 from sparseggm import fields, geometry, linalg, stochastic
 from sparseggm.errors import (
     DTypeError,
+    ImproperError,
     NonFiniteError,
     NonPositiveError,
     NotConvergedError,
@@ -55,6 +56,7 @@ __all__ = [
     "Graph",
     "GreyLevels",
     "Grid",
+    "ImproperError",
     "LogitNormal",
     "NonFiniteError",
     "NonPositiveError",

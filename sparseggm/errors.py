@@ -29,6 +29,10 @@ class NonPositiveError(ValueError):
     """A number that must be positive, such as a diagonal entry of a factor, is not."""
 
 
+class ImproperError(ValueError):
+    """Nothing determines some direction, so that a density has no finite integral."""
+
+
 class NotPositiveDefiniteError(np.linalg.LinAlgError):
     """A Cholesky pivot was not positive, or no larger than its own rounding error.
 

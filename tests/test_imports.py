@@ -102,6 +102,8 @@ FLOORS = {
     ),
     "geometry": ("projection", "mixtures", "distances", "fisher"),
     "fields": (
+        "constraints",
+        "intrinsic",
         "parameters",
         "state_space",
         "autoregression",
@@ -135,6 +137,7 @@ FLOORS = {
         "operators.levels",
         "ops",
         "border",
+        "packing",
         "potentials",
         "factored",
         "distribution",
@@ -145,6 +148,7 @@ FLOORS = {
         "heads",
         "residual",
         "natural_gradients",
+        "fields",
     ),
     "pyro": (),
     "vae": (

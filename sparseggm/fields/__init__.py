@@ -1,11 +1,13 @@
-"""Statistics of Gaussian fields: models by name, observations of them, evidence: docs/fields.md.
+"""Statistics of Gaussian fields: models by name, observations, constraints, intrinsic priors, evidence: docs/fields.md.
 
 Numbers may be arrays or tensors, Gaussians those of `sparseggm` or of `sparseggm.torch`.
 """
 
 from sparseggm.fields.areal import BYM2, CAR, Improper
 from sparseggm.fields.autoregression import Autoregression
+from sparseggm.fields.constraints import Constrained, constrain
 from sparseggm.fields.elements import Lattice, Mesh
+from sparseggm.fields.intrinsic import IntrinsicGaussian
 from sparseggm.fields.kronecker import Kronecker
 from sparseggm.fields.laplace import Laplace, laplace
 from sparseggm.fields.likelihoods import Binomial, CustomLikelihood, NegativeBinomial, Normal, Poisson, Terms
@@ -26,8 +28,10 @@ __all__ = [
     "Autoregression",
     "Binomial",
     "Component",
+    "Constrained",
     "CustomLikelihood",
     "Improper",
+    "IntrinsicGaussian",
     "Kronecker",
     "Laplace",
     "Lattice",
@@ -40,6 +44,7 @@ __all__ = [
     "Prediction",
     "StateSpace",
     "Terms",
+    "constrain",
     "laplace",
     "local_level",
     "local_linear_trend",

@@ -18,6 +18,7 @@ import scipy.sparse
 
 from sparseggm.errors import NonFiniteError, NotConvergedError, ShapeError
 from sparseggm.fields.areal import Improper
+from sparseggm.fields.intrinsic import IntrinsicGaussian
 from sparseggm.fields.likelihoods import Likelihood, Terms, total
 from sparseggm.fields.parameters import (
     as_array,
@@ -72,7 +73,8 @@ def laplace(
     """The Laplace approximation of a Gaussian field and its evidence, in float64; exact for `Normal`.
 
     Args:
-        prior: a GaussianGraphicalModel, of arrays or tensors, or an `Improper` density, as of `BYM2`.
+        prior: a GaussianGraphicalModel, of arrays or tensors; an `IntrinsicGaussian`, whose density is that of its
+            `log_prob`; or an `Improper` density, as of `BYM2`.
         likelihood: of η: `Poisson`, `Binomial`, `NegativeBinomial`, `Normal`, or a `CustomLikelihood`. It need not be
             log-concave: steps leave out negative weights, the result does not.
         observation: of A on the graph of the prior; None: one observation a node, η = z.
@@ -108,16 +110,21 @@ class _Problem(NamedTuple):
     @classmethod
     def of(cls, prior: Any, likelihood: Likelihood, plan: LinearObservation | None) -> _Problem:
         if isinstance(prior, Improper):
-            graph, precision, constant = prior.topology, prior.precision, prior.log_constant
+            graph, constant = prior.topology, prior.log_constant
+        elif isinstance(prior, IntrinsicGaussian):
+            graph, constant = prior.graph, prior.log_prob(prior.loc)
         elif hasattr(prior, "factor_pattern"):
-            graph, precision = prior.graph, prior.precision
+            graph = prior.graph
             constant = 0.5 * (prior._logdet() - graph.n * LOG_2PI)
         else:
-            raise TypeError(f"laplace: prior must be a GaussianGraphicalModel or Improper, got {type(prior).__name__}.")
+            raise TypeError(
+                "laplace: prior must be a GaussianGraphicalModel, an IntrinsicGaussian or Improper, got "
+                f"{type(prior).__name__}."
+            )
         plan = LinearObservation(graph, scipy.sparse.eye_array(graph.n)) if plan is None else plan
         if plan.shape[1] != graph.n:
             raise ShapeError(f"laplace: observation must be of {graph.n} nodes, as the prior, got {plan}.")
-        return cls(graph, in_float64(precision), in_float64(prior.loc), in_float64(constant), likelihood, plan)
+        return cls(graph, in_float64(prior.precision), in_float64(prior.loc), in_float64(constant), likelihood, plan)
 
     def without_gradients(self) -> AbstractContextManager[Any]:
         return array_namespace(self.loc).no_grad() if is_tensor(self.loc) else nullcontext()

@@ -35,6 +35,7 @@ class FactoredGaussian:
     """The pattern of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
     is_on_topology: bool
     """Whether P is on `topology`; false if L was given on a topology that is not factor-free. See `graph`."""
+    _nodes: IntArray | None = None
 
     def __init__(self, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology) -> None:
         function = type(self).__name__
@@ -100,6 +101,16 @@ class FactoredGaussian:
     def graph(self) -> Topology:
         """The graph of P: `topology`; but if L was given on one that is not factor-free, that of L Lᵀ, in its order."""
         return self.topology if self.is_on_topology else product_graph(self.topology)
+
+    @property
+    def nodes(self) -> IntArray:
+        """(n,) the numbers that these nodes had before `condition` or `marginal` left some out; else 0 … n − 1."""
+        return np.arange(self.n) if self._nodes is None else self._nodes
+
+    def _numbered(self, nodes: IntArray | None) -> Self:
+        """The same Gaussian, whose nodes had these numbers."""
+        self._nodes = nodes
+        return self
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -204,7 +215,7 @@ class FactoredGaussian:
     ) -> tuple[Self, FloatArray]:
         """The Gaussians with another precision and mean loc + P⁻¹ pull, and P⁻¹ pull."""
         centred = self._from_information(function, pull, precision, graph)
-        return centred._at(function, self.loc + centred.loc), centred.loc
+        return centred._at(function, self.loc + centred.loc)._numbered(self._nodes), centred.loc
 
     def product(self, other: FactoredGaussian | Potential) -> Self:
         """The Gaussians with density ∝ the product of both: P = P₁ + P₂ and h = h₁ + h₂, on the union of the graphs.
@@ -226,7 +237,8 @@ class FactoredGaussian:
         g, more = self._in_dtype(dtype), other._in_dtype(dtype)
         with np.errstate(over="ignore"):  # the factorisation tests for infinity
             graph, precision = added(g.graph, g.precision, more.graph, more.precision)
-        return g._from_information(function, more._gradient_at(function, g.loc), precision, graph, g.loc)
+        pull = more._gradient_at(function, g.loc)
+        return g._from_information(function, pull, precision, graph, g.loc)._numbered(self._nodes)
 
     def _gradient_at(self, function: str, loc: FloatArray) -> FloatArray:
         """h − P z = P (self.loc − z) at z = loc: the gradient of the log-density."""
@@ -242,7 +254,7 @@ class FactoredGaussian:
     def _at(self, function: str, loc: FloatArray) -> Self:
         moved = self._made(function, loc, self.factor, self.topology, self.factor_pattern)
         moved.is_on_topology = self.is_on_topology
-        return moved
+        return moved._numbered(self._nodes)
 
 
 def _factorised(function: str, topology: Topology, precision: FloatArray, **vector: Any) -> FloatArray:

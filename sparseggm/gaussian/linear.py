@@ -147,7 +147,7 @@ class LinearObservation(Gram):
         prior = given.prior
         posterior, move = self._update(function, given)
         misfit = given.residual - self._design.matmul(given.entries, move)
-        square = _sum_of(misfit * self._noise_matmul(given.weights, misfit)) + _sum_of(prior.whiten(move) ** 2)
+        square = _sum_of(misfit * self._noise_matmul(given.weights, misfit)) + prior._square_of(move)
         logdets = given.logdet + prior._logdet() - posterior._logdet()
         return _rounded(function, 0.5 * (logdets - square - given.count * LOG_2PI), prior.loc)
 
@@ -239,7 +239,7 @@ class LinearObservation(Gram):
         return g, a
 
     def _require_gaussian(self, function: str, name: str, g: Any, n: int) -> None:
-        if not hasattr(g, "factor_pattern"):
+        if not hasattr(g, "factor_pattern") and not (name == "prior" and hasattr(g, "_updated")):
             raise TypeError(f"{function}: {name} must be a GaussianGraphicalModel, got {type(g).__name__}.")
         if g.topology.n != n:
             raise ShapeError(f"{function}: {name} must be a Gaussian of {n} nodes, got {g}.")

@@ -187,6 +187,20 @@ class GaussianGraphicalModel(FactoredGaussian):
         sigma = self._of_factor(function, linalg.selected_inverse, on=fill)
         return sigma.take(np.concatenate([nodes, pairs]), axis=-1)
 
+    def precision_matrix(self, sparse: bool = False) -> Any:
+        """P in the caller's numbering: dense (..., n, n), or one matrix of scipy.sparse, whose pattern is the graph.
+
+        Raises:
+            ShapeError: a dense matrix of more than 20,000 nodes, or a batch of sparse ones.
+        """
+        pattern, values, place = self.graph.precision_pattern, self.precision, self.topology.inverse_order
+        if sparse:
+            with checks.speaking_as("precision_matrix", f"{self.graph}.to_scipy"):
+                return self.graph.to_scipy(values)
+        with checks.speaking_as("precision_matrix", "Pattern.to_dense"):
+            dense = pattern.to_dense(values, symmetric=True)
+        return dense[..., place[:, None], place]
+
     # ------------------------------------------------------------------ estimates
 
     def estimate_trace_covariance(self, method: TraceMethod = "probing", rng: Seed = None, **options: int) -> Estimate:
@@ -245,10 +259,20 @@ class GaussianGraphicalModel(FactoredGaussian):
         parts = np.broadcast_arrays(value, error, np.empty(self.batch_shape))[:2]
         return Estimate(*(checks.require_representable(function, part, self.dtype) for part in parts))
 
+    def covariance_matmul(self, x: npt.ArrayLike) -> FloatArray:
+        """Σ x for vectors x (..., n): P⁻¹ x, by two solves with L.
+
+        Error: (P + ΔP) y = x with |ΔP| ≤ (2 γ_c + γ_c²) |L| |L|ᵀ [Higham 2002, Thm 10.4].
+        """
+        g, (x,) = self._beside("covariance_matmul", x=x)
+        return g.colorize(g._in_elimination_order("covariance_matmul", linalg.solve, x=x))
+
     # ------------------------------------------------------------------ inference
 
     def condition(self, nodes: npt.ArrayLike, values: npt.ArrayLike) -> GaussianGraphicalModel:
         """The Gaussian of the other nodes, ascending, given z[nodes] = values: on `Graph(n − k, induced edges)`.
+
+        Its `nodes` are their numbers here.
 
         Args:
             nodes: k distinct nodes, fewer than n, or a mask (n,) of them.
@@ -264,7 +288,8 @@ class GaussianGraphicalModel(FactoredGaussian):
         pull = g._times_precision(function, values=g._shift_at(function, observed, values))  # P_AB (v − loc_B)
         graph, gather = conditioning.induced(g.graph, kept)
         precision, loc = g.precision.take(gather, axis=-1), g.loc.take(kept, axis=-1)
-        return g._from_information(function, -pull.take(kept, axis=-1), precision, graph, loc)
+        given = g._from_information(function, -pull.take(kept, axis=-1), precision, graph, loc)
+        return given._numbered(self.nodes[kept])
 
     def observe(self, nodes: Any, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
         """The posterior of all nodes after noisy observations y = z[nodes] + N(0, variance): on the same graph.
@@ -291,7 +316,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         shift = g._shift_at(function, observed, values)
         more = conditioning.at_nodes(g.topology, observed, weight)
         precision = conditioning.with_more_on_diagonal(g.graph, g.precision, more)
-        return g._from_information(function, shift * more, precision, g.graph, g.loc)
+        return g._from_information(function, shift * more, precision, g.graph, g.loc)._numbered(self._nodes)
 
     def log_evidence(self, nodes: Any, values: npt.ArrayLike, variance: npt.ArrayLike) -> FloatArray:
         """log p(y) of what `observe` takes, nats: exact, see `fields.LinearObservation.log_evidence`.
@@ -306,8 +331,7 @@ class GaussianGraphicalModel(FactoredGaussian):
 
         Error: of log det P, and γ_{c+1} |L|ᵀ |loc| in each component of Lᵀ loc, whose squares are summed in float64.
         """
-        square = square_norm(self.whiten(self.loc))
-        total = 0.5 * (self.n * LOG_2PI - self._logdet() + square)
+        total = 0.5 * (self.n * LOG_2PI - self._logdet() + self._square_of(self.loc))
         return checks.require_representable("log_normaliser", total, self.dtype)
 
     def _shift_at(self, function: str, nodes: IntArray, values: FloatArray) -> FloatArray:
@@ -321,6 +345,8 @@ class GaussianGraphicalModel(FactoredGaussian):
     def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> GaussianGraphicalModel:
         """The Gaussian of some nodes alone, numbered as in `nodes`, on their graph with its Schur fill.
 
+        Its `nodes` are their numbers here.
+
         Raises:
             PatternError: there are no nodes, or a fill of more than 10⁷ entries a batch element and no `force`.
             NotPositiveDefiniteError: P = L Lᵀ is not positive definite to working precision.
@@ -333,7 +359,8 @@ class GaussianGraphicalModel(FactoredGaussian):
         except NotPositiveDefiniteError as failure:
             raise schur.named_by_node(failure) from None
         factor, loc = np.ascontiguousarray(factor), self.loc.take(chosen, axis=-1)
-        return self._made("marginal", loc, factor, schur.graph, schur.graph.factor_pattern)
+        of_some = self._made("marginal", loc, factor, schur.graph, schur.graph.factor_pattern)
+        return of_some._numbered(self.nodes[chosen])
 
     @classmethod
     def fit(cls, samples: npt.ArrayLike, topology: Topology, *, ridge: float = 0.0) -> GaussianGraphicalModel:
@@ -364,6 +391,10 @@ class GaussianGraphicalModel(FactoredGaussian):
         return cls._made(function, loc, factor, topology, pattern)
 
     # ------------------------------------------------------------------ float64 scalars a batch element
+
+    def _square_of(self, d: FloatArray) -> FloatArray:
+        """dᵀ P d."""
+        return square_norm(self.whiten(d))
 
     def _logdet(self) -> FloatArray:
         return linalg.logdet(self.factor_pattern, self.factor, np.float64)

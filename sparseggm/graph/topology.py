@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,18 +116,23 @@ class Topology(ABC):
 
     # ------------------------------------------------------------------ exchange of precisions
 
-    def pack(self, precision: Any) -> FloatArray:
+    def pack(self, precision: Any) -> Any:
         """Packed values (..., nnz) on `precision_pattern` of a precision in the caller's numbering.
 
         Args:
             precision: dense (..., n, n), scipy.sparse, or the pair (diagonal (..., n), couplings (..., m)) with one
-                coupling for each row of `edges`; float32 or float64 as in `promotion`.
+                coupling for each row of `edges`; float32 or float64 as in `promotion`. A dense tensor, or a pair of
+                tensors, gives a tensor, differentiable, once `sparseggm.torch` is imported.
         Raises:
             PatternError: an entry off the graph, or mirrored entries that differ by more than rounding, of which the
                 packed value is the mean: see `exchange.symmetric_entries`.
             ShapeError: sizes that do not fit.
             DTypeError: not real numbers.
         """
+        return pack_rules(precision[0] if isinstance(precision, tuple) and precision else precision, self, precision)
+
+    def _packed(self, precision: Any) -> FloatArray:
+        """`pack`, of arrays."""
         function = f"{self}.pack"
         if isinstance(precision, tuple):
             return self._pack_pair(function, precision)
@@ -145,13 +151,17 @@ class Topology(ABC):
         if len(pair) != 2:
             raise DTypeError(f"{function}: a tuple must be a pair (diagonal, couplings), got {len(pair)} values.")
         diagonal, couplings = promoted(function, diagonal=pair[0], couplings=pair[1])
-        m = len(self.edges)
-        if diagonal.shape[-1:] != (self.n,) or couplings.shape != (*diagonal.shape[:-1], m):
-            raise ShapeError(
-                f"{function}: needs a diagonal (..., {self.n}) and couplings (..., {m}), one for each row of edges, "
-                f"got {diagonal.shape} and {couplings.shape}."
-            )
+        self.require_pair(diagonal.shape, couplings.shape)
         return self.arranged(diagonal, couplings)
+
+    def require_pair(self, diagonal: tuple[int, ...], couplings: tuple[int, ...]) -> None:
+        """Raise unless these are the shapes of a pair that `pack` takes."""
+        m = len(self.edges)
+        if diagonal[-1:] != (self.n,) or couplings != (*diagonal[:-1], m):
+            raise ShapeError(
+                f"{self}.pack: needs a diagonal (..., {self.n}) and couplings (..., {m}), one for each row of edges, "
+                f"got {diagonal} and {couplings}."
+            )
 
     def arranged(self, diagonal: FloatArray, couplings: FloatArray) -> FloatArray:
         """(..., nnz) anything kept by node (..., n) and by edge (..., m), in the order of packed values."""
@@ -160,13 +170,36 @@ class Topology(ABC):
         values[..., self.edge_positions] = couplings
         return values
 
-    def unpack(self, values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """The pair (diagonal (..., n), couplings (..., m)) of packed values: the inverse of `pack`."""
-        function, nnz = f"{self}.unpack", self.precision_pattern.nnz
-        array, _ = as_numbers(function, "values", values)
-        if array.shape[-1:] != (nnz,):
-            raise ShapeError(f"{function}: values must end in {nnz}, the nnz of P, got shape {array.shape}.")
+    def unpack(self, values: Any) -> tuple[Any, Any]:
+        """The pair (diagonal (..., n), couplings (..., m)) of packed values or tensors: the inverse of `pack`."""
+        return unpack_rules(values, self)
+
+    def _unpacked(self, values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """`unpack`, of arrays."""
+        array, _ = as_numbers(f"{self}.unpack", "values", values)
+        self.require_packed("unpack", array.shape)
         return array.take(self.node_positions, axis=-1), array.take(self.edge_positions, axis=-1)
+
+    def require_packed(self, method: str, shape: tuple[int, ...]) -> None:
+        """Raise unless packed values may have this shape."""
+        nnz = self.precision_pattern.nnz
+        if shape[-1:] != (nnz,):
+            raise ShapeError(f"{self}.{method}: values must end in {nnz}, the nnz of P, got shape {shape}.")
+
+    def to_scipy(self, values: npt.ArrayLike) -> Any:
+        """One precision (nnz,) as a symmetric scipy.sparse.csc_array in the caller's numbering: the way back of `pack`.
+
+        Every stored entry stays one, so that `from_scipy` of it gives this graph.
+        """
+        [array] = promoted(f"{self}.to_scipy", values=values)
+        if array.ndim != 1:
+            raise ShapeError(f"{self}.to_scipy: values must be one matrix, got shape {array.shape}. Take one of them.")
+        self.require_packed("to_scipy", array.shape)
+        pattern, order = self.precision_pattern, self.order
+        i, j = order[pattern.rows], order[pattern.cols]
+        off = i != j
+        rows, cols = np.concatenate([i, j[off]]), np.concatenate([j, i[off]])
+        return scipy.sparse.coo_array((np.concatenate([array, array[off]]), (rows, cols)), (self.n, self.n)).tocsc()
 
     # ------------------------------------------------------------------ pictures
 
@@ -207,6 +240,18 @@ class Topology(ABC):
     def plot_pattern(self, ax: Axes | None = None) -> Axes:
         """Plot the stored entries, in elimination order: of L blue below the diagonal, its fill orange; of P grey."""
         return plotting.plot_patterns(ax, self.precision_pattern, self.factor_pattern)
+
+
+@singledispatch
+def pack_rules(kind: Any, topology: Topology, precision: Any) -> Any:
+    """`topology.pack(precision)` of arrays; `sparseggm.torch` adds the rule for tensors."""
+    return topology._packed(precision)
+
+
+@singledispatch
+def unpack_rules(values: Any, topology: Topology) -> tuple[Any, Any]:
+    """`topology.unpack(values)` of arrays; `sparseggm.torch` adds the rule for tensors."""
+    return topology._unpacked(values)
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -13,8 +13,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from sparseggm.torch import field_models as field_models
-from sparseggm.torch import ops
+from sparseggm.torch import field_models, fields, ops, packing  # noqa: F401  field_models and packing add rules
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import kl_terms, sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError
@@ -39,6 +38,7 @@ __all__ = [
     "Residual",
     "ResidualHead",
     "elbo_gradient",
+    "fields",
     "fisher_solve",
     "kl_terms",
     "natural_step",

@@ -201,6 +201,12 @@ class GaussianGraphicalModel(FactoredDistribution):
             raise ShapeError(f"{name}: {n} nodes would take {gigabytes:.1f} GB a matrix. Use {instead}.")
         return n
 
+    @tells("x")
+    def covariance_matmul(self, x: Any) -> Tensor:
+        """Σ x for vectors x (..., n): P⁻¹ x, by two solves with L."""
+        own, vectors = self._beside("covariance_matmul", x=x)
+        return own.colorize(own._in_elimination_order(ops.solve, vectors))
+
     # ------------------------------------------------------------------ inference
 
     @tells("values")
@@ -225,7 +231,7 @@ class GaussianGraphicalModel(FactoredDistribution):
         graph, gather = conditioning.induced(self.graph, kept)
         precision = own.precision.index_select(-1, index(gather, loc))
         centred = type(self).from_information(-pull, precision=precision, topology=graph, validate_args=False)
-        return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)
+        return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)._numbered(self.nodes[kept])
 
     @tells()
     def observe(self, nodes: Any, values: Any, variance: Any) -> Self:
@@ -250,8 +256,8 @@ class GaussianGraphicalModel(FactoredDistribution):
     @tells()
     def log_normaliser(self) -> Tensor:
         """log ∫ exp(hᵀ z − ½ zᵀ P z) dz = ½ [n log 2π − log det P + hᵀ P⁻¹ h], nats, with h = P loc."""
-        square = distances.square_norm(self.whiten(self.loc))
-        return rounded(0.5 * (self.topology.n * LOG_2PI - self._logdet() + square), self.loc.dtype)
+        total = 0.5 * (self.topology.n * LOG_2PI - self._logdet() + self._square_of(self.loc))
+        return rounded(total, self.loc.dtype)
 
     @tells()
     def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> Self:
@@ -266,7 +272,8 @@ class GaussianGraphicalModel(FactoredDistribution):
         schur = conditioning.schur_complement(self.graph, chosen, force)
         precision = self.precision.index_select(-1, index(schur.gather, self.loc))
         factor = schur.factor_of(factorised(schur.pattern, precision, schur.named_by_node))
-        return type(self)(self.loc.index_select(-1, index(chosen, self.loc)), factor=factor, topology=schur.graph)
+        loc = self.loc.index_select(-1, index(chosen, self.loc))
+        return type(self)(loc, factor=factor, topology=schur.graph)._numbered(self.nodes[chosen])
 
     def _shift_at(self, function: str, nodes: IntArray, values: Tensor) -> Tensor:
         """values − loc at the nodes, zero elsewhere: (..., n)."""
@@ -281,6 +288,10 @@ class GaussianGraphicalModel(FactoredDistribution):
         return shift.new_zeros((*shift.shape[:-1], self.topology.n)).index_copy(-1, places, shift)
 
     # ------------------------------------------------------------------ what the divergences need
+
+    def _square_of(self, d: Tensor) -> Tensor:
+        """dᵀ P d in float64."""
+        return self._in_elimination_order(ops.matmul_t, d).double().square().sum(-1)
 
     def _logdet(self) -> Tensor:
         """log det P in float64, on the batch axes of the factor."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
@@ -19,7 +20,7 @@ from sparseggm.errors import ShapeError
 from sparseggm.gaussian import factored
 from sparseggm.gaussian.potentials import added, require_same_nodes
 from sparseggm.graph.graphs import product_graph
-from sparseggm.graph.pattern import Pattern
+from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.graph.topology import Topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import (
@@ -57,6 +58,7 @@ class FactoredDistribution(Distribution):
     """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
     is_on_topology: bool
     """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
+    _nodes: IntArray | None = None
 
     @classmethod
     def from_precision(cls, loc: Any, *, precision: Any, topology: Topology, validate_args: bool | None = None) -> Self:
@@ -126,7 +128,8 @@ class FactoredDistribution(Distribution):
         """The Gaussians with another precision and mean loc + P⁻¹ pull, and P⁻¹ pull."""
         centred = type(self)._of_precision(function, pull, precision, graph, False)
         move = centred._solved()
-        return centred._with(function, self.loc + move, centred._factor, self._validate_args), move
+        moved = centred._with(function, self.loc + move, centred._factor, self._validate_args)
+        return moved._numbered(self._nodes), move
 
     @property
     def _vector(self) -> Tensor:
@@ -149,7 +152,8 @@ class FactoredDistribution(Distribution):
     def _with(self, function: str, loc: Tensor, factor: Tensor, validate_args: bool | None) -> Self:
         """Gaussians of the same topology and pattern."""
         alike = self.topology, self.factor_pattern, validate_args
-        return type(self)._of(function, loc, factor, *alike, is_on_topology=self.is_on_topology)
+        made = type(self)._of(function, loc, factor, *alike, is_on_topology=self.is_on_topology)
+        return made._numbered(self._nodes)
 
     @classmethod
     def _of(
@@ -195,7 +199,7 @@ class FactoredDistribution(Distribution):
         """The same Gaussians under more batch axes; copies nothing."""
         new: FactoredDistribution = type(self).__new__(type(self)) if _instance is None else _instance
         new.topology, new.factor_pattern, new._factor = self.topology, self.factor_pattern, self._factor
-        new.is_on_topology = self.is_on_topology
+        new.is_on_topology, new._nodes = self.is_on_topology, self._nodes
         new.loc = self.loc.expand(*batch_shape, self.topology.n)
         super(FactoredDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -214,6 +218,16 @@ class FactoredDistribution(Distribution):
     def factor(self) -> Tensor:
         """(batch_shape, nnz) values of L on `factor_pattern`; a view."""
         return self._factor.expand(*self.batch_shape, self._factor.shape[-1])
+
+    @property
+    def nodes(self) -> IntArray:
+        """(n,) the numbers that these nodes had before `condition` or `marginal` left some out; else 0 … n − 1."""
+        return np.arange(self.topology.n) if self._nodes is None else self._nodes
+
+    def _numbered(self, nodes: IntArray | None) -> Self:
+        """The same Gaussians, whose nodes had these numbers."""
+        self._nodes = nodes
+        return self
 
     @property
     def graph(self) -> Topology:

@@ -33,11 +33,11 @@ LEVELS = 2 * np.arange(YEARS)
 """Nodes: level and slope of the first year, of the second, …"""
 
 
-def evidence_by_kalman_filter() -> float:
+def evidence_by_kalman_filter(diffuse: int = DIFFUSE) -> float:
     """log p(y) = Σ_t log N(y_t; y_t's prediction), in sixty digits."""
     with decimal.localcontext(prec=60):
         level, slope = Decimal(0), Decimal(0)
-        p, q, r = Decimal(DIFFUSE), Decimal(0), Decimal(DIFFUSE)  # variance of the level, covariance, of the slope
+        p, q, r = Decimal(diffuse), Decimal(0), Decimal(diffuse)  # variance of the level, covariance, of the slope
         two_pi = 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
         total = Decimal(0)
         for y in NILE.tolist():

@@ -1,0 +1,173 @@
+"""`constrain`: a Gaussian given A z = e exactly, for a few rows A, which may be dense, such as a sum that is zero.
+
+With S = Σ Aᵀ and G = A Σ Aᵀ, dense (k, k): N(loc + S G⁻¹ (e − A loc), Σ − S G⁻¹ Sᵀ), and any sample of the Gaussian is
+moved to one of the constrained by z − S G⁻¹ (A z − e), conditioning by kriging [Rue & Held 2005, Alg. 2.6]. So nothing
+but L is factorised. One implementation serves arrays and tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseggm.errors import NotPositiveDefiniteError, PatternError, ShapeError
+from sparseggm.gaussian.designs import Design
+from sparseggm.gaussian.linear import LOG_2PI, Gaussian, observation_of
+from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_dtype_of, in_float64, known_to_fail
+
+
+def constrain(g: Gaussian, matrix: Any, values: Any) -> Constrained:
+    """The Gaussian of z given A z = e.
+
+    Args:
+        g: a GaussianGraphicalModel, of arrays or tensors.
+        matrix: A (k, n), of scipy.sparse or dense, in the caller's numbering of nodes. Rows may be dense, k is small.
+        values: e, broadcast to (..., k).
+    Raises:
+        PatternError: rows that are linearly dependent: redundant, or contradictory. The test is that of
+            `numpy.linalg.matrix_rank` for rows of length 1: σ_min ≤ max(k, n) ε σ_max.
+        NotPositiveDefiniteError: A Σ Aᵀ is singular to working precision.
+    Cost: 2 k solves with L, and k² n + k³ flops.
+    """
+    return Constrained(g, matrix, values)
+
+
+class Constrained:
+    """A Gaussian on the subspace A z = e: see `constrain`."""
+
+    def __init__(self, g: Gaussian, matrix: Any, values: Any) -> None:
+        function = "constrain"
+        if not hasattr(g, "covariance_matmul"):
+            raise TypeError(f"{function}: g must be a GaussianGraphicalModel, got {type(g).__name__}.")
+        design = Design(function, matrix, g.topology.n)
+        dense = np.zeros(design.shape)
+        dense[design.rows, design.cols] = design.entries
+        self.gaussian, (a, e) = g._promoted(function, matrix=dense.astype(_dtype_of(design)), values=values)
+        if tuple(e.shape[-1:]) not in ((), (1,), design.shape[:1]):
+            raise ShapeError(f"{function}: values must broadcast to (..., {len(dense)}), got shape {tuple(e.shape)}.")
+        self.matrix, self.values = a, array_namespace(e).broadcast_to(e, (*e.shape[:-1], len(dense)))
+        _require_rank(function, dense, _as_array(self.values))
+        self._prepare(function)
+
+    def _prepare(self, function: str) -> None:
+        """S = Σ Aᵀ, G = A Σ Aᵀ, and the mean."""
+        g, a = self.gaussian, self.matrix
+        xp, loc = array_namespace(a), g.loc
+        batch = g.covariance_matmul(a.reshape(len(a), *(1,) * len(g.batch_shape), a.shape[-1]))  # (k, ..., n)
+        self._spread = xp.moveaxis(batch, 0, -2)  # (..., k, n): Sᵀ
+        self._gram = self._spread @ a.T
+        scale = xp.sqrt(xp.diagonal(self._gram, 0, -2, -1))
+        try:
+            root = xp.linalg.cholesky(self._gram / scale[..., :, None] / scale[..., None, :])
+        except xp.linalg.LinAlgError:
+            root = 0 * self._gram
+        pivots, k = xp.diagonal(root, 0, -2, -1), len(a)
+        if known_to_fail(pivots**2 > k * (k + 1) * _rounding_of(a)):
+            raise NotPositiveDefiniteError(
+                f"{function}: A Σ Aᵀ is singular to working precision: the Gaussian determines a combination of rows "
+                "already. Leave one out, or use float64.",
+                batch_index=(),
+                column=int(_as_array(pivots).reshape(-1, k).min(axis=0).argmin()),
+                pivot=float(pivots.min()),
+            )
+        self._half_logdet = (xp.log(in_float64(pivots)) + xp.log(in_float64(scale))).sum(-1)
+        self.mean = self.project(loc)
+
+    def __repr__(self) -> str:
+        return f"Constrained({self.gaussian!r}, {len(self.matrix)} rows)"
+
+    def project(self, z: Array) -> Array:
+        """z − S G⁻¹ (A z − e): a sample of g becomes one of this Gaussian, its mean this mean.
+
+        Done twice, so that A z = e to γ_n (|A| |z| + |e|) though G is solved with fewer digits.
+        """
+        return self._moved(self._moved(z))
+
+    def _moved(self, z: Array) -> Array:
+        gap = z @ self.matrix.T - self.values
+        weights = array_namespace(gap).linalg.solve(self._gram, gap[..., None])
+        return z - (weights * self._spread).sum(-2)
+
+    @property
+    def variance(self) -> Array:
+        """diag (Σ − S G⁻¹ Sᵀ), (..., n); zero where a node is determined.
+
+        Error: a few γ_n of Σ_ii, as a difference of two numbers of that size; never below zero.
+        """
+        xp = array_namespace(self._spread)
+        known = (self._spread * xp.linalg.solve(self._gram, self._spread)).sum(-2)
+        variance = self.gaussian.variance - known
+        return xp.where(variance > 0, variance, xp.zeros_like(variance))
+
+    def sample(self, *args: Any, **options: Any) -> Array:
+        """Samples, of the arguments that the Gaussian's own `sample` takes. Of tensors, `project(g.rsample())`."""
+        return self.project(self.gaussian.sample(*args, **options))
+
+    def log_prob(self, x: Any) -> Array:
+        """log density at x (..., n) on the subspace, by its (n − k)-dimensional volume, nats; −∞ off the subspace.
+
+            log N(x; loc, Σ) − log N(e; A loc, A Σ Aᵀ) − ½ log det A Aᵀ       [Rue & Held 2005, eq. 2.30]
+
+        A point of the subspace has |A x − e| ≤ √u (|A| |x| + |e|).
+        """
+        g, (point,) = self.gaussian._promoted("log_prob", x=x)
+        xp, a = array_namespace(point), constant_like(point, self.matrix)
+        gap = point @ a.T - self.values
+        size = abs(point) @ abs(a).T + abs(self.values)
+        level = _rounding_of(point) ** 0.5
+        volume = 0.5 * xp.linalg.slogdet(in_float64(a @ a.T))[1]
+        density = in_float64(g.log_prob(point)) - self.log_density - volume
+        there = (abs(gap) <= level * size).all(-1)
+        return in_dtype_of(xp.where(there, density, -float("inf")), point)
+
+    @property
+    def log_density(self) -> Array:
+        """log N(e; A loc, A Σ Aᵀ), nats, float64: how likely the values were before they were known."""
+        xp = array_namespace(self.matrix)
+        gap = in_float64(self.values - self.gaussian.loc @ self.matrix.T)
+        square = (gap * xp.linalg.solve(in_float64(self._gram), gap[..., None])[..., 0]).sum(-1)
+        return -0.5 * (square + len(self.matrix) * LOG_2PI) - self._half_logdet
+
+    def observe(self, nodes: Any, values: Any, variance: Any) -> Constrained:
+        """The posterior after what `GaussianGraphicalModel.observe` takes: observed first, then constrained."""
+        posterior = observation_of("observe", self.gaussian, nodes).updated("observe", self.gaussian, values, variance)
+        return Constrained(posterior, _as_array(self.matrix), self.values)
+
+    def log_evidence(self, nodes: Any, values: Any, variance: Any) -> Array:
+        """log p(y | A z = e) = log p(y) + log p(e | y) − log p(e), nats."""
+        before = self.gaussian.log_evidence(nodes, values, variance)
+        after = self.observe(nodes, values, variance).log_density
+        return in_dtype_of(in_float64(before) + after - self.log_density, before)
+
+
+def _dtype_of(design: Design) -> npt.DTypeLike:
+    return design.entries.dtype  # integers take the dtype of the Gaussian
+
+
+def _rounding_of(array: Array) -> float:
+    """u of its dtype."""
+    return float(np.finfo(str(array.dtype).removeprefix("torch.")).eps) / 2
+
+
+def _as_array(tensor: Array) -> npt.NDArray[Any]:
+    return np.asarray(tensor.detach() if hasattr(tensor, "detach") else tensor)
+
+
+def _require_rank(function: str, dense: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    """Raise unless the rows, each scaled to length 1, are linearly independent."""
+    length = np.sqrt((dense**2).sum(axis=1))
+    if not length.all():
+        raise PatternError(f"{function}: row {int(np.argmin(length))} of the matrix is zero. Leave it out.")
+    u, sigma, _ = np.linalg.svd(dense / length[:, None])
+    limit = max(dense.shape) * np.finfo(np.float64).eps
+    if len(dense) > dense.shape[1] or sigma[-1] <= limit * sigma[0]:
+        combination = u[:, -1] / length
+        rows = np.flatnonzero(abs(u[:, -1]) > 1e-8)
+        total = abs(values @ combination).max(initial=0)
+        kind = "redundant" if total <= 1e-8 * (abs(values) @ abs(combination)).max(initial=0) else "contradictory"
+        raise PatternError(
+            f"{function}: rows {', '.join(map(str, rows[:8]))} of the matrix are linearly dependent to working "
+            f"precision, and {kind}: a combination of them is zero, that of their values is {total:.3g}. Leave one out."
+        )

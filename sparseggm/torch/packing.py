@@ -1,0 +1,45 @@
+"""`Topology.pack` and `unpack` of tensors, differentiable: rules that `graph.topology` finds by the type of a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sparseggm.errors import ShapeError
+from sparseggm.graph.topology import Topology, pack_rules, unpack_rules
+from sparseggm.positivity.namespace import scatter, take
+from sparseggm.torch.border import as_tensors
+from sparseggm.torch.operators.registration import array, have_values
+
+
+@pack_rules.register(Tensor)
+def _pack(kind: Tensor, topology: Topology, precision: Any) -> Tensor:
+    """The entry that stands for two mirror images is their mean, so each has half of the gradient."""
+    function, n = f"{topology}.pack", topology.n
+    if isinstance(precision, tuple):
+        return _pack_pair(function, topology, precision)
+    (matrix,) = as_tensors(function, precision=precision)
+    if matrix.shape[-2:] != (n, n):
+        raise ShapeError(f"{function}: the precision must be (..., {n}, {n}), got {tuple(matrix.shape)}.")
+    if have_values(matrix):
+        topology.pack(array(matrix))  # refuses what is off the graph, or not symmetric
+    pattern, order = topology.precision_pattern, topology.order
+    i, j, flat = order[pattern.rows], order[pattern.cols], matrix.flatten(-2)
+    return take(flat, i * n + j) / 2 + take(flat, j * n + i) / 2
+
+
+def _pack_pair(function: str, topology: Topology, pair: tuple[Any, ...]) -> Tensor:
+    if len(pair) != 2:
+        raise ShapeError(f"{function}: a tuple must be a pair (diagonal, couplings), got {len(pair)} values.")
+    diagonal, couplings = as_tensors(function, diagonal=pair[0], couplings=pair[1])
+    topology.require_pair(tuple(diagonal.shape), tuple(couplings.shape))
+    parts = [(topology.node_positions, diagonal), (topology.edge_positions, couplings)]
+    return scatter(parts, topology.precision_pattern.nnz)  # type: ignore[no-any-return]
+
+
+@unpack_rules.register(Tensor)
+def _unpack(values: Tensor, topology: Topology) -> tuple[Tensor, Tensor]:
+    (packed,) = as_tensors(f"{topology}.unpack", values=values)
+    topology.require_packed("unpack", tuple(packed.shape))
+    return take(packed, topology.node_positions), take(packed, topology.edge_positions)

@@ -1,0 +1,93 @@
+"""`pack` and `unpack` of tensors: the values of arrays, gradients, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sparseggm as sg
+from sparseggm.torch import GaussianGraphicalModel
+from tests.torch.problems import TOPOLOGIES, gradgradcheck
+
+PACKED = [*TOPOLOGIES, sg.Star(4), sg.Graph(4, [(0, 3), (1, 2)], [3, 0, 2, 1])]
+
+
+def pair(topology: sg.Topology, *batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    sizes = topology.n, len(topology.edges)
+    diagonal, couplings = (torch.from_numpy(rng.standard_normal((*batch, size))).requires_grad_() for size in sizes)
+    return diagonal, couplings
+
+
+@pytest.mark.parametrize("topology", PACKED, ids=str)
+def test_pairs_and_matrices_of_tensors_are_packed_as_arrays_are(topology: sg.Topology) -> None:
+    diagonal, couplings = pair(topology, 2)
+    values = topology.pack((diagonal, couplings))
+    np.testing.assert_array_equal(
+        values.detach().numpy(), topology.pack((diagonal.detach().numpy(), couplings.detach().numpy()))
+    )
+    dense = torch.diag_embed(diagonal)
+    i, j = torch.from_numpy(topology.edges.T.copy())
+    dense = dense.index_put((torch.arange(2)[:, None], i, j), couplings)
+    dense = dense.index_put((torch.arange(2)[:, None], j, i), couplings)
+    torch.testing.assert_close(topology.pack(dense), values, rtol=0, atol=0)
+    for again, given in zip(topology.unpack(values), (diagonal, couplings), strict=True):
+        torch.testing.assert_close(again, given, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("topology", [topology for topology in PACKED if len(topology.edges)], ids=str)
+def test_packing_can_be_differentiated(topology: sg.Topology) -> None:
+    given = pair(topology, 2)
+    assert torch.autograd.gradcheck(lambda *both: topology.pack(both), given)
+    assert gradgradcheck(lambda *both: topology.pack(both).square(), given)
+    values = topology.pack(given).detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: topology.unpack(v), values)
+
+
+def test_mirror_images_share_the_gradient() -> None:
+    matrix = torch.tensor([[2.0, -1.0], [-1.0, 2.0]], requires_grad=True)
+    sg.Chain(2).pack(matrix)[1].backward()
+    torch.testing.assert_close(matrix.grad, torch.tensor([[0.0, 0.5], [0.5, 0.0]]))
+
+
+def test_a_dense_precision_makes_a_gaussian_whose_matrix_it_is() -> None:
+    matrix = torch.tensor([[3.0, 0, 1], [0, 3, 1], [1, 1, 3]], dtype=torch.float64, requires_grad=True)
+    star = sg.Graph(3, [(0, 2), (1, 2)])
+    q = GaussianGraphicalModel.from_precision(torch.zeros(3), precision=star.pack(matrix), topology=star)
+    torch.testing.assert_close(q.precision_matrix, matrix)
+    q.entropy().backward()
+    torch.testing.assert_close(matrix.grad, torch.where(matrix != 0, -0.5 * matrix.detach().inverse(), 0.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (torch.ones(2, 2), sg.ShapeError, "pack: the precision must be (..., 3, 3), got (2, 2)"),
+        (torch.ones(3, 3), sg.PatternError, "pack: the matrix must be zero off Chain(n=3), got 1.0 at (0, 2)"),
+        (torch.ones(3, 3).tril().triu(-1), sg.PatternError, "pack: the matrix must be symmetric, got 1.0 at"),
+        ((torch.ones(3), torch.ones(3)), sg.ShapeError, "pack: needs a diagonal (..., 3) and couplings (..., 2)"),
+        ((torch.ones(3),), sg.ShapeError, "pack: a tuple must be a pair (diagonal, couplings), got 1 values"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        sg.Chain(3).pack(given)
+
+
+def test_packed_values_of_another_length_are_refused() -> None:
+    with pytest.raises(sg.ShapeError, match=re.escape("unpack: values must end in 5, the nnz of P, got shape (4,)")):
+        sg.Chain(3).unpack(torch.ones(4))
+
+
+def test_nodes_are_those_that_are_left() -> None:
+    star = sg.Star(5)
+    q = GaussianGraphicalModel(torch.zeros(5), factor=torch.ones(9), topology=star)
+    assert q.nodes.tolist() == [0, 1, 2, 3, 4]
+    rest = q.condition([0, 2], torch.ones(2))
+    assert rest.nodes.tolist() == [1, 3, 4]
+    assert rest.marginal([2, 0]).nodes.tolist() == [4, 1]
+    assert rest.observe([0], 1.0, 1.0).expand((2,)).moved_to(torch.ones(3)).nodes.tolist() == [1, 3, 4]
