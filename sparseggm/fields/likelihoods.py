@@ -55,7 +55,7 @@ class Poisson:
 
     def __call__(self, eta: Array) -> Terms:
         xp, y = array_namespace(eta), constant_like(eta, self.counts)
-        eta = eta + xp.log(constant_like(eta, self.exposure))
+        eta = eta + xp.log(_like(eta, self.exposure))
         mean = xp.exp(eta)
         return _seen(self._seen, y * eta - mean + constant_like(eta, self._constant), y - mean, mean)
 
@@ -101,9 +101,9 @@ class NegativeBinomial:
     def __call__(self, eta: Array) -> Terms:
         # With t = log(μ / r) the terms of r alone cancel: log p = y t − (y + r) log(1 + eᵗ) + log C(y + r − 1, y).
         xp, y = array_namespace(eta), constant_like(eta, self.counts)
-        size = constant_like(eta, self.size)
+        size = _like(eta, self.size)
         constant = _gammaln(y + size) - _gammaln(size) - constant_like(eta, scipy.special.gammaln(self.counts + 1.0))
-        t = eta + xp.log(constant_like(eta, self.exposure)) - xp.log(size)
+        t = eta + xp.log(_like(eta, self.exposure)) - xp.log(size)
         chance, total = _logistic(t), y + size
         log_prob = y * t - total * softplus(t) + constant
         return _seen(self._seen, log_prob, y - total * chance, total * chance * _logistic(-t))
@@ -120,7 +120,7 @@ class Normal:
         require_positive("Normal", variance=self.variance)
 
     def __call__(self, eta: Array) -> Terms:
-        xp, variance = array_namespace(eta), constant_like(eta, self.variance)
+        xp, variance = array_namespace(eta), _like(eta, self.variance)
         error = constant_like(eta, self.values) - eta
         log_prob = -0.5 * (error**2 / variance + xp.log(2 * math.pi * variance))
         return _seen(self._seen, log_prob, error / variance, 1 / variance + 0 * eta)
@@ -216,6 +216,16 @@ def _counts(function: str, name: str, values: npt.ArrayLike) -> tuple[FloatArray
         k = tuple(int(axis) for axis in np.argwhere(bad)[0])
         raise NonFiniteError(f"{function}: {name} must be nonnegative integers, or NaN, got {counts[k]:g} at {k}.")
     return counts, seen
+
+
+def _like(eta: Array, parameter: Array) -> Array:
+    """A parameter, of the kind of η."""
+    if is_tensor(parameter) and not is_tensor(eta):
+        raise DTypeError(
+            "laplace: the likelihood has a tensor as a parameter, but the prior is of arrays. Give the prior's model a "
+            "tensor too, as prior(torch.tensor(1.0), …)."
+        )
+    return constant_like(eta, parameter)
 
 
 def _logistic(x: Array) -> Array:

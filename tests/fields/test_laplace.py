@@ -250,6 +250,8 @@ def test_likelihoods_refuse_what_they_cannot_have_seen() -> None:
     with pytest.raises(TypeError, match="arrays need gradient"):
         fields.laplace(PRIOR, fields.CustomLikelihood(lambda eta: -(eta**2)))
     tensors = fields.CAR(GRID).prior(torch.tensor(1.0).double(), 0.5)
+    with pytest.raises(DTypeError, match="the likelihood has a tensor as a parameter, but the prior is of arrays"):
+        fields.laplace(PRIOR, fields.NegativeBinomial(COUNTS, torch.tensor(2.0)))
     with pytest.raises(ValueError, match="its own η_i alone"):
         fields.laplace(tensors, fields.CustomLikelihood(lambda eta: -((eta + eta.roll(1, -1)) ** 2)))
     with pytest.raises(ShapeError, match=r"log_prob must give \(..., 12\)"):
