@@ -107,7 +107,7 @@ def shrinkage_limits(topology: sg.Topology, s: Array) -> dict[str, Array]:
 
 def packed(topology: sg.Topology, diagonal: float, couplings: Array) -> Array:
     """Values (..., nnz) with one number on the diagonal."""
-    return topology.pack((np.full((*couplings.shape[:-1], topology.n), diagonal), couplings))
+    return np.asarray(topology.pack((np.full((*couplings.shape[:-1], topology.n), diagonal), couplings)))
 
 
 def kl(topology: sg.Topology, first: Array, second: Array) -> Array:
@@ -164,7 +164,7 @@ def project(topology: sg.Topology, model: Array, divergence: Callable[[Array, Ar
         scipy.optimize.minimize(objective, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         for x in starts
     ]
-    return topology.pack(precision(min(found, key=lambda result: float(result.fun)).x))
+    return np.asarray(topology.pack(precision(min(found, key=lambda result: float(result.fun)).x)))
 
 
 # ---------------------------------------------------------------------- what is written

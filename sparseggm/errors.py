@@ -49,6 +49,10 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
         self.pivot = pivot
 
 
+class NotConvergedError(ArithmeticError):
+    """An iteration ended before its result was as exact as promised; the message says how far it came."""
+
+
 def in_batch(batch_index: tuple[int, ...]) -> str:
     """The end of a message that names the batch element; empty without batch axes."""
     return f", batch element {batch_index}" if batch_index else ""

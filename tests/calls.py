@@ -70,6 +70,8 @@ def calls(topology: Any) -> dict[str, Call]:
         Call("colorize", g.colorize, {"eps": VECTOR}),
         Call("condition", lambda g, **v: g.condition(NODES, **v), pair),
         Call("observe", lambda g, **v: g.observe(NODES, **v), {**pair, "variance": np.array([1.0, 2.0])}),
+        Call("log_evidence", lambda g, **v: g.log_evidence(NODES, **v), {**pair, "variance": np.array([1.0, 2.0])}),
+        Call("covariance_matmul", g.covariance_matmul, {"x": VECTOR}),
     )
     return {call.name: call for call in rows}
 

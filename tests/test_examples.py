@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import sparseggm as sg
 from examples import cone
+from tests.gaussian.test_nile import NILE
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = cone.Settings(side=2, models=3, fractions=(0.5, 0.9), seed=1)
@@ -63,3 +65,63 @@ def test_the_documented_losses_are_those_of_the_measurement() -> None:
             assert found, row["way"]
             for name in ("KL(q||p)", "KL(p||q)"):
                 assert f"{row[f'{name}, nats']['mean']:.4f}" in found[1]
+
+
+# ---------------------------------------------------------------------- Gaussian fields
+
+
+def documented(name: str) -> dict[str, Any]:
+    numbers: dict[str, Any] = json.loads((ROOT / f"docs/images/{name}.json").read_text())
+    return numbers
+
+
+def assert_numbers(found: dict[str, Any], expected: dict[str, Any], rel: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, float):
+            assert found[name] == pytest.approx(value, rel=rel), name
+
+
+def test_the_nile_is_that_of_the_documentation(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is optional")
+    nile = pytest.importorskip("examples.nile")
+    assert_numbers(nile.run(tmp_path), documented("nile"), rel=1e-3)
+    assert (tmp_path / "nile.png").stat().st_size > 10_000
+    np.testing.assert_array_equal(nile.NILE, NILE)
+
+
+def test_the_lip_cancer_data_are_the_published_ones() -> None:
+    """Cases and expected cases both sum to 536; the graph is symmetric, with 264 neighbours [Clayton & Kaldor 1987]."""
+    pytest.importorskip("torch", reason="torch is optional")
+    lip_cancer = pytest.importorskip("examples.lip_cancer")
+    assert lip_cancer.COUNTS.sum() == 536
+    assert lip_cancer.EXPECTED.sum() == pytest.approx(536, abs=1)
+    assert len(lip_cancer.OUTDOORS) == 56
+    near = lip_cancer.NEIGHBOURS
+    assert all(i + 1 in near[j - 1] for i, row in enumerate(near) for j in row)
+    assert sum(map(len, near)) == 2 * len(lip_cancer.districts().edges) == 264
+
+
+def test_lip_cancer_is_that_of_the_documentation(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is optional")
+    lip_cancer = pytest.importorskip("examples.lip_cancer")
+    assert_numbers(lip_cancer.run(tmp_path), documented("lip_cancer"), rel=1e-3)
+    assert (tmp_path / "lip_cancer.png").stat().st_size > 10_000
+
+
+def test_a_field_on_a_mesh_recovers_what_was_simulated(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is optional")
+    mesh_field = pytest.importorskip("examples.mesh_field")
+    found = mesh_field.run(mesh_field.Settings(nodes=400, observations=200, range=0.5), tmp_path)
+    assert 0.2 < found["range"] < 1.2
+    assert 0.4 < found["sd"] < 2.5
+    assert 0.1 < found["noise"] < 0.25
+    assert 0.8 < found["part of the field within 95 % intervals"] <= 1
+    assert (tmp_path / "mesh_field.png").stat().st_size > 10_000
+
+
+def test_a_field_on_a_lattice_is_within_its_intervals(tmp_path: Path) -> None:
+    lattice_field = pytest.importorskip("examples.lattice_field")
+    found = lattice_field.run(lattice_field.Settings(side=32, range=10.0), tmp_path)
+    assert 0.9 < found["part of the field within 95 % intervals"] < 0.99
+    assert (tmp_path / "lattice_field.png").stat().st_size > 10_000

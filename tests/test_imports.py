@@ -101,7 +101,19 @@ FLOORS = {
         "scipy_adapter",
     ),
     "geometry": ("kinds", "projection", "mixtures", "distances", "fisher", "conversions"),
-    "fields": ("constraints", "intrinsic"),
+    "fields": (
+        "constraints",
+        "intrinsic",
+        "parameters",
+        "state_space",
+        "autoregression",
+        "areal",
+        "elements",
+        "matern",
+        "kronecker",
+        "likelihoods",
+        "laplace",
+    ),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -129,6 +141,7 @@ FLOORS = {
         "potentials",
         "factored",
         "distribution",
+        "field_models",
         "divergences",
         "observed",
         "grey_levels",

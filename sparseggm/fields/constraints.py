@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sparseggm.errors import NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian.designs import Design
 from sparseggm.gaussian.linear import LOG_2PI, Gaussian, observation_of
+from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_dtype_of, in_float64, known_to_fail
 
 
@@ -48,6 +49,7 @@ class Constrained:
         if tuple(e.shape[-1:]) not in ((), (1,), design.shape[:1]):
             raise ShapeError(f"{function}: values must broadcast to (..., {len(dense)}), got shape {tuple(e.shape)}.")
         self.matrix, self.values = a, array_namespace(e).broadcast_to(e, (*e.shape[:-1], len(dense)))
+        checks.broadcast(function, values=tuple(self.values.shape[:-1]), gaussian=tuple(g.batch_shape))
         _require_rank(function, dense, _as_array(self.values))
         self._prepare(function)
 

@@ -23,6 +23,7 @@ from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.pattern import FloatArray, IntArray
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
+from sparseggm.linalg.checks import Shape
 from sparseggm.promotion import constant, promoted
 
 
@@ -72,6 +73,11 @@ class IntrinsicGaussian:
     def graph(self) -> Topology:
         """The graph of P: `topology`."""
         return self.topology
+
+    @property
+    def batch_shape(self) -> Shape:
+        """Batch axes of P."""
+        return self.precision.shape[:-1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -216,7 +222,7 @@ class IntrinsicGaussian:
         bad = eigenvalues[..., 0] <= level
         if bad.any():
             batch = tuple(int(axis) for axis in np.argwhere(bad)[0])
-            direction = self.null @ (vectors[(*batch, slice(None), 0)] / scale[batch])
+            direction = self.null @ (vectors[batch][:, 0] / scale[batch])
             raise ImproperError(
                 f"{function}: nothing determines {self._in_words(direction)}{in_batch(batch)}. Observe a node there, "
                 "or use a proper prior."
@@ -224,9 +230,9 @@ class IntrinsicGaussian:
 
     def _in_words(self, direction: FloatArray) -> str:
         """The direction by its largest components."""
-        direction = direction / direction[np.argmax(abs(direction))]
-        nodes = np.flatnonzero(abs(direction) > 1e-6)
-        named = ", ".join(f"{direction[node]:.3g} at node {node}" for node in nodes[:4])
+        largest = direction[np.argmax(abs(direction))]
+        nodes = np.flatnonzero(abs(direction) > 1e-6 * abs(largest))
+        named = ", ".join(f"{direction[node] / largest:.3g} at node {node}" for node in nodes[:4])
         return f"the direction {named}{', …' if len(nodes) > 4 else ''}"
 
 
@@ -235,4 +241,4 @@ def parts_of(topology: Topology) -> FloatArray:
     i, j = topology.edges.T
     adjacency = scipy.sparse.coo_array((np.ones(len(i), np.int8), (i, j)), (topology.n, topology.n))
     count, label = connected_components(adjacency, directed=False)
-    return np.equal.outer(label, np.arange(count)).astype(np.float64)
+    return np.asarray(label[:, None] == np.arange(count), np.float64)

@@ -16,6 +16,7 @@ from sparseggm.graph.graphs import Graph, union
 from sparseggm.graph.joint import has_edges_of
 from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, constant_like, known, segment_sum, take
 
 
@@ -121,6 +122,7 @@ class Gram:
             raise ShapeError(f"{function}: {name} must end in {size}, got shape {tuple(x.shape)}.")
         a = constant_like(x, self.entries if entries is None else entries)
         self._require_entries(function, a)
+        checks.broadcast(function, **{name: tuple(x.shape[:-1]), "entries": tuple(a.shape[:-1])})
         return x, a
 
     def _require_entries(self, function: str, entries: Array) -> None:

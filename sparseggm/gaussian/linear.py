@@ -22,6 +22,7 @@ from sparseggm.gaussian.potentials import gathered
 from sparseggm.graph.derived import derived
 from sparseggm.graph.joint import joint_graph
 from sparseggm.graph.pattern import as_pairs
+from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import (
     Array,
     array_namespace,
@@ -210,11 +211,14 @@ class LinearObservation(Gram):
         if self.noise is None:
             prior, (y, a, v) = prior._promoted(function, **given, variance=variance)
             v = self._for_each(function, "variance", v)
+            beside = {"variance": v}
         else:
             self._require_gaussian(function, "variance", variance, self.shape[0])
             prior, (y, a, noise_loc) = prior._promoted(function, **given, noise=variance.loc)
+            beside = {"noise": noise_loc}
         self._require_entries(function, a)
         y = self._for_each(function, "values", y)
+        _require_common_batch(function, prior, values=y, entries=a, **beside)
         if self.noise is None:
             y, weights, logdet, count = _independent(function, y, v, missing)
         else:
@@ -236,6 +240,7 @@ class LinearObservation(Gram):
         self._require_gaussian(function, "g", g, self.shape[1])
         g, (a,) = g._promoted(function, entries=self.entries if entries is None else entries)
         self._require_entries(function, a)
+        _require_common_batch(function, g, entries=a)
         return g, a
 
     def _require_gaussian(self, function: str, name: str, g: Any, n: int) -> None:
@@ -269,6 +274,11 @@ def is_linear(observed: Any) -> bool:
     return isinstance(observed, LinearObservation) or scipy.sparse.issparse(observed)
 
 
+def _require_common_batch(function: str, g: Gaussian, **arrays: Array) -> None:
+    shapes = {name: tuple(array.shape[:-1]) for name, array in arrays.items()}
+    checks.broadcast(function, **shapes, gaussian=tuple(g.batch_shape))
+
+
 def _independent(function: str, y: Array, variance: Array, missing: Any | None) -> tuple[Array, Array, Array, Array]:
     """Values, weights 1/variance, the sum of their logarithms, and their number: of what is there."""
     xp = array_namespace(y)
@@ -279,6 +289,8 @@ def _independent(function: str, y: Array, variance: Array, missing: Any | None) 
                 f"{function}: missing must be booleans that end in {y.shape[-1]}, got {absent.dtype} of shape "
                 f"{tuple(absent.shape)}."
             )
+        shapes = {"values": y.shape[:-1], "variance": variance.shape[:-1], "missing": absent.shape[:-1]}
+        checks.broadcast(function, **{name: tuple(shape) for name, shape in shapes.items()})
         y, variance = xp.where(absent, 0.0, y), xp.where(absent, math.inf, variance)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         weights = 1.0 / variance

@@ -13,7 +13,13 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from sparseggm.torch import fields, geometry, ops, packing  # noqa: F401  packing adds its rules
+from sparseggm.torch import (  # noqa: F401  field_models and packing add rules
+    field_models,
+    fields,
+    geometry,
+    ops,
+    packing,
+)
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.divergences import kl_terms, sample_and_kl
 from sparseggm.torch.errors import NotPositiveDefiniteError

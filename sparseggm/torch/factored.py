@@ -56,6 +56,8 @@ class FactoredDistribution(Distribution):
     topology: Topology
     factor_pattern: Pattern
     """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
+    _given: Tensor | None = None
+    """P, where that was given."""
     is_on_topology: bool
     """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
     _nodes: IntArray | None = None
@@ -96,7 +98,9 @@ class FactoredDistribution(Distribution):
         factor = factorised(
             pattern, precision, lambda failure: factored.named_by_node(failure, topology, array(precision), function)
         )
-        return cls._of(function, loc, factor, topology, pattern.filled(), validate_args, is_on_topology=True)
+        made = cls._of(function, loc, factor, topology, pattern.filled(), validate_args, is_on_topology=True)
+        made._given = precision.clone()  # the caller may write into its own
+        return made
 
     def _solved(self) -> Tensor:
         """P⁻¹ loc: the mean, if loc was the information vector."""
@@ -237,7 +241,13 @@ class FactoredDistribution(Distribution):
     @property
     @tells()
     def precision(self) -> Tensor:
-        """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor. Cost: one Gram product."""
+        """(..., nnz) values of P on `graph.precision_pattern`; batch axes of the factor.
+
+        As given to `from_precision` and the like; else L Lᵀ, at the cost of a Gram product, which has dense columns
+        where L has fill.
+        """
+        if self._given is not None:
+            return self._given
         on, product = self.graph.precision_pattern, self.factor_pattern.gram()
         values = ops.gram(self.factor_pattern, self._factor)
         return values if on is product else values.index_select(-1, index(on.positions_in(product), values))

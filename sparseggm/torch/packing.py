@@ -26,7 +26,7 @@ def _pack(kind: Tensor, topology: Topology, precision: Any) -> Tensor:
         topology.pack(array(matrix))  # refuses what is off the graph, or not symmetric
     pattern, order = topology.precision_pattern, topology.order
     i, j, flat = order[pattern.rows], order[pattern.cols], matrix.flatten(-2)
-    return take(flat, i * n + j) / 2 + take(flat, j * n + i) / 2
+    return take(flat, i * n + j) / 2 + take(flat, j * n + i) / 2  # type: ignore[no-any-return]
 
 
 def _pack_pair(function: str, topology: Topology, pair: tuple[Any, ...]) -> Tensor:

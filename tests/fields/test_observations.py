@@ -471,6 +471,18 @@ def test_a_failure_names_the_node() -> None:
         GaussianGraphicalModel.from_precision(np.zeros(4), precision=precision, topology=PLAN.topology)
 
 
+def test_batches_that_do_not_broadcast_are_named() -> None:
+    two = GaussianGraphicalModel(np.zeros((2, 4)), factor=G.factor, topology=Chain(4))
+    with pytest.raises(
+        ShapeError, match=r"^LinearObservation\.posterior: batch axes must broadcast, got .*\(2,\) of gau"
+    ):
+        PLAN.posterior(two, np.zeros((3, 2)), 1.0)
+    with pytest.raises(ShapeError, match=r"^LinearObservation\.gram: batch axes must broadcast, got .* of entries"):
+        PLAN.gram(np.ones((2, 2)), np.ones((3, 3)))
+    with pytest.raises(ShapeError, match=r"batch axes must broadcast, got .* of missing"):
+        PLAN.posterior(G, np.zeros((3, 2)), 1.0, missing=np.zeros((2, 2), bool))
+
+
 def test_vectors_and_weights_of_other_lengths_are_refused() -> None:
     for name, message in (("matmul", "x must end in 4"), ("matmul_t", "y must end in 2"), ("gram", "weights must end")):
         with pytest.raises(ShapeError, match=f"^LinearObservation.{name}: {message}"):

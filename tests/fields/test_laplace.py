@@ -1,0 +1,272 @@
+"""The Laplace approximation: exact for a Gaussian likelihood, else against dense optimisation and differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import torch
+
+import sparseggm as sg
+from sparseggm import fields
+from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, NotConvergedError, ShapeError
+from tests.fields.test_spatial import dense, laplacian, mesh
+from tests.fields.test_state_space import dense_precision
+from tests.numerics import Array
+
+RNG = np.random.default_rng(0)
+GRID = sg.Grid(3, 4)
+PRIOR = fields.CAR(GRID).prior(1.5, 0.9, 0.3)
+COUNTS = RNG.poisson(3.0, 12).astype(float)
+EXPOSURE = RNG.uniform(0.5, 3.0, 12)
+TRIALS = RNG.integers(1, 9, 12)
+HITS = RNG.binomial(TRIALS, 0.4)
+
+LIKELIHOODS: dict[str, tuple[fields.Likelihood, Callable[[Array], Array]]] = {
+    "poisson": (
+        fields.Poisson(COUNTS, EXPOSURE),
+        lambda eta: scipy.stats.poisson.logpmf(COUNTS, EXPOSURE * np.exp(eta)),
+    ),
+    "binomial": (
+        fields.Binomial(HITS, TRIALS),
+        lambda eta: scipy.stats.binom.logpmf(HITS, TRIALS, 1 / (1 + np.exp(-eta))),
+    ),
+    "negative binomial": (
+        fields.NegativeBinomial(COUNTS, 2.5, EXPOSURE),
+        lambda eta: scipy.stats.nbinom.logpmf(COUNTS, 2.5, 2.5 / (2.5 + EXPOSURE * np.exp(eta))),
+    ),
+    "normal": (fields.Normal(COUNTS, 0.7), lambda eta: scipy.stats.norm.logpdf(COUNTS, eta, math.sqrt(0.7))),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_terms_are_scipys_and_their_derivatives(name: str) -> None:
+    likelihood, expected = LIKELIHOODS[name]
+    eta, h = RNG.standard_normal(12), 1e-4
+    terms = likelihood(eta)
+    low, high = likelihood(eta - h), likelihood(eta + h)
+    np.testing.assert_allclose(terms.log_prob, expected(eta), rtol=1e-12)
+    np.testing.assert_allclose(terms.gradient, (high.log_prob - low.log_prob) / (2 * h), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(terms.curvature, -(high.gradient - low.gradient) / (2 * h), rtol=1e-6, atol=1e-6)
+    for term, of_tensors in zip(terms, likelihood(torch.tensor(eta)), strict=True):
+        np.testing.assert_allclose(of_tensors, term, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_mode_is_scipys(name: str) -> None:
+    likelihood, log_prob = LIKELIHOODS[name]
+    P = dense_precision(PRIOR)
+
+    def loss(z: Array) -> float:
+        return float(-log_prob(z).sum() + 0.5 * (z - PRIOR.loc) @ P @ (z - PRIOR.loc))
+
+    found = fields.laplace(PRIOR, likelihood)
+    best = scipy.optimize.minimize(loss, PRIOR.loc, method="BFGS", options={"gtol": 1e-8})
+    np.testing.assert_allclose(found.posterior.loc, best.x, atol=1e-6)
+    assert loss(found.posterior.loc) <= best.fun + 1e-12
+    W = likelihood(found.posterior.loc).curvature
+    np.testing.assert_allclose(dense_precision(found.posterior), P + np.diag(W), rtol=1e-12, atol=1e-12)
+    logdets = np.linalg.slogdet(P)[1] - np.linalg.slogdet(P + np.diag(W))[1]
+    assert found.log_evidence == pytest.approx(-loss(found.posterior.loc) + 0.5 * logdets, rel=1e-11)
+
+
+def test_with_a_gaussian_likelihood_it_is_the_exact_posterior() -> None:
+    field = fields.Matern(mesh(80))
+    prior = field.prior(0.4, 1.2)
+    corners = field.domain.triangles[:30]
+    plan = fields.LinearObservation(field.topology, field.projector(field.domain.points[corners].mean(1)))
+    y = RNG.standard_normal(30)
+    found = fields.laplace(prior, fields.Normal(y, 0.1), plan)
+    exact = plan.posterior(prior, y, 0.1)
+    assert found.steps <= 2
+    np.testing.assert_allclose(found.posterior.loc, exact.loc, atol=1e-9)
+    np.testing.assert_allclose(found.posterior.variance, exact.variance, rtol=1e-9)
+    assert found.log_evidence == pytest.approx(float(plan.log_evidence(prior, y, 0.1)), rel=1e-10)
+    np.testing.assert_allclose(
+        found.observation.predictive(found.posterior).mean, plan.predictive(exact).mean, atol=1e-9
+    )
+
+
+def test_a_missing_count_says_nothing() -> None:
+    counts = COUNTS.copy()
+    counts[[2, 7]] = np.nan
+    seen = np.flatnonzero(~np.isnan(counts))
+    A = np.eye(12)[seen]
+    found = fields.laplace(PRIOR, fields.Poisson(counts, EXPOSURE))
+    fewer = fields.laplace(PRIOR, fields.Poisson(counts[seen], EXPOSURE[seen]), fields.LinearObservation(GRID, A))
+    assert found.log_evidence == pytest.approx(float(fewer.log_evidence), rel=1e-12)
+    np.testing.assert_allclose(found.posterior.loc, fewer.posterior.loc, atol=1e-10)
+
+
+def test_each_element_of_a_batch_is_a_problem_of_its_own() -> None:
+    prior = fields.CAR(GRID).prior([[0.5], [2.0]], 0.9)
+    counts = RNG.poisson(3.0, (3, 12))
+    found = fields.laplace(prior, fields.Poisson(counts, EXPOSURE))
+    assert found.log_evidence.shape == (2, 3)
+    for i, j in np.ndindex(2, 3):
+        alone = fields.laplace(fields.CAR(GRID).prior([0.5, 2.0][i], 0.9), fields.Poisson(counts[j], EXPOSURE))
+        assert found.log_evidence[i, j] == pytest.approx(float(alone.log_evidence), rel=1e-11)
+
+
+def test_far_starts_end_at_the_same_mode() -> None:
+    likelihood = LIKELIHOODS["poisson"][0]
+    near = fields.laplace(PRIOR, likelihood)
+    for start in (-30.0, 30.0):
+        far = fields.laplace(PRIOR, likelihood, start=np.full(12, start))
+        np.testing.assert_allclose(far.posterior.loc, near.posterior.loc, atol=1e-9)
+
+
+def test_an_intrinsic_prior_gives_its_posterior_and_its_evidence() -> None:
+    """The density of `log_prob` has volume across the null space: ½ log 2π VᵀV beside the diffuse evidence."""
+    walk = fields.IntrinsicGaussian(
+        sg.Chain(9).pack((np.array([1.0, *[2.0] * 7, 1.0]), -np.ones(8))), topology=sg.Chain(9)
+    )
+    y = RNG.standard_normal(9)
+    found = fields.laplace(walk, fields.Normal(y, 0.4))
+    exact = walk.observe(np.arange(9), y, 0.4)
+    np.testing.assert_allclose(found.posterior.loc, exact.loc, atol=1e-10)
+    diffuse = float(walk.log_evidence(np.arange(9), y, 0.4))
+    assert found.log_evidence == pytest.approx(diffuse + 0.5 * math.log(2 * math.pi * 9), rel=1e-10)
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def evidence(theta: torch.Tensor) -> torch.Tensor:
+    prior = fields.CAR(GRID).prior(theta[0].exp(), theta[1].tanh(), theta[2])
+    return fields.laplace(prior, fields.NegativeBinomial(COUNTS, theta[3].exp(), EXPOSURE)).log_evidence
+
+
+def test_the_gradient_of_the_evidence_is_that_of_differences() -> None:
+    theta = torch.tensor([0.2, 1.0, 0.3, 0.8], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(evidence, (theta,), eps=1e-5, atol=1e-7)
+
+
+def test_the_gradient_of_the_mode_is_the_implicit_functions() -> None:
+    def mode(theta: torch.Tensor) -> torch.Tensor:
+        prior = fields.CAR(GRID).prior(theta[0].exp(), theta[1].tanh(), theta[2])
+        result: torch.Tensor = fields.laplace(prior, fields.Poisson(COUNTS, EXPOSURE)).posterior.loc
+        return result
+
+    theta = torch.tensor([0.2, 1.0, 0.3], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mode, (theta,), eps=1e-5, atol=1e-7)
+
+
+def test_a_likelihood_of_ones_own_by_autograd_is_the_built_in_one() -> None:
+    y, E = torch.tensor(COUNTS), torch.tensor(EXPOSURE)
+
+    def both(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        prior = fields.CAR(GRID).prior(theta[0].exp(), theta[1].tanh(), theta[2])
+        own = fields.CustomLikelihood(lambda eta: y * (eta + E.log()) - E * eta.exp() - (y + 1).lgamma())
+        given = fields.laplace(prior, fields.Poisson(COUNTS, EXPOSURE)).log_evidence
+        return fields.laplace(prior, own).log_evidence, given
+
+    theta = torch.tensor([0.2, 1.0, 0.3], dtype=torch.float64, requires_grad=True)
+    own, given = both(theta)
+    assert own.item() == pytest.approx(given.item(), rel=1e-12)
+    np.testing.assert_allclose(
+        *(torch.autograd.grad(each, theta, retain_graph=True)[0] for each in (own, given)), rtol=1e-9
+    )
+
+
+# ---------------------------------------------------------------------- BYM2
+
+
+def dense_evidence(y: Array, X: Array, S: Array) -> float:
+    """log ∫ N(y; X β, S) dβ, flat β."""
+    K = np.linalg.inv(S)
+    H = X.T @ K @ X
+    beta = np.linalg.solve(H, X.T @ K @ y)
+    r = y - X @ beta
+    k = len(y) - X.shape[1]
+    logdets = np.linalg.slogdet(S)[1] + np.linalg.slogdet(H)[1]
+    return float(-0.5 * (r @ K @ r + logdets + k * math.log(2 * math.pi)))
+
+
+def test_the_evidence_of_bym2_is_that_of_its_dense_definition() -> None:
+    """β₀ + X β + N(0, sd² ((1 − mix) I + mix Q⁻ / s)), with Σ u = 0 and flat effects."""
+    D, W = laplacian(GRID, np.ones(len(GRID.edges)))
+    covariate, y = RNG.standard_normal((12, 1)), RNG.standard_normal(12)
+    model = fields.BYM2(GRID, covariate)
+    plan = fields.LinearObservation(model.topology, model.matrix)
+    X = np.hstack([np.ones((12, 1)), covariate])
+    for sd, mix in ((0.7, 0.3), (1.4, 0.95), (2.0, 0.01)):
+        spatial = np.linalg.pinv(D - W)
+        spatial /= np.exp(np.log(np.diag(spatial)).mean())
+        S = sd**2 * ((1 - mix) * np.eye(12) + mix * spatial) + 0.5 * np.eye(12)
+        found = fields.laplace(model.prior(sd, mix), fields.Normal(y, 0.5), plan)
+        assert found.log_evidence == pytest.approx(dense_evidence(y, X, S), rel=1e-9)
+        K = np.linalg.inv(S)
+        effects = np.linalg.solve(X.T @ K @ X, X.T @ K @ y)
+        assert found.posterior.loc[-1] == pytest.approx(effects[1], rel=1e-9)
+        assert found.posterior.variance[-1] == pytest.approx(np.linalg.inv(X.T @ K @ X)[1, 1], rel=1e-9)
+
+
+def test_gradients_of_bym2() -> None:
+    model = fields.BYM2(GRID, np.linspace(0, 1, 12)[:, None])
+    plan = fields.LinearObservation(model.topology, model.matrix)
+
+    def loss(theta: torch.Tensor) -> torch.Tensor:
+        prior = model.prior(theta[0].exp(), theta[1].sigmoid())
+        return fields.laplace(prior, fields.Poisson(COUNTS, EXPOSURE), plan).log_evidence
+
+    theta = torch.tensor([-0.5, 0.4], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (theta,), eps=1e-5, atol=1e-7)
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+def test_a_mode_that_is_not_reached_says_how_far_it_came() -> None:
+    with pytest.raises(NotConvergedError, match=r"not reached in 1 steps: log-density -\d.*nats below it.*max_steps"):
+        fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], max_steps=1)
+    wrong = fields.CustomLikelihood(lambda eta: -(eta**2), lambda eta: 2 * eta, lambda eta: 2 + 0 * eta)
+    with pytest.raises(NotConvergedError, match=r"since step \d+ gains nothing.*may not be its own"):
+        fields.laplace(PRIOR, wrong)
+
+
+def test_a_start_without_a_likelihood_is_refused() -> None:
+    with pytest.raises(NonFiniteError, match=r"finite at the start, got -inf\. Give start="):
+        fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], start=np.full(12, 1e3))
+
+
+def test_likelihoods_refuse_what_they_cannot_have_seen() -> None:
+    with pytest.raises(NonFiniteError, match=r"Poisson: counts must be nonnegative integers, or NaN, got -1 at \(1,\)"):
+        fields.Poisson([0, -1])
+    with pytest.raises(NonFiniteError, match=r"got 1\.5"):
+        fields.Binomial([1.5], 3)
+    with pytest.raises(ValueError, match=r"at most trials, got 4 at \(0,\)"):
+        fields.Binomial([4], [3])
+    with pytest.raises(NonPositiveError, match="size must be positive"):
+        fields.NegativeBinomial([1], 0.0)
+    with pytest.raises(DTypeError, match="counts must be numbers"):
+        fields.Poisson(["one"])
+    with pytest.raises(TypeError, match="needs gradient and curvature, or neither"):
+        fields.CustomLikelihood(lambda eta: eta, lambda eta: eta)
+    with pytest.raises(TypeError, match="arrays need gradient"):
+        fields.laplace(PRIOR, fields.CustomLikelihood(lambda eta: -(eta**2)))
+    tensors = fields.CAR(GRID).prior(torch.tensor(1.0).double(), 0.5)
+    with pytest.raises(DTypeError, match="the likelihood has a tensor as a parameter, but the prior is of arrays"):
+        fields.laplace(PRIOR, fields.NegativeBinomial(COUNTS, torch.tensor(2.0)))
+    with pytest.raises(ValueError, match="its own η_i alone"):
+        fields.laplace(tensors, fields.CustomLikelihood(lambda eta: -((eta + eta.roll(1, -1)) ** 2)))
+    with pytest.raises(ShapeError, match=r"log_prob must give \(..., 12\)"):
+        fields.laplace(tensors, fields.CustomLikelihood(lambda eta: -(eta**2).sum(-1)))
+
+
+def test_what_is_no_prior_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"prior must be a GaussianGraphicalModel.*, got ndarray"):
+        fields.laplace(np.eye(3), LIKELIHOODS["poisson"][0])
+    with pytest.raises(ShapeError, match="start must end in 12"):
+        fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], start=np.zeros(3))
+    with pytest.raises(ShapeError, match="observation must be of 12 nodes"):
+        fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], fields.LinearObservation(sg.Chain(3), np.eye(3)))
+
+
+def test_the_dense_helper_agrees_with_the_topology() -> None:
+    packed = fields.CAR(GRID).precision(1.0, 0.5)
+    np.testing.assert_array_equal(dense(GRID, packed), dense(GRID, packed).T)
