@@ -97,7 +97,17 @@ FLOORS = {
         "storage",
         "scipy_adapter",
     ),
-    "geometry": ("kinds", "projection", "mixtures", "distances", "fisher", "conversions"),
+    "geometry": (
+        "kinds",
+        "projection",
+        "mixtures",
+        "distances",
+        "fisher",
+        "conversions",
+        "symmetric",
+        "centroids",
+        "transport",
+    ),
     "precompile": (),
     "": (),  # sparseggm/__init__.py
     "torch": (
@@ -123,6 +133,7 @@ FLOORS = {
         "border",
         "potentials",
         "factored",
+        "estimation",
         "distribution",
         "divergences",
         "observed",
