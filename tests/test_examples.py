@@ -125,3 +125,23 @@ def test_a_field_on_a_lattice_is_within_its_intervals(tmp_path: Path) -> None:
     found = lattice_field.run(lattice_field.Settings(side=32, range=10.0), tmp_path)
     assert 0.9 < found["part of the field within 95 % intervals"] < 0.99
     assert (tmp_path / "lattice_field.png").stat().st_size > 10_000
+
+
+def test_the_logistic_regression_writes_its_figure_and_its_numbers(tmp_path: Path) -> None:
+    """Of four features a tree is nearly all: each graph has a larger ELBO, and the full Gaussian agrees with HMC."""
+    for package in ("torch", "sklearn", "matplotlib"):
+        pytest.importorskip(package, reason=f"{package} is optional")
+    from examples import logistic_regression
+
+    tiny = logistic_regression.Settings(features=4, train=100, edges_a_node=1, steps=100, adam_steps=1000, draws=500)
+    result = logistic_regression.run(tiny, tmp_path)
+    assert (tmp_path / "logistic_regression.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "logistic_regression.json").read_text()) == json.loads(json.dumps(result))
+    bounds = [row["ELBO, nats"] for row in result["posteriors"].values()]
+    diagonal, tree, graph, full, by_adam = bounds
+    assert diagonal < tree <= graph + 1e-9
+    assert graph <= full + 1e-9
+    assert by_adam == pytest.approx(full, abs=0.02)
+    assert result["HMC"]["R̂"] < 1.02
+    assert result["posteriors"]["full"]["error of means"] < 0.1
+    assert result["posteriors"]["full"]["standard deviations over HMC's"] == pytest.approx(1.0, abs=0.1)

@@ -66,8 +66,7 @@ class FactoredGaussian:
         """
         function = f"{cls.__name__}.from_factor"
         require_topology(function, topology)
-        checks.require_pattern(function, pattern)
-        _require_graph(function, topology, pattern)
+        require_graph(function, topology, pattern)
         loc, factor = promoted(function, loc=loc, factor=factor)
         return cls._made(function, constant(loc), constant(factor), topology, pattern)
 
@@ -273,8 +272,9 @@ def _factorised(function: str, topology: Topology, precision: FloatArray, **vect
         raise named_by_node(failure, topology, precision, function) from None
 
 
-def _require_graph(function: str, topology: Topology, pattern: Pattern) -> None:
+def require_graph(function: str, topology: Topology, pattern: Pattern) -> None:
     """Raise unless an L on the pattern allows L Lᵀ to be nonzero on the whole graph."""
+    checks.require_pattern(function, pattern)
     if pattern.n != topology.n:
         raise PatternError(f"{function}: pattern must be one of {topology.n} nodes, as {topology}, got {pattern!r}.")
     ends = topology.inverse_order[topology.edges]

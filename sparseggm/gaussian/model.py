@@ -21,6 +21,7 @@ from sparseggm.gaussian import conditioning, regression, selection
 from sparseggm.gaussian.factored import FactoredGaussian, covariance_positions, trace_positions
 from sparseggm.gaussian.linear import is_linear, observation_of
 from sparseggm.graph.colouring import distance_colouring
+from sparseggm.graph.exchange import DENSE_LIMIT
 from sparseggm.graph.families import Diagonal
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
@@ -155,6 +156,38 @@ class GaussianGraphicalModel(FactoredGaussian):
         """diag Σ, shape batch_shape + (n,), in the caller's numbering. Computed at each access."""
         variances = self._of_factor("variance", linalg.marginal_variances)
         return np.broadcast_to(variances, (*self.batch_shape, self.n)).take(self.topology.inverse_order, axis=-1)
+
+    @property
+    def stddev(self) -> FloatArray:
+        """√diag Σ, shape batch_shape + (n,). Computed at each access."""
+        return np.asarray(np.sqrt(self.variance))
+
+    @property
+    def mean(self) -> FloatArray:
+        """loc, shape batch_shape + (n,); a view."""
+        return np.broadcast_to(self.loc, (*self.batch_shape, self.n))
+
+    @property
+    def mode(self) -> FloatArray:
+        """loc, which is the mode too."""
+        return self.mean
+
+    def covariance_matrix(self) -> FloatArray:
+        """Σ, dense, (batch_shape, n, n), in the caller's numbering. Above 20,000 nodes it is refused.
+
+        Cost: n solves with L and a dense product, O(n³); `covariance_on` has single entries.
+        """
+        root = self._covariance_root("covariance_matrix", "covariance_on")
+        return np.broadcast_to(np.swapaxes(root, -1, -2) @ root, (*self.batch_shape, self.n, self.n)).copy()
+
+    def _covariance_root(self, function: str, instead: str) -> FloatArray:
+        """Aᵀ with Σ = A Aᵀ, A = L⁻ᵀ: rows in the order of elimination, columns in the caller's; the factor's batch."""
+        n, axes = self.n, (1,) * (self.factor.ndim - 1)
+        if n > DENSE_LIMIT:
+            gigabytes = self.dtype.itemsize * n**2 / 1e9
+            raise ShapeError(f"{function}: {n} nodes would take {gigabytes:.1f} GB a matrix. Use {instead}.")
+        unit = np.eye(n, dtype=self.dtype)[self.topology.order].reshape(n, *axes, n)
+        return np.moveaxis(self._in_elimination_order(function, linalg.solve_t, unit=unit), 0, -2)
 
     def trace_covariance(self) -> FloatArray:
         """tr Σ, shape batch_shape, exact."""

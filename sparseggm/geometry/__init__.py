@@ -5,11 +5,13 @@ parameters (E z, E z zᵀ on the graph). Results are in nats, or square roots of
 same functions for tensors.
 """
 
+from sparseggm.geometry.centroids import centroid
 from sparseggm.geometry.conversions import Point, from_coordinates, to_coordinates
 from sparseggm.geometry.distances import Bounds, fisher_length, fisher_rao_bounds, jeffreys
 from sparseggm.geometry.fisher import Tangent, fisher_matmul, fisher_solve
-from sparseggm.geometry.mixtures import centroid, e_geodesic, m_geodesic
+from sparseggm.geometry.mixtures import e_geodesic, m_geodesic
 from sparseggm.geometry.projection import Moments, moments_on, project
+from sparseggm.geometry.transport import coupled_distance, wasserstein
 
 __all__ = [
     "Bounds",
@@ -17,6 +19,7 @@ __all__ = [
     "Point",
     "Tangent",
     "centroid",
+    "coupled_distance",
     "e_geodesic",
     "fisher_length",
     "fisher_matmul",
@@ -28,4 +31,5 @@ __all__ = [
     "moments_on",
     "project",
     "to_coordinates",
+    "wasserstein",
 ]

@@ -154,6 +154,13 @@ def require_gaussians(function: str, *given: object) -> None:
         raise TypeError(f"{function}: needs Gaussians of one kind, got {' and '.join(modules)}.")
 
 
+def require_arrays(function: str, *given: object) -> None:
+    """Raise a TypeError unless each is a Gaussian of arrays."""
+    require_gaussians(function, *given)
+    if not all(isinstance(each, GaussianGraphicalModel) for each in given):
+        raise TypeError(f"{function}: needs Gaussians of arrays, got those of tensors: it has no derivative.")
+
+
 def together(function: str, *gaussians: Gaussian) -> list[Gaussian]:
     """Gaussians in the widest dtype among them. Raises unless they have the same nodes, and batch axes fit."""
     require_gaussians(function, *gaussians)

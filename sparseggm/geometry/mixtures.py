@@ -7,14 +7,13 @@ expectation parameters is known on that union, and the Gaussian on it that has t
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm.errors import NonPositiveError, NotPositiveDefiniteError, ShapeError
+from sparseggm.errors import NotPositiveDefiniteError
 from sparseggm.gaussian.potentials import added
 from sparseggm.geometry.kinds import Gaussian, kind_of, require_finite, together
 from sparseggm.geometry.projection import Moments, moments_on, projected
@@ -35,7 +34,7 @@ def e_geodesic(q: Gaussian, p: Gaussian, t: npt.ArrayLike) -> Gaussian:
     Cost: two Gram products, one factorisation on the union and its two solves. Error: as `product`.
     """
     q, p = together("e_geodesic", q, p)
-    return _of_natural("e_geodesic", [q, p], _ends("e_geodesic", q, t))  # type: ignore[no-any-return]
+    return of_natural("e_geodesic", [q, p], _ends("e_geodesic", q, t))  # type: ignore[no-any-return]
 
 
 def m_geodesic(q: Gaussian, p: Gaussian, t: npt.ArrayLike) -> Gaussian:
@@ -50,33 +49,7 @@ def m_geodesic(q: Gaussian, p: Gaussian, t: npt.ArrayLike) -> Gaussian:
     Cost: two selected inverses, and one `project`. Error: as `project`.
     """
     q, p = together("m_geodesic", q, p)
-    return _of_expectation("m_geodesic", [q, p], _ends("m_geodesic", q, t))  # type: ignore[no-any-return]
-
-
-def centroid(
-    gaussians: Sequence[Gaussian], weights: npt.ArrayLike | None = None, kind: Literal["e", "m"] = "e"
-) -> Gaussian:
-    """The Gaussian c on the union of the graphs that is nearest to several.
-
-    "e" minimises Σ_k w_k KL(c ‖ p_k): the mean of natural parameters. "m" minimises Σ_k w_k KL(p_k ‖ c): the mean of
-    expectation parameters, projected.
-
-    Args:
-        gaussians: one or more, on the same nodes; batch axes broadcast.
-        weights: (K,), not negative, of which the sum is made 1; None: equal ones.
-    Raises:
-        NonPositiveError: a weight is negative, or none is positive.
-        ValueError: no Gaussians, or another kind.
-    Cost: "e" a Gram product for each and one factorisation; "m" a selected inverse for each and one `project`.
-    """
-    function = "centroid"
-    if kind not in ("e", "m"):
-        raise ValueError(f'{function}: kind must be "e" or "m", got {kind!r}.')
-    if not isinstance(gaussians, Sequence) or not gaussians:
-        raise ShapeError(f"{function}: needs a list of Gaussians, one or more, got {gaussians!r}.")
-    parts = together(function, *gaussians)
-    shares = in_dtype_of(_shares(function, parts, weights), parts[0].loc)
-    return (_of_natural if kind == "e" else _of_expectation)(function, parts, list(shares))  # type: ignore[no-any-return]
+    return of_expectation("m_geodesic", [q, p], _ends("m_geodesic", q, t))  # type: ignore[no-any-return]
 
 
 def _ends(function: str, q: Any, t: npt.ArrayLike) -> list[Array]:
@@ -87,20 +60,7 @@ def _ends(function: str, q: Any, t: npt.ArrayLike) -> list[Array]:
     return [1 - at, at]
 
 
-def _shares(function: str, gaussians: list[Any], weights: npt.ArrayLike | None) -> Array:
-    """The weights divided by their sum."""
-    count, like = len(gaussians), gaussians[0].loc
-    (shares,) = kind_of(like).numbers(function, like, weights=np.ones(count) if weights is None else weights)
-    if shares.shape != (count,):
-        shape = tuple(shares.shape)
-        raise ShapeError(f"{function}: weights must be ({count},), one for each Gaussian, got shape {shape}.")
-    require_finite(function, "weights", shares)
-    if not (shares >= 0).all() or not shares.any():
-        raise NonPositiveError(f"{function}: weights must be ≥ 0, and one of them positive, got {shares}.")
-    return shares / shares.sum()
-
-
-def _of_natural(function: str, gaussians: list[Any], weights: list[Array]) -> Any:
+def of_natural(function: str, gaussians: list[Any], weights: list[Array]) -> Any:
     """The Gaussian of Σ_k w_k θ_k; its mean is that of the first and a move, which keeps the digits of a far mean."""
     first, kind = gaussians[0], kind_of(gaussians[0].loc)
 
@@ -131,7 +91,7 @@ def _outside(function: str, t: Array, failure: NotPositiveDefiniteError) -> NotP
     )
 
 
-def _of_expectation(function: str, gaussians: list[Any], weights: list[Array]) -> Any:
+def of_expectation(function: str, gaussians: list[Any], weights: list[Array]) -> Any:
     """The Gaussian of Σ_k w_k η_k on the union of the graphs."""
     joint_graph = kind_of(gaussians[0].loc).joint_graph
     graph = reduce(lambda one, two: joint_graph(one, two)[0], (g.graph for g in gaussians))

@@ -25,7 +25,8 @@ from sparseggm.graph.pattern import IntArray, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
-from sparseggm.torch.factored import FactoredDistribution, factorised
+from sparseggm.torch.estimation import EstimatedDistribution
+from sparseggm.torch.factored import factorised
 from sparseggm.torch.operators import density, distances, joint, samples
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index, inside_functorch
@@ -33,7 +34,7 @@ from sparseggm.torch.operators.registration import index, inside_functorch
 LOG_2PI = math.log(2.0 * math.pi)
 
 
-class GaussianGraphicalModel(FactoredDistribution):
+class GaussianGraphicalModel(EstimatedDistribution):
     """N(loc, P⁻¹) with P = L Lᵀ sparse, given by the factor L; or by P, see `from_precision`.
 
     Args:

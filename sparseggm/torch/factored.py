@@ -21,7 +21,7 @@ from sparseggm.gaussian import factored
 from sparseggm.gaussian.potentials import added, require_same_nodes
 from sparseggm.graph.graphs import product_graph
 from sparseggm.graph.pattern import IntArray, Pattern
-from sparseggm.graph.topology import Topology
+from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.torch import ops
 from sparseggm.torch.border import (
     as_tensors,
@@ -105,6 +105,20 @@ class FactoredDistribution(Distribution):
     def _solved(self) -> Tensor:
         """P⁻¹ loc: the mean, if loc was the information vector."""
         return self.colorize(self._in_elimination_order(ops.solve, self.loc))
+
+    @classmethod
+    def from_factor(
+        cls, loc: Any, *, factor: Any, topology: Topology, pattern: Pattern, validate_args: bool | None = None
+    ) -> Self:
+        """Gaussians given by L on an explicit pattern, such as one with fill.
+
+        `pattern.gram()` must hold `topology.precision_pattern`, and L Lᵀ must vanish off it.
+        """
+        function = f"{cls.__name__}.from_factor"
+        require_topology(function, topology)
+        factored.require_graph(function, topology, pattern)
+        loc, factor = as_tensors(function, loc=loc, factor=factor)
+        return cls._of(function, loc, factor, topology, pattern, validate_args, is_on_topology=True)
 
     @tells()
     def product(self, other: FactoredDistribution | Potential) -> Self:
@@ -217,6 +231,16 @@ class FactoredDistribution(Distribution):
         return f"{type(self).__name__}({self.topology}, batch_shape={tuple(self.batch_shape)}, dtype={self.loc.dtype})"
 
     # ------------------------------------------------------------------ parameters
+
+    @property
+    def n(self) -> int:
+        """Number of nodes."""
+        return self.topology.n
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 or float64."""
+        return self.loc.dtype
 
     @property
     def factor(self) -> Tensor:

@@ -182,23 +182,6 @@ def test_the_fisher_matrix_is_the_hessian_of_kl_in_either_argument(topology: Top
             np.testing.assert_allclose(float(kl / step**2), size, rtol=1e-7)
 
 
-def test_torch_has_the_same_natural_gradient() -> None:
-    torch = pytest.importorskip("torch", reason="torch is optional")
-    from sparseggm.torch import GaussianGraphicalModel as TorchGaussian
-    from sparseggm.torch import natural_gradients
-
-    rng, topology = np.random.default_rng(0), Stencil(3, 3, 1)
-    pattern = topology.factor_pattern
-    g = GaussianGraphicalModel(
-        rng.standard_normal(9), factor=factor_values(rng, pattern, (2,), "plain", np.float64), topology=topology
-    )
-    u = rng.standard_normal((2, 9)), rng.standard_normal((2, pattern.nnz))
-    q = TorchGaussian(torch.tensor(g.loc), factor=torch.tensor(g.factor), topology=topology)
-    other = natural_gradients.fisher_solve(q, *map(torch.tensor, u))
-    for one, two in zip(geometry.fisher_solve(g, *u), other, strict=True):
-        np.testing.assert_allclose(one, two.numpy(), rtol=1e-12, atol=1e-12)
-
-
 # ---------------------------------------------------------------------- refusals
 
 

@@ -234,6 +234,6 @@ def test_what_has_no_centroid_is_refused() -> None:
     with pytest.raises(NonPositiveError, match=r"^centroid: weights must be ≥ 0, and one of them positive, got"):
         geometry.centroid([q, q], [0, 0])
     with pytest.raises(ValueError, match=r"^centroid: kind must be"):
-        geometry.centroid([q], kind="jeffreys")
+        geometry.centroid([q], kind="n")
     with pytest.raises(ShapeError, match=r"^centroid: needs two Gaussians of 3 nodes, got one of 4\.$"):
         geometry.centroid([q, GaussianGraphicalModel(np.zeros(4), factor=np.ones(4), topology=Diagonal(4))])

@@ -15,6 +15,7 @@ G = sg.GaussianGraphicalModel(np.zeros(3), factor=np.array([1.0, 0.0, 1.0, 0.0, 
 V = np.zeros(3), np.zeros(5)
 CALLS: dict[str, list[Callable[[Any], object]]] = {
     "centroid": [lambda x: geometry.centroid([x, G]), lambda x: geometry.centroid([G, x])],
+    "coupled_distance": [lambda x: geometry.coupled_distance(x, G), lambda x: geometry.coupled_distance(G, x)],
     "e_geodesic": [lambda x: geometry.e_geodesic(x, G, 0.5), lambda x: geometry.e_geodesic(G, x, 0.5)],
     "fisher_length": [lambda x: geometry.fisher_length([x]), lambda x: geometry.fisher_length([G, x])],
     "fisher_matmul": [lambda x: geometry.fisher_matmul(x, *V)],
@@ -25,6 +26,7 @@ CALLS: dict[str, list[Callable[[Any], object]]] = {
     "moments_on": [lambda x: geometry.moments_on(x, sg.Chain(3))],
     "project": [lambda x: geometry.project(x, sg.Chain(3))],
     "to_coordinates": [lambda x: geometry.to_coordinates(x, "natural")],
+    "wasserstein": [lambda x: geometry.wasserstein(x, G), lambda x: geometry.wasserstein(G, x)],
 }
 OF_NUMBERS = {"from_coordinates"}
 

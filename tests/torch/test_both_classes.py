@@ -1,0 +1,115 @@
+"""The two classes of Gaussians have one list of names, and by each name the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Distribution
+
+import sparseggm as sg
+from tests.torch import support
+from tests.torch.gaussians import Kind, in_numpy
+
+ONLY_IN_NUMPY = {
+    "kl_divergence": "torch.distributions.kl_divergence(q, p)",
+    "kl_terms": "sparseggm.torch.kl_terms(q, p)",
+    "observe": "a product with a Potential",
+}
+ONLY_IN_TORCH = {
+    "rsample": "has gradients",
+    "rsample_and_log_prob": "has gradients",
+    "detach": "has gradients",
+    "expand": "of torch's protocol",
+    "precision_matrix": "to_scipy of the graph",
+}
+NODES = [(0, 0), (0, 1), (2, 1)]
+
+
+def names(kind: type, instance: Any) -> set[str]:
+    return {name for name in [*dir(kind), *vars(instance)] if not name.startswith("_")}
+
+
+def value(name: str, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+    def of(g: Any) -> Any:
+        found = getattr(g, name)
+        return found(*arguments, **options) if callable(found) else found
+
+    return of
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    **{
+        name: value(name)
+        for name in (
+            *("dtype", "entropy", "factor", "factor_pattern", "graph", "information_vector"),
+            *("is_on_topology", "loc", "mean", "mode", "n", "precision", "stddev", "topology", "trace_covariance"),
+            *("variance", "covariance_matrix"),
+        )
+    },
+    "batch_shape": lambda g: list(g.batch_shape),
+    "colorize": lambda g: g.colorize(np.ones(g.n)),
+    "condition": lambda g: g.condition([0], [1.0]),
+    "correlation_on": value("correlation_on", NODES),
+    "covariance_on": value("covariance_on", NODES),
+    "estimate_kl_divergence": value("estimate_kl_divergence", num_probes=4, rng=1),
+    "estimate_trace_covariance": value("estimate_trace_covariance", rng=1),
+    "fit": lambda g: type(g).fit(np.random.default_rng(0).standard_normal((50, g.n)), g.topology),
+    "from_factor": lambda g: type(g).from_factor(g.loc, factor=g.factor, topology=g.graph, pattern=g.factor_pattern),
+    "from_information": lambda g: type(g).from_information(np.ones(g.n), precision=g.precision, topology=g.graph),
+    "from_precision": lambda g: type(g).from_precision(np.ones(g.n), precision=g.precision, topology=g.graph),
+    "log_prob": lambda g: g.log_prob(np.ones(g.n)),
+    "marginal": value("marginal", [1, 0]),
+    "moved_to": lambda g: g.moved_to(np.ones(g.n)),
+    "product": lambda g: g.product(g),
+    "sample": lambda g: list(g.sample((2,)).shape),
+    "whiten": lambda g: g.whiten(np.ones(g.n)),
+}
+
+
+def test_the_names_are_the_same_but_for_those_of_a_protocol() -> None:
+    q = Kind(sg.Chain(4), "factor").example()
+    ours, theirs = names(type(q), q), names(sg.GaussianGraphicalModel, in_numpy(q))
+    protocol = set(dir(Distribution)) - theirs
+    assert theirs - ours <= ONLY_IN_NUMPY.keys()
+    assert ours - protocol - theirs <= ONLY_IN_TORCH.keys()
+    assert (ours & theirs) - ONLY_IN_TORCH.keys() - ONLY_IN_NUMPY.keys() == CALLS.keys()
+
+
+@pytest.mark.parametrize("topology", support.TOPOLOGIES, ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_the_numbers_are_the_same(name: str, topology: sg.Topology) -> None:
+    q = Kind(topology, "factor" if topology.is_factor_free else "precision").example(2)
+    ours, theirs = CALLS[name](q.detach()), CALLS[name](in_numpy(q))
+    for one, other in zip(numbers(ours), numbers(theirs), strict=True):
+        if isinstance(one, torch.Tensor):
+            np.testing.assert_allclose(*np.broadcast_arrays(one.numpy(), other), rtol=1e-11, atol=1e-11)
+        elif name == "dtype":
+            assert str(one) == f"torch.{other}"
+        else:
+            assert one is other or one == other
+
+
+def numbers(result: Any) -> list[Any]:
+    if hasattr(result, "is_on_topology"):
+        return [result.loc, result.precision]
+    return [*result] if isinstance(result, tuple) else [result]
+
+
+def test_estimates_follow_the_generator_of_torch() -> None:
+    q = Kind(sg.Chain(4), "factor").example()
+    estimates = [(torch.manual_seed(seed), q.estimate_trace_covariance("hutchinson"))[1].value for seed in (3, 3, 4)]
+    assert estimates[0] == estimates[1]
+    assert estimates[0] != estimates[2]
+    assert not estimates[0].requires_grad
+    with pytest.raises(ValueError, match=r"^estimate_trace_covariance: needs numbers, got tensors of a transform"):
+        torch.func.vmap(lambda loc: q.moved_to(loc).estimate_trace_covariance().value)(torch.zeros(2, 4))
+
+
+def test_a_covariance_of_too_many_nodes_is_refused() -> None:
+    g = sg.GaussianGraphicalModel(np.zeros(30_000), factor=np.ones(30_000), topology=sg.Diagonal(30_000))
+    with pytest.raises(sg.ShapeError, match=r"^covariance_matrix: 30000 nodes would take 7\.2 GB a matrix\. Use cov"):
+        g.covariance_matrix()
