@@ -18,12 +18,13 @@ from scipy.sparse.csgraph import connected_components
 from sparseggm import linalg
 from sparseggm.errors import ImproperError, NotPositiveDefiniteError, PatternError, ShapeError, in_batch
 from sparseggm.gaussian import conditioning
-from sparseggm.gaussian.linear import LOG_2PI, observation_of
+from sparseggm.gaussian.linear import LOG_2PI, observation_of, rounded
 from sparseggm.gaussian.model import GaussianGraphicalModel
-from sparseggm.graph.pattern import FloatArray, IntArray
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
 from sparseggm.linalg.checks import Shape
+from sparseggm.positivity.namespace import constant_like, in_float64, take
 from sparseggm.promotion import constant, promoted
 
 
@@ -46,8 +47,8 @@ class IntrinsicGaussian:
     def __init__(self, precision: npt.ArrayLike, *, topology: Topology, null: npt.ArrayLike | None = None) -> None:
         function = type(self).__name__
         require_topology(function, topology)
-        basis = parts_of(topology) if null is None else null
-        precision, basis = promoted(function, precision=precision, null=basis)
+        [precision] = promoted(function, precision=precision)
+        [basis] = promoted(function, np.dtype(np.float64), null=parts_of(topology) if null is None else null)
         pattern = topology.precision_pattern
         checks.check(function, pattern, packed={"precision": precision})
         checks.require_finite(function, "precision", pattern, precision, topology)
@@ -57,8 +58,9 @@ class IntrinsicGaussian:
             )
         checks.require_finite(function, "null", None, basis)
         self.topology, self.precision, self.null = topology, constant(precision), constant(basis)
-        self._rounding = float(np.finfo(self.dtype).eps) / 2  # of P as it was given, in whatever dtype it is used
+        self._rounding = float(np.finfo(precision.dtype).eps) / 2  # of P as it was given, in whatever dtype it is used
         self._require_null(function)
+        self._kept, self._null_logdet = self._grounded(function)
         self._logdeterminant = self._relative_logdet(function)
 
     def __repr__(self) -> str:
@@ -85,11 +87,11 @@ class IntrinsicGaussian:
         return self.precision.dtype
 
     @property
-    def loc(self) -> FloatArray:
-        """(n,) zero: the density is least bound there."""
+    def loc(self) -> Any:
+        """(n,) zero, a mode, as all of the null space is."""
         return np.zeros(self.n, self.dtype)
 
-    def log_prob(self, x: npt.ArrayLike) -> FloatArray:
+    def log_prob(self, x: Any) -> Any:
         """½ [log det⁺ P − xᵀ P x − (n − d) log 2π], nats: a density by volume across the null space, flat along it.
 
         det⁺ is the product of the positive eigenvalues [Rue & Held 2005, §3.2]: so the density integrates to 1 over
@@ -98,60 +100,60 @@ class IntrinsicGaussian:
         g, (x,) = self._promoted("log_prob", x=x)
         if x.shape[-1:] != (self.n,):
             raise ShapeError(f"log_prob: x must end in {self.n}, got shape {x.shape}.")
-        checks.require_finite("log_prob", "x", None, x, self.topology)
-        size = 2.0 * np.log(abs(np.diagonal(np.linalg.qr(self.null.astype(np.float64), mode="r")))).sum()
-        total = 0.5 * (g._logdet() + size - g._square_of(x) - (self.n - self.null.shape[1]) * LOG_2PI)
-        return checks.require_representable("log_prob", total, g.dtype)
+        volume = 2.0 * float(np.log(abs(np.diagonal(np.linalg.qr(self.null, mode="r")))).sum())
+        total = 0.5 * (g._logdet() + volume - g._square_of(x) - (self.n - self.null.shape[1]) * LOG_2PI)
+        return rounded("log_prob", total, x)
 
-    def observe(self, nodes: Any, values: npt.ArrayLike, variance: npt.ArrayLike) -> GaussianGraphicalModel:
+    def observe(self, nodes: Any, values: Any, variance: Any) -> Any:
         """The posterior after what `GaussianGraphicalModel.observe` takes: a proper Gaussian.
 
         Raises:
             ImproperError: nothing determines some direction of the null space, which the message names.
         """
-        posterior = observation_of("observe", self, nodes).updated("observe", self, values, variance)
-        assert isinstance(posterior, GaussianGraphicalModel)
-        return posterior
+        return observation_of("observe", self, nodes).updated("observe", self, values, variance)
 
-    def log_evidence(self, nodes: Any, values: npt.ArrayLike, variance: npt.ArrayLike) -> FloatArray:
+    def log_evidence(self, nodes: Any, values: Any, variance: Any) -> Any:
         """The exact diffuse log-likelihood of what `observe` takes, nats.
 
         It is the limit κ → ∞ of log p(y) + ½ d log κ for z = u + V β, β ~ N(0, κ I) the coefficients of `null`: that of
         [Durbin & Koopman 2012, §7.2.2], and of statsmodels, if `null` is the identity on the first state. It serves to
         compare models with the same null space, in the same basis.
         """
-        return np.asarray(observation_of("log_evidence", self, nodes).evidence("log_evidence", self, values, variance))
+        return observation_of("log_evidence", self, nodes).evidence("log_evidence", self, values, variance)
 
     # ------------------------------------------------------------------ what `LinearObservation` asks of a prior
 
-    def _promoted(self, function: str, **values: Any) -> tuple[IntrinsicGaussian, list[FloatArray]]:
+    def _promoted(self, function: str, **values: Any) -> tuple[IntrinsicGaussian, list[Any]]:
         arrays = promoted(function, self.dtype, **values)
         if arrays[0].dtype == self.dtype:
             return self, arrays
-        wider = copy(self)
-        wider.precision, wider.null = (array.astype(arrays[0].dtype) for array in (self.precision, self.null))
-        return wider, arrays
+        return self._with(self.precision.astype(arrays[0].dtype)), arrays
 
-    def _updated(
-        self, function: str, pull: FloatArray, precision: FloatArray, graph: Topology
-    ) -> tuple[GaussianGraphicalModel, FloatArray]:
+    def _with(self, precision: Any) -> IntrinsicGaussian:
+        """The same numbers in another dtype."""
+        wider = copy(self)
+        wider.precision = precision
+        return wider
+
+    def _updated(self, function: str, pull: Any, precision: Any, graph: Topology) -> tuple[Any, Any]:
         self._require_proper(function, precision, graph)
         posterior = GaussianGraphicalModel._from_information(function, pull, precision, graph)
         return posterior, posterior.loc
 
-    def _logdet(self) -> FloatArray:
+    def _logdet(self) -> Any:
         """log (det⁺ P / det VᵀV) in float64, which no choice of nodes changes: log det P_AA − 2 log |det V_B|."""
         return self._logdeterminant
 
-    def _square_of(self, d: FloatArray) -> FloatArray:
+    def _square_of(self, d: Any) -> Any:
         """dᵀ P d in float64, for the part of d that is orthogonal to the null space: large levels cost no digits."""
-        basis = np.linalg.qr(self.null.astype(np.float64))[0]
-        across = d - (d @ basis) @ basis.T
-        eliminated = across.take(self.topology.order, axis=-1)
-        image = linalg.symmetric_matmul(
-            self.topology.precision_pattern, self.precision.astype(np.float64), np.ascontiguousarray(eliminated)
-        )
-        return np.asarray((eliminated * image).sum(axis=-1))
+        d = in_float64(d)
+        basis = constant_like(d, np.linalg.qr(self.null)[0])
+        across = take(d - (d @ basis) @ basis.T, self.topology.order)
+        return (across * self._precision_matmul(across)).sum(-1)
+
+    def _precision_matmul(self, x: Any) -> Any:
+        """P x in float64, nodes in the order of elimination."""
+        return linalg.symmetric_matmul(self.topology.precision_pattern, in_float64(self.precision), x)
 
     # ------------------------------------------------------------------ the null space
 
@@ -159,7 +161,7 @@ class IntrinsicGaussian:
         """P V and |P| |V|, (..., d, n), nodes in the order of elimination."""
         rows = np.ascontiguousarray(self.null.T[:, graph.order])
         pattern = graph.precision_pattern
-        values = precision[..., None, :]
+        values = precision[..., None, :].astype(np.float64)
         return (
             linalg.symmetric_matmul(pattern, values, rows),
             linalg.symmetric_matmul(pattern, abs(values), abs(rows)),
@@ -179,28 +181,25 @@ class IntrinsicGaussian:
                 "Give null= a basis of the directions with P v = 0."
             )
 
-    def _relative_logdet(self, function: str) -> FloatArray:
-        """log det P_AA − 2 log |det V_B|, with B the d nodes of which V is farthest from singular, A the others."""
-        basis = self.null.astype(np.float64)
-        d = basis.shape[1]
-        _, r, pivots = scipy.linalg.qr(basis.T, pivoting=True, mode="economic")
+    def _grounded(self, function: str) -> tuple[IntArray, float]:
+        """The nodes A, and 2 log |det V_B|, where B are the d other nodes, of which V is farthest from singular."""
+        d = self.null.shape[1]
+        _, r, pivots = scipy.linalg.qr(self.null.T, pivoting=True, mode="economic")
         diagonal = abs(np.diagonal(r))
         if diagonal[-1] <= self.n * np.finfo(np.float64).eps * diagonal[0]:
             raise PatternError(f"{function}: the columns of null must be linearly independent, got rank below {d}.")
-        determinant = 2.0 * np.log(diagonal).sum()
-        kept = np.setdiff1d(np.arange(self.n), pivots[:d])
-        if not kept.size:
-            return np.full(self.precision.shape[:-1], -determinant)
-        return np.asarray(self._minor(function, kept) - determinant)
+        return np.setdiff1d(np.arange(self.n), pivots[:d]), 2.0 * float(np.log(diagonal).sum())
 
-    def _minor(self, function: str, kept: IntArray) -> FloatArray:
-        """log det P_AA, in float64."""
-        graph, gather = conditioning.induced(self.topology, kept)
-        values = self.precision.take(gather, axis=-1).astype(np.float64)
+    def _relative_logdet(self, function: str) -> Any:
+        """log det P_AA − 2 log |det V_B|, in float64."""
+        if not self._kept.size:
+            return in_float64(0 * self.precision.sum(-1)) - self._null_logdet
+        graph, gather = conditioning.induced(self.topology, self._kept)
+        values = in_float64(take(self.precision, gather))
         try:
-            return linalg.precision_logdet(graph.precision_pattern, values)
+            return self._precision_logdet(graph.precision_pattern, values) - self._null_logdet
         except NotPositiveDefiniteError as failure:
-            node = int(kept[graph.order[failure.column]])
+            node = int(self._kept[graph.order[failure.column]])
             raise NotPositiveDefiniteError(
                 f"{function}: P must be positive definite but for the {self.null.shape[1]} directions of null: pivot "
                 f"{failure.pivot:.3g} at {self.topology.describe(node)}{in_batch(failure.batch_index)}. Give null= all "
@@ -210,10 +209,13 @@ class IntrinsicGaussian:
                 pivot=failure.pivot,
             ) from None
 
+    def _precision_logdet(self, pattern: Pattern, values: Any) -> Any:
+        return linalg.precision_logdet(pattern, values)
+
     def _require_proper(self, function: str, precision: FloatArray, graph: Topology) -> None:
         """Raise unless vᵀ (P + Aᵀ W A) v > 0 beyond rounding for all v of the null space."""
         image, size = self._products(precision, graph)
-        rows = self.null.T[:, graph.order].astype(np.float64)
+        rows = self.null.T[:, graph.order]
         information, rounding = (np.asarray(part @ other.T) for part, other in ((image, rows), (size, abs(rows))))
         scale = np.sqrt(np.diagonal(rounding, axis1=-2, axis2=-1))
         scale = np.where(scale > 0, scale, 1.0)

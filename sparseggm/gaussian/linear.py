@@ -150,7 +150,7 @@ class LinearObservation(Gram):
         misfit = given.residual - self._design.matmul(given.entries, move)
         square = _sum_of(misfit * self._noise_matmul(given.weights, misfit)) + prior._square_of(move)
         logdets = given.logdet + prior._logdet() - posterior._logdet()
-        return _rounded(function, 0.5 * (logdets - square - given.count * LOG_2PI), prior.loc)
+        return rounded(function, 0.5 * (logdets - square - given.count * LOG_2PI), prior.loc)
 
     def _update(self, function: str, given: _Given) -> tuple[Gaussian, Array]:
         """The posterior, and how far its mean has moved."""
@@ -321,7 +321,7 @@ def _sum_of(terms: Array) -> Array:
     return in_float64(terms).sum(-1)
 
 
-def _rounded(function: str, total: Array, like: Array) -> Array:
+def rounded(function: str, total: Array, like: Array) -> Array:
     """A float64 total in the dtype of a Gaussian."""
     result = in_dtype_of(total, like)
     if known_to_fail(array_namespace(result).isfinite(result)):

@@ -4,6 +4,55 @@ Posterior, evidence, predictions and constraints can be differentiated twice wit
 precisions, values of A, observations and variances.
 """
 
-from sparseggm.fields import Constrained, LinearObservation, Prediction, constrain
+from __future__ import annotations
 
-__all__ = ["Constrained", "LinearObservation", "Prediction", "constrain"]
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseggm import fields
+from sparseggm.fields import Constrained, LinearObservation, Prediction, constrain
+from sparseggm.graph.pattern import Pattern
+from sparseggm.graph.topology import Topology
+from sparseggm.torch import ops
+from sparseggm.torch.border import as_tensors
+from sparseggm.torch.distribution import GaussianGraphicalModel
+from sparseggm.torch.operators.registration import array
+
+__all__ = ["Constrained", "IntrinsicGaussian", "LinearObservation", "Prediction", "constrain"]
+
+
+class IntrinsicGaussian(fields.IntrinsicGaussian):
+    """`sparseggm.fields.IntrinsicGaussian` of tensors: differentiable with respect to P, which must have values."""
+
+    precision: Any
+
+    def __init__(self, precision: Any, *, topology: Topology, null: Any | None = None) -> None:
+        (values,) = as_tensors(type(self).__name__, precision=precision)
+        super().__init__(array(values), topology=topology, null=null)
+        self.precision = values
+        self._logdeterminant = self._relative_logdet(type(self).__name__)
+
+    @property
+    def loc(self) -> Tensor:
+        """(n,) zero, a mode, as all of the null space is."""
+        return torch.zeros(self.n, dtype=self.precision.dtype)
+
+    def _promoted(self, function: str, **values: Any) -> tuple[fields.IntrinsicGaussian, list[Tensor]]:
+        precision, *tensors = as_tensors(function, precision=self.precision, **values)
+        return self._with(precision), tensors
+
+    def _updated(self, function: str, pull: Tensor, precision: Tensor, graph: Topology) -> tuple[Any, Tensor]:
+        self._require_proper(function, array(precision), graph)
+        centred = GaussianGraphicalModel._of_precision(function, pull, precision, graph, None)
+        move = centred._solved()
+        return centred.moved_to(move), move
+
+    def _precision_matmul(self, x: Tensor) -> Tensor:
+        return ops.symmetric_matmul(self.topology.precision_pattern, self.precision.double(), x)
+
+    def _precision_logdet(self, pattern: Pattern, values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return ops.precision_logdet(pattern, values)
+        return super()._precision_logdet(pattern, values)

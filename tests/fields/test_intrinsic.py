@@ -252,6 +252,18 @@ def test_a_second_order_walk_needs_both_of_its_directions() -> None:
         IntrinsicGaussian(g.precision, topology=g.topology, null=np.ones((8, 1)))
 
 
+@pytest.mark.parametrize("null", [None, np.ones((6, 1))], ids=["constants", "float64"])
+def test_rounding_of_a_float32_precision_is_that_of_float32(null: Any) -> None:
+    """Its rows sum to zero within γ of float32 alone, also where numbers are computed in float64."""
+    P = differences(6, 1).T @ np.diag([0.1, 0.7, 0.3, 1.3, 0.9]) @ differences(6, 1)
+    g = IntrinsicGaussian(Chain(6).pack(P).astype(np.float32), topology=Chain(6), null=null)
+    assert g.dtype == np.float32
+    wide = IntrinsicGaussian(Chain(6).pack(P), topology=Chain(6))
+    np.testing.assert_allclose(
+        g.log_evidence([1, 3], [1.0, 2], 0.5), wide.log_evidence([1, 3], [1.0, 2], 0.5), rtol=1e-5
+    )
+
+
 def test_a_float32_walk_takes_float64_data() -> None:
     P = differences(6, 1).T @ differences(6, 1) / 3
     g = IntrinsicGaussian(Chain(6).pack(P).astype(np.float32), topology=Chain(6), null=np.ones((6, 1), np.float32))

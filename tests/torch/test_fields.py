@@ -114,6 +114,41 @@ def test_constraints_can_be_differentiated(topology: sg.Topology) -> None:
     torch.testing.assert_close(z.sum(-1), e[:, 0].expand(5, 2, 2), rtol=1e-13, atol=1e-13)
 
 
+def walk(variance: Any) -> Any:
+    """A random walk of ten steps, and its evidence of three observations."""
+    topology, steps = sg.Chain(10), np.diff(np.eye(10), axis=0)
+    P = topology.pack(steps.T @ steps)
+    if isinstance(variance, Tensor):
+        return fields.IntrinsicGaussian(torch.from_numpy(P) / variance[..., None], topology=topology)
+    return sg.fields.IntrinsicGaussian(P / variance, topology=topology)
+
+
+def test_an_intrinsic_prior_can_be_differentiated() -> None:
+    """Evidence, density and posterior of a random walk with respect to its variance, data and noise."""
+    given = tuple(
+        torch.tensor(numbers, dtype=torch.float64, requires_grad=True)
+        for numbers in (0.7, [1.0, 3.0, 2.0], [0.5, 0.2, 1])
+    )
+
+    def everything(variance: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        prior = walk(variance)
+        posterior = prior.observe([1, 4, 8], y, noise)
+        x = torch.cat([y, y, y, y[:1]])
+        return prior.log_evidence([1, 4, 8], y, noise), posterior.loc, posterior.variance, prior.log_prob(x)
+
+    assert torch.autograd.gradcheck(everything, given)
+    assert gradgradcheck(everything, given)
+    variance, y, noise = (tensor.detach().numpy() for tensor in given)
+    expected = walk(float(variance)), y, noise
+    np.testing.assert_allclose(everything(*given)[0].item(), expected[0].log_evidence([1, 4, 8], y, noise), rtol=1e-13)
+    np.testing.assert_allclose(everything(*given)[1].detach(), expected[0].observe([1, 4, 8], y, noise).loc, rtol=1e-12)
+
+
+def test_an_improper_posterior_of_tensors_is_refused() -> None:
+    with pytest.raises(sg.ImproperError, match=r"^observe: nothing determines the direction 1 at node 0, 1 at node 1"):
+        walk(torch.tensor(1.0)).observe([1], [1.0], torch.inf)
+
+
 def test_a_posterior_may_be_mapped() -> None:
     topology = sg.Chain(4)
     plan, (loc, P, y, variance, _) = LinearObservation(topology, MATRIX), arguments(topology)
