@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm.fields.elements import Domain, Lattice
 from sparseggm.fields.parameters import centred, combined, parameters, require_positive
-from sparseggm.graph.graphs import Grid, from_scipy
+from sparseggm.graph.graphs import Graph, Grid
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity.namespace import Array
 
@@ -100,6 +101,7 @@ class Matern:
 
 
 def _graph_of(matrix: Any) -> Topology:
-    kept = scipy.sparse.csr_array(abs(matrix) + abs(matrix.T))
-    kept.eliminate_zeros()
-    return from_scipy(kept)
+    """The graph of a symmetric matrix, whose mirror images may differ by rounding, even of zero."""
+    entries = scipy.sparse.coo_array(scipy.sparse.tril(abs(matrix) + abs(matrix).T, -1))
+    joined = entries.data > 0
+    return Graph(matrix.shape[0], np.stack([axis[joined] for axis in entries.coords], axis=-1))

@@ -138,13 +138,19 @@ class _Sparse:
         self.codes = np.repeat(np.arange(self.n) * self.n, np.diff(csr.indptr)) + csr.indices
 
     def at(self, rows: Places, cols: Places) -> Entries:
-        codes = rows * self.n + cols
-        positions = np.searchsorted(self.codes, codes)
-        is_stored = np.append(self.codes, -1)[positions] == codes
+        positions, is_stored = self._positions(rows, cols)
         return np.where(is_stored, np.append(self.data, self.data.dtype.type(0))[positions], 0)
 
+    def _positions(self, rows: Places, cols: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
+        """Where the places stand among the stored entries, and whether they do."""
+        codes = rows * self.n + cols
+        positions = np.searchsorted(self.codes, codes)
+        return positions, np.append(self.codes, -1)[positions] == codes
+
     def elsewhere(self, rows: Places, cols: Places) -> Index | None:
-        stray = (self.data != 0) & ~np.isin(self.codes, rows * self.n + cols)
+        positions, is_stored = self._positions(rows, cols)
+        stray = self.data != 0
+        stray[positions[is_stored]] = False
         return divmod(int(self.codes[np.argmax(stray)]), self.n) if stray.any() else None
 
     def named(self, index: Index) -> str:

@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 
 import sparseggm as sg
+import sparseggm.torch
 from sparseggm import fields
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, NotConvergedError, ShapeError
 from tests.fields.test_spatial import dense, laplacian, mesh
@@ -131,6 +132,17 @@ def test_an_intrinsic_prior_gives_its_posterior_and_its_evidence() -> None:
     np.testing.assert_allclose(found.posterior.loc, exact.loc, atol=1e-10)
     diffuse = float(walk.log_evidence(np.arange(9), y, 0.4))
     assert found.log_evidence == pytest.approx(diffuse + 0.5 * math.log(2 * math.pi * 9), rel=1e-10)
+
+
+def test_an_intrinsic_prior_of_tensors_has_gradients() -> None:
+    t = sg.Chain(9)
+    structure = torch.tensor(t.pack((np.array([1.0, *[2.0] * 7, 1.0]), -np.ones(8))))
+
+    def loss(log_scale: torch.Tensor) -> torch.Tensor:
+        walk = sparseggm.torch.fields.IntrinsicGaussian(log_scale.exp() * structure, topology=t)
+        return fields.laplace(walk, fields.Poisson(COUNTS[:9])).log_evidence
+
+    assert torch.autograd.gradcheck(loss, (torch.tensor(0.3).double().requires_grad_(),), eps=1e-5, atol=1e-7)
 
 
 # ---------------------------------------------------------------------- gradients
