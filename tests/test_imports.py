@@ -99,6 +99,7 @@ FLOORS = {
     ),
     "geometry": (
         "kinds",
+        "chains",
         "projection",
         "mixtures",
         "distances",
