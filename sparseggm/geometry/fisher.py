@@ -82,15 +82,15 @@ def _applied(
         )
     batches = {"vector": v.shape[:-1], "values": V.shape[:-1], "gaussian": g.batch_shape}
     checks.broadcast(function, **{name: tuple(shape) for name, shape in batches.items()})
-    require_finite(function, "vector", v)
-    require_finite(function, "values", V, pattern, topology)
     natural = topology.is_naturally_ordered
-    loc, v = (g.loc, v) if natural else (take(g.loc, topology.order), take(v, topology.order))
+    loc, x = (g.loc, v) if natural else (take(g.loc, topology.order), take(v, topology.order))
     fisher = Fisher(pattern, kind.factor(g), loc)
-    with checks.non_finite_passes():  # tested below
-        result = fisher.applied(coordinates, Tangent(v, V), inverse)
+    with checks.non_finite_passes():  # tested below: NaN and infinity reach the result
+        result = fisher.applied(coordinates, Tangent(x, V), inverse)
     for part in result:
         if not is_surely_finite(part) and known_to_fail(array_namespace(part).isfinite(part)):
+            require_finite(function, "vector", v)
+            require_finite(function, "values", V, pattern, topology)
             dtype = str(part.dtype).removeprefix("torch.")
             raise NonFiniteError(
                 f"{function}: the arguments are finite but the result overflows {dtype}. {checks.REMEDY}"

@@ -233,3 +233,25 @@ def test_what_has_no_fisher_matrix_is_refused(g, vector, values, coordinates, er
     for of in (geometry.fisher_matmul, geometry.fisher_solve):
         with pytest.raises(error, match=f"^{of.__name__}: {message}"):
             of(g, vector, values, coordinates)
+
+
+@pytest.mark.parametrize("coordinates", COORDINATES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_every_value_that_is_not_finite_is_found_and_named(coordinates: str, bad: float) -> None:
+    """Wherever it stands, whatever zeros it meets: the result alone is tested."""
+    topology = BlockChain(2, 2)
+    rng, pattern = np.random.default_rng(0), topology.factor_pattern
+    factor = np.where(pattern.rows == pattern.cols, 1.0, 0.0)
+    for g in (
+        GaussianGraphicalModel(rng.standard_normal(4), factor=factor, topology=topology),
+        GaussianGraphicalModel(np.zeros(5), factor=[1.0, 0, 1, 0, 1, 0, 1, 0, 1], topology=Chain(5)),
+    ):
+        sizes = g.n, g.factor_pattern.nnz
+        for of in (geometry.fisher_matmul, geometry.fisher_solve):
+            for which, size in enumerate(sizes):
+                for place in range(size):
+                    given = [np.zeros(each) for each in sizes]
+                    given[which][place] = bad
+                    name = ("vector", "values")[which]
+                    with pytest.raises(NonFiniteError, match=f"^{of.__name__}: {name} must be finite, got {bad}"):
+                        of(g, *given, coordinates)
