@@ -102,6 +102,7 @@ FLOORS = {
     ),
     "geometry": (
         "kinds",
+        "chains",
         "projection",
         "mixtures",
         "distances",

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from sparseggm.errors import NonFiniteError, PatternError, ShapeError
 from sparseggm.gaussian.fitting import columns_alike
-from sparseggm.geometry.kinds import as_wide, kind_of, require_finite, require_gaussians
+from sparseggm.geometry import chains
+from sparseggm.geometry.kinds import as_wide, is_surely_finite, kind_of, require_finite, require_gaussians
 from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail, mask, take
@@ -81,15 +82,15 @@ def _applied(
         )
     batches = {"vector": v.shape[:-1], "values": V.shape[:-1], "gaussian": g.batch_shape}
     checks.broadcast(function, **{name: tuple(shape) for name, shape in batches.items()})
-    require_finite(function, "vector", v)
-    require_finite(function, "values", V, pattern, topology)
     natural = topology.is_naturally_ordered
-    loc, v = (g.loc, v) if natural else (take(g.loc, topology.order), take(v, topology.order))
+    loc, x = (g.loc, v) if natural else (take(g.loc, topology.order), take(v, topology.order))
     fisher = Fisher(pattern, kind.factor(g), loc)
-    with checks.non_finite_passes():  # tested below
-        result = fisher.applied(coordinates, Tangent(v, V), inverse)
+    with checks.non_finite_passes():  # tested below: NaN and infinity reach the result
+        result = fisher.applied(coordinates, Tangent(x, V), inverse)
     for part in result:
-        if known_to_fail(array_namespace(part).isfinite(part)):
+        if not is_surely_finite(part) and known_to_fail(array_namespace(part).isfinite(part)):
+            require_finite(function, "vector", v)
+            require_finite(function, "values", V, pattern, topology)
             dtype = str(part.dtype).removeprefix("torch.")
             raise NonFiniteError(
                 f"{function}: the arguments are finite but the result overflows {dtype}. {checks.REMEDY}"
@@ -121,7 +122,12 @@ class Fisher:
     def __init__(self, pattern: Pattern, factor: Array, loc: Array) -> None:
         self.pattern, self.factor, self.loc = pattern, factor, loc
         self.verbs, self.xp = kind_of(factor).verbs, array_namespace(factor)
-        self.pivots = take(factor, pattern.diagonal)
+        self.is_chain_of_arrays = pattern.is_chain and self.xp is np
+
+    @property
+    def pivots(self) -> Array:
+        """L_jj."""
+        return take(self.factor, self.pattern.diagonal)
 
     def applied(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
         """F v or F⁻¹ v."""
@@ -189,21 +195,29 @@ class Fisher:
 
     def _factor_matmul(self, v: Array) -> Array:
         """Σ_SS v_S + e₁ v_jj / L_jj²."""
+        if self.is_chain_of_arrays:
+            return chains.factor_matmul(self.factor, v, self._variances())
         own = take(v, self.pattern.diagonal) / self.pivots**2
         return self._covariance_times(v) + self.verbs.on_diagonal(self.pattern, own)
 
     def _regression_matmul(self, v: Array) -> Array:
         """2 for log σ_j, Σ_RR / σ_j² for β_j."""
+        if self.is_chain_of_arrays:
+            return chains.regression_matmul(self.factor, v, self._variances())
         times = self._covariance_times(self._where_diagonal(0.0 * v, v))
         return self._where_diagonal(2 * v, times * self._by_column(self.pivots**2))
 
     def factor_solve(self, u: Array) -> Array:
         """½ L_Sj L_Sjᵀ u_S + 0 ⊕ Σ_RR⁻¹ u_R."""
+        if self.is_chain_of_arrays:
+            return chains.factor_solve(self.factor, u, self._variances())
         along = self.verbs.matmul_t(self.pattern, self.factor * u, self.xp.ones_like(self.pivots))
         return 0.5 * self.factor * self._by_column(along) + self._parents_solved(u)
 
     def _regression_solve(self, u: Array) -> Array:
         """½ for log σ_j, σ_j² Σ_RR⁻¹ for β_j."""
+        if self.is_chain_of_arrays:
+            return chains.regression_solve(self.factor, u, self._variances())
         return self._where_diagonal(0.5 * u, self._parents_solved(u) / self._by_column(self.pivots**2))
 
     def _covariance_times(self, v: Array) -> Array:
@@ -216,15 +230,22 @@ class Fisher:
 
     def _parents_solved(self, u: Array) -> Array:
         """Σ_RR⁻¹ u_R for every column, zero on the diagonal."""
-        pattern, fill, sigma, xp = self.pattern, self.pattern.filled(), self._selected_inverse(), self.xp
-        batch = np.broadcast_shapes(tuple(u.shape[:-1]), tuple(sigma.shape[:-1]))
+        pattern, fill, xp = self.pattern, self.pattern.filled(), self.xp
         single, gather = _parents(pattern)
+        if pattern.longest_column <= 2:
+            quotient = take(u, single) / take(self._variances(), pattern.rows[single])
+            return take(xp.concatenate([quotient, xp.zeros_like(u[..., :1] + self.pivots[..., :1])], -1), gather)
+        sigma = self._selected_inverse()
+        batch = np.broadcast_shapes(tuple(u.shape[:-1]), tuple(sigma.shape[:-1]))
         parts = [take(u, single) / take(sigma, fill.diagonal[pattern.rows[single]])]
         for _, positions, pairs in columns_alike(pattern, fill, math.prod(batch), least=3):
             solved = xp.linalg.solve(take(sigma, pairs[:, 1:, 1:]), take(u, positions[:, 1:])[..., None])[..., 0]
             parts.append(solved.reshape(*batch, solved.shape[-2] * solved.shape[-1]))
         zero = xp.zeros_like(u[..., :1] + sigma[..., :1])
         return take(xp.concatenate([*parts, zero], -1), gather)
+
+    def _variances(self) -> Array:
+        return self.verbs.marginal_variances(self.pattern, self.factor)
 
     def _selected_inverse(self) -> Array:
         return self.verbs.selected_inverse(self.pattern, self.factor)
@@ -233,7 +254,9 @@ class Fisher:
 
     def sigma(self, x: Array) -> Array:
         """Σ x."""
-        return self.verbs.solve_t(self.pattern, self.factor, self.verbs.solve(self.pattern, self.factor, x))
+        half = self.verbs.solve(self.pattern, self.factor, x)
+        in_place = {"out": half} if self.xp is np else {}
+        return self.verbs.solve_t(self.pattern, self.factor, half, **in_place)
 
     def _precision(self, x: Array) -> Array:
         return self.verbs.matmul(self.pattern, self.factor, self.verbs.matmul_t(self.pattern, self.factor, x))

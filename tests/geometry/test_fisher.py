@@ -26,6 +26,8 @@ from sparseggm import (
     Topology,
     geometry,
 )
+from sparseggm.geometry import chains
+from sparseggm.geometry.fisher import Fisher
 from tests import numerics
 from tests.gaussian_bounds import factor_of, family
 from tests.ledger import check
@@ -182,6 +184,21 @@ def test_the_fisher_matrix_is_the_hessian_of_kl_in_either_argument(topology: Top
             np.testing.assert_allclose(float(kl / step**2), size, rtol=1e-7)
 
 
+@pytest.mark.parametrize("n", [1, 2, chains.BLOCK, 2 * chains.BLOCK + 3])
+@pytest.mark.parametrize("coordinates", COORDINATES[:2])
+def test_a_chain_in_blocks_has_the_numbers_of_any_pattern(n: int, coordinates: str) -> None:
+    rng, chain = np.random.default_rng(0), Chain(n)
+    factor = factor_values(rng, chain.factor_pattern, (2,), "plain", np.float64)
+    g = GaussianGraphicalModel(rng.standard_normal(n), factor=factor, topology=chain)
+    v = geometry.Tangent(rng.standard_normal(n), rng.standard_normal((3, 1, 2 * n - 1)))
+    fisher = Fisher(chain.factor_pattern, g.factor, g.loc)
+    plain = Fisher(chain.factor_pattern, g.factor, g.loc)
+    plain.is_chain_of_arrays = False
+    for inverse in (False, True):
+        for one, two in zip(*(each.applied(coordinates, v, inverse) for each in (fisher, plain)), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-11, atol=1e-11)
+
+
 # ---------------------------------------------------------------------- refusals
 
 
@@ -216,3 +233,25 @@ def test_what_has_no_fisher_matrix_is_refused(g, vector, values, coordinates, er
     for of in (geometry.fisher_matmul, geometry.fisher_solve):
         with pytest.raises(error, match=f"^{of.__name__}: {message}"):
             of(g, vector, values, coordinates)
+
+
+@pytest.mark.parametrize("coordinates", COORDINATES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_every_value_that_is_not_finite_is_found_and_named(coordinates: str, bad: float) -> None:
+    """Wherever it stands, whatever zeros it meets: the result alone is tested."""
+    topology = BlockChain(2, 2)
+    rng, pattern = np.random.default_rng(0), topology.factor_pattern
+    factor = np.where(pattern.rows == pattern.cols, 1.0, 0.0)
+    for g in (
+        GaussianGraphicalModel(rng.standard_normal(4), factor=factor, topology=topology),
+        GaussianGraphicalModel(np.zeros(5), factor=[1.0, 0, 1, 0, 1, 0, 1, 0, 1], topology=Chain(5)),
+    ):
+        sizes = g.n, g.factor_pattern.nnz
+        for of in (geometry.fisher_matmul, geometry.fisher_solve):
+            for which, size in enumerate(sizes):
+                for place in range(size):
+                    given = [np.zeros(each) for each in sizes]
+                    given[which][place] = bad
+                    name = ("vector", "values")[which]
+                    with pytest.raises(NonFiniteError, match=f"^{of.__name__}: {name} must be finite, got {bad}"):
+                        of(g, *given, coordinates)
