@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian.designs import Design
-from sparseggm.gaussian.potentials import added
+from sparseggm.gaussian.potentials import gathered
 from sparseggm.graph.derived import derived
 from sparseggm.graph.families import Diagonal
 from sparseggm.graph.graphs import Graph, union
-from sparseggm.graph.joint import has_edges_of
+from sparseggm.graph.joint import Gather, has_edges_of, joint_graph
 from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
@@ -45,6 +45,7 @@ class Gram:
         i, j = products.nodes.T
         graph = Graph(topology.n, products.nodes[i != j])
         self.topology = topology if has_edges_of(topology, graph) else union(topology, graph)
+        self._of_prior = self._gather_of(topology)
         place = self.topology.inverse_order[products.nodes]
         on = self.topology.precision_pattern.positions_of(place.max(axis=1), place.min(axis=1))
         self._products, self._target = products, on[products.pair]
@@ -157,10 +158,13 @@ class Gram:
 
     def _sum(self, graph: Topology, precision: Array, gram: Array) -> Array:
         """P on its graph, and Aᵀ W A."""
-        joint, total = added(self.topology, gram, graph, precision)
+        return gram + gathered(precision, self._of_prior if graph is self.prior_topology else self._gather_of(graph))
+
+    def _gather_of(self, graph: Topology) -> Gather:
+        joint, _, gather = joint_graph(self.topology, graph)
         if joint is not self.topology:
             raise PatternError(
                 f"LinearObservation: the prior must be on {self.prior_topology}, or join no other nodes than "
                 f"{self.topology}, got {graph}. Make a LinearObservation for prior.graph."
             )
-        return total
+        return gather

@@ -46,10 +46,10 @@ def mask(array: Array, condition: Any) -> Array:
 
 def constant_like(array: Array, numbers: Any) -> Array:
     """Numbers as a constant of the kind and dtype of an array, on its device; a tensor beside a tensor stays one."""
-    if hasattr(numbers, "index_select"):
-        return numbers.to(array.dtype)
     if _is_numpy(array):
         return np.asarray(numbers, array.dtype)
+    if not _is_numpy(numbers) and hasattr(numbers, "index_select"):
+        return numbers.to(array.dtype)
     return _beside(array, np.array(numbers, np.float64)).to(array.dtype)  # a copy: torch warns of read-only memory
 
 

@@ -157,6 +157,22 @@ def test_a_posterior_may_be_mapped() -> None:
     torch.testing.assert_close(mapped, plan.log_evidence(prior, y, variance), rtol=1e-13, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:DeprecationWarning")  # torch's own calls
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, where a graph breaks
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_compiled_evidence_is_the_eager_one() -> None:
+    topology = sg.Chain(4)
+    plan, (loc, P, y, variance, _) = LinearObservation(topology, MATRIX), arguments(topology)
+    prior = prior_of(topology, loc.detach(), P.detach())
+
+    def evidence(y: Tensor) -> Tensor:
+        return plan.log_evidence(prior, y, variance.detach())
+
+    torch.testing.assert_close(
+        torch.compile(evidence, backend="aot_eager")(y.detach()), evidence(y.detach()), rtol=1e-13, atol=0
+    )
+
+
 def test_the_short_forms_are_those_of_the_plan() -> None:
     topology = sg.Chain(4)
     loc, P, y, variance, _ = arguments(topology)
