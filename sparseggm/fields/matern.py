@@ -23,6 +23,7 @@ import scipy.sparse
 from sparseggm.fields.elements import Domain, Lattice
 from sparseggm.fields.parameters import centred, combined, parameters, require_positive
 from sparseggm.graph.graphs import Graph, Grid
+from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity.namespace import Array
 
@@ -50,8 +51,8 @@ class Matern:
         if alpha == 2:
             matrices.append(scipy.sparse.csr_array(stiffness @ scipy.sparse.diags_array(1 / mass) @ stiffness))
         on_grid = alpha == 1 and isinstance(domain, Lattice)
-        self.topology = Grid(*domain.shape) if on_grid else _graph_of(matrices[-1])  # type: ignore[attr-defined]
-        self._packed = [self.topology.pack(matrix) for matrix in matrices]
+        self.topology = Grid(*domain.shape) if on_grid else _graph_of(abs(stiffness) + abs(matrices[-1]))  # type: ignore[attr-defined]
+        self._packed = [_values_on(self.topology, matrix) for matrix in matrices]
 
     def __repr__(self) -> str:
         return f"Matern({self.domain}, alpha={self.alpha})"
@@ -105,3 +106,14 @@ def _graph_of(matrix: Any) -> Topology:
     entries = scipy.sparse.coo_array(scipy.sparse.tril(abs(matrix) + abs(matrix).T, -1))
     joined = entries.data > 0
     return Graph(matrix.shape[0], np.stack([axis[joined] for axis in entries.coords], axis=-1))
+
+
+def _values_on(topology: Topology, matrix: Any) -> FloatArray:
+    """As `topology.pack`, of a matrix that is symmetric to rounding and on the graph, as these are by construction."""
+    entries = scipy.sparse.coo_array(scipy.sparse.tril((matrix + matrix.T) / 2))
+    ends = topology.inverse_order[np.stack(entries.coords)]
+    stored = entries.data != 0
+    pattern = topology.precision_pattern
+    values = np.zeros(pattern.nnz)
+    values[pattern.positions_of(ends.max(axis=0)[stored], ends.min(axis=0)[stored])] = entries.data[stored]
+    return values

@@ -15,7 +15,7 @@ import sparseggm as sg
 import sparseggm.torch
 from sparseggm import fields
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, NotConvergedError, ShapeError
-from tests.fields.test_spatial import dense, laplacian, mesh
+from tests.fields.test_spatial import laplacian, mesh
 from tests.fields.test_state_space import dense_precision
 from tests.numerics import Array
 
@@ -277,8 +277,3 @@ def test_what_is_no_prior_is_refused() -> None:
         fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], start=np.zeros(3))
     with pytest.raises(ShapeError, match="observation must be of 12 nodes"):
         fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], fields.LinearObservation(sg.Chain(3), np.eye(3)))
-
-
-def test_the_dense_helper_agrees_with_the_topology() -> None:
-    packed = fields.CAR(GRID).precision(1.0, 0.5)
-    np.testing.assert_array_equal(dense(GRID, packed), dense(GRID, packed).T)
