@@ -72,5 +72,5 @@ def _seeded(rng: Seed) -> Seed:
 
 
 def _of_tensors(estimate: Estimate) -> Estimate:
-    value, error = (torch.as_tensor(part) for part in estimate)
+    value, error = (torch.as_tensor(part, device="cpu") for part in estimate)
     return Estimate(value, error)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ class IntrinsicGaussian(fields.IntrinsicGaussian):
     @property
     def loc(self) -> Tensor:
         """(n,) zero, a mode, as all of the null space is."""
-        return torch.zeros(self.n, dtype=self.precision.dtype)
+        return torch.zeros(self.n, dtype=self.precision.dtype, device=self.precision.device)
 
     def _promoted(self, function: str, **values: Any) -> tuple[fields.IntrinsicGaussian, list[Tensor]]:
         precision, *tensors = as_tensors(function, precision=self.precision, **values)

@@ -49,7 +49,7 @@ class NaturalGradient(torch.optim.Optimizer):
             raise ValueError(f"NaturalGradient: lr must be finite and > 0, got {lr}.")
         GaussianGraphicalModel(loc, factor=factor, topology=topology, validate_args=True)
         self._topology = topology
-        self.shortened = torch.zeros(loc.shape[:-1], dtype=torch.int64)
+        self.shortened = torch.zeros(loc.shape[:-1], dtype=torch.int64, device=loc.device)
         super().__init__([loc, factor], {"lr": lr})
 
     @torch.no_grad()

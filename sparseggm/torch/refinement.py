@@ -55,7 +55,9 @@ def refine(
     rates = torch.full_like(q.loc[..., 0], rate)
     taken, outside = (torch.zeros_like(rates, dtype=torch.int64) for _ in range(2))
     for step in range(steps):
-        eps = torch.randn(SAMPLES, *q.loc.shape, dtype=q.loc.dtype) if noise is None else noise(step)
+        eps = (
+            torch.randn(SAMPLES, *q.loc.shape, dtype=q.loc.dtype, device=q.loc.device) if noise is None else noise(step)
+        )
         trial, is_inside, is_better = _tried(q, log_joint, eps, rates)
         rates = torch.where(is_better, rates, 0.5 * rates)
         taken, outside = taken + is_better, outside + ~is_inside

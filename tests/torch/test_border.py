@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import sparseggm as sg
 from sparseggm import parametrize
-from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, PrecisionHead, sample_and_kl
+from sparseggm.torch import (
+    ConvHead,
+    FactorHead,
+    GaussianGraphicalModel,
+    PrecisionHead,
+    geometry,
+    precondition,
+    refine,
+    sample_and_kl,
+)
 
 TOPOLOGY = sg.Star(4)  # eliminated in another order than it is numbered; 7 stored entries
 N, NNZ = 4, 7
@@ -414,6 +424,18 @@ def answers(q: Q) -> dict[str, Any]:
         "kl from Normal": lambda: kl_divergence(normal, q),
         "kl to dense": lambda: kl_divergence(q, dense),
         "kl from dense": lambda: kl_divergence(dense, q),
+        "estimate_trace_covariance": lambda: q.estimate_trace_covariance(rng=0).value,
+        "observe": lambda: q.observe([0, 1], [1.0, 2.0], 0.5).loc,
+        "observe a matrix": lambda: q.observe(csr_array(np.ones((1, n))), [1.0], 0.5).loc,
+        "log_evidence": lambda: q.log_evidence(csr_array(np.ones((1, n))), [1.0], 0.5),
+        "log_normaliser": lambda: q.log_normaliser(),
+        "jeffreys": lambda: geometry.jeffreys(q, other),
+        "e_geodesic": lambda: geometry.e_geodesic(q, other, 0.5).factor,
+        "fisher_rao_bounds": lambda: geometry.fisher_rao_bounds(q, other).upper,
+        "precondition": lambda: precondition(q).loc if q.topology.is_factor_free else q.loc,
+        "refine": lambda: (
+            refine(q, lambda z: -z.square().sum(-1), 2).gaussian.loc if q.topology.is_factor_free else q.loc
+        ),
     }
 
 
