@@ -17,14 +17,12 @@ from tests.torch.gaussians import Kind, in_numpy
 ONLY_IN_NUMPY = {
     "kl_divergence": "torch.distributions.kl_divergence(q, p)",
     "kl_terms": "sparseggm.torch.kl_terms(q, p)",
-    "observe": "a product with a Potential",
 }
 ONLY_IN_TORCH = {
     "rsample": "has gradients",
     "rsample_and_log_prob": "has gradients",
     "detach": "has gradients",
     "expand": "of torch's protocol",
-    "precision_matrix": "to_scipy of the graph",
 }
 NODES = [(0, 0), (0, 1), (2, 1)]
 
@@ -47,7 +45,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         for name in (
             *("dtype", "entropy", "factor", "factor_pattern", "graph", "information_vector"),
             *("is_on_topology", "loc", "mean", "mode", "n", "precision", "stddev", "topology", "trace_covariance"),
-            *("variance", "covariance_matrix"),
+            *("variance", "covariance_matrix", "precision_matrix", "log_normaliser"),
         )
     },
     "batch_shape": lambda g: list(g.batch_shape),
@@ -61,6 +59,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "from_factor": lambda g: type(g).from_factor(g.loc, factor=g.factor, topology=g.graph, pattern=g.factor_pattern),
     "from_information": lambda g: type(g).from_information(np.ones(g.n), precision=g.precision, topology=g.graph),
     "from_precision": lambda g: type(g).from_precision(np.ones(g.n), precision=g.precision, topology=g.graph),
+    "covariance_matmul": lambda g: g.covariance_matmul(np.ones(g.n)),
+    "log_evidence": value("log_evidence", [0, 1], [1.0, 2.0], 0.5),
+    "nodes": lambda g: g.nodes.tolist(),
+    "observe": value("observe", [0, 1], [1.0, 2.0], 0.5),
     "log_prob": lambda g: g.log_prob(np.ones(g.n)),
     "marginal": value("marginal", [1, 0]),
     "moved_to": lambda g: g.moved_to(np.ones(g.n)),
