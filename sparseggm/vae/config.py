@@ -1,7 +1,7 @@
 """The recipe of one run: every number that decides its results, and nothing else.
 
 The paths of data and results are not part of the recipe, so a run can be moved. `Config.digest` names the recipe in
-checkpoints.
+checkpoints. The module is longer than others: it is one class, whose fields are explained one by one.
 """
 
 from __future__ import annotations
