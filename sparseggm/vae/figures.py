@@ -100,8 +100,11 @@ def plot_means(layers: list[TrackedLayer], tracked: int) -> Figure:
 
 def plot_curves(runs: list[TrainedRun]) -> Figure:
     """ELBO of the training images over the epochs."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for run in runs:
         axes.plot(np.arange(1, len(run.elbo) + 1), run.elbo, label=run.name)
     # The first epochs are far below.
