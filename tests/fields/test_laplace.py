@@ -14,7 +14,14 @@ import torch
 import sparseggm as sg
 import sparseggm.torch
 from sparseggm import fields
-from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, NotConvergedError, ShapeError
+from sparseggm.errors import (
+    DTypeError,
+    NonFiniteError,
+    NonPositiveError,
+    NotConvergedError,
+    NotPositiveDefiniteError,
+    ShapeError,
+)
 from tests.fields.test_spatial import dense, laplacian, mesh
 from tests.fields.test_state_space import dense_precision
 from tests.numerics import Array
@@ -119,6 +126,30 @@ def test_far_starts_end_at_the_same_mode() -> None:
     for start in (-30.0, 30.0):
         far = fields.laplace(PRIOR, likelihood, start=np.full(12, start))
         np.testing.assert_allclose(far.posterior.loc, near.posterior.loc, atol=1e-9)
+
+
+@pytest.mark.parametrize("sd", [1.0, 1e3, 1e6, 1e14])
+def test_a_count_of_zero_beside_a_vague_prior_has_a_mode_far_away(sd: float) -> None:
+    prior = sg.GaussianGraphicalModel([0.0], factor=[1 / sd], topology=sg.Chain(1))
+    P = 1 / sd**2
+    z = scipy.optimize.brentq(lambda z: -np.exp(z) - P * z, -800.0, 0.0, xtol=1e-14, rtol=1e-15)
+    expected = -np.exp(z) - 0.5 * P * z**2 + 0.5 * np.log(P / (P + np.exp(z)))
+    assert fields.laplace(prior, fields.Poisson([0])).log_evidence == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [fields.Poisson([0] * 4), fields.Binomial([1] * 4), fields.NegativeBinomial([0] * 4, 2.0)],
+    ids=["poisson", "binomial", "negative binomial"],
+)
+def test_data_that_pull_without_an_end_settle_no_improper_prior(likelihood: fields.Likelihood) -> None:
+    walk = fields.IntrinsicGaussian(
+        sg.Chain(4).pack(np.diff(np.eye(4), axis=0).T @ np.diff(np.eye(4), axis=0)), topology=sg.Chain(4)
+    )
+    for tensors in (False, True):
+        prior = sparseggm.torch.fields.IntrinsicGaussian(torch.tensor(walk.precision), topology=sg.Chain(4))
+        with pytest.raises(NotPositiveDefiniteError, match=r"laplace: P \+ Aᵀ W A must be .*all 0"):
+            fields.laplace(prior if tensors else walk, likelihood)
 
 
 def test_an_intrinsic_prior_gives_its_posterior_and_its_evidence() -> None:
