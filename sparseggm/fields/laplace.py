@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
-from sparseggm.errors import NonFiniteError, NotConvergedError, NotPositiveDefiniteError, ShapeError
+from sparseggm.errors import DTypeError, NonFiniteError, NotConvergedError, NotPositiveDefiniteError, ShapeError
 from sparseggm.fields.areal import Improper
 from sparseggm.fields.intrinsic import IntrinsicGaussian
 from sparseggm.fields.likelihoods import Likelihood, Terms, total
@@ -31,6 +31,7 @@ from sparseggm.fields.parameters import (
     solved,
 )
 from sparseggm.gaussian.linear import LinearObservation
+from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, in_float64
@@ -96,6 +97,7 @@ def laplace(
     Cost: a factorisation and two solves a step, some five to ten; one factorisation more for the result.
     Source: [Tierney & Kadane 1986; Rue, Martino & Chopin 2009].
     """
+    require_at_least(0, "laplace", max_steps=max_steps)
     problem = _Problem.of(prior, likelihood, observation)
     with problem.without_gradients():
         z, steps = _mode(problem, problem.started(start), max_steps)
@@ -126,7 +128,16 @@ class _Problem(NamedTuple):
                 "laplace: prior must be a GaussianGraphicalModel, an IntrinsicGaussian or Improper, got "
                 f"{type(prior).__name__}."
             )
+        if not callable(likelihood):
+            raise TypeError(
+                f"laplace: likelihood must be a function of η, as Poisson, got {type(likelihood).__name__}."
+            )
         plan = LinearObservation(graph, scipy.sparse.eye_array(graph.n)) if plan is None else plan
+        if not isinstance(plan, LinearObservation) or plan.noise is not None:
+            raise TypeError(
+                f"laplace: observation must be a LinearObservation without noise=, got {plan!r}. The likelihood has "
+                "the noise."
+            )
         if plan.shape[1] != graph.n:
             raise ShapeError(f"laplace: observation must be of {graph.n} nodes, as the prior, got {plan}.")
         return cls(graph, in_float64(prior.precision), in_float64(prior.loc), in_float64(constant), likelihood, plan)
@@ -140,10 +151,17 @@ class _Problem(NamedTuple):
             z = self.loc
         else:
             z, _ = parameters("laplace", start=start, loc=self.loc)
+        if is_tensor(z) and not is_tensor(self.loc):
+            raise DTypeError("laplace: start is a tensor, but the prior is of arrays. Give start= as an array.")
+        if not as_array(array_namespace(z).isfinite(z)).all():
+            raise NonFiniteError("laplace: start must be finite, got NaN or infinity.")
         if tuple(z.shape[-1:]) != (self.graph.n,):
             raise ShapeError(f"laplace: start must end in {self.graph.n}, got shape {tuple(z.shape)}.")
         batch = common_batch("laplace", start=z.shape[:-1], prior=self.precision.shape[:-1])
-        batch = common_batch("laplace", start=batch, likelihood=self.terms(z).log_prob.shape[:-1])
+        terms = self.terms(z)
+        if not isinstance(terms, Terms):
+            raise TypeError(f"laplace: likelihood must give Terms, got {type(terms).__name__}. See CustomLikelihood.")
+        batch = common_batch("laplace", start=batch, likelihood=terms.log_prob.shape[:-1])
         return expanded(z, (*batch, self.graph.n))
 
     def terms(self, z: Array) -> Terms:
