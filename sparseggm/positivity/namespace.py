@@ -39,6 +39,11 @@ def known(function: str, name: str, array: Array) -> Array:
     return array
 
 
+def has_floats(array: Array) -> bool:
+    """Whether the numbers are floating-point numbers; constants beside integers would lose their fractions."""
+    return array.dtype.kind == "f" if _is_numpy(array) else bool(array.is_floating_point())
+
+
 def mask(array: Array, condition: Any) -> Array:
     """A boolean NumPy array as a constant of the kind of `array`, on its device."""
     return condition if _is_numpy(array) else _beside(array, condition)
