@@ -34,7 +34,7 @@ from sparseggm.gaussian.linear import LinearObservation
 from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, in_float64
+from sparseggm.positivity.namespace import Array, array_namespace, in_float64, is_transformed
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -128,6 +128,8 @@ class _Problem(NamedTuple):
                 "laplace: prior must be a GaussianGraphicalModel, an IntrinsicGaussian or Improper, got "
                 f"{type(prior).__name__}."
             )
+        if is_tensor(prior.loc) and is_transformed():
+            raise TypeError("laplace: runs under no transform of torch.func. Give batch axes instead of vmap.")
         if not callable(likelihood):
             raise TypeError(
                 f"laplace: likelihood must be a function of η, as Poisson, got {type(likelihood).__name__}."
