@@ -11,11 +11,20 @@ import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
 from sparseggm.errors import NonPositiveError, PatternError, ShapeError
-from sparseggm.fields.parameters import centred, common_batch, expanded, parameters, require_between, require_positive
+from sparseggm.fields.parameters import (
+    centred,
+    common_batch,
+    constants,
+    expanded,
+    parameters,
+    require_between,
+    require_positive,
+)
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.graphs import Graph
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, constant_like, scatter
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -56,9 +65,9 @@ class CAR:
         tau, rho = parameters("CAR.precision", tau=tau, rho=rho)
         require_positive("CAR.precision", tau=tau)
         require_between("CAR.precision", "rho", rho, -1.0, 1.0)
+        batch = common_batch("CAR.precision", tau=tau.shape, rho=rho.shape)
         diagonal = tau[..., None] * constant_like(tau, self._degrees)
         couplings = -(tau * rho)[..., None] * constant_like(tau, self._weights)
-        batch = common_batch("CAR.precision", tau=tau.shape, rho=rho.shape)
         diagonal, couplings = (expanded(part, (*batch, part.shape[-1])) for part in (diagonal, couplings))
         return _packed(self.topology, diagonal, couplings)
 
@@ -92,9 +101,10 @@ class BYM2:
         _require_connected(topology)
         self.districts = topology
         n = topology.n
-        X = np.zeros((n, 0)) if covariates is None else np.asarray(covariates, np.float64)
+        (X,) = constants("BYM2", covariates=np.zeros((n, 0)) if covariates is None else covariates)
         if X.ndim != 2 or len(X) != n:
             raise ShapeError(f"BYM2: covariates must be ({n}, p), got shape {X.shape}.")
+        checks.require_finite("BYM2", "covariates", None, X)
         constant = np.ptp(X, axis=0) == 0
         if constant.any():
             raise ValueError(f"BYM2: column {np.argmax(constant)} of covariates is constant. The intercept is there.")
@@ -153,7 +163,7 @@ def _checked_weights(function: str, topology: Topology, weights: npt.ArrayLike |
     """Weights of the edges, and their sums over the neighbours of each district."""
     require_topology(function, topology)
     edges = topology.edges
-    w = np.ones(len(edges)) if weights is None else np.asarray(weights, np.float64)
+    (w,) = constants(function, weights=np.ones(len(edges)) if weights is None else weights)
     if w.shape != (len(edges),):
         raise ShapeError(f"{function}: weights must be ({len(edges)},), one for each edge, got shape {w.shape}.")
     if not ((w > 0) & np.isfinite(w)).all():

@@ -121,7 +121,7 @@ class Autoregression:
             if k:
                 r = phi[..., -1:]
                 self._require_stationary(function, k, r)
-                rest, shrink = phi[..., :-1], 1 - r * r
+                rest, shrink = phi[..., :-1], (1 - r) * (1 + r)
                 phi = (rest + r * xp.flip(rest, (-1,))) / shrink
                 scale = scale / shrink[..., 0]
         return columns[::-1]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm.errors import NotPositiveDefiniteError, PatternError, ShapeError
+from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian.designs import Design
 from sparseggm.gaussian.linear import LOG_2PI, Gaussian, observation_of
 from sparseggm.linalg import checks
@@ -50,6 +50,8 @@ class Constrained:
             raise ShapeError(f"{function}: values must broadcast to (..., {len(dense)}), got shape {tuple(e.shape)}.")
         self.matrix, self.values = a, array_namespace(e).broadcast_to(e, (*e.shape[:-1], len(dense)))
         checks.broadcast(function, values=tuple(self.values.shape[:-1]), gaussian=tuple(g.batch_shape))
+        if known_to_fail(array_namespace(e).isfinite(e)):
+            raise NonFiniteError(f"{function}: values must be finite, got NaN or infinity.")
         _require_rank(function, dense, _as_array(self.values))
         self._prepare(function)
 
@@ -75,22 +77,33 @@ class Constrained:
                 pivot=float(pivots.min()),
             )
         self._half_logdet = (xp.log(in_float64(pivots)) + xp.log(in_float64(scale))).sum(-1)
-        self.mean = self.project(loc)
+        self.mean = self._moved(self._moved(loc))
 
     def __repr__(self) -> str:
         return f"Constrained({self.gaussian!r}, {len(self.matrix)} rows)"
 
-    def project(self, z: Array) -> Array:
+    def project(self, z: Any) -> Array:
         """z − S G⁻¹ (A z − e): a sample of g becomes one of this Gaussian, its mean this mean.
 
         Done twice, so that A z = e to γ_n (|A| |z| + |e|) though G is solved with fewer digits.
         """
+        z = self._points("project", z)[1]
         return self._moved(self._moved(z))
 
+    def _points(self, function: str, x: Any) -> tuple[Gaussian, Array]:
+        """The Gaussian and (..., n) finite numbers in one dtype."""
+        g, (point,) = self.gaussian._promoted(function, x=x)
+        if tuple(point.shape[-1:]) != (g.topology.n,):
+            raise ShapeError(f"{function}: needs points that end in {g.topology.n}, got shape {tuple(point.shape)}.")
+        if known_to_fail(array_namespace(point).isfinite(point)):
+            raise NonFiniteError(f"{function}: needs finite points, got NaN or infinity.")
+        checks.broadcast(function, points=tuple(point.shape[:-1]), gaussian=tuple(self.mean.shape[:-1]))
+        return g, point
+
     def _moved(self, z: Array) -> Array:
-        gap = z @ self.matrix.T - self.values
-        weights = array_namespace(gap).linalg.solve(self._gram, gap[..., None])
-        return z - (weights * self._spread).sum(-2)
+        a, e, gram, spread = (constant_like(z, each) for each in (self.matrix, self.values, self._gram, self._spread))
+        weights = array_namespace(z).linalg.solve(gram, (z @ a.T - e)[..., None])
+        return z - (weights * spread).sum(-2)
 
     @property
     def variance(self) -> Array:
@@ -114,7 +127,7 @@ class Constrained:
 
         A point of the subspace has |A x − e| ≤ √u (|A| |x| + |e|).
         """
-        g, (point,) = self.gaussian._promoted("log_prob", x=x)
+        g, point = self._points("log_prob", x)
         xp, a = array_namespace(point), constant_like(point, self.matrix)
         gap = point @ a.T - self.values
         size = abs(point) @ abs(a).T + abs(self.values)
@@ -159,9 +172,10 @@ def _as_array(tensor: Array) -> npt.NDArray[Any]:
 
 def _require_rank(function: str, dense: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
     """Raise unless the rows, each scaled to length 1, are linearly independent."""
-    length = np.sqrt((dense**2).sum(axis=1))
-    if not length.all():
-        raise PatternError(f"{function}: row {int(np.argmin(length))} of the matrix is zero. Leave it out.")
+    largest = abs(dense).max(axis=1, initial=0)
+    if not largest.all():
+        raise PatternError(f"{function}: row {int(np.argmin(largest))} of the matrix is zero. Leave it out.")
+    length = largest * np.sqrt(((dense / largest[:, None]) ** 2).sum(axis=1))
     u, sigma, _ = np.linalg.svd(dense / length[:, None])
     limit = max(dense.shape) * np.finfo(np.float64).eps
     if len(dense) > dense.shape[1] or sigma[-1] <= limit * sigma[0]:

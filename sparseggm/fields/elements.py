@@ -17,8 +17,10 @@ import scipy.sparse
 from scipy.spatial import cKDTree
 
 from sparseggm.errors import NonPositiveError, PatternError, ShapeError
+from sparseggm.fields.parameters import constants
 from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.pattern import FloatArray, IntArray
+from sparseggm.promotion import as_numbers
 
 INSIDE = 1e-10
 """A point counts as inside of a triangle where no barycentric coordinate is below minus this."""
@@ -62,13 +64,13 @@ class Mesh:
 
     def __init__(self, points: npt.ArrayLike, triangles: npt.ArrayLike) -> None:
         self.points = _coordinates("Mesh", "points", points, 2)
-        self.triangles: IntArray = np.asarray(triangles)
         self.n = len(self.points)
-        t = self.triangles
+        t, _ = as_numbers("Mesh", "triangles", triangles)
         if t.ndim != 2 or t.shape[1] != 3 or not np.issubdtype(t.dtype, np.integer):
             raise ShapeError(f"Mesh: triangles must be (m, 3) integers, got {t.dtype} of shape {t.shape}.")
         if t.size and (t.min() < 0 or t.max() >= self.n):
             raise PatternError(f"Mesh: triangles must be of points 0 … {self.n - 1}, got {t.min()} … {t.max()}.")
+        self.triangles: IntArray = t.astype(np.int64)
         lonely = np.setdiff1d(np.arange(self.n), t)
         if lonely.size:
             raise PatternError(f"Mesh: every point must be in a triangle, got point {lonely[0]} in none. Leave it out.")
@@ -152,10 +154,16 @@ class Lattice:
     """
 
     def __init__(self, shape: int | tuple[int, ...], spacing: npt.ArrayLike = 1.0) -> None:
-        sides = (shape,) if isinstance(shape, int) else tuple(shape)
+        sides = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+        require_at_least(1, "Lattice", dimensions=len(sides))
         require_at_least(2, "Lattice", **{f"side {axis}": side for axis, side in enumerate(sides)})
         self.shape, self.dimension, self.n = tuple(map(int, sides)), len(sides), math.prod(sides)
-        self.spacing = np.broadcast_to(np.asarray(spacing, np.float64), (self.dimension,))
+        (each,) = constants("Lattice", spacing=spacing)
+        if each.shape not in ((), (1,), (self.dimension,)):
+            raise ShapeError(
+                f"Lattice: spacing must be a number or ({self.dimension},), one for each axis, got shape {each.shape}."
+            )
+        self.spacing = np.broadcast_to(each, (self.dimension,))
         if not ((self.spacing > 0) & np.isfinite(self.spacing)).all():
             raise NonPositiveError(f"Lattice: spacing must be positive and finite, got {self.spacing}.")
 
@@ -207,7 +215,7 @@ class Lattice:
 
 def _coordinates(function: str, name: str, value: npt.ArrayLike, dimension: int) -> FloatArray:
     """(k, dimension) finite float64 coordinates."""
-    array = np.asarray(value, np.float64)
+    (array,) = constants(function, **{name: value})
     if array.ndim != 2 or array.shape[1] != dimension:
         raise ShapeError(f"{function}: {name} must be (k, {dimension}), got shape {array.shape}.")
     if not np.isfinite(array).all():

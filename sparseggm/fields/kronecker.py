@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparseggm.errors import ShapeError
-from sparseggm.fields.parameters import centred, parameters
+from sparseggm.fields.parameters import centred, common_batch, parameters
 from sparseggm.graph.graphs import Graph
 from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology, require_topology
@@ -50,6 +50,7 @@ class Kronecker:
             nnz = topology.precision_pattern.nnz
             if tuple(values.shape[-1:]) != (nnz,):
                 raise ShapeError(f"{function}: {name} must end in {nnz}, got shape {tuple(values.shape)}.")
+        common_batch(function, first=first.shape[:-1], second=second.shape[:-1])
         return take(first, self._places[0]) * take(second, self._places[1])
 
     def prior(self, first: Any, second: Any, loc: Any = 0.0) -> Any:

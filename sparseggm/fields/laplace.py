@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
-from sparseggm.errors import NonFiniteError, NotConvergedError, ShapeError
+from sparseggm.errors import DTypeError, NonFiniteError, NotConvergedError, NotPositiveDefiniteError, ShapeError
 from sparseggm.fields.areal import Improper
 from sparseggm.fields.intrinsic import IntrinsicGaussian
 from sparseggm.fields.likelihoods import Likelihood, Terms, total
@@ -31,9 +31,10 @@ from sparseggm.fields.parameters import (
     solved,
 )
 from sparseggm.gaussian.linear import LinearObservation
+from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, in_float64
+from sparseggm.positivity.namespace import Array, array_namespace, in_float64, is_transformed
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -43,6 +44,10 @@ TOLERANCE = 1e-10
 
 STALLED = 1e-6
 """Decrement that is accepted where rounding lets steps gain no more: 10⁻³ deviations, 5e-7 nats."""
+
+SETTLED = 1e-4
+"""Change of log det H in a step below which one more step ends. Down a slope without an end, as that of e^η at a count
+of 0, the decrement becomes as small as one likes, but log det H falls by 1 a step."""
 
 MOST_STEPS, MOST_HALVINGS = 100, 60
 ENOUGH = 1e-4
@@ -74,7 +79,8 @@ def laplace(
 
     Args:
         prior: a GaussianGraphicalModel, of arrays or tensors; an `IntrinsicGaussian`, whose density is that of its
-            `log_prob`; or an `Improper` density, as of `BYM2`.
+            `log_prob`, with no factor for its null space: its own `log_evidence` is ½ (d log 2π + log det VᵀV) less;
+            or an `Improper` density, as of `BYM2`.
         likelihood: of η: `Poisson`, `Binomial`, `NegativeBinomial`, `Normal`, or a `CustomLikelihood`. It need not be
             log-concave: steps leave out negative weights, the result does not.
         observation: of A on the graph of the prior; None: one observation a node, η = z.
@@ -87,10 +93,11 @@ def laplace(
         NotConvergedError: no mode in `max_steps`, or a step that gains nothing; it says how far it came.
         NonFiniteError: log p(y | η) is not finite at the start.
         NotPositiveDefiniteError: P + Aᵀ W A is not positive definite: no mode, or an improper prior that the data do
-            not settle.
+            not settle, as counts that are all 0.
     Cost: a factorisation and two solves a step, some five to ten; one factorisation more for the result.
     Source: [Tierney & Kadane 1986; Rue, Martino & Chopin 2009].
     """
+    require_at_least(0, "laplace", max_steps=max_steps)
     problem = _Problem.of(prior, likelihood, observation)
     with problem.without_gradients():
         z, steps = _mode(problem, problem.started(start), max_steps)
@@ -121,7 +128,18 @@ class _Problem(NamedTuple):
                 "laplace: prior must be a GaussianGraphicalModel, an IntrinsicGaussian or Improper, got "
                 f"{type(prior).__name__}."
             )
+        if is_tensor(prior.loc) and is_transformed():
+            raise TypeError("laplace: runs under no transform of torch.func. Give batch axes instead of vmap.")
+        if not callable(likelihood):
+            raise TypeError(
+                f"laplace: likelihood must be a function of η, as Poisson, got {type(likelihood).__name__}."
+            )
         plan = LinearObservation(graph, scipy.sparse.eye_array(graph.n)) if plan is None else plan
+        if not isinstance(plan, LinearObservation) or plan.noise is not None:
+            raise TypeError(
+                f"laplace: observation must be a LinearObservation without noise=, got {plan!r}. The likelihood has "
+                "the noise."
+            )
         if plan.shape[1] != graph.n:
             raise ShapeError(f"laplace: observation must be of {graph.n} nodes, as the prior, got {plan}.")
         return cls(graph, in_float64(prior.precision), in_float64(prior.loc), in_float64(constant), likelihood, plan)
@@ -135,10 +153,17 @@ class _Problem(NamedTuple):
             z = self.loc
         else:
             z, _ = parameters("laplace", start=start, loc=self.loc)
+        if is_tensor(z) and not is_tensor(self.loc):
+            raise DTypeError("laplace: start is a tensor, but the prior is of arrays. Give start= as an array.")
+        if not as_array(array_namespace(z).isfinite(z)).all():
+            raise NonFiniteError("laplace: start must be finite, got NaN or infinity.")
         if tuple(z.shape[-1:]) != (self.graph.n,):
             raise ShapeError(f"laplace: start must end in {self.graph.n}, got shape {tuple(z.shape)}.")
         batch = common_batch("laplace", start=z.shape[:-1], prior=self.precision.shape[:-1])
-        batch = common_batch("laplace", start=batch, likelihood=self.terms(z).log_prob.shape[:-1])
+        terms = self.terms(z)
+        if not isinstance(terms, Terms):
+            raise TypeError(f"laplace: likelihood must give Terms, got {type(terms).__name__}. See CustomLikelihood.")
+        batch = common_batch("laplace", start=batch, likelihood=terms.log_prob.shape[:-1])
         return expanded(z, (*batch, self.graph.n))
 
     def terms(self, z: Array) -> Terms:
@@ -160,7 +185,18 @@ class _Problem(NamedTuple):
     def gaussian(self, z: Array, curvature: Array) -> Any:
         """N(z, (P + Aᵀ W A)⁻¹)."""
         precision = self.plan._sum(self.graph, self.precision, self.plan.gram(curvature))
-        return gaussian_of_precision(precision, z, self.plan.topology)
+        try:
+            return gaussian_of_precision(precision, z, self.plan.topology)
+        except NotPositiveDefiniteError as failure:
+            node = self.plan.topology.describe(int(self.plan.topology.order[failure.column]))
+            raise NotPositiveDefiniteError(
+                f"laplace: P + Aᵀ W A must be positive definite, got pivot {failure.pivot:.3g} at {node}"
+                f"{checks.in_batch(failure.batch_index)}. Use a proper prior where the data say nothing, or pull "
+                "without an end, as counts that are all 0.",
+                batch_index=failure.batch_index,
+                column=failure.column,
+                pivot=failure.pivot,
+            ) from None
 
     def approximation(self, z: Array, steps: int) -> Laplace:
         if is_tensor(z) and array_namespace(z).is_grad_enabled():
@@ -183,24 +219,28 @@ def _mode(problem: _Problem, z: Array, max_steps: int) -> tuple[Array, int]:
             f"laplace: the log-likelihood must be finite at the start, got {float(as_array(value)[index])}"
             f"{checks.in_batch(index)}. Give start=, or centre the prior nearer to the data."
         )
-    decrement = xp.full_like(value, math.inf)
+    decrement = volume = xp.full_like(value, math.inf)
+    done = ~xp.isfinite(value)
     for step in range(max_steps):
         terms = problem.terms(z)
         pull = problem.gradient(z, terms)
         curvature = xp.where(terms.curvature > 0, terms.curvature, 0 * terms.curvature)
-        move = solved(problem.gaussian(z, curvature), pull)
+        q = problem.gaussian(z, curvature)
+        move = solved(q, pull)
         before, decrement = decrement, total(pull * move)
+        other, volume = volume, q._logdet()
         is_stalled = (decrement <= STALLED) & (decrement > before / 4)
-        if bool(((decrement <= TOLERANCE) | is_stalled).all()):
+        done = done | ((decrement <= TOLERANCE) | is_stalled) & (abs(volume - other) <= SETTLED)
+        if bool(done.all()):
             return z + move, step + 1
-        z, value = _searched(problem, z, move, value, decrement, step)
+        z, value = _searched(problem, z, move, value, decrement, done, step)
     raise _not_converged(f"in {max_steps} steps", decrement, value, "Raise max_steps, or give start=.")
 
 
 def _searched(
-    problem: _Problem, z: Array, move: Array, value: Array, decrement: Array, step: int
+    problem: _Problem, z: Array, move: Array, value: Array, decrement: Array, done: Array, step: int
 ) -> tuple[Array, Array]:
-    """z + s · move with the largest s = 1, ½, ¼, … that gains enough, for each element of the batch."""
+    """z + s · move with the largest s = 1, ½, ¼, … that gains enough; s = 1 for elements of the batch that are done."""
     xp = array_namespace(z)
     size = xp.ones_like(value)
     rounding = 1e3 * np.finfo(np.float64).eps * (1 + abs(value))
@@ -208,7 +248,7 @@ def _searched(
     for _ in range(MOST_HALVINGS):
         trial = z + size[..., None] * move
         found = problem.value(trial)
-        gains = found - value >= ENOUGH * size * decrement - slack
+        gains = done | (found - value >= ENOUGH * size * decrement - slack)
         if bool(gains.all()):
             return trial, found
         size = xp.where(gains, size, size / 2)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.special
 
 from sparseggm.errors import DTypeError, NonFiniteError, ShapeError
-from sparseggm.fields.parameters import is_tensor, parameters, require_positive
+from sparseggm.fields.parameters import constants, is_tensor, parameters, require_broadcast, require_positive
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_float64, softplus
 
@@ -51,9 +51,11 @@ class Poisson:
         self.counts, self._seen = _counts("Poisson", "counts", counts)
         (self.exposure,) = parameters("Poisson", exposure=exposure)
         require_positive("Poisson", exposure=self.exposure)
+        require_broadcast("Poisson", counts=self.counts, exposure=self.exposure)
         self._constant = -scipy.special.gammaln(self.counts + 1.0)
 
     def __call__(self, eta: Array) -> Terms:
+        eta = _predictor("Poisson", eta, self.counts)
         xp, y = array_namespace(eta), constant_like(eta, self.counts)
         eta = eta + xp.log(_like(eta, self.exposure))
         mean = xp.exp(eta)
@@ -70,7 +72,10 @@ class Binomial:
 
     def __init__(self, successes: npt.ArrayLike, trials: npt.ArrayLike = 1) -> None:
         self.successes, self._seen = _counts("Binomial", "successes", successes)
-        self.trials, _ = _counts("Binomial", "trials", trials)
+        self.trials, known = _counts("Binomial", "trials", trials)
+        require_broadcast("Binomial", successes=self.successes, trials=self.trials)
+        if not (known | ~self._seen).all():
+            raise NonFiniteError("Binomial: trials must be known where successes are, got NaN.")
         if not (self.successes <= self.trials).all():
             k = tuple(int(axis) for axis in np.argwhere(~(self.successes <= self.trials))[0])
             raise ValueError(f"Binomial: successes must be at most trials, got {self.successes[k]:g} at {k}.")
@@ -79,6 +84,7 @@ class Binomial:
         self._constant = gammaln(self.trials + 1.0) - gammaln(self.successes + 1.0) - gammaln(rest + 1.0)
 
     def __call__(self, eta: Array) -> Terms:
+        eta = _predictor("Binomial", eta, self.successes)
         y, m, c = (constant_like(eta, each) for each in (self.successes, self.trials, self._constant))
         chance = _logistic(eta)
         return _seen(self._seen, y * eta - m * softplus(eta) + c, y - m * chance, m * chance * _logistic(-eta))
@@ -97,15 +103,16 @@ class NegativeBinomial:
         self.counts, self._seen = _counts("NegativeBinomial", "counts", counts)
         self.size, self.exposure = parameters("NegativeBinomial", size=size, exposure=exposure)
         require_positive("NegativeBinomial", size=self.size, exposure=self.exposure)
+        require_broadcast("NegativeBinomial", counts=self.counts, size=self.size, exposure=self.exposure)
 
     def __call__(self, eta: Array) -> Terms:
-        # With t = log(μ / r) the terms of r alone cancel: log p = y t − (y + r) log(1 + eᵗ) + log C(y + r − 1, y).
+        # With t = log(μ / r), log p = log C(y + r − 1, y) − y log(1 + e⁻ᵗ) − r log(1 + eᵗ).
+        eta = _predictor("NegativeBinomial", eta, self.counts)
         xp, y = array_namespace(eta), constant_like(eta, self.counts)
         size = _like(eta, self.size)
-        constant = _gammaln(y + size) - _gammaln(size) - constant_like(eta, scipy.special.gammaln(self.counts + 1.0))
         t = eta + xp.log(_like(eta, self.exposure)) - xp.log(size)
         chance, total = _logistic(t), y + size
-        log_prob = y * t - total * softplus(t) + constant
+        log_prob = _log_choose(y, size) - y * softplus(-t) - size * softplus(t)
         return _seen(self._seen, log_prob, y - total * chance, total * chance * _logistic(-t))
 
 
@@ -113,13 +120,15 @@ class Normal:
     """Numbers y ~ N(η, variance), for which the Laplace approximation is exact; NaN is missing."""
 
     def __init__(self, values: npt.ArrayLike, variance: Any) -> None:
-        values = np.asarray(values, np.float64)
+        (values,) = constants("Normal", values=values)
         self._seen = ~np.isnan(values)
         self.values = np.where(self._seen, values, 0.0)
         (self.variance,) = parameters("Normal", variance=variance)
         require_positive("Normal", variance=self.variance)
+        require_broadcast("Normal", values=self.values, variance=self.variance)
 
     def __call__(self, eta: Array) -> Terms:
+        eta = _predictor("Normal", eta, self.values)
         xp, variance = array_namespace(eta), _like(eta, self.variance)
         error = constant_like(eta, self.values) - eta
         log_prob = -0.5 * (error**2 / variance + xp.log(2 * math.pi * variance))
@@ -164,6 +173,11 @@ class CustomLikelihood:
             at = eta if differentiates and eta.requires_grad else eta.detach().requires_grad_()
             log_prob = self._log_prob(at)
             self._require_shape("log_prob", log_prob, eta)
+            if not getattr(log_prob, "requires_grad", False):
+                raise TypeError(
+                    "CustomLikelihood: log_prob must be differentiable, got a result that does not depend on η. Write "
+                    "it in operations of torch, or give gradient= and curvature=."
+                )
             (gradient,) = torch.autograd.grad(log_prob.sum(), at, create_graph=True)
             curvature = torch.zeros_like(at)
             if gradient.requires_grad:
@@ -173,10 +187,11 @@ class CustomLikelihood:
         return terms if differentiates else Terms(*(term.detach() for term in terms))
 
     def _require_shape(self, name: str, term: Array, eta: Array) -> None:
-        if tuple(term.shape[-1:]) != tuple(eta.shape[-1:]):
+        shape = tuple(getattr(term, "shape", ()))
+        if shape[-1:] != tuple(eta.shape[-1:]):
             raise ShapeError(
                 f"CustomLikelihood: {name} must give (..., {eta.shape[-1]}), a number for each observation, got shape "
-                f"{tuple(term.shape)}."
+                f"{shape}."
             )
 
     def _require_apart(self, torch: Any, eta: Array) -> None:
@@ -203,12 +218,7 @@ def _seen(seen: npt.NDArray[np.bool_], *terms: Array) -> Terms:
 
 def _counts(function: str, name: str, values: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """Counts in float64, zero where they are missing, and where they are not."""
-    if is_tensor(values):
-        values = np.asarray(values.detach())  # type: ignore[union-attr]
-    counts = np.asarray(values)
-    if counts.dtype.kind not in "iubf":
-        raise DTypeError(f"{function}: {name} must be numbers, got {counts.dtype}.")
-    counts = counts.astype(np.float64)
+    (counts,) = constants(function, **{name: values})
     seen = ~np.isnan(counts)
     counts = np.where(seen, counts, 0.0)
     bad = ~((counts >= 0) & (counts == np.floor(counts)) & np.isfinite(counts))
@@ -216,6 +226,17 @@ def _counts(function: str, name: str, values: npt.ArrayLike) -> tuple[FloatArray
         k = tuple(int(axis) for axis in np.argwhere(bad)[0])
         raise NonFiniteError(f"{function}: {name} must be nonnegative integers, or NaN, got {counts[k]:g} at {k}.")
     return counts, seen
+
+
+def _predictor(function: str, eta: Array, observed: FloatArray) -> Array:
+    """η in floating-point numbers. Raises unless there is one for each observation."""
+    (eta,) = parameters(function, eta=eta)
+    if observed.ndim == 0 or tuple(eta.shape[-1:]) != observed.shape[-1:]:
+        raise ShapeError(
+            f"{function}: needs an observation for each η, of shape (..., k), got {observed.shape} for η of "
+            f"{tuple(eta.shape)}. NaN is a missing one."
+        )
+    return eta
 
 
 def _like(eta: Array, parameter: Array) -> Array:
@@ -231,6 +252,25 @@ def _like(eta: Array, parameter: Array) -> Array:
 def _logistic(x: Array) -> Array:
     """1 / (1 + e^−x)."""
     return array_namespace(x).exp(-softplus(-x))
+
+
+LARGE = 16.0
+"""Stirling's series of four terms has log Γ(x) to 1e-15 from here on."""
+
+
+def _log_choose(y: Array, r: Array) -> Array:
+    """log C(y + r − 1, y) = log Γ(y + r) − log Γ(r) − log Γ(y + 1), of which the two largest are not subtracted."""
+    xp = array_namespace(y)
+    large, small = xp.maximum(y + 1, r), xp.minimum(y + 1, r)
+    x, move = xp.where(large > LARGE, large, LARGE + 0 * large), small - 1
+    far = move * xp.log(x) + (x + move - 0.5) * xp.log1p(move / x) - move + _stirling(x + move) - _stirling(x)
+    return xp.where(large > LARGE, far, _gammaln(y + r) - _gammaln(large)) - _gammaln(small)
+
+
+def _stirling(x: Array) -> Array:
+    """log Γ(x) − (x − ½) log x + x − ½ log 2π, for x ≥ 15."""
+    s = (1 / x) ** 2
+    return (1 / 12 - s * (1 / 360 - s * (1 / 1260 - s / 1680))) / x
 
 
 def _gammaln(x: Array) -> Array:

@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from sparseggm.errors import NonFiniteError
 from sparseggm.fields.elements import Domain, Lattice
-from sparseggm.fields.parameters import centred, combined, parameters, require_positive
+from sparseggm.fields.parameters import centred, combined, common_batch, parameters, require_positive
 from sparseggm.graph.graphs import Graph, Grid
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
-from sparseggm.positivity.namespace import Array
+from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail
 
 
 class Matern:
@@ -42,8 +43,10 @@ class Matern:
     topology: Topology
 
     def __init__(self, domain: Domain, alpha: int = 2) -> None:
-        if alpha not in (1, 2):
+        if not isinstance(alpha, int | np.integer) or alpha not in (1, 2):
             raise ValueError(f"Matern: alpha must be 1 or 2, got {alpha!r}.")
+        if not hasattr(domain, "elements"):
+            raise TypeError(f"Matern: domain must be a Mesh or a Lattice, got {type(domain).__name__}.")
         self.domain, self.alpha = domain, int(alpha)
         self.smoothness = alpha - domain.dimension / 2
         mass, stiffness = domain.elements()
@@ -72,16 +75,20 @@ class Matern:
             )
         range, sd = parameters(function, range=range, sd=sd)
         require_positive(function, range=range, sd=sd)
+        common_batch(function, range=range.shape, sd=sd.shape)
         kappa = math.sqrt(8 * nu) / range
         gammas = math.gamma(nu) / (math.gamma(self.alpha) * (4 * math.pi) ** (d / 2))
-        return self._precision(kappa, gammas / (kappa ** (2 * nu) * sd**2))
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # tested below
+            return self._precision(function, kappa, gammas / (kappa ** (2 * nu) * sd**2))
 
     def precision_of(self, kappa: Any, tau: Any) -> Array:
         """P (..., nnz) in the parameters of the equation."""
         function = "Matern.precision_of"
         kappa, tau = parameters(function, kappa=kappa, tau=tau)
         require_positive(function, kappa=kappa, tau=tau)
-        return self._precision(kappa, tau**2)
+        common_batch(function, kappa=kappa.shape, tau=tau.shape)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            return self._precision(function, kappa, tau**2)
 
     def prior(self, range: Any, sd: Any, loc: Any = 0.0) -> Any:
         """The Gaussian of the field, in NumPy, or in torch if a parameter is a tensor; loc a number or (..., n).
@@ -94,11 +101,15 @@ class Matern:
         """A of A z, the field at other points: (k, n) scipy.sparse, of linear interpolation."""
         return self.domain.projector(places)
 
-    def _precision(self, kappa: Array, scale: Array) -> Array:
+    def _precision(self, function: str, kappa: Array, scale: Array) -> Array:
         squared = kappa**2
+        coefficients = [scale * squared**2, 2 * scale * squared, scale + 0 * squared]
         if self.alpha == 1:
-            return combined([scale * squared, scale + 0 * squared], self._packed)
-        return combined([scale * squared**2, 2 * scale * squared, scale + 0 * squared], self._packed)
+            coefficients = [scale * squared, scale + 0 * squared]
+        values = combined(coefficients, self._packed)
+        if known_to_fail(array_namespace(values).isfinite(values)):
+            raise NonFiniteError(f"{function}: the parameters are finite but the precision overflows {values.dtype}.")
+        return values
 
 
 def _graph_of(matrix: Any) -> Topology:

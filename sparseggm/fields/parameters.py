@@ -28,6 +28,15 @@ def parameters(function: str, **given: Any) -> list[Array]:
     return promoted(function, **given) if tensor is None else tensors_beside(tensor, function, given)
 
 
+def constants(function: str, **given: Any) -> list[npt.NDArray[np.float64]]:
+    """What a caller gave that is no parameter, as counts or coordinates: arrays of float64 that nobody else can change.
+
+    Raises:
+        DTypeError: no real numbers; a masked array; a tensor that needs a gradient, which would be lost.
+    """
+    return [np.array(array, np.float64) for array in promoted(function, **given)]
+
+
 def is_tensor(value: Any) -> bool:
     """Whether it is a tensor of torch, which then is among the loaded modules."""
     torch = sys.modules.get("torch")
@@ -56,6 +65,15 @@ def require_positive(function: str, **values: Array) -> None:
 def as_array(value: Array) -> npt.NDArray[Any]:
     """The numbers, for a message."""
     return np.asarray(value.detach() if is_tensor(value) else value)
+
+
+def require_broadcast(function: str, **values: Array) -> None:
+    """Raise a ShapeError unless the shapes broadcast."""
+    try:
+        np.broadcast_shapes(*(tuple(value.shape) for value in values.values()))
+    except ValueError:
+        shapes = " and ".join(f"{tuple(value.shape)} of {name}" for name, value in values.items())
+        raise ShapeError(f"{function}: shapes must broadcast, got {shapes}.") from None
 
 
 def common_batch(function: str, **batches: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 
-from sparseggm.errors import NonPositiveError, PatternError, ShapeError
+from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
 from sparseggm.fields.parameters import (
     as_array,
     common_batch,
+    constants,
     expanded,
     gaussian_of_factor,
     parameters,
@@ -72,6 +73,9 @@ class StateSpace:
         first = _whitening(function, "covariance", self._matrix(function, "covariance", covariance))[..., None, :, :]
         later = _whitening(function, "noise", self._by_step(function, "noise", self._matrix(function, "noise", noise)))
         transition = self._by_step(function, "transition", self._matrix(function, "transition", transition))
+        for name, x in (("mean", mean), ("drift", drift), ("transition", transition)):
+            if known_to_fail(array_namespace(x).isfinite(x)):
+                raise NonFiniteError(f"{function}: {name} must be finite, got NaN or infinity.")
         factor = self._factor(function, first, later, transition)
         mean, drift = (self._vector(function, name, x) for name, x in (("mean", mean), ("drift", drift)))
         return self._with_mean(function, factor, first, later, mean[..., None, :], drift)
@@ -82,13 +86,14 @@ class StateSpace:
         Args:
             matrix: H, (p, b) or (T, p, b); (b,) stands for one number a time.
         """
-        H = np.asarray(matrix, np.float64)
+        (H,) = constants("StateSpace.observation", matrix=matrix)
         H = H[None, :] if H.ndim == 1 else H
         if H.shape[-1:] != (self.size,) or H.ndim > 3 or (H.ndim == 3 and len(H) != self.steps):
             raise ShapeError(
                 f"StateSpace.observation: matrix must be (p, {self.size}) or ({self.steps}, p, {self.size}), "
                 f"got shape {np.shape(matrix)}."
             )
+        checks.require_finite("StateSpace.observation", "matrix", None, H)
         blocks = np.broadcast_to(H, (self.steps, *H.shape[-2:]))
         A = scipy.sparse.csr_array(scipy.sparse.block_diag(list(blocks)))
         A.eliminate_zeros()
@@ -141,7 +146,8 @@ class StateSpace:
     def _matrix(self, function: str, name: str, value: Array) -> Array:
         """(..., b, b); a number as that multiple of I."""
         if value.ndim == 0:
-            return value * constant_like(value, np.eye(self.size))
+            with np.errstate(invalid="ignore"):  # of infinity; the factor is tested
+                return value * constant_like(value, np.eye(self.size))
         if tuple(value.shape[-2:]) != (self.size, self.size):
             raise ShapeError(
                 f"{function}: {name} must be a number or end in ({self.size}, {self.size}), "
@@ -179,6 +185,10 @@ def _whitening(function: str, name: str, matrix: Array) -> Array:
         NonPositiveError: a pivot of M is within its rounding error of zero, or below.
     """
     xp, size = array_namespace(matrix), matrix.shape[-1]
+    if known_to_fail(xp.isfinite(matrix)):
+        raise NonFiniteError(
+            f"{function}: {name} must be finite, got NaN or infinity. A large number is nearly diffuse."
+        )
     diagonal = xp.diagonal(matrix, 0, -2, -1)
     scale = xp.sqrt(xp.abs(diagonal))
     rounding = 8 * _unit(matrix) * scale[..., :, None] * scale[..., None, :]
@@ -275,6 +285,8 @@ def seasonal(period: int, variance: Any) -> Component:
 
 def structural(*components: Component) -> Component:
     """The sum of independent components, as a trend and a season: their states side by side."""
+    if not components or not all(isinstance(component, Component) for component in components):
+        raise TypeError(f"structural: needs components, as local_level(1.0), got {components!r}.")
     names = {f"component {k}": component.variances for k, component in enumerate(components)}
     variances = parameters("structural", **names)
     batch = common_batch("structural", **{name: v.shape[:-1] for name, v in zip(names, variances, strict=True)})

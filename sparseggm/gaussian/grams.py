@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm.errors import PatternError, ShapeError
+from sparseggm.errors import DTypeError, NonFiniteError, PatternError, ShapeError
 from sparseggm.gaussian.designs import Design
 from sparseggm.gaussian.potentials import gathered
 from sparseggm.graph.derived import derived
@@ -17,7 +17,16 @@ from sparseggm.graph.joint import Gather, has_edges_of, joint_graph
 from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, constant_like, known, segment_sum, take
+from sparseggm.positivity.namespace import (
+    Array,
+    array_namespace,
+    constant_like,
+    has_floats,
+    known,
+    known_to_fail,
+    segment_sum,
+    take,
+)
 
 
 class Gram:
@@ -114,11 +123,15 @@ class Gram:
                 f"{function}: prior_precision must end in {size}, the nnz of P on {self.prior_topology}, got shape "
                 f"{tuple(prior_precision.shape)}."
             )
+        batches = {"prior_precision": prior_precision.shape[:-1], "gram": gram.shape[:-1]}
+        checks.broadcast(function, **{name: tuple(shape) for name, shape in batches.items()})
         return self._sum(self.prior_topology, prior_precision, gram)
 
     def _beside(self, function: str, name: str, x: Array, size: int, entries: Array | None) -> tuple[Array, Array]:
         """A vector, and the entries of A in its dtype."""
         x = known(function, name, x)
+        if not has_floats(x):
+            raise DTypeError(f"{function}: {name} must be of floating-point numbers, got {x.dtype}.")
         if x.shape[-1:] != (size,):
             raise ShapeError(f"{function}: {name} must end in {size}, got shape {tuple(x.shape)}.")
         a = constant_like(x, self.entries if entries is None else entries)
@@ -132,6 +145,8 @@ class Gram:
                 f"{function}: entries must end in {self._design.nnz}, the entries of the matrix, got shape "
                 f"{tuple(entries.shape)}."
             )
+        if known_to_fail(array_namespace(entries).isfinite(entries)):
+            raise NonFiniteError(f"{function}: entries must be finite, got NaN or infinity.")
 
     # ------------------------------------------------------------------ sums of products
 

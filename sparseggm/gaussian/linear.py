@@ -34,6 +34,7 @@ from sparseggm.positivity.namespace import (
     segment_sum,
     take,
 )
+from sparseggm.promotion import as_numbers
 
 LOG_2PI = math.log(2.0 * math.pi)
 Gaussian = Any  # a GaussianGraphicalModel, of arrays or of tensors
@@ -221,6 +222,7 @@ class LinearObservation(Gram):
         _require_common_batch(function, prior, values=y, entries=a, **beside)
         if self.noise is None:
             y, weights, logdet, count = _independent(function, y, v, missing)
+            _require_common_batch(function, prior, observations=y, entries=a)
         else:
             if missing is not None:
                 raise ValueError(f"{function}: with correlated noise missing= is not known. Use noise.marginal.")
@@ -283,7 +285,7 @@ def _independent(function: str, y: Array, variance: Array, missing: Any | None) 
     """Values, weights 1/variance, the sum of their logarithms, and their number: of what is there."""
     xp = array_namespace(y)
     if missing is not None:
-        absent = missing if hasattr(missing, "index_select") else mask(y, np.array(missing))
+        absent = missing if hasattr(missing, "index_select") else mask(y, as_numbers(function, "missing", missing)[0])
         if str(absent.dtype) not in ("bool", "torch.bool") or tuple(absent.shape[-1:]) != tuple(y.shape[-1:]):
             raise ShapeError(
                 f"{function}: missing must be booleans that end in {y.shape[-1]}, got {absent.dtype} of shape "

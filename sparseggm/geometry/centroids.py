@@ -60,4 +60,5 @@ def _shares(function: str, gaussians: list[Any], weights: npt.ArrayLike | None) 
     require_finite(function, "weights", shares)
     if not (shares >= 0).all() or not shares.any():
         raise NonPositiveError(f"{function}: weights must be ≥ 0, and one of them positive, got {shares}.")
+    shares = shares / shares.max()  # whose sum is finite
     return shares / shares.sum()

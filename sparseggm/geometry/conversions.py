@@ -13,6 +13,7 @@ from sparseggm.geometry.kinds import kind_of, require_finite, require_gaussians
 from sparseggm.geometry.projection import Moments, projected
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, mask, take
 
 
@@ -78,6 +79,7 @@ def from_coordinates(vector: npt.ArrayLike, values: npt.ArrayLike, topology: Top
             f"{function}: on {topology} vector must end in {topology.n} and values in {pattern.nnz}, got shapes "
             f"{tuple(x.shape)} and {tuple(packed.shape)}."
         )
+    checks.broadcast(function, vector=tuple(x.shape[:-1]), values=tuple(packed.shape[:-1]))
     require_finite(function, "vector", x)
     require_finite(function, "values", packed, pattern, topology)
     if coordinates == "expectation":

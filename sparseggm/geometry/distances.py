@@ -14,7 +14,9 @@ from sparseggm.gaussian.factored import trace_positions
 from sparseggm.gaussian.potentials import added
 from sparseggm.geometry.kinds import Gaussian, kind_of, require_gaussians, together
 from sparseggm.geometry.mixtures import e_geodesic
+from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
+from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, in_float64, mask, take
 
 
@@ -45,6 +47,7 @@ def fisher_length(path: Sequence[Gaussian]) -> Array:
     if not isinstance(path, Sequence) or not path:
         raise ShapeError(f"{function}: needs a list of Gaussians, one or more, got {path!r}.")
     require_gaussians(function, *path)
+    checks.broadcast(function, **{f"step {k}": tuple(each.batch_shape) for k, each in enumerate(path)})
     steps = (together(function, q, p) for q, p in pairwise(path))
     start = in_float64(path[0].loc[..., 0] * 0.0)
     length = reduce(operator.add, (_root(_jeffreys(function, q, p)) for q, p in steps), start)
@@ -74,8 +77,7 @@ def fisher_rao_bounds(q: Gaussian, p: Gaussian, pieces: int = 8) -> Bounds:
     Source: the embedding of [Calvo & Oller 1990], for the first lower bound.
     """
     function = "fisher_rao_bounds"
-    if pieces < 1:
-        raise ShapeError(f"{function}: pieces must be at least 1, got {pieces}.")
+    require_at_least(1, function, pieces=pieces)
     q, p = together(function, q, p)
     rounded, xp = kind_of(q.loc).rounded, array_namespace(q.loc)
     own = _node_distances(q, p)

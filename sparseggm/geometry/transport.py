@@ -6,6 +6,7 @@ import numpy as np
 
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.geometry.kinds import require_arrays, together
+from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.linalg import checks
 from sparseggm.stochastic.estimators import Estimate
@@ -53,8 +54,7 @@ def coupled_distance(
     function = "coupled_distance"
     require_arrays(function, q, p)
     q, p = together(function, q, p)
-    if num_probes < 2:
-        raise ValueError(f"{function}: num_probes must be at least 2, got {num_probes}.")
+    require_at_least(2, function, num_probes=num_probes)
     source, shape = generator(function, rng), (*np.broadcast_shapes(q.batch_shape, p.batch_shape), q.n)
     mean, scatter = np.zeros(shape[:-1]), np.zeros(shape[:-1])
     for count in range(1, num_probes + 1):  # Welford's update

@@ -39,6 +39,11 @@ def known(function: str, name: str, array: Array) -> Array:
     return array
 
 
+def has_floats(array: Array) -> bool:
+    """Whether the numbers are floating-point numbers; constants beside integers would lose their fractions."""
+    return array.dtype.kind == "f" if _is_numpy(array) else bool(array.is_floating_point())
+
+
 def mask(array: Array, condition: Any) -> Array:
     """A boolean NumPy array as a constant of the kind of `array`, on its device."""
     return condition if _is_numpy(array) else _beside(array, condition)
@@ -59,9 +64,14 @@ def known_to_fail(condition: Array) -> bool:
         torch = array_namespace(condition)
         if torch.compiler.is_compiling() or type(condition) is not torch.Tensor or condition.device.type == "meta":
             return False
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if is_transformed():
             return False
     return not condition.all()
+
+
+def is_transformed() -> bool:
+    """Whether the code runs under a transform of torch.func, as `vmap`, when torch is loaded."""
+    return sys.modules["torch"]._C._functorch.peek_interpreter_stack() is not None
 
 
 def readable(array: Array) -> npt.NDArray[Any] | None:
@@ -69,7 +79,7 @@ def readable(array: Array) -> npt.NDArray[Any] | None:
     if _is_numpy(array):
         return np.asarray(array)
     torch = array_namespace(array)
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() or is_transformed():
         return None
     plain_tensor = array.detach()
     is_known = type(plain_tensor) is torch.Tensor and plain_tensor.is_cpu

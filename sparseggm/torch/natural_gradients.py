@@ -46,12 +46,20 @@ def elbo_gradient(q: GaussianGraphicalModel, log_joint: LogJoint, noise: Any) ->
         (K, ...) without gradients; (..., n) with respect to loc, in the caller's numbering; (..., nnz) to L.
     Cost: one `solve`, one `solve_t` and two products a sample, and what log p and its gradient cost.
     """
-    q, noise = q._beside("elbo_gradient", noise=noise)
+    function = "elbo_gradient"
+    require_tensors(function, q)
+    q, noise = q._beside(function, noise=noise)
+    if noise.ndim != q.loc.ndim + 1 or not len(noise):
+        raise ShapeError(
+            f"{function}: noise must be (K, ..., {q.topology.n}), K ≥ 1 samples of batch axes {tuple(q.batch_shape)}, "
+            f"got shape {tuple(noise.shape)}."
+        )
     pattern, order = q.factor_pattern, q._order
     with torch.no_grad():
         z, log_q = q.rsample_and_log_prob(noise=noise)
     with torch.enable_grad():
         log_p = log_joint(z.requires_grad_())
+        require_joint(function, log_p, log_q)
         (slope,) = torch.autograd.grad(log_p.sum(), z)
     with torch.no_grad():
         slope = (slope + q._in_elimination_order(ops.matmul, noise)) / len(noise)
@@ -129,7 +137,25 @@ class _Precondition(torch.autograd.Function):
             return _covariance_matmul(ctx.q, loc_bar), _fisher(ctx.q).factor_solve(factor_bar), None
 
 
+def require_tensors(function: str, q: object) -> None:
+    """Raise a TypeError unless it is a Gaussian of tensors."""
+    if not isinstance(q, GaussianGraphicalModel):
+        raise TypeError(f"{function}: needs a GaussianGraphicalModel of sparseggm.torch, got {type(q)!r}.")
+
+
+def require_joint(function: str, log_p: object, like: Tensor) -> None:
+    """Raise unless log p(x, z) is differentiable, and a number for each sample: a sum of them would broadcast."""
+    if not isinstance(log_p, Tensor) or not log_p.requires_grad:
+        raise TypeError(f"{function}: log_joint must give a tensor that depends on z, differentiably.")
+    if log_p.shape != like.shape:
+        raise ShapeError(
+            f"{function}: log_joint must give {tuple(like.shape)}, a number for each sample, got shape "
+            f"{tuple(log_p.shape)}."
+        )
+
+
 def _require_free(function: str, q: GaussianGraphicalModel) -> None:
+    require_tensors(function, q)
     if q.factor_pattern.gram() is not q.graph.precision_pattern:
         raise PatternError(f"{function}: needs a factor-free topology, got {q.topology}.")
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sparseggm.errors import NonPositiveError
+from sparseggm.graph.edges import require_at_least
 from sparseggm.torch.distribution import GaussianGraphicalModel
-from sparseggm.torch.natural_gradients import LogJoint, elbo_gradient, natural_step
+from sparseggm.torch.natural_gradients import LogJoint, elbo_gradient, natural_step, require_tensors
 
 # Chosen on validation images of MNIST. Pairs ±ε make the gradient of loc better but that of L worse: 0.05 nats less.
 SAMPLES = 8
@@ -51,6 +54,10 @@ def refine(
         ValueError: a noise of fewer than four samples.
     Cost: a step takes 5/4 K values and K gradients of log p(x, z). Not differentiable.
     """
+    require_tensors("refine", q)
+    require_at_least(0, "refine", steps=steps)
+    if not 0.0 < rate < math.inf:
+        raise NonPositiveError(f"refine: rate must be positive and finite, got {rate}.")
     q = q.detach()
     rates = torch.full_like(q.loc[..., 0], rate)
     taken, outside = (torch.zeros_like(rates, dtype=torch.int64) for _ in range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import scipy.stats
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.fields
+import sparseggm.torch
 from sparseggm import Chain, GaussianGraphicalModel, Grid, NotPositiveDefiniteError, PatternError, ShapeError, Star
+from sparseggm.errors import NonFiniteError
 from sparseggm.fields import Constrained, LinearObservation, constrain
 from tests.gaussian_bounds import covariance_of, inverse_error, loc_of
 from tests.numerics import WIDE, Array, rounding
@@ -150,6 +154,8 @@ G = GaussianGraphicalModel(np.zeros(3), factor=np.ones(5), topology=Chain(3))
         (np.zeros((1, 3)), 0, PatternError, "constrain: row 0 of the matrix is zero. Leave it out"),
         ([[1.0, 1, 1], [2, 2, 2]], [1, 2], PatternError, "constrain: rows 0, 1 of the matrix are linearly dependent"),
         (np.concatenate([np.eye(3), np.ones((1, 3))]), 0, PatternError, "are linearly dependent to working precision"),
+        (np.ones((1, 3)), np.nan, NonFiniteError, "constrain: values must be finite"),
+        (np.ones((1, 3)), np.inf, NonFiniteError, "constrain: values must be finite"),
     ],
 )
 def test_constraints_that_do_not_fit_are_refused(
@@ -157,6 +163,27 @@ def test_constraints_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         constrain(G, np.asarray(matrix, np.float64), values)
+
+
+@pytest.mark.parametrize("name", ["project", "log_prob"])
+def test_points_that_do_not_fit_are_refused(name: str) -> None:
+    factor = torch.tensor(np.asarray(G.factor))
+    tensors = sparseggm.torch.GaussianGraphicalModel(torch.tensor(G.loc), factor=factor, topology=G.topology)
+    for of in (G, tensors):
+        method = getattr(constrain(of, np.ones((1, 3)), 0.0), name)
+        with pytest.raises(ShapeError, match=f"{name}: needs points that end in 3, got shape"):
+            method([1.0, 2.0])
+        with pytest.raises(NonFiniteError, match=f"{name}: needs finite points"):
+            method([1.0, math.nan, 0.0])
+        np.testing.assert_array_equal(method([1, 2, -3]), method([1.0, 2.0, -3.0]))
+
+
+def test_a_float32_gaussian_projects_float64_points() -> None:
+    loc, factor = torch.tensor(G.loc).float(), torch.tensor(np.asarray(G.factor)).float()
+    narrow = constrain(sparseggm.torch.GaussianGraphicalModel(loc, factor=factor, topology=G.topology), [[1, 1, 1]], 0)
+    z = narrow.project(torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    assert z.dtype == torch.float64
+    assert abs(float(z.sum())) < 1e-15
 
 
 def test_dependent_rows_are_named_redundant_or_contradictory() -> None:

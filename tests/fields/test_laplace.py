@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,16 @@ import torch
 import sparseggm as sg
 import sparseggm.torch
 from sparseggm import fields
-from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, NotConvergedError, ShapeError
-from tests.fields.test_spatial import laplacian, mesh
+from sparseggm.errors import (
+    DTypeError,
+    NonFiniteError,
+    NonPositiveError,
+    NotConvergedError,
+    NotPositiveDefiniteError,
+    PatternError,
+    ShapeError,
+)
+from tests.fields.test_spatial import dense, laplacian, mesh
 from tests.fields.test_state_space import dense_precision
 from tests.numerics import Array
 
@@ -119,6 +128,30 @@ def test_far_starts_end_at_the_same_mode() -> None:
     for start in (-30.0, 30.0):
         far = fields.laplace(PRIOR, likelihood, start=np.full(12, start))
         np.testing.assert_allclose(far.posterior.loc, near.posterior.loc, atol=1e-9)
+
+
+@pytest.mark.parametrize("sd", [1.0, 1e3, 1e6, 1e14])
+def test_a_count_of_zero_beside_a_vague_prior_has_a_mode_far_away(sd: float) -> None:
+    prior = sg.GaussianGraphicalModel([0.0], factor=[1 / sd], topology=sg.Chain(1))
+    P = 1 / sd**2
+    z = scipy.optimize.brentq(lambda z: -np.exp(z) - P * z, -800.0, 0.0, xtol=1e-14, rtol=1e-15)
+    expected = -np.exp(z) - 0.5 * P * z**2 + 0.5 * np.log(P / (P + np.exp(z)))
+    assert fields.laplace(prior, fields.Poisson([0])).log_evidence == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [fields.Poisson([0] * 4), fields.Binomial([1] * 4), fields.NegativeBinomial([0] * 4, 2.0)],
+    ids=["poisson", "binomial", "negative binomial"],
+)
+def test_data_that_pull_without_an_end_settle_no_improper_prior(likelihood: fields.Likelihood) -> None:
+    walk = fields.IntrinsicGaussian(
+        sg.Chain(4).pack(np.diff(np.eye(4), axis=0).T @ np.diff(np.eye(4), axis=0)), topology=sg.Chain(4)
+    )
+    for tensors in (False, True):
+        prior = sparseggm.torch.fields.IntrinsicGaussian(torch.tensor(walk.precision), topology=sg.Chain(4))
+        with pytest.raises(NotPositiveDefiniteError, match=r"laplace: P \+ Aᵀ W A must be .*all 0"):
+            fields.laplace(prior if tensors else walk, likelihood)
 
 
 def test_an_intrinsic_prior_gives_its_posterior_and_its_evidence() -> None:
@@ -247,6 +280,7 @@ def test_a_start_without_a_likelihood_is_refused() -> None:
 
 
 def test_likelihoods_refuse_what_they_cannot_have_seen() -> None:
+    tensors = fields.CAR(GRID).prior(torch.tensor(1.0).double(), 0.5)
     with pytest.raises(NonFiniteError, match=r"Poisson: counts must be nonnegative integers, or NaN, got -1 at \(1,\)"):
         fields.Poisson([0, -1])
     with pytest.raises(NonFiniteError, match=r"got 1\.5"):
@@ -255,19 +289,115 @@ def test_likelihoods_refuse_what_they_cannot_have_seen() -> None:
         fields.Binomial([4], [3])
     with pytest.raises(NonPositiveError, match="size must be positive"):
         fields.NegativeBinomial([1], 0.0)
-    with pytest.raises(DTypeError, match="counts must be numbers"):
+    with pytest.raises(DTypeError, match="counts must hold real numbers"):
         fields.Poisson(["one"])
+    with pytest.raises(NonFiniteError, match="trials must be known where successes are"):
+        fields.Binomial([1.0, math.nan], [math.nan, math.nan])
+    with pytest.raises(TypeError, match="log_prob must be differentiable"):
+        fields.laplace(tensors, fields.CustomLikelihood(torch.zeros_like))
     with pytest.raises(TypeError, match="needs gradient and curvature, or neither"):
         fields.CustomLikelihood(lambda eta: eta, lambda eta: eta)
     with pytest.raises(TypeError, match="arrays need gradient"):
         fields.laplace(PRIOR, fields.CustomLikelihood(lambda eta: -(eta**2)))
-    tensors = fields.CAR(GRID).prior(torch.tensor(1.0).double(), 0.5)
     with pytest.raises(DTypeError, match="the likelihood has a tensor as a parameter, but the prior is of arrays"):
         fields.laplace(PRIOR, fields.NegativeBinomial(COUNTS, torch.tensor(2.0)))
     with pytest.raises(ValueError, match="its own η_i alone"):
         fields.laplace(tensors, fields.CustomLikelihood(lambda eta: -((eta + eta.roll(1, -1)) ** 2)))
     with pytest.raises(ShapeError, match=r"log_prob must give \(..., 12\)"):
         fields.laplace(tensors, fields.CustomLikelihood(lambda eta: -(eta**2).sum(-1)))
+
+
+OF_LISTS: dict[str, Callable[[Any], Any]] = {
+    "poisson": fields.Poisson,
+    "binomial": lambda counts: fields.Binomial(counts, 9),
+    "trials": lambda counts: fields.Binomial(np.zeros(3), counts),
+    "negative binomial": lambda counts: fields.NegativeBinomial(counts, 2.5),
+    "normal": lambda counts: fields.Normal(counts, 0.7),
+}
+
+
+@pytest.mark.parametrize("name", OF_LISTS)
+def test_what_likelihoods_observe_is_read_by_one_rule(name: str) -> None:
+    counts = np.array([1.0, 2.0, 3.0])
+    likelihood = OF_LISTS[name](counts)
+    expected = likelihood(np.array([0.0, 1.0, 2.0]))
+    counts[:] = 0.0  # theirs alone
+    for term, of_integers in zip(expected, likelihood([0, 1, 2]), strict=True):
+        np.testing.assert_array_equal(of_integers, term)
+    for wrong in (
+        np.ma.masked_array([1.0, 2.0, 3.0], [0, 1, 0]),
+        [[1], [1, 2]],
+        torch.ones(3, requires_grad=True),
+        [1j],
+    ):
+        with pytest.raises(DTypeError):
+            OF_LISTS[name](wrong)
+    with pytest.raises(ShapeError, match="an observation for each η"):
+        likelihood(np.zeros(4))
+    if name != "trials":
+        with pytest.raises(ShapeError, match="an observation for each η"):
+            OF_LISTS[name]([1.0])(np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fields.Poisson([1, 2, 3], [1.0, 2.0]),
+        lambda: fields.Binomial([1, 2, 3], [3, 4]),
+        lambda: fields.NegativeBinomial([1, 2, 3], [1.0, 2.0]),
+        lambda: fields.Normal([1, 2, 3], [1.0, 2.0]),
+    ],
+)
+def test_shapes_that_do_not_broadcast_are_named(make: Callable[[], Any]) -> None:
+    with pytest.raises(ShapeError, match=r"shapes must broadcast, got \(3,\) of .* and .*\(2,\)"):
+        make()
+
+
+@pytest.mark.parametrize("y", [0, 3, 15, 16, 1000])
+@pytest.mark.parametrize("size", [1e-8, 0.5, 1.0, 15.9, 16.0, 17.0, 1e6])
+def test_the_negative_binomial_is_a_sum_of_logarithms(y: int, size: float) -> None:
+    # log C(y + r − 1, y) = Σ_k log((r + k) / (k + 1)), k = 0 … y − 1
+    choose = float(np.log((size + np.arange(y)) / (1.0 + np.arange(y))).sum())
+    for eta in (-3.0, 0.0, 8.0):
+        mean = math.exp(eta)
+        expected = choose - y * math.log1p(size / mean) - size * math.log1p(mean / size)
+        likelihood = fields.NegativeBinomial([float(y)], size)
+        assert float(likelihood(np.array([eta])).log_prob[0]) == pytest.approx(expected, rel=1e-12, abs=1e-12 * (1 + y))
+
+
+def test_a_negative_binomial_of_great_size_is_poisson() -> None:
+    eta, counts = np.array([-2.0, 0.0, 3.0]), [5.0, 0.0, 40.0]
+    expected = fields.Poisson(counts)(eta)
+    for size in (1e16, 1e20, 1e200):  # Γ(y + r) / Γ(r) alone cancels all digits
+        for term, poisson in zip(fields.NegativeBinomial(counts, size)(eta), expected, strict=True):
+            np.testing.assert_allclose(term, poisson, rtol=1e-12, atol=1e-11)
+
+
+def test_what_is_no_problem_is_refused() -> None:
+    poisson: Any = LIKELIHOODS["poisson"][0]
+    plan = fields.LinearObservation(GRID, np.eye(12), noise=sg.Chain(12))
+    for observation in (np.eye(12), plan):
+        with pytest.raises(TypeError, match="observation must be a LinearObservation without noise="):
+            fields.laplace(PRIOR, poisson, observation)
+    with pytest.raises(TypeError, match="likelihood must be a function of η"):
+        fields.laplace(PRIOR, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="likelihood must give Terms, got ndarray"):
+        fields.laplace(PRIOR, lambda eta: eta)  # type: ignore[arg-type, return-value]
+    with pytest.raises(NonFiniteError, match="start must be finite"):
+        fields.laplace(PRIOR, poisson, start=np.full(12, math.nan))
+    with pytest.raises(DTypeError, match="start is a tensor"):
+        fields.laplace(PRIOR, poisson, start=torch.zeros(12))
+    with pytest.raises(PatternError, match="max_steps must be an integer"):
+        fields.laplace(PRIOR, poisson, max_steps="3")  # type: ignore[arg-type]
+
+
+def test_a_transform_is_refused() -> None:
+    def evidence(sd: torch.Tensor) -> torch.Tensor:
+        return fields.laplace(fields.CAR(GRID).prior(sd, 0.5), fields.Poisson(COUNTS)).log_evidence
+
+    for transform in (torch.func.vmap, torch.func.grad):
+        with pytest.raises(TypeError, match="laplace: runs under no transform of torch"):
+            transform(evidence)(torch.ones(2 if transform is torch.func.vmap else ()).double())
 
 
 def test_what_is_no_prior_is_refused() -> None:

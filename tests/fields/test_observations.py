@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -428,6 +429,15 @@ def test_a_matrix_dense_by_accident_is_refused_before_any_work() -> None:
             ShapeError,
             "entries must end in 3, the entries of the matrix, got shape (2,",
         ),
+        (1.0, 1.0, {"entries": [1.0, np.nan, 1]}, NonFiniteError, "entries must be finite"),
+        (
+            np.nan,
+            1.0,
+            {"missing": np.ma.masked_array([1, 1], [1, 0], bool)},
+            DTypeError,
+            "missing must have a value in",
+        ),
+        (np.nan, 1.0, {"missing": [[True], [True, True]]}, DTypeError, "missing must be an array of"),
     ],
 )
 @pytest.mark.parametrize("name", ["posterior", "log_evidence"])
@@ -481,6 +491,26 @@ def test_batches_that_do_not_broadcast_are_named() -> None:
         PLAN.gram(np.ones((2, 2)), np.ones((3, 3)))
     with pytest.raises(ShapeError, match=r"batch axes must broadcast, got .* of missing"):
         PLAN.posterior(G, np.zeros((3, 2)), 1.0, missing=np.zeros((2, 2), bool))
+
+
+def test_integers_beside_fractions_are_refused() -> None:
+    plan = LinearObservation(Chain(3), [[0.5, 0.5, 0.0]])
+    for x in (np.array([1, 2, 3]), torch.tensor([1, 2, 3])):  # the entries would become zeros
+        with pytest.raises(DTypeError, match=r"matmul: x must be of floating-point numbers, got .*int64"):
+            plan.matmul(x)
+    with pytest.raises(DTypeError, match="gram: weights must be of floating-point numbers"):
+        plan.gram(np.array([1]))
+
+
+def test_what_is_missing_must_fit_the_batch_of_the_prior() -> None:
+    g = GaussianGraphicalModel(np.zeros((3, 2)), factor=np.ones(2), topology=Diagonal(2))
+    plan = LinearObservation(g.topology, np.eye(2))
+    with pytest.raises(ShapeError, match=r"got \(2,\) of observations and .*\(3,\) of gaussian"):
+        plan.posterior(g, 1.0, 1.0, missing=np.zeros((2, 2), bool))
+    with pytest.raises(ShapeError, match=r"got \(2,\) of prior_precision and \(3,\) of gram"):
+        plan.precision(np.ones((2, 2)), np.ones((3, 2)))
+    with pytest.raises(NonFiniteError, match="predictive: entries must be finite"):
+        plan.predictive(g, entries=[1.0, np.inf])
 
 
 def test_vectors_and_weights_of_other_lengths_are_refused() -> None:

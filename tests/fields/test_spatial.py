@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from scipy.spatial import Delaunay
 
 import sparseggm as sg
 import sparseggm.torch as st
-from sparseggm.errors import NonPositiveError, PatternError, ShapeError
+from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, PatternError, ShapeError
 from sparseggm.fields.areal import _scaling
 from tests.fields.test_state_space import dense_precision
 from tests.numerics import Array
@@ -246,6 +248,83 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         sg.fields.Matern(sg.fields.Lattice((3, 3))).precision(0.0, 1.0)
     with pytest.raises(ShapeError, match="first must end in 3"):
         sg.fields.Kronecker(sg.Chain(2), sg.Chain(2)).precision(np.ones(2), np.ones(3))
+
+
+TRIANGLE = np.array([[0.0, 0], [1, 0], [0, 1]])
+CONSTANTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "points": (lambda x: sg.fields.Mesh(x, [[0, 1, 2]]).projector([[0.2, 0.3]]).toarray(), TRIANGLE),
+    "triangles": (lambda x: sg.fields.Mesh(TRIANGLE, x).projector([[0.2, 0.3]]).toarray(), np.array([[0, 1, 2]])),
+    "places": (lambda x: sg.fields.Mesh(TRIANGLE, [[0, 1, 2]]).projector(x).toarray(), np.array([[0.2, 0.3]])),
+    "places of a lattice": (lambda x: sg.fields.Lattice((3, 3)).projector(x).toarray(), np.array([[0.2, 0.3]])),
+    "spacing": (lambda x: sg.fields.Lattice((3, 3), x).projector([[0.2, 0.3]]).toarray(), np.array([0.5, 2.0])),
+    "weights": (lambda x: sg.fields.CAR(sg.Chain(3), x).precision(1.0, 0.5), np.array([1.0, 2.0])),
+    "weights of BYM2": (lambda x: sg.fields.BYM2(sg.Chain(3), None, x).prior(1.0, 0.5).precision, np.array([1.0, 2.0])),
+    "covariates": (lambda x: sg.fields.BYM2(sg.Chain(3), x).matrix.toarray(), np.array([[0.0], [1], [2]])),
+    "H": (lambda x: sg.fields.StateSpace(3, 2).observation(x).toarray(), np.array([[1.0, 2.0]])),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_of_models_are_read_by_one_rule(name: str) -> None:
+    make, value = CONSTANTS[name]
+    expected = make(value)
+    for same in (value.tolist(), np.asfortranarray(value), torch.tensor(value), value[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(make(same), expected)
+    hidden = np.ma.masked_array(value, np.zeros(value.shape))
+    hidden[(0,) * value.ndim] = np.ma.masked
+    for wrong in (hidden, value * 1j, np.full(value.shape, "a")):
+        with pytest.raises(DTypeError):
+            make(wrong)
+    if value.dtype == np.float64:
+        with pytest.raises(ValueError, match=r"finite|every place"):
+            make(np.where(value == value.max(), np.nan, value))
+        with pytest.raises(DTypeError):
+            make(torch.tensor(value, requires_grad=True))
+
+
+def test_a_model_keeps_constants_of_its_own() -> None:
+    weights, points = np.ones(2), TRIANGLE.copy()
+    car, domain = sg.fields.CAR(sg.Chain(3), weights), sg.fields.Mesh(points, [[0, 1, 2]])
+    before = car.precision(1.0, 0.5), domain.projector([[0.2, 0.3]]).toarray()
+    weights[:], points[:] = 7.0, 7.0
+    np.testing.assert_array_equal(car.precision(1.0, 0.5), before[0])
+    np.testing.assert_array_equal(domain.projector([[0.2, 0.3]]).toarray(), before[1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x, y: sg.fields.Matern(sg.fields.Lattice((3, 3))).prior(x, y),
+        lambda x, y: sg.fields.Matern(sg.fields.Lattice((3, 3))).precision_of(x, y),
+        lambda x, y: sg.fields.CAR(sg.Cycle(4)).prior(x, y / 2),
+        lambda x, y: sg.fields.BYM2(sg.Cycle(4)).prior(x, y / 2),
+        lambda x, y: sg.fields.Autoregression(4).prior(x[:, None] / 2, y),
+        lambda x, y: sg.fields.Kronecker(sg.Chain(1), sg.Chain(1)).prior(x[:, None], y[:, None]),
+    ],
+    ids=["Matern", "Matern of kappa", "CAR", "BYM2", "Autoregression", "Kronecker"],
+)
+@pytest.mark.parametrize("of", [np.ones, torch.ones])
+def test_batches_of_parameters_that_do_not_broadcast_are_named(
+    make: Callable[..., Any], of: Callable[[int], Any]
+) -> None:
+    with pytest.raises(ShapeError, match=r"batch axes must broadcast, got \(2,\) of .* and \(3,\) of"):
+        make(of(2), of(3))
+
+
+def test_sides_and_domains_of_any_kind() -> None:
+    assert sg.fields.Lattice(np.int64(5)).shape == (5,)  # type: ignore[arg-type]
+    for wrong in (5.0, "55", (), True):
+        with pytest.raises(PatternError, match="Lattice"):
+            sg.fields.Lattice(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="spacing must be a number or"):
+        sg.fields.Lattice((3, 3), [1.0, 2.0, 3.0])
+    with pytest.raises(TypeError, match="domain must be a Mesh or a Lattice, got tuple"):
+        sg.fields.Matern((3, 3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="alpha must be 1 or 2, got array"):
+        sg.fields.Matern(sg.fields.Lattice(3), np.array([1, 2]))  # type: ignore[arg-type]
+    for extreme in (1e-200, 1e200):
+        with pytest.raises(NonFiniteError, match="the precision overflows float64"):
+            sg.fields.Matern(sg.fields.Lattice((3, 3))).precision(extreme, 1.0)
 
 
 def test_a_bad_mesh_is_refused_by_name() -> None:

@@ -6,13 +6,15 @@ nearly diffuse first state.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 import sparseggm as sg
 import sparseggm.torch as st
-from sparseggm.errors import NonPositiveError, PatternError, ShapeError
+from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
 from tests.gaussian.test_nile import NILE, TRUTH, YEARS
 from tests.numerics import Array
 
@@ -303,6 +305,27 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         model.observation(np.ones((4, 1, 2)))
     with pytest.raises(NonPositiveError, match="local_level: variance must be positive and finite, got -1"):
         sg.fields.local_level(-1.0)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["transition", "noise", "mean", "covariance", "drift"])
+def test_a_parameter_that_is_not_finite_is_named(name: str, wrong: float) -> None:
+    given = {"transition": 0.5, "noise": 1.0, "mean": 0.0, "covariance": 1.0, "drift": 0.0} | {name: wrong}
+    for kind in (float, torch.tensor):
+        with pytest.raises(NonFiniteError, match=f"StateSpace.prior: {name} must be finite"):
+            sg.fields.StateSpace(3, 2).prior(**{key: kind(value) for key, value in given.items()})
+
+
+def test_a_sum_of_no_components_is_refused() -> None:
+    for wrong in ((), (3,)):
+        with pytest.raises(TypeError, match="structural: needs components"):
+            sg.fields.structural(*wrong)  # type: ignore[arg-type]
+
+
+def test_an_autoregression_near_a_random_walk_keeps_its_digits() -> None:
+    for rho in (1 - 1e-9, 1 - 1e-12, 1 - 2.0**-53):
+        variance = sg.fields.Autoregression(3).prior(rho, 1.0).variance
+        assert variance[0] == pytest.approx(1 / ((1 - rho) * (1 + rho)), rel=1e-14)
 
 
 def test_a_model_that_is_not_stationary_is_refused() -> None:

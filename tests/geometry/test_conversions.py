@@ -106,3 +106,18 @@ def test_what_is_not_a_point_is_refused() -> None:
         geometry.from_coordinates(three + 2, five, Chain(3), "expectation")
     with pytest.raises(NotPositiveDefiniteError):
         geometry.from_coordinates(three, -five, Chain(3), "natural")
+
+
+def test_batches_that_do_not_broadcast_are_named() -> None:
+    for coordinates in ("factor", "regression", "natural", "expectation"):
+        with pytest.raises(ShapeError, match=r"got \(2,\) of vector and \(3,\) of values"):
+            geometry.from_coordinates(np.zeros((2, 4)), np.ones((3, 7)), Chain(4), coordinates)
+    q = [GaussianGraphicalModel(np.zeros((k, 2)), factor=np.ones(3), topology=Chain(2)) for k in (2, 1, 3)]
+    with pytest.raises(ShapeError, match=r"fisher_length: batch axes must broadcast, got \(2,\) of step 0"):
+        geometry.fisher_length(q)
+
+
+def test_weights_of_any_scale_are_shares() -> None:
+    q = [GaussianGraphicalModel([float(k)], factor=[1.0], topology=Chain(1)) for k in range(2)]
+    for scale in (1e-320, 1.0, 1e308):
+        assert geometry.centroid(q, [scale, scale], "e").loc[0] == 0.5

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import reference.gaussian
 import reference.geometry
-from sparseggm import Chain, Diagonal, GaussianGraphicalModel, Graph, ShapeError, geometry
+from sparseggm import Chain, Diagonal, GaussianGraphicalModel, Graph, PatternError, ShapeError, geometry
 from tests import numerics
 from tests.gaussian_bounds import covariance_of, family, kl_bound, loc_of, precision_error, precision_of, trace_bound
 from tests.gaussian_bounds import inverse_error as sigma_error
@@ -179,7 +179,10 @@ def test_the_scales_of_many_nodes_count_together() -> None:
 
 def test_pieces_are_counted_from_one() -> None:
     q = random_on(np.random.default_rng(0), complete_graph(3))
-    with pytest.raises(ShapeError, match=r"^fisher_rao_bounds: pieces must be at least 1, got 0\.$"):
+    for wrong in (2.5, "3", np.nan):
+        with pytest.raises(PatternError, match=r"^fisher_rao_bounds: pieces must be an integer, got"):
+            geometry.fisher_rao_bounds(q, q, wrong)  # type: ignore[arg-type]
+    with pytest.raises(PatternError, match=r"^fisher_rao_bounds: pieces must be at least 1, got 0\.$"):
         geometry.fisher_rao_bounds(q, q, 0)
     bounds = geometry.fisher_rao_bounds(q, q, 1)
     assert bounds.lower == 0

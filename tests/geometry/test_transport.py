@@ -85,4 +85,7 @@ def test_what_has_no_distance_is_refused() -> None:
         geometry.wasserstein(p, p)
     with pytest.raises(ValueError, match=r"^coupled_distance: num_probes must be at least 2, got 1"):
         geometry.coupled_distance(q, q, num_probes=1)
+    for wrong in (2.5, "9", np.nan):
+        with pytest.raises(ValueError, match=r"^coupled_distance: num_probes must be an integer, got"):
+            geometry.coupled_distance(q, q, num_probes=wrong)  # type: ignore[arg-type]
     assert geometry.coupled_distance(q, q).standard_error == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import sparseggm as sg
 from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
-from sparseggm.torch import GaussianGraphicalModel, NaturalGradient, refine
+from sparseggm.torch import GaussianGraphicalModel, NaturalGradient, elbo_gradient, natural_step, precondition, refine
 from tests.torch.problems import vectors
 from tests.torch.test_natural_gradients import CLOSED, dense_factor, expected_log_p, parameters, some
 
@@ -111,3 +114,43 @@ def test_without_noise_refinement_draws_its_own() -> None:
     assert kl[1] < 0.2 * kl[0]
     with pytest.raises(ValueError, match=r"^refine: needs four samples or more, got noise of shape \(3, 2, 4\)"):
         refine(q, target.log_prob, 1, noise=lambda _: torch.zeros(3, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "error", "message"),
+    [
+        (
+            lambda z: -(z**2),
+            ShapeError,
+            r"log_joint must give \(8, 2\), a number for each sample, got shape \(8, 2, 4\)",
+        ),
+        (lambda z: -(z**2).sum(), ShapeError, r"log_joint must give \(8, 2\), .*, got shape \(\)"),
+        (lambda z: torch.zeros(z.shape[:-1]), TypeError, "log_joint must give a tensor that depends on z"),
+        (lambda z: 0.0, TypeError, "log_joint must give a tensor that depends on z"),
+    ],
+)
+def test_a_log_density_that_is_none_is_refused(log_joint: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        refine(some(sg.Chain(4), 2), log_joint, 2)
+
+
+def test_noise_rates_and_gaussians_that_do_not_fit_are_refused() -> None:
+    q, target = some(sg.Chain(4), 2), some(sg.Chain(4), 2, seed=9)
+    for shape in ((2, 4), (4,), (0, 2, 4), (5, 3, 2, 4)):  # their first axis would be taken for samples
+        with pytest.raises(ShapeError, match=r"noise must be \(K, \.\.\., 4\), K ≥ 1 samples of batch axes \(2,\)"):
+            elbo_gradient(q, target.log_prob, torch.zeros(shape))
+    for rate in (math.nan, -1.0, 0.0, math.inf):
+        with pytest.raises(NonPositiveError, match="rate must be positive and finite"):
+            refine(q, target.log_prob, 2, rate=rate)
+    for steps in (-1, "3", 2.0):
+        with pytest.raises(PatternError, match="steps must be"):
+            refine(q, target.log_prob, steps)  # type: ignore[arg-type]
+    arrays: Any = sg.GaussianGraphicalModel([0.0], factor=[1.0], topology=sg.Chain(1))
+    for call in (
+        lambda: refine(arrays, target.log_prob, 2),
+        lambda: precondition(arrays),
+        lambda: natural_step(arrays, [0.0], [0.0]),
+        lambda: elbo_gradient(arrays, target.log_prob, torch.zeros(3, 1)),
+    ):
+        with pytest.raises(TypeError, match=r"needs a GaussianGraphicalModel of sparseggm\.torch"):
+            call()
