@@ -24,7 +24,7 @@ from sparseggm.errors import (
     PatternError,
     ShapeError,
 )
-from tests.fields.test_spatial import dense, laplacian, mesh
+from tests.fields.test_spatial import laplacian, mesh
 from tests.fields.test_state_space import dense_precision
 from tests.numerics import Array
 
