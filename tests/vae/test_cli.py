@@ -88,8 +88,11 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
         ),
         ([*TABLE1, "--seeds=0"], "seeds must be an integer from 1"),
         ([*TABLE1, "--jobs=0"], "jobs must be an integer from 1"),
-        (["experiment", "star"], "invalid choice: 'star' (choose from 'table1', 'pixels', 'layers')"),
-        (["experiment"], "to be one of {table1,pixels,layers}, but it was not provided"),
+        (
+            ["experiment", "star"],
+            "invalid choice: 'star' (choose from 'table1', 'pixels', 'layers', 'natural-gradient')",
+        ),
+        (["experiment"], "to be one of {table1,pixels,layers,natural-gradient}, but it was not provided"),
         ([*PIXELS, "--likelihood=bernoulli"], "needs likelihood levels or logit-normal, got likelihood bernoulli"),
         (["train", "--structure=global"], "structure global needs likelihood levels or logit-normal"),
         (["train", "--likelihood=levels", "--alpha=1e-3"], "alpha 0.001 needs likelihood logit-normal, got"),
