@@ -11,9 +11,9 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test kernels lint types verify bench clean
 
 demo: .venv/train  ## train VAEs with graphs of the latent variables and of the pixels; print the tables, save the figures
-	$(BIN)/sparseggm experiment table1 --resume --samples 100 --out $(OUT)/table1
+	$(BIN)/sparseggm experiment table1 --resume --jobs 2 --samples 100 --out $(OUT)/table1
 	$(BIN)/sparseggm figures $(OUT)/table1
-	$(BIN)/sparseggm experiment pixels --resume --samples 20 --out $(OUT)/pixels
+	$(BIN)/sparseggm experiment pixels --resume --jobs 2 --samples 20 --out $(OUT)/pixels
 	$(BIN)/sparseggm figures $(OUT)/pixels
 
 test: kernels lint types  ## lint, types, all tests
