@@ -194,6 +194,27 @@ def test_autoregressive_likelihoods_are_those_of_statsmodels() -> None:
     assert prior.marginal(seen).log_prob(z[seen]) == pytest.approx(-148.6024947250785, rel=1e-11)
 
 
+def test_the_evidence_is_that_of_pyros_hidden_markov_model() -> None:
+    """Whose first state has made a transition already, and whose matrices act on rows."""
+    pyro = pytest.importorskip("pyro.distributions", reason="Pyro is not installed: pip install pyro-ppl")
+    rng, (T, b, k) = np.random.default_rng(0), (7, 3, 2)
+    F, H, m = 0.5 * rng.standard_normal((b, b)), rng.standard_normal((k, b)), rng.standard_normal(b)
+    Q, V, variance, y = spd(rng, b), spd(rng, b), rng.uniform(0.5, 1.0, k), rng.standard_normal((T, k))
+    zeros = [torch.zeros(size, dtype=torch.float64) for size in (b, k)]
+    theirs = pyro.GaussianHMM(
+        pyro.MultivariateNormal(torch.from_numpy(m), torch.from_numpy(V)),
+        torch.from_numpy(F.T),
+        pyro.MultivariateNormal(zeros[0], torch.from_numpy(Q)),
+        torch.from_numpy(H.T),
+        pyro.Normal(zeros[1], torch.from_numpy(variance).sqrt()).to_event(1),
+        duration=T,
+    ).log_prob(torch.from_numpy(y))
+    model = sg.fields.StateSpace(T, b)
+    prior = model.prior(F, Q, F @ m, F @ V @ F.T + Q)
+    plan = sg.fields.LinearObservation(model.topology, model.observation(H))
+    assert plan.log_evidence(prior, y.ravel(), np.tile(variance, T)) == pytest.approx(theirs.item(), abs=1e-9)
+
+
 def test_a_season_sums_to_zero_over_a_period_where_it_has_no_noise() -> None:
     for period in (2, 3, 7, 12):
         season = sg.fields.seasonal(period, 1.0)
