@@ -351,3 +351,20 @@ def test_a_graph_without_edges_keeps_the_variances() -> None:
     q = dense_gaussian(np.random.default_rng(0), 4)
     p = geometry.project(q, Graph(4, np.empty((0, 2), int)))
     np.testing.assert_allclose(p.variance, q.variance, rtol=1e-14)
+
+
+def test_the_graphical_lasso_is_the_projection_of_its_own_moments() -> None:
+    """Its Σ has the moments S_ii, S_ij ± α on the edges that it keeps, and its P no others: scikit-learn's solution."""
+    covariance = pytest.importorskip("sklearn.covariance", reason="scikit-learn is optional")
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((400, 9)) @ (np.eye(9) + 0.5 * rng.standard_normal((9, 9)))
+    x /= x.std(0)
+    sigma, P = covariance.graphical_lasso(np.cov(x.T, bias=True), 0.1, tol=1e-12, enet_tol=1e-12, max_iter=1000)
+    edges = np.argwhere(np.tril(P, -1))
+    graph = Graph(9, edges)
+    assert 9 < len(edges) < 30
+    assert not graph.precision_pattern.is_closed
+    i, j = graph.edges.T
+    g = geometry.project(Moments(np.zeros(9), sigma.diagonal(), sigma[i, j]), graph)
+    np.testing.assert_allclose(g.precision_matrix(), P, atol=1e-6 * abs(P).max())  # 1e-8 in Σ, times cond(Σ) < 100
+    assert np.linalg.cond(sigma) < 100
