@@ -102,6 +102,38 @@ def test_the_lip_cancer_data_are_the_published_ones() -> None:
     assert sum(map(len, near)) == 2 * len(lip_cancer.districts().edges) == 264
 
 
+@pytest.mark.parametrize(
+    ("sd", "mix", "counts", "effect", "deviation"),
+    [
+        (
+            0.5,
+            0.87,
+            [6.8920586, 38.2145678, 10.3420327, 7.5427226, 14.1903577, 9.6496050],
+            0.377434934,
+            0.124970953,
+        ),
+        (
+            0.7,
+            0.5,
+            [7.9719999, 38.6355919, 10.8320744, 8.3231808, 14.7394064, 9.1918351],
+            0.410665800,
+            0.165770178,
+        ),
+    ],
+)
+def test_the_posterior_of_lip_cancer_is_that_of_pylgm(
+    sd: float, mix: float, counts: list[float], effect: float, deviation: float
+) -> None:
+    """Of pyLGM 0.6.1, its Laplace approximation: expected counts of the first districts, and the effect."""
+    pytest.importorskip("torch", reason="torch is optional")
+    lip_cancer = pytest.importorskip("examples.lip_cancer")
+    found = lip_cancer.Risks().fitted(sd, mix)
+    eta, q = found.observation.predictive(found.posterior), found.posterior
+    expected = lip_cancer.EXPECTED * np.exp(eta.mean + eta.variance / 2)  # the mean of a log-normal number
+    assert expected[:6] == pytest.approx(counts, rel=2e-8)
+    assert (q.loc[-1], np.sqrt(q.variance[-1])) == pytest.approx((effect, deviation), rel=1e-7)  # its prior is not flat
+
+
 def test_lip_cancer_is_that_of_the_documentation(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is optional")
     lip_cancer = pytest.importorskip("examples.lip_cancer")
