@@ -215,6 +215,23 @@ def test_the_evidence_is_that_of_pyros_hidden_markov_model() -> None:
     assert plan.log_evidence(prior, y.ravel(), np.tile(variance, T)) == pytest.approx(theirs.item(), abs=1e-9)
 
 
+def test_a_smoother_and_its_evidence_are_those_of_dynamax() -> None:
+    """Of dynamax 1.0.3, `lgssm_smoother` in float64, which adds 1e-9 to diagonals before it solves."""
+    t = np.arange(8)
+    F, Q = np.array([[0.9, 0.2], [-0.1, 0.7]]), np.array([[0.5, 0.1], [0.1, 0.3]])
+    H, variance = np.array([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]]), np.array([0.4, 0.2, 0.7])
+    y = np.stack([np.sin(t), np.cos(2 * t), 0.1 * t], axis=-1).ravel()
+    model = sg.fields.StateSpace(8, 2)
+    prior = model.prior(F, Q, np.array([1.0, -1.0]), np.array([[2.0, 0.3], [0.3, 1.0]]))
+    plan = sg.fields.LinearObservation(model.topology, model.observation(H))
+    posterior = plan.posterior(prior, y, np.tile(variance, 8))
+    evidence = plan.log_evidence(prior, y, np.tile(variance, 8))
+    assert evidence == pytest.approx(-31.54421345755497, rel=1e-9)
+    assert posterior.loc[6:8] == pytest.approx([0.24541259188032477, 0.2804287556591635], abs=1e-8)
+    assert posterior.variance[6:8] == pytest.approx([0.14734049563751217, 0.08984277851934362], abs=1e-8)
+    assert posterior.covariance_on([(7, 6)]) == pytest.approx([0.010429951505852133], abs=1e-8)
+
+
 def test_a_season_sums_to_zero_over_a_period_where_it_has_no_noise() -> None:
     for period in (2, 3, 7, 12):
         season = sg.fields.seasonal(period, 1.0)
