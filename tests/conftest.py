@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -18,6 +19,25 @@ _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Hea
 settings.register_profile("dev", max_examples=25, derandomize=True, database=None, **_common)
 settings.register_profile("deep", max_examples=4000, print_blob=True, **_common)
 settings.load_profile("dev")
+
+NEEDED = {
+    "torch": [
+        *("fields/test_constraints.py", "fields/test_laplace.py", "fields/test_observations.py"),
+        *("fields/test_spatial.py", "fields/test_state_space.py", "linalg/test_cores.py", "linalg/test_singular.py"),
+        *("positivity/test_gershgorin.py", "positivity/test_semidefinite.py", "positivity/test_spectral.py"),
+        *("test_lists.py", "torch", "vae"),
+    ],
+    "pandas": ["gaussian/test_observations.py", "test_promotion.py"],
+    "mpmath": ["kernels/test_normal.py"],
+}
+"""Tests of arrays beside tensors, or beside another package's numbers, which an installation of the core may lack."""
+ABSENT = [package for package in NEEDED if find_spec(package) is None]
+collect_ignore = [path for package in ABSENT for path in NEEDED[package]]
+
+
+def pytest_report_header() -> list[str]:
+    """What is not collected, and why."""
+    return [f"without {package}, not collected: {', '.join(NEEDED[package])}" for package in ABSENT]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -75,8 +75,12 @@ def parts_of(thing: Any) -> Iterator[tuple[Any, Any]]:
 def all_modules() -> list[ModuleType]:
     """Of the package, its torch layer and its command, in every one of which a lock may be made."""
     names = {module.name for module in pkgutil.walk_packages(sg.__path__, "sparseggm.")} - {"sparseggm.__main__"}
-    absent = set() if importlib.util.find_spec("pyro") else {"sparseggm.pyro"}  # the package is optional
-    return [importlib.import_module(name) for name in sorted(names - absent)]
+    optional = {
+        "pyro": ("sparseggm.pyro",),
+        "torch": ("sparseggm.torch", "sparseggm.pyro", "sparseggm.vae", "sparseggm.cli"),
+    }
+    absent = tuple(name for package in optional if not importlib.util.find_spec(package) for name in optional[package])
+    return [importlib.import_module(name) for name in sorted(names) if not name.startswith(absent)]
 
 
 # ---------------------------------------------------------------------- in a process of its own

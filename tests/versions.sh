@@ -43,6 +43,6 @@ END
 tar --extract --file "$work"/sparseggm-*.tar.gz --directory "$work" --one-top-level=source --strip-components=1
 
 cd "$work/source"
-[ "$extent" = train ] || set -- --ignore=tests/torch --ignore=tests/vae --ignore=tests/test_readme.py \
+[ "$extent" = train ] || set -- --ignore=tests/test_readme.py \
     --ignore=tests/test_benchmarks.py "$@"
 OMP_NUM_THREADS=1 "$python" -m pytest -n "${WORKERS:-auto}" "$@"
