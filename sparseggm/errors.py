@@ -6,6 +6,8 @@ A caller's mistake raises a `ValueError`; a matrix that has no Cholesky factor r
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 
 
@@ -47,6 +49,10 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
         self.batch_index = batch_index
         self.column = column
         self.pivot = pivot
+
+    def saying(self, message: str) -> Self:
+        """The same failure, of the same class, in other words."""
+        return type(self)(message, batch_index=self.batch_index, column=self.column, pivot=self.pivot)
 
 
 class NotConvergedError(ArithmeticError):

@@ -121,13 +121,10 @@ class SchurComplement:
 
     def named_by_node(self, failure: NotPositiveDefiniteError) -> NotPositiveDefiniteError:
         """The failure of that factorisation as an error that names the caller's node."""
-        return NotPositiveDefiniteError(
+        return failure.saying(
             f"marginal: P is not positive definite to working precision: pivot {failure.pivot:.3g} at "
             f"{self.topology.describe(int(self.order[failure.column]))}{checks.in_batch(failure.batch_index)}. "
-            "Use float64.",
-            batch_index=failure.batch_index,
-            column=failure.column,
-            pivot=failure.pivot,
+            "Use float64."
         )
 
 

@@ -337,11 +337,8 @@ def named_by_node(
     found = "singular to working precision" if failure.pivot > 0 else "not positive definite"
     with np.errstate(over="ignore"):
         slack = gershgorin.slack(topology.precision_pattern, precision[failure.batch_index])[failure.column]
-    return NotPositiveDefiniteError(
+    return failure.saying(
         f"{function}: {found}: pivot {failure.pivot:.3g} at "
         f"{topology.describe(node)}{checks.in_batch(failure.batch_index)}; its Gershgorin slack is {slack:.3g}. "
-        "Raise the diagonal, or use parametrize.dominant, which guarantees P ≻ 0.",
-        batch_index=failure.batch_index,
-        column=failure.column,
-        pivot=failure.pivot,
+        "Raise the diagonal, or use parametrize.dominant, which guarantees P ≻ 0."
     )

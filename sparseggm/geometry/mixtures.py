@@ -82,12 +82,9 @@ def of_natural(function: str, gaussians: list[Any], weights: list[Array]) -> Any
 
 
 def _outside(function: str, t: Array, failure: NotPositiveDefiniteError) -> NotPositiveDefiniteError:
-    return type(failure)(
+    return failure.saying(
         f"{function}: t must be in [0, 1], or so near that a Gaussian is there, got t from {t.min():.4g} to "
-        f"{t.max():.4g}, where one is not{checks.in_batch(failure.batch_index)}.",
-        batch_index=failure.batch_index,
-        column=failure.column,
-        pivot=failure.pivot,
+        f"{t.max():.4g}, where one is not{checks.in_batch(failure.batch_index)}."
     )
 
 
