@@ -24,10 +24,9 @@ from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.graphs import Graph
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, constant_like, scatter
-
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 class Improper(NamedTuple):
@@ -153,9 +152,7 @@ def _scaling(topology: Topology, weights: FloatArray, degrees: FloatArray) -> tu
     g = GaussianGraphicalModel.from_precision(
         np.zeros(topology.n), precision=topology.arranged(grounded, -weights), topology=topology
     )
-    means = GaussianGraphicalModel.from_information(
-        np.full(topology.n, 1 / topology.n), precision=topology.arranged(grounded, -weights), topology=topology
-    ).loc
+    means = g.covariance_matmul(np.full(topology.n, 1 / topology.n))
     return float(np.exp(np.log(g.variance - 2 * means + means.mean()).mean())), float(g._logdet())
 
 

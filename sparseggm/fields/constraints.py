@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian.designs import Design
-from sparseggm.gaussian.linear import LOG_2PI, Gaussian, observation_of
+from sparseggm.gaussian.linear import Gaussian, observation_of
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_dtype_of, in_float64, known_to_fail
 

@@ -18,10 +18,11 @@ from scipy.sparse.csgraph import connected_components
 from sparseggm import linalg
 from sparseggm.errors import ImproperError, NotPositiveDefiniteError, PatternError, ShapeError, in_batch
 from sparseggm.gaussian import conditioning
-from sparseggm.gaussian.linear import LOG_2PI, observation_of, rounded
+from sparseggm.gaussian.linear import observation_of, rounded
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.linalg.checks import Shape
 from sparseggm.positivity.namespace import constant_like, in_float64, take
@@ -200,13 +201,10 @@ class IntrinsicGaussian:
             return self._precision_logdet(graph.precision_pattern, values) - self._null_logdet
         except NotPositiveDefiniteError as failure:
             node = int(self._kept[graph.order[failure.column]])
-            raise NotPositiveDefiniteError(
+            raise failure.saying(
                 f"{function}: P must be positive definite but for the {self.null.shape[1]} directions of null: pivot "
                 f"{failure.pivot:.3g} at {self.topology.describe(node)}{in_batch(failure.batch_index)}. Give null= all "
-                "directions with P v = 0.",
-                batch_index=failure.batch_index,
-                column=failure.column,
-                pivot=failure.pivot,
+                "directions with P v = 0."
             ) from None
 
     def _precision_logdet(self, pattern: Pattern, values: Any) -> Any:

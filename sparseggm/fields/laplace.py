@@ -28,15 +28,13 @@ from sparseggm.fields.parameters import (
     is_tensor,
     parameters,
     precision_matmul,
-    solved,
 )
 from sparseggm.gaussian.linear import LinearObservation
 from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, in_float64, is_transformed
-
-LOG_2PI = math.log(2.0 * math.pi)
 
 TOLERANCE = 1e-10
 """Newton decrement ∇fᵀ H⁻¹ ∇f below which one more step ends: the mode is then 10⁻⁵ deviations away, and after it some
@@ -189,20 +187,17 @@ class _Problem(NamedTuple):
             return gaussian_of_precision(precision, z, self.plan.topology)
         except NotPositiveDefiniteError as failure:
             node = self.plan.topology.describe(int(self.plan.topology.order[failure.column]))
-            raise NotPositiveDefiniteError(
+            raise failure.saying(
                 f"laplace: P + Aᵀ W A must be positive definite, got pivot {failure.pivot:.3g} at {node}"
                 f"{checks.in_batch(failure.batch_index)}. Use a proper prior where the data say nothing, or pull "
-                "without an end, as counts that are all 0.",
-                batch_index=failure.batch_index,
-                column=failure.column,
-                pivot=failure.pivot,
+                "without an end, as counts that are all 0."
             ) from None
 
     def approximation(self, z: Array, steps: int) -> Laplace:
         if is_tensor(z) and array_namespace(z).is_grad_enabled():
             with self.without_gradients():
                 fixed = self.gaussian(z, self.terms(z).curvature)
-            z = z + solved(fixed, self.gradient(z, self.terms(z)))
+            z = z + fixed.covariance_matmul(self.gradient(z, self.terms(z)))
         terms = self.terms(z)
         q = self.gaussian(z, terms.curvature)
         at_mode = 0.5 * (q._logdet() - self.graph.n * LOG_2PI)
@@ -226,7 +221,7 @@ def _mode(problem: _Problem, z: Array, max_steps: int) -> tuple[Array, int]:
         pull = problem.gradient(z, terms)
         curvature = xp.where(terms.curvature > 0, terms.curvature, 0 * terms.curvature)
         q = problem.gaussian(z, curvature)
-        move = solved(q, pull)
+        move = q.covariance_matmul(pull)
         before, decrement = decrement, total(pull * move)
         other, volume = volume, q._logdet()
         is_stalled = (decrement <= STALLED) & (decrement > before / 4)

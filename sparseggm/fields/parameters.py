@@ -122,13 +122,6 @@ def precision_matmul(precision: Any, topology: Topology, x: Any) -> Any:
     return product.take(topology.inverse_order, axis=-1)
 
 
-@singledispatch
-def solved(gaussian: Any, x: Any) -> Any:
-    """P⁻¹ x, (..., n), for the precision of a Gaussian: two solves."""
-    half = gaussian._in_elimination_order("solved", linalg.solve, x=x)
-    return gaussian._in_elimination_order("solved", linalg.solve_t, x=half)
-
-
 def centred(precision: Array, loc: Any, topology: Topology, function: str) -> Any:
     """N(loc, P⁻¹) where loc is a number for all nodes, or (..., n)."""
     precision, loc = parameters(function, precision=precision, loc=loc)

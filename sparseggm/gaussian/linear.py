@@ -22,6 +22,7 @@ from sparseggm.gaussian.potentials import gathered
 from sparseggm.graph.derived import derived
 from sparseggm.graph.joint import joint_graph
 from sparseggm.graph.pattern import as_pairs
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import (
     Array,
@@ -36,7 +37,6 @@ from sparseggm.positivity.namespace import (
 )
 from sparseggm.promotion import as_numbers
 
-LOG_2PI = math.log(2.0 * math.pi)
 Gaussian = Any  # a GaussianGraphicalModel, of arrays or of tensors
 
 

@@ -8,7 +8,6 @@ The module is longer than others: it is one class.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, Literal, cast
 
@@ -25,6 +24,7 @@ from sparseggm.graph.exchange import DENSE_LIMIT
 from sparseggm.graph.families import Diagonal
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.linalg.checks import Shape
 from sparseggm.promotion import as_numbers, widest
@@ -33,7 +33,6 @@ from sparseggm.stochastic.estimators import Estimate
 from sparseggm.stochastic.probes import trace_options
 from sparseggm.stochastic.randomness import Seed, generator
 
-LOG_2PI = math.log(2.0 * math.pi)
 TraceMethod = Literal["hutchinson", "probing", "hutchpp", "xtrace"]
 
 

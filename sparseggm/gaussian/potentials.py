@@ -6,7 +6,6 @@ P loc and P of a Gaussian. It need not be normalisable. Products of Gaussians ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
@@ -19,6 +18,7 @@ from sparseggm.errors import ShapeError
 from sparseggm.graph.joint import Gather, joint_graph
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.linalg.checks import Shape
 from sparseggm.positivity.namespace import Array, array_namespace, take
@@ -107,7 +107,7 @@ class Potential:
         with checks.speaking_as(function, "precision_solve", "cholesky"):
             x, logdet = linalg.precision_solve(topology.precision_pattern, self.precision, h)
         square = np.einsum("...i,...i->...", h, x, dtype=np.float64)
-        total = 0.5 * (self.n * math.log(2.0 * math.pi) - logdet.astype(np.float64) + square)
+        total = 0.5 * (self.n * LOG_2PI - logdet.astype(np.float64) + square)
         return checks.require_representable(function, total, self.dtype)
 
     def _in_dtype(self, dtype: np.dtype[Any]) -> Self:

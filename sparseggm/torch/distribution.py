@@ -8,7 +8,6 @@ it is made of is in `factored`, its divergences in `divergences`.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self, cast
 
 import numpy as np
@@ -23,6 +22,7 @@ from sparseggm.gaussian.linear import observation_of
 from sparseggm.graph.exchange import DENSE_LIMIT
 from sparseggm.graph.pattern import IntArray, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
 from sparseggm.torch.estimation import EstimatedDistribution
@@ -30,8 +30,6 @@ from sparseggm.torch.factored import factorised
 from sparseggm.torch.operators import density, distances, joint, samples
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index, inside_functorch
-
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 class GaussianGraphicalModel(EstimatedDistribution):

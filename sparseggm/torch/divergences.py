@@ -18,10 +18,11 @@ from torch.distributions.kl import register_kl
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian.factored import trace_positions
 from sparseggm.gaussian.regression import require_one_pattern
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.positivity.namespace import take
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
-from sparseggm.torch.distribution import LOG_2PI, GaussianGraphicalModel
+from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.operators import density, residual, step
 from sparseggm.torch.operators.distances import square_norm
 from sparseggm.torch.operators.numbering import reordered

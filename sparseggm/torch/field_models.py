@@ -34,8 +34,3 @@ def _precision_matmul(precision: Tensor, topology: Topology, x: Tensor) -> Tenso
     ordered = x.index_select(-1, index(topology.order, x))
     product = ops.symmetric_matmul(topology.precision_pattern, precision, ordered)
     return product.index_select(-1, index(topology.inverse_order, product))
-
-
-@parameters.solved.register(GaussianGraphicalModel)
-def _solved(gaussian: GaussianGraphicalModel, x: Tensor) -> Tensor:
-    return gaussian.moved_to(x)._solved()

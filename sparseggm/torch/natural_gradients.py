@@ -100,7 +100,7 @@ def natural_step(
         made = torch.from_numpy(is_made).unsqueeze(-1)
         narrow = ops.restrict(pattern, pattern.filled(), torch.from_numpy(wide))
         new = q._with("natural_step", q.loc, torch.where(made, narrow, q.factor), False)
-        step = torch.where(made, rates * _covariance_matmul(new, loc), 0.0)
+        step = torch.where(made, rates * new.covariance_matmul(loc), 0.0)
         return new.moved_to(q.loc + step), made.squeeze(-1)
 
 
@@ -134,7 +134,7 @@ class _Precondition(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, loc_bar: Tensor, factor_bar: Tensor) -> tuple[Tensor, Tensor, None]:
         with checks.non_finite_passes():
-            return _covariance_matmul(ctx.q, loc_bar), _fisher(ctx.q).factor_solve(factor_bar), None
+            return ctx.q.covariance_matmul(loc_bar), _fisher(ctx.q).factor_solve(factor_bar), None
 
 
 def require_tensors(function: str, q: object) -> None:
@@ -179,8 +179,3 @@ def _beside(
         )
     shape = common_batch(function, own=own, loc_gradient=loc, factor_gradient=factor)
     return q._in(own.dtype).expand(shape), loc.expand(*shape, -1), factor.expand(*shape, -1)
-
-
-def _covariance_matmul(q: GaussianGraphicalModel, x: Tensor) -> Tensor:
-    """Σ x."""
-    return q.colorize(q._in_elimination_order(ops.solve, x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from copy import copy
 from typing import Any, Self
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from sparseggm.gaussian.potentials import added, require_same_nodes
 from sparseggm.graph.joint import Gather, joint_graph
 from sparseggm.graph.topology import Topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, on_graph, rounded
 from sparseggm.torch.operators.numbering import reordered
@@ -82,7 +82,7 @@ class Potential:
         h = reordered(self.information, order)
         x, logdet = ops.precision_solve(topology.precision_pattern, self.precision, h)
         square = (h * x).sum(-1, dtype=torch.float64)
-        return rounded(0.5 * (topology.n * math.log(2.0 * math.pi) - logdet.double() + square), h.dtype)
+        return rounded(0.5 * (topology.n * LOG_2PI - logdet.double() + square), h.dtype)
 
     def _in(self, dtype: torch.dtype) -> Self:
         """The same numbers in a dtype that is no narrower."""

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from sparseggm import linalg
-from sparseggm.gaussian.model import LOG_2PI
 from sparseggm.graph.pattern import FloatArray, Pattern
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import calculus, checks, density
 from sparseggm.torch.operators import algebra, distances, second_moments
 from sparseggm.torch.operators.addresses import new, run_at, stride_of, takes_addresses
