@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,11 +23,12 @@ if TYPE_CHECKING:
 
 def fisher_steps(layer: TrackedLayer) -> Array:
     """√J between the posterior after each epoch and that after the next, (epochs,): bounds of Fisher–Rao distances."""
-    path = [
-        GaussianGraphicalModel(loc, factor=factor, topology=layer.topology)
-        for loc, factor in zip(layer.loc.astype(float), layer.factor.astype(float), strict=True)
-    ]
-    return np.array([np.sqrt(geometry.jeffreys(q, p)) for q, p in pairwise(path)])
+    loc, factor = layer.loc.astype(float), layer.factor.astype(float)
+    before, after = (
+        GaussianGraphicalModel(loc[part], factor=factor[part], topology=layer.topology)
+        for part in (slice(None, -1), slice(1, None))
+    )
+    return np.asarray(np.sqrt(geometry.jeffreys(before, after)))
 
 
 def plot_lengths(layers: list[TrackedLayer], tracked: int) -> Figure:
