@@ -439,10 +439,13 @@ def answers(q: Q) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def other_device():
-    """Where torch puts what says no device, as a user's GPU would be."""
-    yield lambda: torch.set_default_device("meta")
+ANOTHER_DEVICE = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here; meta stands for it")
+
+
+@pytest.fixture(params=["meta", pytest.param("cuda", marks=ANOTHER_DEVICE)])
+def other_device(request):
+    """Where torch puts what says no device: a user's GPU, or what stands for it."""
+    yield lambda: torch.set_default_device(request.param)
     torch.set_default_device(None)
 
 

@@ -1,4 +1,7 @@
-"""Beside a GPU: nothing goes there, or comes back, unless the caller says so, and every call on its tensors says so."""
+"""Beside a GPU: nothing goes there, or comes back, unless the caller says so, and every call on its tensors says so.
+
+That answers do not depend on a GPU by default is tested in test_border.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,11 @@ import sparseggm as sg
 from sparseggm.torch import GaussianGraphicalModel as Q
 from sparseggm.torch import ops, sample_and_kl
 from tests.torch.operators import OPERATORS, operator
-from tests.torch.test_border import HEADS, TOPOLOGY, answers
+from tests.torch.test_border import HEADS, TOPOLOGY
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no GPU here: test_border and test_distribution test the messages without one"
 )
-
-
-@pytest.fixture
-def gpu_by_default():
-    yield lambda: torch.set_default_device("cuda")
-    torch.set_default_device(None)
 
 
 def gaussian(topology: sg.Topology = TOPOLOGY) -> Q:
@@ -86,19 +83,6 @@ def test_a_head_moved_to_the_gpu_says_what_to_do(name):
     make, features = HEADS[name]
     with pytest.raises(ValueError, match="on the CPU"):
         make().cuda()(features.cuda())
-
-
-@pytest.mark.parametrize("topology", [sg.Chain(4), sg.Grid(3, 3), TOPOLOGY], ids=str)
-def test_answers_do_not_depend_on_a_gpu_by_default(topology, gpu_by_default):
-    asked = answers(gaussian(topology))
-    torch.manual_seed(0)
-    expected = {name: ask() for name, ask in asked.items()}
-    gpu_by_default()
-    torch.manual_seed(0)
-    for name, ask in asked.items():
-        found = ask()
-        assert found.device.type == "cpu", name
-        assert torch.equal(found, expected[name]), name
 
 
 @pytest.mark.parametrize("name", HEADS)
