@@ -104,7 +104,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
             axes.plot(*field.places.T, "k.", ms=1)
         axes.set(title=title, xticks=[], yticks=[], aspect="equal")
         figure.colorbar(picture, ax=axes, shrink=0.8)
-    figure.savefig(out / "mesh_field.png", dpi=110)
+    figure.savefig(out / "mesh_field.png", dpi=90)
     (out / "mesh_field.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 
