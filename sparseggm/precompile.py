@@ -53,6 +53,7 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     levels.levels_log_prob(pattern, *of_levels)
     levels.levels_log_prob_and_gradients(pattern, *of_levels)
     sampling.sample_and_log_prob(pattern, None, x, factor, np.zeros(_BATCH), x)
+    _compile_fronts(dtype)
     _compile_long_chain(dtype)
 
 
@@ -60,6 +61,12 @@ def _compile_step(pattern: Pattern, dtype: npt.DTypeLike) -> None:
     factor, x = _identity(pattern, _BATCH, dtype), np.ones((_BATCH, pattern.n), dtype)
     step.sample_and_kl(pattern, x, factor, x)
     step.sample_and_kl_vjp(pattern, x, factor, x, x, x[:, 0])
+
+
+def _compile_fronts(dtype: npt.DTypeLike) -> None:
+    dense = Pattern.from_edges(192, np.stack(np.tril_indices(192), axis=-1))
+    factor = linalg.cholesky(dense, _identity(dense, 1, dtype)[0])
+    linalg.selected_inverse(dense, factor)
 
 
 def _compile_long_chain(dtype: npt.DTypeLike) -> None:

@@ -1,4 +1,4 @@
-"""Grids: log det, its gradient and the selected inverse given P; the selected inverse differentiated; variances."""
+"""Grids and meshes: log det, its gradient, the selected inverse given P and its gradient; variances given L."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import Delaunay
 
 import sparseggm as sg
 from benchmarks.contest import Contestant, Peer, Result, Setting, race
@@ -48,6 +49,23 @@ def logdet_with_gradient(setting: Setting) -> Result:
     ours = Contestant(call, lambda result: [tensor.detach().numpy() for tensor in result])
     peers = {"sparsax (CHOLMOD)": Peer(lambda: _cholmod().logdet_with_gradient(pattern, precision), 10.0)}
     return race(setting, f"log det + gradient, {topology} given P, batch {len(precision)}, float64", ours, peers)
+
+
+def mesh_logdet_with_gradient(setting: Setting) -> Result:
+    """log det P of one large matrix, and its gradient: a Matérn field on a triangulation."""
+    points = np.random.default_rng(0).uniform(size=(setting.size(20_000), 2))
+    matern = sg.fields.Matern(sg.fields.Mesh(points, Delaunay(points).simplices))
+    pattern, precision = matern.topology.precision_pattern, matern.precision(0.25, 1.0)[None]
+    leaf = torch.from_numpy(precision).requires_grad_()
+
+    def call() -> Any:
+        logdet = ops.precision_logdet(pattern, leaf)
+        return logdet, *torch.autograd.grad(logdet.sum(), leaf)
+
+    ours = Contestant(call, lambda result: [tensor.detach().numpy() for tensor in result])
+    peers = {"sparsax (CHOLMOD)": Peer(lambda: _cholmod().logdet_with_gradient(pattern, precision), 1.0)}
+    work = f"log det + gradient, Matérn field on a mesh of {pattern.n} nodes, float64"
+    return race(setting, work, ours, peers, tolerance=1e-6)
 
 
 def selected_inverse(setting: Setting) -> Result:
@@ -125,6 +143,7 @@ ROWS = {
     "grid-logdet": logdet,
     "grid-logdet-gradient": logdet_with_gradient,
     "grid-selected-inverse": selected_inverse,
+    "mesh-logdet-gradient": mesh_logdet_with_gradient,
     "grid-selected-inverse-backward": selected_inverse_with_gradient,
     "extended-grid-variances-backward": variances_with_gradient,
 }

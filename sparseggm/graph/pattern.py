@@ -31,7 +31,9 @@ from sparseggm import forks
 from sparseggm.errors import PatternError
 from sparseggm.graph.derived import derived, make_read_only
 from sparseggm.graph.exchange import Exchanged, band_entries, lower_edges
+from sparseggm.graph.fronts import fronts_of
 from sparseggm.kernels import symbolic
+from sparseggm.kernels.fronts.assembly import Tree
 
 FloatArray = npt.NDArray[Any]  # float32 or float64; `linalg` checks which
 IntArray = npt.NDArray[np.int64]
@@ -220,6 +222,11 @@ class Pattern(Exchanged):
 
     # ------------------------------------------------------------------ derived patterns
 
+    @derived
+    def fronts(self) -> Tree | None:
+        """Of a closed pattern: its columns in dense fronts, where these are faster than columns one by one."""
+        return fronts_of(*self.structure)
+
     def filled(self) -> Pattern:
         """Where the Cholesky factor of a P on this pattern may be nonzero. Cost O(nnz of the result)."""
         return self._filled or self
@@ -322,10 +329,11 @@ class Pattern(Exchanged):
         return positions
 
     def positions_of(self, rows: IntArray | IndexArray, cols: IntArray | IndexArray) -> IntArray:
-        """Packed position of each entry (row, col), row ≥ col; −1 where the pattern has none. O(log nnz) each."""
-        codes = cols.astype(np.int64) * self.n + rows
-        positions = np.minimum(np.searchsorted(self._codes, codes), self.nnz - 1)
-        return np.where(self._codes[positions] == codes, positions, -1)
+        """Packed position of each entry (row, col), row ≥ col; −1 where the pattern has none. O(log |S_col|) each."""
+        positions = np.empty(rows.shape, np.int64)
+        wanted = (np.ascontiguousarray(axis, np.int64).ravel() for axis in (rows, cols))
+        symbolic.locate(*self.structure, *wanted, positions.ravel())
+        return positions
 
     @derived
     def dense_positions(self) -> IntArray:

@@ -105,6 +105,24 @@ def fill_rows(row_indptr, row_cols, parent, indptr, rows):
 
 
 @njit(**KERNEL)
+def locate(indptr, rows, wanted_rows, wanted_cols, positions):
+    """positions[q] = the place of entry (wanted_rows[q], wanted_cols[q]); −1 where there is none."""
+    for q in range(positions.shape[0]):
+        i, j = wanted_rows[q], wanted_cols[q]
+        positions[q] = -1
+        if 0 <= j < indptr.shape[0] - 1:
+            low, high = indptr[j], indptr[j + 1]
+            while low < high:
+                middle = (low + high) // 2
+                if rows[middle] < i:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < indptr[j + 1] and rows[low] == i:
+                positions[q] = low
+
+
+@njit(**KERNEL)
 def minimum_degree(indptr, neighbours, count):
     """Eliminate a node of least degree in the graph that elimination has made so far; ties to the lowest number.
 

@@ -13,6 +13,7 @@ import numpy as np
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
+from sparseggm.kernels.fronts import assembly
 from sparseggm.kernels.sparse import (
     cholesky,
     density,
@@ -29,6 +30,9 @@ from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, ro
 
 _SEGMENT = 1 << 16
 """Number of nodes whose logarithms one thread sums."""
+
+LEAST_FRONTS = 128
+"""Nodes from which on it is asked whether a matrix has fronts that are faster than its columns."""
 
 LEVEL_WORK = 300
 """Multiply-adds that a truncated sample is worth."""
@@ -181,7 +185,7 @@ class Sparse:
         self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray, sums: FloatArray
     ) -> int:
         filled = pattern.filled()
-        structure = *filled.structure, rows_of(filled), pattern.positions_in_fill
+        structure = *filled.structure, _rows(filled), pattern.positions_in_fill
         arguments = self.is_chain, *structure, precision, factor, columns, sums
         return threads.over_batch(cholesky.cholesky, filled.column_pairs(filled), *arguments, batch=len(precision))
 
@@ -204,6 +208,56 @@ class Sparse:
         work = passes * (4 * pattern.nnz + 2 * pattern.column_pairs(filled))
         arguments = task.like, task.batch, *pattern.structure, _fill(filled), *task.addresses
         return threads.over_batch(kernel, work, *arguments, batch=task.batch)
+
+
+class Fronts(Sparse):
+    """Large matrices, factorised and inverted in dense fronts where `Pattern.fronts` has found these faster.
+
+    Whatever the batch, so that results do not depend on it, although a full block of lanes may be faster.
+    """
+
+    def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
+        return pattern.n >= LEAST_FRONTS and not pattern.is_chain
+
+    def cholesky(self, pattern: Pattern, precision: FloatArray, factor: FloatArray, columns: IntArray) -> int:
+        filled = pattern.filled()
+        if filled.fronts is None:
+            return super().cholesky(pattern, precision, factor, columns)
+        arguments = *pattern.structure, *filled.structure, filled.fronts, precision, factor, columns
+        work = filled.column_pairs(filled)
+        status = threads.over_batch(assembly.cholesky, work, *arguments, batch=len(precision))
+        if (columns >= 0).any():  # a front that fails does not say in which column the matrix does
+            return super().cholesky(pattern, precision, factor, columns)
+        return status
+
+    def precision_logdet(self, pattern: Pattern, precision: FloatArray, sums: FloatArray) -> int:
+        filled = pattern.filled()
+        if filled.fronts is None:
+            return super().precision_logdet(pattern, precision, sums)
+        factor, columns = np.empty((threads.LANES, filled.nnz), precision.dtype), np.empty(threads.LANES, np.int64)
+        for start in range(0, len(sums), threads.LANES):
+            some = precision[start : start + threads.LANES]
+            if self.cholesky(pattern, some, factor[: len(some)], columns[: len(some)]):
+                return 1
+            arguments = filled.structure[0], factor[: len(some)], sums[start : start + len(some)]
+            threads.over_batch(cholesky.log_determinants_of_factors, 20 * filled.n, *arguments, batch=len(some))
+        return 0
+
+    def sweep(
+        self,
+        verb: str,
+        pattern: Pattern,
+        wide: Pattern,
+        a: FloatArray,
+        b: FloatArray,
+        values: FloatArray,
+        chosen: IndexArray = ALL,
+    ) -> int:
+        of_inverse = verb in ("selected_inverse", "marginal_variances", "cholesky_vjp")
+        if not of_inverse or wide is not pattern or pattern.fronts is None:
+            return super().sweep(verb, pattern, wide, a, b, values, chosen)
+        arguments = verb != "cholesky_vjp", *pattern.structure, pattern.fronts, chosen, a, b, values
+        return threads.over_batch(assembly.sweep, 2 * pattern.column_pairs(pattern), *arguments, batch=len(a))
 
 
 class Chain(Sparse):
@@ -308,7 +362,7 @@ class LongChain(Chain):
         return status + (not np.isfinite(z).all())
 
 
-ENGINES: list[Engine] = [LongChain(), Chain(), Sparse()]
+ENGINES: list[Engine] = [LongChain(), Chain(), Fronts(), Sparse()]
 """In order of preference: the first engine whose `serves` is true does the call."""
 
 
@@ -325,7 +379,7 @@ def engine_of(pattern: Pattern, task: Step) -> Engine:
     return engine_for(pattern, task.batch, task.like.dtype)
 
 
-def rows_of(pattern: Pattern) -> cholesky.Rows:
+def _rows(pattern: Pattern) -> cholesky.Rows:
     """The strictly lower entries of a closed pattern, row by row."""
     return cholesky.Rows(*pattern.row_structure, pattern.column_groups)
 

@@ -13,7 +13,7 @@ from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
 from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors, singular_columns
 from sparseggm.linalg import checks, memory, threads
 from sparseggm.linalg.checks import Shape
-from sparseggm.linalg.engines import engine_for, rows_of
+from sparseggm.linalg.engines import engine_for
 from sparseggm.linalg.primitives import Shared
 from sparseggm.linalg.products import solve, solve_t
 
@@ -64,7 +64,7 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     rows = factor.reshape(count, filled.nnz)
     engine = engine_for(pattern, count, precision.dtype)
     if engine.cholesky(pattern, checks.as_rows(precision, batch_shape), rows, columns):
-        judged = *filled.structure, rows_of(filled), rows, columns
+        judged = *filled.structure, rows, columns
         threads.over_batch(singular_columns, 2 * filled.nnz, *judged, batch=count)
     return factor, columns, bool((columns >= 0).any())
 

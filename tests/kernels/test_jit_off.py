@@ -23,16 +23,20 @@ import warnings
 import numpy as np
 import numba
 from sparseggm import BlockChain, Chain, ExtendedGrid, Grid, Pattern
+from sparseggm.graph import fronts
+from sparseggm.linalg import engines
 from tests.verbs import VERBS, arguments
 
 assert numba.config.DISABLE_JIT
+OF_FRONTS = ["cholesky", "selected_inverse", "marginal_variances", "cholesky_vjp"]
 warnings.simplefilter("ignore", RuntimeWarning)  # lanes that fail overflow by design
 cycle = Pattern.from_edges(6, [(i + 1, i) for i in range(5)] + [(5, 0)])
 patterns = [Pattern(1, [0, 1], [0]), Chain(4).factor_pattern, BlockChain(2, 2).factor_pattern, cycle,
             ExtendedGrid(3, 3).factor_pattern, Grid(3, 3).precision_pattern]
-for dtype in ("float32", "float64"):
+for dtype, least in [("float32", 128), ("float64", 128), ("float32", 0), ("float64", 0)]:
+    engines.LEAST_FRONTS, fronts.LEAST_ENTRIES, fronts.COLUMN_WORK = least, least, float("inf")
     for pattern in patterns:
-        for verb in VERBS.values():
+        for verb in VERBS.values() if least else [VERBS[name] for name in OF_FRONTS]:
             on = verb.on(pattern)
             for batch in [(), (2,), (17,)]:
                 value = verb(on, arguments(verb, on, 1, batch, dtype=dtype))
@@ -56,7 +60,7 @@ def test_plain_python_runs_every_kernel_within_bounds_and_agrees_with_the_compil
     In float32 compiled code is at least as accurate: Numba forms `1.0 / x` in float64, NumPy in float32.
     """
     plain, compiled = (output(jit) for jit in (False, True))
-    assert len(plain) == len(compiled) == 2 * 6 * len(VERBS) * 3
+    assert len(plain) == len(compiled) == 2 * 6 * (len(VERBS) + 4) * 3
     assert comparable(plain) == comparable(compiled)
 
 

@@ -75,7 +75,7 @@ def cholesky(is_chain, indptr, rows, by_rows, places, precision, factor, columns
 
 
 @njit(**KERNEL)
-def singular_columns(indptr, rows, by_rows, factor, columns, first, last):
+def singular_columns(indptr, rows, factor, columns, first, last):
     """In `columns`, replace `SMALL_PIVOT` by the first column whose pivot rounding alone could have made, or by −1.
 
     The pivot is left on the diagonal of such a column. The computed L is exact for P + ΔP, |ΔP| ≤ γ_{r+1} |L| |L|ᵀ, r
@@ -84,26 +84,29 @@ def singular_columns(indptr, rows, by_rows, factor, columns, first, last):
     when P is scaled. The triangle inequality bounds f_k by the f_j of row k; f_k itself is computed only where that
     bound does not suffice.
     """
-    row_indptr, row_cols, row_positions = by_rows.indptr, by_rows.cols, by_rows.positions
-    n, unit, longest = indptr.shape[0] - 1, 0.5 * np.finfo(factor.dtype).eps, 1
-    for k in range(n):
-        longest = max(longest, row_indptr[k + 1] - row_indptr[k] + 1)
+    n, unit = indptr.shape[0] - 1, 0.5 * np.finfo(factor.dtype).eps
+    lengths = np.zeros(n, np.int64)
+    for p in range(rows.shape[0]):
+        lengths[rows[p]] += 1
+    longest = lengths.max()
     gamma, small = (longest + 1) * unit / (1.0 - (longest + 1) * unit), small_share(factor)
-    f, scratch = np.empty(n), np.empty(n)
+    squares, pulls, scratch = np.empty(n), np.empty(n), np.empty(n)  # Σ L_kj² and Σ |L_kj| f_j of row k, so far
     for r in range(first, last):
         L = factor[r]
+        squares[:], pulls[:] = 0.0, 0.0
         for k in range(n if columns[r] == SMALL_PIVOT else 0):
-            L_kk, square, pull = np.float64(L[indptr[k]]), np.float64(L[indptr[k]]) ** 2, 0.0
-            for t in range(row_indptr[k], row_indptr[k + 1]):
-                L_kj = abs(np.float64(L[row_positions[t]]))
-                square += L_kj * L_kj
-                pull += L_kj * f[row_cols[t]]
-            f[k] = (math.sqrt(square) + pull) / L_kk
-            if L_kk * L_kk <= small * square and not gamma * f[k] * f[k] < 1.0:
-                f[k] = _row_condition(indptr, rows, L, k, scratch)
-                if gamma * f[k] * f[k] >= 1.0:
+            L_kk = np.float64(L[indptr[k]])
+            square = squares[k] + L_kk * L_kk
+            f_k = (math.sqrt(square) + pulls[k]) / L_kk
+            if L_kk * L_kk <= small * square and not gamma * f_k * f_k < 1.0:
+                f_k = _row_condition(indptr, rows, L, k, scratch)
+                if gamma * f_k * f_k >= 1.0:
                     columns[r], L[indptr[k]] = k, L_kk * L_kk
                     break
+            for p in range(indptr[k] + 1, indptr[k + 1]):
+                L_ik = abs(np.float64(L[p]))
+                squares[rows[p]] += L_ik * L_ik
+                pulls[rows[p]] += L_ik * f_k
         columns[r] = max(columns[r], -1)
     return 0
 

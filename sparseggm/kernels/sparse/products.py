@@ -193,10 +193,12 @@ def _symmetric_matmul(indptr, rows, P, b, y):
 def outer(indptr, rows, terms, x, y, values, first, last):
     """values[g] = Σ_r x_r y_rᵀ on the pattern, over the rows r = terms[g], in float64. Nonzero status: not finite.
 
-    Each lane holds one group. A single group has its terms in the lanes, which are added at the end.
+    Each lane holds one group. A single group has its terms in the lanes, which are added at the end; a single term of
+    it needs no sum.
     """
-    wide = np.empty(0)
-    a, b, total = new_block(x.shape[1], wide), new_block(x.shape[1], wide), new_block(rows.shape[0], wide)
+    wide, few = np.empty(0), last - first == 1 and terms.shape[1] == 1
+    a, b = new_block(0 if few else x.shape[1], wide), new_block(0 if few else x.shape[1], wide)
+    total = new_block(0 if few else rows.shape[0], wide)
     lanes = total.shape[1]
     chosen = np.empty(lanes, terms.dtype)  # a column; of the type of a row's copy, so that one `gather_rows` serves
     for start in range(first, last, lanes):
@@ -211,6 +213,11 @@ def outer(indptr, rows, terms, x, y, values, first, last):
                 gather_rows(y, some, b)
                 _add_outer(indptr, rows, a, b, total)
             scatter(total, values, start, stop)
+        elif few:
+            x_r, y_r = x[terms[start, 0]], y[terms[start, 0]]
+            for j in range(indptr.shape[0] - 1):
+                for p in range(indptr[j], indptr[j + 1]):
+                    values[start, p] = x_r[rows[p]] * y_r[j]
         else:
             _outer_of_one_group(indptr, rows, terms[start].copy(), x, y, a, b, total, values[start])
     bad = 0
