@@ -75,6 +75,7 @@ FLOORS = {
         "checks",
         "primitives",
         "long_chain",
+        "sparse",
         "engines",
         "products",
         "factorisation",
