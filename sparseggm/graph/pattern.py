@@ -331,7 +331,7 @@ class Pattern(Exchanged):
     def positions_of(self, rows: IntArray | IndexArray, cols: IntArray | IndexArray) -> IntArray:
         """Packed position of each entry (row, col), row ≥ col; −1 where the pattern has none. O(log |S_col|) each."""
         positions = np.empty(rows.shape, np.int64)
-        wanted = (np.ascontiguousarray(axis, np.int64).ravel() for axis in (rows, cols))
+        wanted = (np.array(axis, np.int64).ravel() for axis in (rows, cols))
         symbolic.locate(*self.structure, *wanted, positions.ravel())
         return positions
 
