@@ -82,6 +82,7 @@ def compile_graphs() -> None:
     """Call the kernels that work on graphs alone: orders of elimination and colourings."""
     ring = Graph(8, [(k, (k + 1) % 8) for k in range(8)])
     distance_colouring(ring.precision_pattern, 2)
+    ring.precision_pattern.positions_in(ring.precision_pattern.filled())
     orders.graph_order(256, Torus(16, 16).edges)  # beyond the size of a leaf
     orders.grid_order((2, 2), Grid(2, 2).edges)
 
