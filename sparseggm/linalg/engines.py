@@ -37,19 +37,20 @@ class Fronts(Sparse):
         if filled.fronts is None:
             return super().cholesky(pattern, precision, factor, columns)
         arguments = *pattern.structure, *filled.structure, filled.fronts, precision, factor, columns
-        work = filled.column_pairs(filled)
-        status = threads.over_batch(assembly.cholesky, work, *arguments, batch=len(precision))
-        if (columns >= 0).any():  # a front that fails does not say in which column the matrix does
-            return super().cholesky(pattern, precision, factor, columns)
-        return status
+        threads.over_batch(assembly.cholesky, filled.column_pairs(filled), *arguments, batch=len(precision))
+        for r in np.flatnonzero(columns >= 0):  # a front that fails does not say in which column the matrix does
+            row = slice(r, r + 1)
+            super().cholesky(pattern, precision[row], factor[row], columns[row])
+        return int((columns != -1).any())
 
     def precision_logdet(self, pattern: Pattern, precision: FloatArray, sums: FloatArray) -> int:
         filled = pattern.filled()
         if filled.fronts is None:
             return super().precision_logdet(pattern, precision, sums)
-        factor, columns = np.empty((threads.LANES, filled.nnz), precision.dtype), np.empty(threads.LANES, np.int64)
-        for start in range(0, len(sums), threads.LANES):
-            some = precision[start : start + threads.LANES]
+        chunk = threads.get_num_threads()
+        factor, columns = np.empty((chunk, filled.nnz), precision.dtype), np.empty(chunk, np.int64)
+        for start in range(0, len(sums), chunk):
+            some = precision[start : start + chunk]
             if self.cholesky(pattern, some, factor[: len(some)], columns[: len(some)]):
                 return 1
             arguments = filled.structure[0], factor[: len(some)], sums[start : start + len(some)]

@@ -154,8 +154,9 @@ def test_a_large_matrix_that_fails_is_refused_in_the_column_that_failed() -> Non
             linalg.cholesky(pattern, np.stack([precision, broken_precision]))
         assert caught.value.batch_index == (1,)
         assert caught.value.column == column
-        succeeded = linalg.attempt_cholesky(pattern, np.stack([precision, broken_precision]))[1]
+        factors, succeeded = linalg.attempt_cholesky(pattern, np.stack([precision, broken_precision]))
         assert succeeded.tolist() == [True, False]
+        np.testing.assert_array_equal(factors[0], linalg.cholesky(pattern, precision))
 
 
 @pytest.mark.parametrize(
