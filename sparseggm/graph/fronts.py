@@ -14,12 +14,15 @@ IndexArray = npt.NDArray[np.int32]
 LEAST_ENTRIES = 1 << 14
 """Entries of L below which there is nothing to gain."""
 
+MOST_SCRATCH = 4
+"""Times the entries of L: more is needed where many small parts of a graph share many nodes."""
+
 COLUMN_WORK = 9.0
 """Multiply-adds of dense matrices that one of a sparse column is worth."""
 
 
 def fronts_of(indptr: IndexArray, rows: IndexArray) -> Tree | None:
-    """The tree of supernodes of a closed pattern; None where columns, one by one, are as fast. Cost O(n)."""
+    """The tree of supernodes of a closed pattern; None where columns are as fast or need less memory. Cost O(n)."""
     n, lengths = len(indptr) - 1, np.diff(indptr).astype(np.int64)
     if rows.size < LEAST_ENTRIES:
         return None
@@ -32,4 +35,5 @@ def fronts_of(indptr: IndexArray, rows: IndexArray) -> Tree | None:
     front_indptr, columns, child_indptr, children = arrays
     arrays = [front_indptr[: count + 1], columns, child_indptr[: count + 1], children[: child_indptr[count]]]
     kept = [make_read_only(array.copy()) for array in arrays]
-    return Tree(kept[0], kept[1], kept[2], kept[3], *sizes)
+    made = Tree(kept[0], kept[1], kept[2], kept[3], *sizes)
+    return made if made.scratch <= MOST_SCRATCH * rows.size else None

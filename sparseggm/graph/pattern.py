@@ -330,9 +330,9 @@ class Pattern(Exchanged):
 
     def positions_of(self, rows: IntArray | IndexArray, cols: IntArray | IndexArray) -> IntArray:
         """Packed position of each entry (row, col), row ≥ col; −1 where the pattern has none. O(log |S_col|) each."""
-        positions = np.empty(rows.shape, np.int64)
-        wanted = (np.array(axis, np.int64).ravel() for axis in (rows, cols))
-        symbolic.locate(*self.structure, *wanted, positions.ravel())
+        wanted = np.array(np.broadcast_arrays(rows, cols), np.int64)
+        positions = np.empty(wanted.shape[1:], np.int64)
+        symbolic.locate(*self.structure, *wanted.reshape(2, -1), positions.ravel())
         return positions
 
     @derived

@@ -14,7 +14,7 @@ from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
 from sparseggm.kernels.fronts import assembly
-from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors
+from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors, singular_columns
 from sparseggm.linalg import checks, long_chain, threads
 from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
 from sparseggm.linalg.sparse import Sparse
@@ -51,10 +51,13 @@ class Fronts(Sparse):
         factor, columns = np.empty((chunk, filled.nnz), precision.dtype), np.empty(chunk, np.int64)
         for start in range(0, len(sums), chunk):
             some = precision[start : start + chunk]
-            if self.cholesky(pattern, some, factor[: len(some)], columns[: len(some)]):
+            count, rows = len(some), factor[: len(some)]
+            if self.cholesky(pattern, some, rows, columns[:count]):
+                threads.over_batch(singular_columns, 2 * filled.nnz, *filled.structure, rows, columns, batch=count)
+            if (columns[:count] >= 0).any():
                 return 1
-            arguments = filled.structure[0], factor[: len(some)], sums[start : start + len(some)]
-            threads.over_batch(log_determinants_of_factors, 20 * filled.n, *arguments, batch=len(some))
+            arguments = filled.structure[0], rows, sums[start : start + count]
+            threads.over_batch(log_determinants_of_factors, 20 * filled.n, *arguments, batch=count)
         return 0
 
     def sweep(
@@ -67,10 +70,11 @@ class Fronts(Sparse):
         values: FloatArray,
         chosen: IndexArray = ALL,
     ) -> int:
-        of_inverse = verb in ("selected_inverse", "marginal_variances", "cholesky_vjp")
-        if not of_inverse or wide is not pattern or pattern.fronts is None:
+        of_inverse, on_its_fill = verb in ("selected_inverse", "marginal_variances", "cholesky_vjp"), wide is pattern
+        if not of_inverse or not on_its_fill or pattern.fronts is None:
             return super().sweep(verb, pattern, wide, a, b, values, chosen)
-        arguments = verb != "cholesky_vjp", *pattern.structure, pattern.fronts, chosen, a, b, values
+        what = verb != "cholesky_vjp", verb == "marginal_variances"
+        arguments = *what, *pattern.structure, pattern.fronts, chosen, a, b, values
         return threads.over_batch(assembly.sweep, 2 * pattern.column_pairs(pattern), *arguments, batch=len(a))
 
 

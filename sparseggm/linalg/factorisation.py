@@ -31,7 +31,7 @@ def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
             the pivot: L_kk² ≤ min(∛u P_kk, γ_{r+1} |w|ᵀ |L| |L|ᵀ |w|), w = L_kk L⁻ᵀ e_k; so a singular P does not
             succeed by luck. The error carries batch index, column and pivot.
     Cost: Σ_j |F_j|² flops, memory nnz(F); left-looking [Davis 2006, §4.8]. Large matrices by dense fronts [Duff & Reid
-        1983; Liu 1992], with scratch of up to nnz(F) numbers a thread.
+        1983; Liu 1992], with scratch of up to 4 nnz(F) numbers a thread.
     Error: L Lᵀ = P + ΔP with |ΔP| ≤ γ_{r+1} |L| |Lᵀ| + 2 r √tiny √(P_ii P_jj), r the longest row of F: the first term
         is [Higham 2002, Thm 10.3]; the second is for entries below √tiny √P_ii, which are set to zero. For one long
         chain, 2u L_jj² more where parts meet.

@@ -328,3 +328,9 @@ def test_a_large_dense_form_asks_to_be_forced() -> None:
     pattern = Pattern.from_edges(20_001, [])
     with pytest.raises(ShapeError, match=r"20001 nodes would take 3\.2 GB a matrix\. Use to_scipy, or force=True"):
         pattern.to_dense(np.ones(20_001))
+
+
+def test_positions_of_entries_and_of_what_is_none() -> None:
+    assert EXAMPLE.positions_of(np.array([[3, 2], [2, 3]]), np.array([[0, 1], [0, 3]])).tolist() == [[2, 4], [-1, 6]]
+    assert EXAMPLE.positions_of(np.array([3]), np.array([0, 0, 1])).tolist() == [2, 2, -1]
+    assert EXAMPLE.positions_of(np.array([5, -1, 0]), np.array([4, -1, 1])).tolist() == [-1, -1, -1]

@@ -35,6 +35,7 @@ patterns = [Pattern(1, [0, 1], [0]), Chain(4).factor_pattern, BlockChain(2, 2).f
             ExtendedGrid(3, 3).factor_pattern, Grid(3, 3).precision_pattern]
 for dtype, least in [("float32", 128), ("float64", 128), ("float32", 0), ("float64", 0)]:
     engines.LEAST_FRONTS, fronts.LEAST_ENTRIES, fronts.COLUMN_WORK = least, least, float("inf")
+    fronts.MOST_SCRATCH = float("inf")
     for pattern in patterns:
         for verb in VERBS.values() if least else [VERBS[name] for name in OF_FRONTS]:
             on = verb.on(pattern)

@@ -32,6 +32,7 @@ from tests.strategies import named_patterns, precision_values, seeds
 def fronts_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fronts, "LEAST_ENTRIES", 0)
     monkeypatch.setattr(fronts, "COLUMN_WORK", math.inf)
+    monkeypatch.setattr(fronts, "MOST_SCRATCH", math.inf)
     monkeypatch.setattr(Pattern, "fronts", property(lambda pattern: fronts.fronts_of(*pattern.structure)))
     monkeypatch.setattr(engines, "LEAST_FRONTS", 0)
 
@@ -79,6 +80,7 @@ def test_supernodes_are_a_tree_of_which_each_front_holds_its_columns(named: tupl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fronts, "LEAST_ENTRIES", 0)
         patch.setattr(fronts, "COLUMN_WORK", math.inf)
+        patch.setattr(fronts, "MOST_SCRATCH", math.inf)
         tree = fronts.fronts_of(*filled.structure)
     assert tree is not None
     sets = [tree.columns[begin:end] for begin, end in zip(tree.indptr, tree.indptr[1:], strict=False)]
@@ -114,6 +116,23 @@ def test_large_matrices_have_fronts_and_small_ones_and_bands_do_not() -> None:
     band = Pattern.from_edges(5_000, [(i, i + k) for i in range(4_992) for k in range(1, 9)])
     assert band.nnz > fronts.LEAST_ENTRIES
     assert band.fronts is None
+
+
+def test_many_small_parts_that_share_many_nodes_have_no_fronts() -> None:
+    """Each would leave its update of the shared nodes on the stack: forty times the entries of L."""
+    groups, width, shared = 300, 8, 400
+    n = groups * width + shared
+    cliques = [(i, j) for i in range(n - shared) for j in range(i + 1, i - i % width + width)]
+    beside = [(i, j) for i in range(n - shared) for j in range(n - shared, n)]
+    pattern = Pattern.from_edges(n, cliques + beside).filled()
+    assert pattern.nnz > fronts.LEAST_ENTRIES
+    assert pattern.fronts is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fronts, "MOST_SCRATCH", math.inf)
+        patch.setattr(fronts, "COLUMN_WORK", math.inf)
+        tree = fronts.fronts_of(*pattern.structure)
+    assert tree is not None
+    assert tree.scratch > 10 * pattern.nnz
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -185,3 +204,11 @@ def test_a_singular_large_matrix_is_refused() -> None:
     box = Grid(11, 11, 11)
     with pytest.raises(NotPositiveDefiniteError):
         linalg.cholesky(box.precision_pattern, test_singular.laplacian(box, np.ones(len(box.edges))))
+
+
+def test_a_small_pivot_in_a_batch_changes_no_log_determinant() -> None:
+    box = Grid(11, 11, 11)
+    rows = np.stack([test_singular.laplacian(box, np.ones(len(box.edges)), ground) for ground in (1.0, 1e-4, 0.5)])
+    pattern = box.precision_pattern
+    one_by_one = [linalg.precision_logdet(pattern, row) for row in rows]
+    np.testing.assert_array_equal(linalg.precision_logdet(pattern, rows), one_by_one)

@@ -34,6 +34,11 @@ class Tree(NamedTuple):
     waiting: int
     """Most numbers that lie on the stack."""
 
+    @property
+    def scratch(self) -> int:
+        """Numbers that a thread needs beside its arguments and results."""
+        return self.largest**2 + self.panel + self.waiting
+
 
 class Memory(NamedTuple):
     """Scratch, for one front after the other."""
@@ -65,10 +70,10 @@ class Front(NamedTuple):
 
 
 @njit(**INNER)
-def _new_memory(tree, n, like):
+def _new_memory(tree, n, panel, like):
     lanes, m = lanes_of(like), tree.largest
     rows = (m + lanes - 1) // lanes * lanes
-    of_front = new_block(rows // lanes * m, like), np.empty(tree.panel, like.dtype), np.empty(tree.waiting, like.dtype)
+    of_front = new_block(rows // lanes * m, like), np.empty(panel, like.dtype), np.empty(tree.waiting, like.dtype)
     small = np.zeros(rows, like.dtype), np.empty((4, 4), like.dtype), np.empty((4, 4), like.dtype)
     return Memory(*of_front, *small, np.empty(n, np.int64), np.empty(m, np.int64), np.empty(m, np.int64))
 
@@ -113,7 +118,7 @@ def cholesky(p_indptr, p_rows, indptr, rows, tree, precision, factor, columns, f
 
     columns[r] becomes −1; or 0 if row r failed, in whatever column; or `SMALL_PIVOT` as in `sparse.cholesky`.
     """
-    memory, status = _new_memory(tree, indptr.shape[0] - 1, precision), 0
+    memory, status = _new_memory(tree, indptr.shape[0] - 1, 0, precision), 0
     for r in range(first, last):
         columns[r] = _factorise(p_indptr, p_rows, indptr, rows, tree, precision[r], factor[r], memory)
         status |= columns[r] != -1
@@ -161,7 +166,10 @@ def _take_precision(p_indptr, p_rows, rows, tree, front, P, lanes, memory):
 
 @njit(**INNER)
 def _take_update(begin, stop, rows, numbers, lanes, end, memory):
-    """Add what a child left on top of the stack. Returns where the stack ends now."""
+    """Add what a child left on top of the stack. Returns where the stack ends now.
+
+    Rows below a child increase, and so do their rows in the front: the lower triangle comes to lie in the lower one.
+    """
     _find_rows(rows, begin, stop, memory)
     stack, target = memory.stack, memory.target
     end -= (stop - begin) * (stop - begin + 1) // 2
@@ -178,17 +186,18 @@ def _take_update(begin, stop, rows, numbers, lanes, end, memory):
 
 
 @njit(**KERNEL)
-def sweep(is_covariance, indptr, rows, tree, chosen, a, b, values, first, last):
-    """values = Σ, for a = L on a closed pattern; or tril(W L) = b solved for W, see `sparse.inverse`, with W_jj halved.
+def sweep(is_covariance, variances_only, indptr, rows, tree, chosen, a, b, values, first, last):
+    """values = Σ, or its diagonal, for a = L on a closed pattern; or tril(W L) = b solved for W, with W_jj halved.
 
-    If `values` has a column for each node, only the variances of Σ are given; if `chosen` is not empty, only those
-    entries of W. Nonzero status: something is not finite, or a pivot not positive.
+    See `sparse.inverse`. If `chosen` is not empty, only those entries of W are given. Nonzero status: something is not
+    finite, or a pivot not positive.
     """
     n, some, bad = indptr.shape[0] - 1, chosen.shape[0] > 0, 0
-    memory, whole = _new_memory(tree, n, a), np.empty(rows.shape[0] if some else 0, a.dtype)
+    memory, whole = _new_memory(tree, n, tree.panel, a), np.empty(rows.shape[0] if some else 0, a.dtype)
     for r in range(first, last):
         bad += bad_pivots(indptr, a[r], n)
-        _invert(is_covariance, indptr, rows, tree, a[r], b[r], whole if some else values[r], memory)
+        W = whole if some else values[r]
+        _invert(is_covariance, variances_only, indptr, rows, tree, a[r], b[r], W, memory)
         for p in range(chosen.shape[0]):
             values[r, p] = whole[chosen[p]]
         bad += bad_numbers(values[r])
@@ -196,9 +205,9 @@ def sweep(is_covariance, indptr, rows, tree, chosen, a, b, values, first, last):
 
 
 @njit(**INNER)
-def _invert(is_covariance, indptr, rows, tree, L, X, W, memory):
-    """Overwrite W by Σ, or its diagonal if W is as long; or by W of tril(W L) = X with its diagonal halved."""
-    lanes, end, variances_only = lanes_of(L), 0, W.shape[0] != rows.shape[0]
+def _invert(is_covariance, variances_only, indptr, rows, tree, L, X, W, memory):
+    """Overwrite W by Σ or its diagonal; or by W of tril(W L) = X with its diagonal halved."""
+    lanes, end = lanes_of(L), 0
     half = full_like(L, 1.0 if is_covariance else 0.5)
     for s in range(tree.indptr.shape[0] - 2, -1, -1):
         front = _enter(tree, s, indptr, rows, lanes, memory)

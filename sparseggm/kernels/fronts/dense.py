@@ -126,10 +126,13 @@ def invert(is_covariance, front, memory, panel, m, width, threshold, corner, low
     The front holds W, both triangles, beyond the first columns, and in these X, on and below the diagonal. `panel`
     holds the columns of L row by row, so that the four numbers that a vector meets are neighbours. If W is Σ, an entry
     of row i below threshold[i] = √tiny √Σ_ii becomes 0 before it is divided. `corner` and `lower` are scratch, 4 × 4.
+
+    The corner, rows and columns j … stop − 1, is taken out first: vectors of the rows from `stop` on may begin in it.
+    In `lower`, surplus columns are those of the identity.
     """
     lanes = lanes_of(front)
     thresholds = threshold.reshape(-1, lanes)
-    small = square_root(full_like(memory, np.finfo(memory.dtype).tiny))
+    zero, small = full_like(memory, 0.0), square_root(full_like(memory, np.finfo(memory.dtype).tiny))
     stop = width
     while stop > 0:
         j = max(stop - FOUR, 0)
@@ -146,7 +149,7 @@ def invert(is_covariance, front, memory, panel, m, width, threshold, corner, low
                 for k in range(c + 1, stop - j):
                     entry -= corner[max(i, k), min(i, k)] * lower[k, c]
                 if i > c and abs(entry) < threshold[j + i]:
-                    entry -= entry
+                    entry = zero
                 corner[i, c] = entry / lower[c, c]
                 memory[at(m, lanes, j + i, j + c)] = memory[at(m, lanes, j + c, j + i)] = corner[i, c]
             if is_covariance:

@@ -42,11 +42,9 @@ def merge_columns(indptr, last, width):
         below = indptr[j + 1] - indptr[j] - 1
         alone = front_work(width[j], below)
         work += alone
-        k = parent[j]
+        k = parent[j]  # still the last of its supernode, as columns join in order
         if k < 0:
             continue
-        while last[k] != k:
-            k = last[k]
         below_k = indptr[k + 1] - indptr[k] - 1
         if front_work(width[j] + width[k], below_k) <= alone + front_work(width[k], below_k):
             last[j] = k
