@@ -72,23 +72,8 @@ def number_fronts(indptr, parent, last, width, front_indptr, columns, child_indp
         else:
             above = last[parent[j]]
             sibling[j], first_child[above] = first_child[above], j
-    order, number, path = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    unvisited = first_child.copy()
-    count = 0
-    while root >= 0:
-        path[0], depth = root, 1
-        while depth:
-            j = path[depth - 1]
-            child = unvisited[j]
-            if child >= 0:
-                path[depth] = child
-                unvisited[j] = sibling[child]
-                depth += 1
-            else:
-                order[count], number[j] = j, count
-                count += 1
-                depth -= 1
-        root = sibling[root]
+    order, number = np.empty(n, np.int64), np.empty(n, np.int64)
+    count = _visit(root, first_child, sibling, order, number)
     front_indptr[0] = child_indptr[0] = 0
     largest, panel, waiting, most = 0, 0, 0, 0
     for s in range(count):
@@ -109,6 +94,27 @@ def number_fronts(indptr, parent, last, width, front_indptr, columns, child_indp
         columns[place[s]] = j
         place[s] += 1
     return count, largest, panel, most
+
+
+@njit(**INNER)
+def _visit(root, first_child, sibling, order, number):
+    """order[s] = the s-th column that is left for good, number its inverse; `root` is the first. Returns how many."""
+    path, unvisited, count = np.empty(order.shape[0], np.int64), first_child.copy(), 0
+    while root >= 0:
+        path[0], depth = root, 1
+        while depth:
+            j = path[depth - 1]
+            child = unvisited[j]
+            if child >= 0:
+                path[depth] = child
+                unvisited[j] = sibling[child]
+                depth += 1
+            else:
+                order[count], number[j] = j, count
+                count += 1
+                depth -= 1
+        root = sibling[root]
+    return count
 
 
 @njit(**INNER)
