@@ -10,32 +10,20 @@ import pytest
 from hypothesis import given
 
 from sparseggm import (
-    Cycle,
     Graph,
     Grid,
     NonFiniteError,
     NonPositiveError,
     NotPositiveDefiniteError,
     Pattern,
-    Star,
     linalg,
 )
 from sparseggm.graph import fronts
 from sparseggm.linalg import calculus, engines
 from tests.kernels import test_broken_kernels as broken
-from tests.linalg import test_calculus, test_hard_cases, test_laws, test_singular, test_values
+from tests.linalg import test_calculus, test_hard_cases, test_laws, test_values
 from tests.numerics import Array
 from tests.strategies import named_patterns, precision_values, seeds
-
-
-@pytest.fixture
-def fronts_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fronts, "LEAST_ENTRIES", 0)
-    monkeypatch.setattr(fronts, "COLUMN_WORK", math.inf)
-    monkeypatch.setattr(fronts, "MOST_SCRATCH", math.inf)
-    monkeypatch.setattr(Pattern, "fronts", property(lambda pattern: fronts.fronts_of(*pattern.structure)))
-    monkeypatch.setattr(engines, "LEAST_FRONTS", 0)
-
 
 LAWS = [
     test_values.test_cholesky_is_backward_stable,
@@ -53,7 +41,6 @@ LAWS = [
     test_calculus.test_cholesky_vjp_on_the_pattern_of_p_is_that_part_of_it,
     test_calculus.test_cholesky_vjp_is_the_adjoint_of_cholesky_jvp,
     test_calculus.test_the_selected_inverse_is_the_reverse_mode_of_cholesky_at_log_det,
-    test_singular.test_the_message_says_that_the_pivot_is_positive_and_means_nothing,
 ]
 
 
@@ -188,27 +175,3 @@ def test_a_bad_pivot_of_a_large_factor_is_an_error(value: float, error: type[Exc
     for verb in (linalg.selected_inverse, linalg.marginal_variances):
         with pytest.raises(error):
             verb(pattern.filled(), factor)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.usefixtures("fronts_everywhere")
-def test_singular_matrices_are_refused(dtype: str) -> None:
-    for family in ("Cycle", "Star", "Torus"):
-        test_singular.test_the_laplacian_of_a_graph_is_refused(family, "0.1", dtype)
-    for topology in (Cycle(17), Grid(4, 5), Star(12)):
-        test_singular.test_a_pivot_is_refused_where_its_error_reaches_it_and_only_there(topology)
-    test_singular.test_of_a_batch_the_singular_element_is_named_and_the_others_are_not(3, dtype)
-
-
-def test_a_singular_large_matrix_is_refused() -> None:
-    box = Grid(11, 11, 11)
-    with pytest.raises(NotPositiveDefiniteError):
-        linalg.cholesky(box.precision_pattern, test_singular.laplacian(box, np.ones(len(box.edges))))
-
-
-def test_a_small_pivot_in_a_batch_changes_no_log_determinant() -> None:
-    box = Grid(11, 11, 11)
-    rows = np.stack([test_singular.laplacian(box, np.ones(len(box.edges)), ground) for ground in (1.0, 1e-4, 0.5)])
-    pattern = box.precision_pattern
-    one_by_one = [linalg.precision_logdet(pattern, row) for row in rows]
-    np.testing.assert_array_equal(linalg.precision_logdet(pattern, rows), one_by_one)

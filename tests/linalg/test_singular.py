@@ -172,3 +172,31 @@ def test_random_walks_with_condition_numbers_to_1e12_pass(end: int, steps: str, 
     exact = np.log(weights).sum() + np.log(hold)
     error = -np.log1p(-relative).sum() + numerics.gamma(n, np.float64) * (2 * abs(np.log(weights)).sum() + n)
     assert abs(linalg.logdet(topology.factor_pattern, factor) - exact) <= error
+
+
+# ---------------------------------------------------------------------- by dense fronts
+
+
+@each_dtype
+@pytest.mark.usefixtures("fronts_everywhere")
+def test_by_fronts_too_singular_matrices_are_refused(dtype: str) -> None:
+    for family in ("Cycle", "Star", "Torus"):
+        test_the_laplacian_of_a_graph_is_refused(family, "0.1", dtype)
+    for topology in (Cycle(17), Grid(4, 5), Star(12)):
+        test_a_pivot_is_refused_where_its_error_reaches_it_and_only_there(topology)
+    test_of_a_batch_the_singular_element_is_named_and_the_others_are_not(3, dtype)
+    test_the_message_says_that_the_pivot_is_positive_and_means_nothing()
+
+
+def test_a_singular_large_matrix_is_refused() -> None:
+    box = Grid(11, 11, 11)
+    with pytest.raises(NotPositiveDefiniteError):
+        linalg.cholesky(box.precision_pattern, laplacian(box, np.ones(len(box.edges))))
+
+
+def test_a_small_pivot_in_a_batch_changes_no_log_determinant() -> None:
+    box = Grid(11, 11, 11)
+    rows = np.stack([laplacian(box, np.ones(len(box.edges)), ground) for ground in (1.0, 1e-4, 0.5)])
+    pattern = box.precision_pattern
+    one_by_one = [linalg.precision_logdet(pattern, row) for row in rows]
+    np.testing.assert_array_equal(linalg.precision_logdet(pattern, rows), one_by_one)
