@@ -14,10 +14,10 @@ from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
 from sparseggm.kernels.fronts import assembly
-from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors, singular_columns
+from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors
 from sparseggm.linalg import checks, long_chain, threads
 from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
-from sparseggm.linalg.sparse import Sparse
+from sparseggm.linalg.sparse import Sparse, judge_small_pivots
 
 LEAST_FRONTS = 128
 """Nodes from which on it is asked whether a matrix has fronts that are faster than its columns."""
@@ -53,7 +53,7 @@ class Fronts(Sparse):
             some = precision[start : start + chunk]
             count, rows = len(some), factor[: len(some)]
             if self.cholesky(pattern, some, rows, columns[:count]):
-                threads.over_batch(singular_columns, 2 * filled.nnz, *filled.structure, rows, columns, batch=count)
+                judge_small_pivots(filled, rows, columns)
             if (columns[:count] >= 0).any():
                 return 1
             arguments = filled.structure[0], rows, sums[start : start + count]

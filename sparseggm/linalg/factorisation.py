@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from sparseggm.errors import DTypeError, NotPositiveDefiniteError
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
-from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors, singular_columns
+from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors
 from sparseggm.linalg import checks, memory, threads
 from sparseggm.linalg.checks import Shape
 from sparseggm.linalg.engines import engine_for
 from sparseggm.linalg.primitives import Shared
 from sparseggm.linalg.products import solve, solve_t
+from sparseggm.linalg.sparse import judge_small_pivots
 
 
 def cholesky(pattern: Pattern, precision: FloatArray) -> FloatArray:
@@ -65,8 +66,7 @@ def _factorise(verb: str, pattern: Pattern, precision: FloatArray) -> tuple[Floa
     rows = factor.reshape(count, filled.nnz)
     engine = engine_for(pattern, count, precision.dtype)
     if engine.cholesky(pattern, checks.as_rows(precision, batch_shape), rows, columns):
-        judged = *filled.structure, rows, columns
-        threads.over_batch(singular_columns, 2 * filled.nnz, *judged, batch=count)
+        judge_small_pivots(filled, rows, columns)
     return factor, columns, bool((columns >= 0).any())
 
 

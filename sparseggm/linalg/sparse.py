@@ -200,6 +200,12 @@ class Sparse:
         return threads.over_batch(kernel, work, *arguments, batch=task.batch)
 
 
+def judge_small_pivots(filled: Pattern, factor: FloatArray, columns: IntArray) -> None:
+    """After a factorisation, replace `SMALL_PIVOT` in `columns` by the column that rounding alone could have made."""
+    arguments = *filled.structure, factor, columns
+    threads.over_batch(cholesky.singular_columns, 2 * filled.nnz, *arguments, batch=len(factor))
+
+
 def _rows(pattern: Pattern) -> cholesky.Rows:
     """The strictly lower entries of a closed pattern, row by row."""
     return cholesky.Rows(*pattern.row_structure, pattern.column_groups)
