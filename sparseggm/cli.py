@@ -16,6 +16,7 @@ import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # for a terminal that cannot show ± or Δ
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if arguments == ["--version"]:  # without torch, which takes seconds to import
+            print(f"sparseggm {__version__}")
+            return 0
         # Heavy, and optional: `import sparseggm` needs neither.
         import jsonargparse  # noqa: F401
 
@@ -91,6 +95,7 @@ def _answer(arguments: list[str]) -> int:
     return 0
 
 
+@cache
 def parser() -> ArgumentParser:
     """The parser of all commands. Options of the recipe come from `vae.Config`, their help from its docstring."""
     from jsonargparse import ArgumentParser

@@ -282,7 +282,7 @@ def test_numba_is_for_kernels_and_torch_for_its_two_packages(path: Path) -> None
     if floor_of(module) != "kernels":
         assert "numba" not in roots
     if floor_of(module) not in ("torch", "vae", "cli"):
-        assert not roots & {"torch", "lightning_fabric", "lightning", "matplotlib", "networkx", "mlxtend"} - (
+        assert not roots & {"torch", "matplotlib", "networkx", "mlxtend"} - (
             INSIDE_FUNCTIONS if floor_of(module) == "graph" else set()
         )
 
@@ -317,7 +317,7 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "sparseggm" in loaded
-    assert not loaded & {"torch", "matplotlib", "networkx", "lightning_fabric", "mlxtend", "jsonargparse", "reference"}
+    assert not loaded & {"torch", "matplotlib", "networkx", "mlxtend", "jsonargparse", "reference"}
 
 
 @pytest.mark.parametrize(

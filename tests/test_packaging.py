@@ -38,7 +38,7 @@ def test_the_adapter_without_torch_names_the_extra() -> None:
     )
 
 
-@pytest.mark.parametrize("package", ["jsonargparse", "torch", "lightning_fabric", "tqdm"])
+@pytest.mark.parametrize("package", ["jsonargparse", "torch", "tqdm"])
 def test_the_command_without_a_package_names_the_extra(package: str) -> None:
     for name in {package, "jsonargparse", "torch"}:
         pytest.importorskip(name, reason="needs the other packages of the extra")

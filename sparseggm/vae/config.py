@@ -100,7 +100,7 @@ class Config:
             gradient goes through the sample alone); for the objective elbo alone.
         tracked: test digit whose posterior is recorded every epoch.
         accelerator: cpu; the operators of `sparseggm.torch` run there.
-        precision: 32-true or 64-true, Lightning Fabric's names of float32 and float64.
+        precision: 32-true or 64-true: weights in float32 or float64, by Lightning's names.
         likelihood: bernoulli (of binarised pixels), levels (probability of the 256 grey levels) or logit-normal
             (density of dequantised grey levels); the last two are Gaussian graphical models of the pixels' logits.
         decoder: dense or convolutional.

@@ -8,13 +8,13 @@ to rounding. The first process alone writes.
 
 from __future__ import annotations
 
+import atexit
 import os
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from sparseggm.vae.config import Config
 from sparseggm.vae.errors import ConfigError
 
 
@@ -23,53 +23,50 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first() -> bool:
     """Whether this process writes and speaks."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
-def started(config: Config) -> Fabric:
-    """Fabric, connected to the other processes where there are some: by gloo, whose sums are of any device."""
+def shared(model: nn.Module) -> nn.Module:
+    """The model, whose gradients are means over the processes, by gloo, whose sums are of any device."""
     if count() == 1:
-        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=here,
-        num_nodes=count() // here,
-        strategy="ddp",
-        precision=config.precision,  # type: ignore[arg-type]
-    )
-    fabric.launch()
-    return fabric
+        return model
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+        atexit.register(distributed.destroy_process_group)
+    return DistributedDataParallel(model)
 
 
-def rows_of(fabric: Fabric, batch: int) -> slice:
+def rows_of(batch: int) -> slice:
     """The rows of a batch that are this process's; sizes differ by one row at most."""
-    return slice(*(batch * rank // fabric.world_size for rank in (fabric.global_rank, fabric.global_rank + 1)))
+    return slice(*(batch * place // count() for place in (rank(), rank() + 1)))
 
 
-def total(fabric: Fabric, values: Tensor) -> Tensor:
-    """The sum over all processes."""
-    if fabric.world_size > 1:
-        torch.distributed.all_reduce(values)
+def total(values: Tensor) -> Tensor:
+    """The sum over all processes that train together."""
+    if count() > 1 and distributed.is_initialized():
+        distributed.all_reduce(values)
     return values
 
 
 def mean_of_batch(rows: Tensor) -> Tensor:
     """The mean of (B, n) rows, (n,), with those that other processes have of the batch."""
-    sums = torch.cat([rows.sum(0), rows.new_full((1,), len(rows))])
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(sums)
+    sums = total(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
     return sums[:-1] / sums[-1]
 
 
-def any_signal(fabric: Fabric, signal: int | None) -> int | None:
+def any_signal(signal: int | None) -> int | None:
     """The largest number of a signal that came to one of the processes, so that all stop after the same step."""
-    if fabric.world_size == 1:
+    if count() == 1:
         return signal
-    number = torch.tensor(signal or 0, device=fabric.device)
-    torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+    number = torch.tensor(signal or 0, device="cpu")
+    distributed.all_reduce(number, distributed.ReduceOp.MAX)
     return int(number) or None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
@@ -34,6 +34,7 @@ from sparseggm.vae.history import EpochRecord, write_history
 from sparseggm.vae.ladder import averaged, model_of
 from sparseggm.vae.latents import block_diagonal
 from sparseggm.vae.likelihoods import held_out
+from sparseggm.vae.model import DTYPES
 from sparseggm.vae.randomness import generator
 
 # Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
@@ -65,18 +66,17 @@ class Training:
         require_startable(config, images, out, resume=resume)
         self.config, self.out = config, out
         self.identity = config.identity(images.name)
-        self.fabric = processes.started(config)
-        self.vae = model_of(config, images.mean_intensity)
-        self.model, self.optimizer = self.fabric.setup(
-            self.vae, torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
-        )
-        self.images = self.fabric.to_device(images.train)
+        self.device = torch.device(config.accelerator)
+        self.vae = model_of(config, images.mean_intensity).to(self.device, DTYPES[config.precision])
+        self.model = processes.shared(self.vae)
+        self.optimizer = torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
+        self.images = images.train.to(self.device)
         tracked = held_out(self.vae.likelihood, images, "test")[config.tracked : config.tracked + 1]
-        self.tracked_image = self.fabric.to_device(tracked)
+        self.tracked_image = tracked.to(self.device)
         self.steps = math.ceil(len(images.train) / config.batch)
 
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # the next step, and the time spent in its epoch so far
-        self.sums = torch.zeros(self.steps, len(config.terms), device=self.fabric.device)  # of the terms of each batch
+        self.sums = torch.zeros(self.steps, len(config.terms), device=self.device)  # of the terms of each batch
         self.recent: list[tuple[Tensor, ...]] = []  # terms of the last steps, not yet summed
         self.average = averaged(self.vae, config.averaging) if config.averaging else None
         self.history: list[EpochRecord] = []
@@ -110,20 +110,20 @@ class Training:
             Interrupted: a signal came; the state is saved as it is, in the middle of the epoch.
             DivergedError: the loss is no longer finite; the checkpoint is still that of the epoch's start.
         """
-        config, device, began = self.config, self.fabric.device, time.perf_counter() - self.seconds
+        config, device, began = self.config, self.device, time.perf_counter() - self.seconds
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(self.epoch)
         order = torch.randperm(len(self.images), generator=generator(config.seed, "order", self.epoch)).to(device)
 
         while self.step < self.steps:
-            if (signal := processes.any_signal(self.fabric, stop.signal)) is not None:
+            if (signal := processes.any_signal(stop.signal)) is not None:
                 self._interrupt(signal, time.perf_counter() - began)
             batch = self.images[order[self.step * config.batch : (self.step + 1) * config.batch]]
             rng = generator(config.seed, "step", self.epoch, self.step, device=device)
             samples = config.sample_shape_at(self.epoch)
             noise = torch.randn(*samples, len(batch), config.latents, generator=rng, device=device)
             x = self.vae.likelihood.observe(batch, rng)
-            mine = processes.rows_of(self.fabric, len(batch))
+            mine = processes.rows_of(len(batch))
 
             self.optimizer.zero_grad()
             try:
@@ -131,11 +131,9 @@ class Training:
                 objective = config.objective_at(self.epoch)
                 loss, terms = self.model(x[mine], noise[..., mine, :], rng, kl_weight, objective)
                 # Gradients are means over the processes.
-                self.fabric.backward(loss.mean() * (self.fabric.world_size * len(loss) / len(batch)))
+                (loss.mean() * (processes.count() * len(loss) / len(batch))).backward()
                 if config.is_grey:
-                    self.fabric.clip_gradients(
-                        self.model, self.optimizer, max_norm=LARGEST_GRADIENT, error_if_nonfinite=False
-                    )
+                    nn.utils.clip_grad_norm_(self.vae.parameters(), LARGEST_GRADIENT)
             except (NonFiniteError, NonPositiveError) as error:  # the Gaussian raises before the loss is read
                 self._require_finite()  # blames the step before, if its gradient brought the NaN
                 raise self._diverged(self.step, str(error)) from error
@@ -220,7 +218,7 @@ class Training:
         """Sum the terms of recent steps at once: after every step, caches would be cold, and cost a twentieth of it."""
         if self.recent:
             sums = [torch.stack([term.sum() for term in terms]) for terms in self.recent]
-            self.sums[self.step - len(sums) : self.step] = processes.total(self.fabric, torch.stack(sums))
+            self.sums[self.step - len(sums) : self.step] = processes.total(torch.stack(sums))
             self.recent.clear()
 
     def _diverged(self, step: int, what: str) -> DivergedError:

@@ -1,4 +1,4 @@
-"""Peak memory of one call, in units of its samples: `python -m tests.torch.peak_memory draw-and-backward`.
+"""Peak memory of each call, in units of its samples: `python -m tests.torch.peak_memory`.
 
 Linux resets the high-water mark of resident memory on request, and counts every allocator's pages. A small call of the
 same kind comes first, so that compiled kernels and torch's own buffers are there before the measurement.
@@ -6,7 +6,7 @@ same kind comes first, so that compiled kernels and torch's own buffers are ther
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def measure(case: str) -> float:
     call, topology = CASES[case]
     q = gaussian(topology)
     call(q, 32)  # enough for the kernels of large batches
+    sg.release_memory()  # of the case before
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     call(q, SAMPLES)
@@ -66,4 +67,4 @@ def measure(case: str) -> float:
 
 
 if __name__ == "__main__":
-    print(measure(sys.argv[1]))
+    print(json.dumps({case: measure(case) for case in CASES}))
