@@ -21,6 +21,7 @@ from sparseggm.graph.families import Chain, ExtendedGrid
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import calculus, density, levels, long_chain, residual, sampling, step, threads
+from sparseggm.linalg.natural import natural_gradient
 
 _BATCH = threads.LANES
 
@@ -42,7 +43,9 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     calculus.cholesky_jvp(filled, closed, closed)
     calculus.marginal_variances_vjp(pattern, factor, x)
     _compile_step(pattern, dtype)
-    _compile_step(Chain(3).factor_pattern, dtype)
+    chain = Chain(3).factor_pattern
+    _compile_step(chain, dtype)
+    natural_gradient(chain, _identity(chain, _BATCH, dtype), x[:, :3], _identity(chain, _BATCH, dtype), False)
     residual.sample_and_kl_terms(pattern, x, factor, x, 0.0 * factor, x)  # as its adjoint
     density.sample_vjp(pattern, None, x, factor, density.sample(pattern, None, x, factor, x), x)
     density.kl_to_normal(pattern, None, x, factor, x, x)  # as its adjoint
@@ -75,6 +78,7 @@ def _compile_long_chain(dtype: npt.DTypeLike) -> None:
     linalg.solve(pattern, linalg.cholesky(pattern, factor), x)
     linalg.solve_t(pattern, factor, x)
     linalg.precision_solve(pattern, factor, x)
+    natural_gradient(pattern, factor, x, factor, False)
     step.sample_and_kl_vjp(pattern, x, factor, x, x, np.ones((), dtype))
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 import sparseggm as sg
-from benchmarks.contest import Contestant, Peer, Result, Setting, race
+from benchmarks.contest import Contestant, Peer, Ratio, Result, Setting, race
 from benchmarks.peers import lapack
 from benchmarks.problems import Step, precision_of
 from benchmarks.rows.steps import bytes_of, ours
-from sparseggm import linalg
+from benchmarks.timing import interleaved
+from sparseggm import geometry, linalg
 
 
 def step(setting: Setting, n: int) -> Result:
@@ -39,8 +40,24 @@ def solve(setting: Setting, n: int) -> Result:
     return race(setting, work, Contestant(call), peers, bytes_moved=4 * rhs.nbytes)
 
 
+def natural_gradient(setting: Setting, n: int) -> Result:
+    """F⁻¹ u by loc and L, beside a solve with L."""
+    topology, rng = sg.Chain(setting.size(n)), np.random.default_rng(2)
+    pattern, precision = topology.precision_pattern, precision_of(topology, ())
+    factor = linalg.cholesky(pattern, precision)
+    vector, values = rng.standard_normal(topology.n), rng.standard_normal(pattern.nnz)
+    g = sg.GaussianGraphicalModel(np.zeros(topology.n), factor=factor, topology=topology)
+    calls = {
+        "sparseggm": lambda: geometry.fisher_solve(g, vector, values),
+        "solve": lambda: linalg.solve(pattern, factor, vector),
+    }
+    seconds = interleaved(calls, setting.rounds, setting.seconds)
+    ratio = Ratio("of the time of a solve", seconds["sparseggm"] / seconds["solve"], 3.0, "≤")
+    return Result(f"geometry.fisher_solve, {topology}, one Gaussian, float64", seconds, [ratio])
+
+
 ROWS = {
     f"{name}-1e{exponent}": partial(row, n=10**exponent)
     for exponent in (6, 7)
-    for name, row in (("long-chain-step", step), ("long-chain-solve", solve))
+    for name, row in (("long-chain-step", step), ("long-chain-solve", solve), ("long-chain-fisher", natural_gradient))
 }

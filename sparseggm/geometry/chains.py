@@ -1,4 +1,4 @@
-"""Products and natural gradients by the columns of L on a chain, of arrays; blocks go through the cache once.
+"""Products with the Fisher matrix by the columns of L on a chain, of arrays; blocks go through the cache once.
 
 Packed values of a chain alternate: L_jj, L_j+1,j, L_j+1,j+1, …
 """
@@ -14,31 +14,6 @@ from sparseggm.linalg import memory
 
 BLOCK = 1 << 15
 """Columns: a quarter of a megabyte in each of a few arrays."""
-
-
-def factor_solve(factor: FloatArray, u: FloatArray, variances: FloatArray) -> FloatArray:
-    """½ L_Sj L_Sjᵀ u_S + 0 ⊕ u_R / Σ_RR for every column j, R = j + 1; (..., 2n − 1)."""
-    result = _empty(factor, u)
-    for block, below, next_node in _blocks(result.shape[-1]):
-        half = factor[..., block] * u[..., block]
-        half[..., : _length(below)] += factor[..., below] * u[..., below]
-        half *= 0.5
-        np.multiply(factor[..., block], half, out=result[..., block])
-        np.divide(u[..., below], variances[..., next_node], out=result[..., below])
-        half[..., : _length(below)] *= factor[..., below]
-        result[..., below] += half[..., : _length(below)]
-    return result
-
-
-def regression_solve(factor: FloatArray, u: FloatArray, variances: FloatArray) -> FloatArray:
-    """½ u for log σ_j, u / (L_jj² Σ_RR) for β_j; (..., 2n − 1)."""
-    result = _empty(factor, u)
-    for block, below, next_node in _blocks(result.shape[-1]):
-        np.multiply(u[..., block], 0.5, out=result[..., block])
-        square = factor[..., block][..., : _length(below)] ** 2
-        square *= variances[..., next_node]
-        np.divide(u[..., below], square, out=result[..., below])
-    return result
 
 
 def factor_matmul(factor: FloatArray, v: FloatArray, variances: FloatArray) -> FloatArray:

@@ -25,6 +25,7 @@ from sparseggm.geometry import chains
 from sparseggm.geometry.kinds import as_wide, is_surely_finite, kind_of, require_finite, require_gaussians
 from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.linalg import checks
+from sparseggm.linalg.natural import natural_gradient
 from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail, mask, take
 
 Coordinates = Literal["factor", "regression", "natural", "expectation"]
@@ -87,7 +88,7 @@ def _applied(
     fisher = Fisher(pattern, kind.factor(g), loc)
     with checks.non_finite_passes():  # tested below: NaN and infinity reach the result
         result = fisher.applied(coordinates, Tangent(x, V), inverse)
-    for part in result:
+    for part in () if fisher.is_surely_finite else result:
         if not is_surely_finite(part) and known_to_fail(array_namespace(part).isfinite(part)):
             require_finite(function, "vector", v)
             require_finite(function, "values", V, pattern, topology)
@@ -123,6 +124,8 @@ class Fisher:
         self.pattern, self.factor, self.loc = pattern, factor, loc
         self.verbs, self.xp = kind_of(factor).verbs, array_namespace(factor)
         self.is_chain_of_arrays = pattern.is_chain and self.xp is np
+        self.is_surely_finite = False
+        """Whether the result of `applied` is known to be finite."""
 
     @property
     def pivots(self) -> Array:
@@ -131,10 +134,15 @@ class Fisher:
 
     def applied(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
         """F v or F⁻¹ v."""
-        return (self._curved if coordinates in ("natural", "expectation") else self._flat)(coordinates, v, inverse)
+        if coordinates in ("factor", "regression"):
+            return self._flat(coordinates, v, inverse)
+        result, self.is_surely_finite = self._curved(coordinates, v, inverse), False
+        return result
 
     def _flat(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
         """In "factor" or "regression"."""
+        if inverse and self.is_chain_of_arrays:
+            return self._solved_on_chain(coordinates == "regression", v)
         by_column = {
             ("factor", False): self._factor_matmul,
             ("factor", True): self.factor_solve,
@@ -142,6 +150,14 @@ class Fisher:
             ("regression", True): self._regression_solve,
         }[coordinates, inverse]
         return Tangent((self.sigma if inverse else self._precision)(v.vector), by_column(v.values))
+
+    def _solved_on_chain(self, by_regression: bool, u: Tangent) -> Tangent:
+        own = self.factor.shape[:-1]
+        together = np.broadcast_shapes(own, u.vector.shape[:-1]) == np.broadcast_shapes(own, u.values.shape[:-1])
+        vector = u.vector if together else None
+        x, values, is_finite = natural_gradient(self.pattern, self.factor, vector, u.values, by_regression)
+        self.is_surely_finite = is_finite and together
+        return Tangent(self.sigma(u.vector) if x is None else x, values)
 
     def _curved(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
         """In "natural" or "expectation".
@@ -209,15 +225,11 @@ class Fisher:
 
     def factor_solve(self, u: Array) -> Array:
         """½ L_Sj L_Sjᵀ u_S + 0 ⊕ Σ_RR⁻¹ u_R."""
-        if self.is_chain_of_arrays:
-            return chains.factor_solve(self.factor, u, self._variances())
         along = self.verbs.matmul_t(self.pattern, self.factor * u, self.xp.ones_like(self.pivots))
         return 0.5 * self.factor * self._by_column(along) + self._parents_solved(u)
 
     def _regression_solve(self, u: Array) -> Array:
         """½ for log σ_j, σ_j² Σ_RR⁻¹ for β_j."""
-        if self.is_chain_of_arrays:
-            return chains.regression_solve(self.factor, u, self._variances())
         return self._where_diagonal(0.5 * u, self._parents_solved(u) / self._by_column(self.pivots**2))
 
     def _covariance_times(self, v: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
+from sparseggm.kernels.chain.natural import natural_gradient
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
 from sparseggm.kernels.fronts import assembly
 from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors
@@ -86,6 +87,10 @@ class Chain(Sparse):
     def serves(self, pattern: Pattern, batch: int, dtype: np.dtype[Any]) -> bool:
         return pattern.is_chain
 
+    def natural_gradient(self, pattern: Pattern, *arrays: Any) -> int:
+        batch = len(arrays[0])
+        return threads.over_batch(natural_gradient, 8 * pattern.n, pattern.structure[0], *arrays, batch=batch)
+
     def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
         arguments = task.like, task.batch, pattern.n, pattern.structure[0], *task.addresses
         return threads.over_batch(chain_step.sample_and_kl, 6 * pattern.n, *arguments, batch=task.batch)
@@ -144,6 +149,11 @@ class LongChain(Chain):
         if verb == "marginal_variances":
             return sum(long_chain.marginal_variances(pattern, L, v) for L, v in zip(a, values, strict=True))
         return super().sweep(verb, pattern, wide, a, b, values, chosen)
+
+    def natural_gradient(self, pattern: Pattern, *arrays: Any) -> int:
+        factor, half, values, by_regression, x, natural = arrays
+        rows = zip(factor, half, values, len(factor) * [by_regression], x, natural, strict=True)
+        return sum(long_chain.natural_gradient(pattern, *row) for row in rows)
 
     def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
         n, nnz, total = pattern.n, pattern.nnz, 0

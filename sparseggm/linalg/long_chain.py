@@ -55,13 +55,29 @@ def solve(L: FloatArray, b: FloatArray, y: FloatArray) -> int:
 
 def solve_t(pattern: Pattern, L: FloatArray, b: FloatArray, y: FloatArray) -> int:
     """y = L⁻ᵀ b; y may be b. Nonzero status: something is not finite."""
-    task = BackwardTask(False, pattern.structure[0], checks.apart(b, y), L[:0], y, y[:0], begins_a_line(y))
+    task = _backward_task(False, pattern, checks.apart(b, y), L[:0], y, y[:0], begins_a_line(y))
     return _backward(task, L, _carry(L, 2))[0]
 
 
 def marginal_variances(pattern: Pattern, L: FloatArray, v: FloatArray) -> int:
     """v = diag (L Lᵀ)⁻¹. Nonzero status: something is not finite, or a pivot not positive."""
-    return _backward(BackwardTask(True, pattern.structure[0], L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
+    return _backward(_backward_task(True, pattern, L[:0], L[:0], v[:0], v, False), L, _carry(L, 2))[0]
+
+
+def natural_gradient(
+    pattern: Pattern,
+    L: FloatArray,
+    half: FloatArray,
+    u: FloatArray,
+    by_regression: bool,
+    x: FloatArray,
+    natural: FloatArray,
+) -> int:
+    """x = L⁻ᵀ half and the natural gradient for u. Nonzero status: something is not finite, or a pivot not positive."""
+    past_caches = begins_a_line(natural) and (not len(x) or begins_a_line(x))
+    nothing = L[:0], x, x[:0]
+    task = BackwardTask(True, pattern.structure[0], half, *nothing, past_caches, u, natural, by_regression)
+    return _backward(task, L, _carry(L, 2))[0]
 
 
 def sample_and_kl(
@@ -72,7 +88,7 @@ def sample_and_kl(
     Also returns y and v at the ends of chunks, which `sample_and_kl_vjp` takes.
     """
     carry = _carry(L, 2)
-    status, total = _backward(BackwardTask(True, pattern.structure[0], eps, loc, z, z[:0], begins_a_line(z)), L, carry)
+    status, total = _backward(_backward_task(True, pattern, eps, loc, z, z[:0], begins_a_line(z)), L, carry)
     with np.errstate(over="ignore"):
         kl[0] = 0.5 * (total - pattern.n)
     return status + (not math.isfinite(kl[0])), carry
@@ -98,10 +114,23 @@ def sample_and_kl_vjp(
     if entering is None:
         entering = _carry(L, 2)
         nothing = L[:0], L_bar[:0], L_bar[:0]
-        status, _ = _backward(BackwardTask(True, pattern.structure[0], eps, *nothing, False), L, entering)
+        status, _ = _backward(_backward_task(True, pattern, eps, *nothing, False), L, entering)
     k_bar, past_caches = _in_lanes(kl_bar[0], L), begins_a_line(L_bar)
     task = ForwardTask(eps, z_bar, k_bar, L_bar, eps_bar, past_caches, loc, loc_bar)
     return status + _forward(task, L, entering, _carry(L, 2))
+
+
+def _backward_task(
+    positive: bool,
+    pattern: Pattern,
+    eps: FloatArray,
+    loc: FloatArray,
+    z: FloatArray,
+    v: FloatArray,
+    past_caches: bool,
+) -> BackwardTask:
+    """A task without a gradient by the entries of L."""
+    return BackwardTask(positive, pattern.structure[0], eps, loc, z, v, past_caches, eps[:0], z[:0], False)
 
 
 def _backward(task: BackwardTask, L: FloatArray, carry: FloatArray) -> tuple[int, float]:

@@ -149,6 +149,22 @@ class Engine(Protocol):
         """For each row log_prob, and a row of its gradients with respect to loc and factor."""
 
 
+class ChainEngine(Engine, Protocol):
+    """What an engine that is chosen for a chain can do beside."""
+
+    def natural_gradient(
+        self,
+        pattern: Pattern,
+        factor: FloatArray,
+        half: FloatArray,
+        values: FloatArray,
+        by_regression: bool,
+        x: FloatArray,
+        natural: FloatArray,
+    ) -> int:
+        """x = L⁻ᵀ half, and F_j⁻¹ of the values of each column: see `natural`. Rows of no entries: no half, no x."""
+
+
 def rows_at(task: Step, arguments: tuple[int, ...], results: tuple[int, ...]) -> list[FloatArray]:
     """The rows of a step as arrays, given the length of each; at the address 0, an array without entries."""
     arrays = []

@@ -186,16 +186,19 @@ def test_the_fisher_matrix_is_the_hessian_of_kl_in_either_argument(topology: Top
 
 @pytest.mark.parametrize("n", [1, 2, chains.BLOCK, 2 * chains.BLOCK + 3])
 @pytest.mark.parametrize("coordinates", COORDINATES[:2])
-def test_a_chain_in_blocks_has_the_numbers_of_any_pattern(n: int, coordinates: str) -> None:
+@pytest.mark.parametrize("batch", [(), (3, 1)])
+def test_a_chain_in_passes_has_the_numbers_of_any_pattern(n: int, coordinates: str, batch: tuple[int, ...]) -> None:
+    """Vector and values of one batch shape go together, of two shapes one after the other."""
     rng, chain = np.random.default_rng(0), Chain(n)
     factor = factor_values(rng, chain.factor_pattern, (2,), "plain", np.float64)
     g = GaussianGraphicalModel(rng.standard_normal(n), factor=factor, topology=chain)
-    v = geometry.Tangent(rng.standard_normal(n), rng.standard_normal((3, 1, 2 * n - 1)))
+    v = geometry.Tangent(rng.standard_normal((*batch, n)), rng.standard_normal((3, 1, 2 * n - 1)))
     fisher = Fisher(chain.factor_pattern, g.factor, g.loc)
     plain = Fisher(chain.factor_pattern, g.factor, g.loc)
     plain.is_chain_of_arrays = False
     for inverse in (False, True):
         for one, two in zip(*(each.applied(coordinates, v, inverse) for each in (fisher, plain)), strict=True):
+            assert one.shape == two.shape
             np.testing.assert_allclose(one, two, rtol=1e-11, atol=1e-11)
 
 

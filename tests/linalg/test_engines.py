@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import reference.levels
 from sparseggm import Chain, ExtendedGrid, Grid, Pattern
 from sparseggm.kernels.sparse.levels import Observed
 from sparseggm.linalg import engines, long_chain
+from sparseggm.linalg.natural import natural_gradient
 from sparseggm.linalg.primitives import ALL, Gaussians, Shared, Step, rows_at
 from tests.numerics import Array
 from tests.verbs import VERBS, Verb, arguments
@@ -69,6 +71,22 @@ class Dense:
 
     def cholesky_jvp(self, pattern: Pattern, factor: Array, v: Array, values: Array) -> int:
         values[...] = packed(pattern, reference.linalg.cholesky_jvp(pattern.to_dense(factor), pattern.to_dense(v)))
+        return 0
+
+    def natural_gradient(
+        self, pattern: Pattern, factor: Array, half: Array, values: Array, by_regression: bool, x: Array, natural: Array
+    ) -> int:
+        L = pattern.to_dense(factor)
+        x[...], covariance = reference.linalg.solve_t(L, half), reference.gaussian.covariance(reference.linalg.gram(L))
+        for j, (p, end) in enumerate(pairwise(pattern.indptr)):
+            S = pattern.rows[p:end]
+            block = covariance[:, S[:, None], S]
+            block[:, 0, 0] += 1.0 / L[:, j, j] ** 2
+            if by_regression:  # dL = (−L_jj dlog σ_j, −L_jj dβ_j − L_Rj dlog σ_j)
+                change = -L[:, j, j, None, None] * np.eye(len(S))
+                change[:, :, 0] = -L[:, S, j]
+                block = np.swapaxes(change, -1, -2) @ block @ change
+            natural[:, p:end] = np.linalg.solve(block, values[:, p:end, None])[..., 0]
         return 0
 
     def sample_and_kl(self, pattern: Pattern, task: Step) -> int:
@@ -245,6 +263,20 @@ def test_a_verb_without_an_engine_has_no_code_of_its_own(verb: Verb, monkeypatch
     monkeypatch.setattr(engines, "ENGINES", [])
     with pytest.raises(LookupError, match="no engine serves"):
         verb(pattern, given)
+
+
+@pytest.mark.parametrize("by_regression", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_new_engine_serves_natural_gradients_of_chains(
+    n: int, by_regression: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern, rng = Chain(n).factor_pattern, np.random.default_rng(0)
+    factor, x, u = (rng.standard_normal(shape) for shape in ((3, 2 * n - 1), (2, 1, n), (3, 2 * n - 1)))
+    factor[..., pattern.diagonal] = 1.0 + rng.random((3, n))
+    expected = natural_gradient(pattern, factor, x, u, by_regression)
+    monkeypatch.setattr(engines, "ENGINES", [Dense()])
+    for found, other in zip(natural_gradient(pattern, factor, x, u, by_regression)[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(found, other, rtol=1e-10, atol=1e-10)
 
 
 def test_long_chains_chains_and_other_patterns_have_engines_of_their_own() -> None:

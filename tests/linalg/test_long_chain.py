@@ -166,6 +166,38 @@ def test_variances_and_gradients_are_those_of_the_plain_recurrences(strips, n, c
 @pytest.mark.property
 @any_chain
 @with_strips
+@pytest.mark.parametrize("by_regression", [False, True])
+def test_natural_gradients_are_those_of_their_columns(strips, by_regression, n, couplings, seed, dtype) -> None:
+    """Σ_j+1,j+1 differs by 2u at each seam, and eight roundings of a term, from that of the plain recurrence."""
+    pattern = Chain(n).factor_pattern
+    L, rng = factor_of(n, couplings, seed, dtype), np.random.default_rng(seed)
+    half, u = (given_to_kernels(rng.standard_normal(size).astype(dtype)) for size in (n, 2 * n - 1))
+    x, alone, found, again = np.empty(n, dtype), np.empty(0, dtype), np.empty_like(u), np.empty_like(u)
+    long_chain.natural_gradient(pattern, L, half, u, by_regression, x, found)
+    long_chain.natural_gradient(pattern, L, NOTHING[dtype], u, by_regression, alone, again)
+    check("long chain: Σ x", "Chain", dtype, *residual_bound(L, x, half, transposed=True, roundings=4))
+    a, b, v = L[::2].astype(WIDE), L[1::2].astype(WIDE), plain_draw(L, half)[1][1:].astype(WIDE)
+
+    def columns(b: Array, u: Array) -> Array:
+        result, along = u.astype(WIDE), a * u[::2]
+        along[:-1] += b * u[1::2]
+        result[::2] *= 0.5
+        result[1::2] /= a[:-1] ** 2 * v if by_regression else v
+        if not by_regression:
+            result[::2] = 0.5 * a * along
+            result[1::2] += 0.5 * b * along[:-1]
+        return result
+
+    expected, terms = columns(b, u), columns(abs(b), abs(u))
+    share = numerics.gamma(8, dtype) + 16 * strips * 2 * numerics.unit_roundoff(dtype)
+    bound = share * terms + numerics.underflow(dtype)
+    for result in (found, again):  # a part is done again where y differs at a seam, too, which is 0 in the second
+        check("long chain: natural gradient", "Chain", dtype, result - expected, bound)
+
+
+@pytest.mark.property
+@any_chain
+@with_strips
 def test_a_factor_gives_back_its_matrix(strips, n, couplings, seed, dtype) -> None:
     """[Higham 2002, Thm 10.3] for two entries a row, 2u of the pivots at seams, and what is set to zero."""
     pattern = Chain(n).factor_pattern

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sparseggm.kernels import INNER, njit
-from sparseggm.kernels.chain.recurrences import backward, forward, solve_backward, solve_forward
+from sparseggm.kernels.chain.recurrences import backward, forward, natural_backward, solve_backward, solve_forward
 from sparseggm.kernels.lanes.blocks import bad_lanes, gather_runs, new_block, scatter_runs
 from sparseggm.kernels.lanes.sums import kl_terms, new_scratch
 from sparseggm.kernels.lanes.tiles import streamed
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 class BackwardTask(NamedTuple):
-    """z = loc + L⁻ᵀ ε and v = diag Σ."""
+    """z = loc + L⁻ᵀ ε, v = diag Σ; or z and the natural gradient for the gradient u by the entries of L."""
 
     positive: Any
     """Whether pivots must be positive, and v is computed."""
@@ -46,7 +46,11 @@ class BackwardTask(NamedTuple):
     z: Any
     v: Any
     past_caches: Any
-    """Whether z is stored past the caches."""
+    """Whether z and the natural gradient are stored past the caches."""
+    u: Any
+    natural: Any
+    by_regression: Any
+    """Whether u is by log σ_j and β_j, see `recurrences.natural_backward`."""
 
 
 class ForwardTask(NamedTuple):
@@ -62,6 +66,13 @@ class ForwardTask(NamedTuple):
     """Whether L̄ is stored past the caches."""
     loc: Any
     loc_bar: Any
+
+
+@njit(**INNER)
+def whole_chains(start, last, n, lanes):
+    """The place of the rows of a batch from `start` on, each a whole chain."""
+    nnz = 2 * n - 1
+    return Place(start * n, n, start * nnz, nnz, min(last - start, lanes), n, nnz, lanes * n)
 
 
 @njit(**INNER)
@@ -91,15 +102,17 @@ class BackwardBlocks(NamedTuple):
     y: Any
     v: Any
     loc: Any
+    u: Any
     scratch: Any
 
 
 @njit(**INNER)
 def backward_blocks(L, nodes):
-    memory = new_block(5 * nodes, L)
+    memory = new_block(7 * nodes, L)
     y, v = memory[2 * nodes : 3 * nodes], memory[3 * nodes : 4 * nodes]
+    loc, u = memory[4 * nodes : 5 * nodes], memory[5 * nodes :]
     y[:] = 0.0
-    return BackwardBlocks(memory[: 2 * nodes], y, v, memory[4 * nodes :], new_scratch(L))
+    return BackwardBlocks(memory[: 2 * nodes], y, v, loc, u, new_scratch(L))
 
 
 @njit(**INNER)
@@ -111,7 +124,11 @@ def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
     """
     size, next_L = where.size, gather_factor(L, where, blocks.L)
     next_y = gather_vector(task.eps, where, blocks.y)
-    if task.positive:
+    if task.natural.shape[0]:
+        next_u = gather_factor(task.u, where, blocks.u)
+        v_j = v_j if where.entries == 2 * size else full_like(blocks.v, 1.0)  # the last node divides 0 by that of none
+        y_j, v_j, bad = natural_backward(next_L, next_y, next_u, size, y_j, v_j, task.by_regression)
+    elif task.positive:
         y_j, v_j, bad = backward(next_L, next_y, blocks.v, size, y_j, v_j)
     else:
         bad = bad_lanes(blocks.L, 0, 2 * size)
@@ -120,8 +137,10 @@ def backward_chunk(task, L, where, blocks, y_j, v_j, sums):
         next_loc = gather_vector(task.loc, where, blocks.loc)
         kl_terms(task.indptr, blocks.L, next_loc, blocks.y, blocks.v, size, blocks.scratch, sums)
         bad += bad_lanes(blocks.y, 0, size)
+    past_caches = task.past_caches and where.stride > 0
+    if task.natural.shape[0]:
+        scatter_runs(blocks.u, where.entries, task.natural, where.at_L, where.stride_L, where.count, past_caches)
     if task.z.shape[0]:
-        past_caches = task.past_caches and where.stride > 0
         scatter_runs(blocks.y, size, task.z, where.at, where.stride, where.count, past_caches)
     if task.v.shape[0]:
         scatter_runs(blocks.v, size, task.v, where.at, where.stride, where.count, False)

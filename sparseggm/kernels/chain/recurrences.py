@@ -73,6 +73,35 @@ def backward(L, y, v, end, y_j, v_j):
 
 
 @njit(**INNER)
+def natural_backward(L, y, u, end, y_j, v_j, by_regression):
+    """`backward`, and the natural gradient in place of the gradient u by the entries of L; v is not stored.
+
+    A column's Fisher matrix is inverted by ½ L_Sj L_Sjᵀ + 0 ⊕ 1 / v_{j+1}, or, by log σ_j = −log a_j and by
+    β_j = −b_j / a_j, by ½ and 1 / (a_j² v_{j+1}).
+    """
+    factors = block_of(L)
+    one, zero, half = full_like(factors, 1.0), full_like(factors, 0.0), full_like(factors, 0.5)
+    least, taint = one, zero
+    for j in range(end - 1, -1, -1):
+        a, b, of_a, of_b = load(L, 2 * j), load(L, 2 * j + 1), load(u, 2 * j), load(u, 2 * j + 1)
+        least, taint = minimum(a, least), taint + zero * a
+        inverse = one / a
+        if by_regression:
+            of_a, of_b = half * of_a, of_b * ((inverse * inverse) / v_j)
+        else:
+            along = half * (a * of_a + b * of_b)
+            of_a, of_b = a * along, b * along + of_b / v_j
+        store(u, 2 * j, of_a)
+        store(u, 2 * j + 1, of_b)
+        taint = taint + (zero * of_a + zero * of_b)
+        y_j = (load(y, j) - b * y_j) * inverse
+        ratio = b * inverse
+        v_j = inverse * inverse + (ratio * ratio) * v_j
+        store(y, j, y_j)
+    return y_j, v_j, not_positive(least + taint)
+
+
+@njit(**INNER)
 def forward(L, y, v, e, k_bar, end, carried, g):
     """ε̄ in place of z̄ = e, and L̄ in place of L, at nodes 0 … end − 1, each coupled to the next.
 

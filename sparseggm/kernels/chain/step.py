@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseggm.kernels import INNER, KERNEL, njit
+from sparseggm.kernels import KERNEL, njit
 from sparseggm.kernels.chain.chunks import (
     BackwardTask,
     ForwardTask,
-    Place,
     backward_blocks,
     backward_chunk,
     forward_blocks,
     forward_chunk,
+    whole_chains,
 )
 from sparseggm.kernels.lanes.addresses import read_at, write_at
 from sparseggm.kernels.lanes.blocks import add_means, bad_lanes, gather_runs, is_in_lines, new_block
@@ -29,10 +29,11 @@ def sample_and_kl(like, count, n, indptr, loc, factor, noise, z, kl, first, last
     L = read_at(factor, count * (2 * n - 1), like)
     samples, divergence = write_at(z, count * n, like), write_at(kl, count, like)
     blocks, lanes, bad = backward_blocks(L, n), lanes_of(L), 0
-    task = BackwardTask(True, indptr, eps, mean, samples, samples[:0], is_in_lines(samples.reshape(count, n)))
+    in_lines, no_result = is_in_lines(samples.reshape(count, n)), samples[:0]
+    task = BackwardTask(True, indptr, eps, mean, samples, no_result, in_lines, eps[:0], no_result, False)
     zero, sums = full_like(blocks.L, 0.0), np.empty(lanes)
     for start in range(first, last, lanes):
-        where = _whole_chains(start, last, n, lanes)
+        where = whole_chains(start, last, n, lanes)
         _, _, worse = backward_chunk(task, L, where, blocks, zero, zero, sums)
         stop = min(start + lanes, last)
         for lane in range(stop - start):
@@ -56,15 +57,8 @@ def sample_and_kl_vjp(like, count, n, loc, factor, noise, z_bar, kl_bar, loc_bar
     store(blocks.y, n, zero)
     store(blocks.v, n, zero)
     for start in range(first, last, lanes):
-        where = _whole_chains(start, last, n, lanes)
+        where = whole_chains(start, last, n, lanes)
         gather_runs(bars, start, 1, where.count, k_bar, 1)
         _, _, worse = forward_chunk(task, L, where, blocks, zero, load(k_bar, 0))
         bad += worse + add_means(*rows, start, min(start + lanes, last))
     return bad
-
-
-@njit(**INNER)
-def _whole_chains(start, last, n, lanes):
-    """The place of the rows from `start` on, each a whole chain."""
-    nnz = 2 * n - 1
-    return Place(start * n, n, start * nnz, nnz, min(last - start, lanes), n, nnz, lanes * n)

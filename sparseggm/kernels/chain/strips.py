@@ -110,6 +110,7 @@ def mend_backward(suspect, task, L, carry, sums, rest):
         bad += bad_lanes(kept, 0, 2)
     if suspect:  # the failure may lie in a part that was done again since: look at the results
         bad += bad_chain_pivots(task.positive, L) + bad_numbers(task.z) + bad_numbers(task.v)
+        bad += bad_numbers(task.natural)
     return bad
 
 
