@@ -14,7 +14,7 @@ from sparseggm import precompile
 PROBE = """
 import numpy as np
 import sparseggm as sg
-from sparseggm import linalg, precompile
+from sparseggm import geometry, linalg, precompile
 from sparseggm.linalg import density as densities
 from sparseggm.linalg import step
 from tests.signatures import compiled
@@ -73,6 +73,9 @@ for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), 
         if topology.n < 100:
             sg.GreyLevels(g).estimate_log_prob(np.zeros(topology.n, np.uint8), num_samples=2, rng=0)
             g.marginal([1, 0]), g.condition([1], np.zeros(1, dtype))
+        if topology.is_factor_free:
+            geometry.fisher_solve(g, x[:3], L[:3]), geometry.fisher_solve(g, x[0], L[:3], "regression")
+            geometry.fisher_solve(g, np.ones((40, 1, topology.n), dtype), L[0])
         g.log_prob(g.sample(2, rng=np.random.default_rng(0))), g.kl_divergence(), g.variance, g.precision
         sg.GaussianGraphicalModel.from_precision(g.loc, precision=g.precision, topology=g.graph)
 print(sorted(compiled() - before))

@@ -25,6 +25,7 @@ import numba
 from sparseggm import BlockChain, Chain, ExtendedGrid, Grid, Pattern
 from sparseggm.graph import fronts
 from sparseggm.linalg import engines
+from sparseggm.linalg.natural import natural_gradient
 from tests.verbs import VERBS, arguments
 
 assert numba.config.DISABLE_JIT
@@ -43,6 +44,14 @@ for dtype, least in [("float32", 128), ("float64", 128), ("float32", 0), ("float
                 value = verb(on, arguments(verb, on, 1, batch, dtype=dtype))
                 assert np.isfinite(value).all()
                 print(verb.takes_logarithms, verb, on.key, dtype, batch, float(abs(value).astype("f8").sum()).hex())
+for dtype in ("float32", "float64"):
+    for pattern in [pattern for pattern in patterns if pattern.is_chain]:
+        for batch in [(), (2,), (17,)]:
+            factor, vector = arguments(VERBS["solve_t"], pattern, 1, batch, dtype=dtype).values()
+            for by_regression in (False, True):
+                x, values, _ = natural_gradient(pattern, factor, vector, factor, by_regression)
+                sums = [float(abs(value).astype("f8").sum()).hex() for value in (x, values)]
+                print(False, "natural_gradient", pattern.key, dtype, batch, by_regression, *sums)
 """
 
 
@@ -61,7 +70,7 @@ def test_plain_python_runs_every_kernel_within_bounds_and_agrees_with_the_compil
     In float32 compiled code is at least as accurate: Numba forms `1.0 / x` in float64, NumPy in float32.
     """
     plain, compiled = (output(jit) for jit in (False, True))
-    assert len(plain) == len(compiled) == 2 * 6 * (len(VERBS) + 4) * 3
+    assert len(plain) == len(compiled) == 2 * 6 * (len(VERBS) + 4) * 3 + 2 * 2 * 3 * 2
     assert comparable(plain) == comparable(compiled)
 
 
