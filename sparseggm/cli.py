@@ -87,7 +87,8 @@ def _answer(arguments: list[str]) -> int:
         print(vae.report(error.result))
         return _complain(f"{name}: not written: {_one_line(error)}")
     except (*vae.MISTAKES, OSError) as error:
-        return _complain(f"{name}: {_one_line(error)}")
+        said = _one_line(error).removeprefix(f"{name.split()[-1]}: ")  # some messages begin with the command, too
+        return _complain(f"{name}: {said}")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
@@ -159,14 +160,22 @@ def resuming_command(options: Namespace, arguments: Sequence[str]) -> str:
     return shlex.join([*launcher, "sparseggm", *words, "--resume"])
 
 
-def path(text: str | Path) -> Path:
+class PathType:
     """A path option; the shell expands the ~ of `--out ~/x`, but not that of `--out=~/x` or of a file of options."""
-    expanded = os.path.expanduser(text)
-    if not expanded or "\0" in expanded:
-        raise ArgumentTypeError(f"needed a path, got {text!r}")
-    if expanded.startswith("~"):
-        raise ArgumentTypeError(f"no home directory for {text}; a folder of that name is ./{text}")
-    return Path(expanded)
+
+    def __repr__(self) -> str:
+        return "path"  # in the help, where a function would be shown by its address
+
+    def __call__(self, text: str | Path) -> Path:
+        expanded = os.path.expanduser(text)
+        if not expanded or "\0" in expanded:
+            raise ArgumentTypeError(f"needed a path, got {text!r}")
+        if expanded.startswith("~"):
+            raise ArgumentTypeError(f"no home directory for {text}; a folder of that name is ./{text}")
+        return Path(expanded)
+
+
+path = PathType()
 
 
 def _recipe(kind: type[Recipe], asked: Namespace) -> Recipe:
@@ -192,8 +201,8 @@ def _evaluate_options(command: ArgumentParser) -> None:
 
 def _interpolate_options(command: ArgumentParser) -> None:
     command.add_argument("run", type=path, help="directory given to --out of train")
-    command.add_argument("--pairs", type=int, default=500, help="of test images")
-    command.add_argument("--samples", type=int, default=16, help="of each Gaussian")
+    command.add_argument("--pairs", type=int, default=500, help="pairs of test images")
+    command.add_argument("--samples", type=int, default=16, help="samples of each Gaussian")
     _data_option(command)
 
 

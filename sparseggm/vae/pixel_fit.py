@@ -53,8 +53,8 @@ class PixelFit:
 
     Args:
         likelihood: levels (probabilities of the 256 grey levels) or logit-normal (a density of dequantised images).
-        pixels: which pixels L joins: diagonal (none), extended-grid (left and upper), stencil-3 or stencil-5 (all in a
-            window of 3 × 3 or 5 × 5).
+        pixels: which pixels L couples one with: diagonal (none), extended-grid (its right and lower neighbour),
+            stencil-3 or stencil-5 (the later half of a window of 3 × 3 or 5 × 5).
         split: 50k (the last sixth of the training images is left out) or 60k.
         seed: of dequantisation and samples; 0 … 2⁶⁴ − 1.
         alpha: dequantised images are squeezed into (alpha, 1 - alpha); with levels only at the start.

@@ -136,6 +136,22 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["figures", "results"])
+def test_a_mistake_names_the_command_once(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"sparseggm {command}: needed a ")
+
+
+def test_the_help_shows_no_address(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("train", "evaluate", "interpolate", "figures", "results", "fit-pixels", "experiment table1"):
+        with pytest.raises(SystemExit) as left:
+            main([*command.split(), "--help"])
+        assert left.value.code == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert " at 0x" not in shown
+        assert "type: path" in shown
+
+
 HUGE = 10**400
 COUNTS = (-1, 0, 2**31, HUGE, 1.5, "nan", "many", "")
 NUMBERS: dict[str, tuple[object, ...]] = {
