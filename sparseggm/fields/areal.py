@@ -17,6 +17,7 @@ from sparseggm.fields.parameters import (
     constants,
     expanded,
     parameters,
+    representable_precision,
     require_between,
     require_positive,
 )
@@ -65,10 +66,11 @@ class CAR:
         require_positive("CAR.precision", tau=tau)
         require_between("CAR.precision", "rho", rho, -1.0, 1.0)
         batch = common_batch("CAR.precision", tau=tau.shape, rho=rho.shape)
-        diagonal = tau[..., None] * constant_like(tau, self._degrees)
-        couplings = -(tau * rho)[..., None] * constant_like(tau, self._weights)
+        with np.errstate(over="ignore"):  # tested below
+            diagonal = tau[..., None] * constant_like(tau, self._degrees)
+            couplings = -(tau * rho)[..., None] * constant_like(tau, self._weights)
         diagonal, couplings = (expanded(part, (*batch, part.shape[-1])) for part in (diagonal, couplings))
-        return _packed(self.topology, diagonal, couplings)
+        return representable_precision("CAR.precision", _packed(self.topology, diagonal, couplings))
 
     def prior(self, tau: Any, rho: Any, loc: Any = 0.0) -> Any:
         """The Gaussian, in NumPy, or in torch if a parameter is a tensor; loc a number or (..., n)."""
@@ -125,7 +127,9 @@ class BYM2:
         require_positive(function, sd=sd)
         require_between(function, "mix", mix, 0.0, 1.0)
         xp, shape = array_namespace(sd), common_batch(function, sd=sd.shape, mix=mix.shape)
-        own, spatial = 1 / (sd**2 * (1 - mix)), expanded(mix / (1 - mix), shape)
+        with np.errstate(over="ignore", divide="ignore"):  # the precision is tested below
+            own, pull = 1 / (sd**2 * (1 - mix)), -xp.sqrt(mix) / (sd * (1 - mix))
+        spatial = expanded(mix / (1 - mix), shape)
 
         def on_each(coefficient: Array, facts: FloatArray) -> Array:
             return expanded(coefficient, shape)[..., None] * constant_like(own, facts)
@@ -134,12 +138,12 @@ class BYM2:
         structure = on_each(one, self.scale * self._degrees) + on_each(spatial, ones)
         flat = on_each(one, np.zeros(self.covariates.shape[1]))
         diagonal = xp.concatenate([on_each(own, ones), structure, flat], -1)
-        pull = -xp.sqrt(mix) / (sd * (1 - mix))
         couplings = xp.concatenate([on_each(pull, ones), on_each(one, -self.scale * self._weights)], -1)
+        precision = representable_precision(function, _packed(self.topology, diagonal, couplings))
         constant = xp.log(sd) + 0.5 * xp.log(mix) + 0.5 * n * xp.log(own)
         constant = constant + 0.5 * (self._logdet + (n - 1) * math.log(self.scale) - (2 * n - 1) * LOG_2PI)
         loc = constant_like(own, np.zeros(self.topology.n))
-        return Improper(loc, _packed(self.topology, diagonal, couplings), self.topology, constant)
+        return Improper(loc, precision, self.topology, constant)
 
 
 def _scaling(topology: Topology, weights: FloatArray, degrees: FloatArray) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian.designs import Design
-from sparseggm.gaussian.linear import Gaussian, observation_of
+from sparseggm.gaussian.linear import Gaussian, observation_of, representable
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_dtype_of, in_float64, known_to_fail
@@ -31,6 +31,7 @@ def constrain(g: Gaussian, matrix: Any, values: Any) -> Constrained:
         PatternError: rows that are linearly dependent: redundant, or contradictory. The test is that of
             `numpy.linalg.matrix_rank` for rows of length 1: σ_min ≤ max(k, n) ε σ_max.
         NotPositiveDefiniteError: A Σ Aᵀ is singular to working precision.
+        NonFiniteError: A Σ Aᵀ is beyond the normal numbers of the dtype, above or below.
     Cost: 2 k solves with L, and k² n + k³ flops.
     """
     return Constrained(g, matrix, values)
@@ -62,7 +63,9 @@ class Constrained:
         xp, loc = array_namespace(a), g.loc
         batch = g.covariance_matmul(a.reshape(len(a), *(1,) * len(g.batch_shape), a.shape[-1]))  # (k, ..., n)
         self._spread = xp.moveaxis(batch, 0, -2)  # (..., k, n): Sᵀ
-        self._gram = self._spread @ a.T
+        with np.errstate(over="ignore", invalid="ignore"):  # tested below
+            self._gram = self._spread @ a.T
+        self._require_normal(function)
         scale = xp.sqrt(xp.diagonal(self._gram, 0, -2, -1))
         try:
             root = xp.linalg.cholesky(self._gram / scale[..., :, None] / scale[..., None, :])
@@ -78,7 +81,19 @@ class Constrained:
                 pivot=float(pivots.min()),
             )
         self._half_logdet = (xp.log(in_float64(pivots)) + xp.log(in_float64(scale))).sum(-1)
-        self.mean = self._moved(self._moved(loc))
+        self.mean = self._moved_twice(function, loc)
+
+    def _require_normal(self, function: str) -> None:
+        """Raise where products of G overflow, or fall among subnormal numbers, which have fewer digits."""
+        xp = array_namespace(self._gram)
+        limits = xp.finfo(self._gram.dtype)
+        fits = xp.isfinite(self._gram).all(-1) & (xp.diagonal(self._gram, 0, -2, -1) >= limits.tiny / limits.eps)
+        if known_to_fail(fits):
+            row = int(np.nonzero(~_as_array(fits))[-1][0])
+            raise NonFiniteError(
+                f"{function}: A Σ Aᵀ must be in the range of {self._gram.dtype}, got numbers beyond it in row {row}. "
+                "Divide this row of the matrix, and its value, by its largest entry."
+            )
 
     def __repr__(self) -> str:
         return f"Constrained({self.gaussian!r}, {len(self.matrix)} rows)"
@@ -88,8 +103,7 @@ class Constrained:
 
         Done twice, so that A z = e to γ_n (|A| |z| + |e|) though G is solved with fewer digits.
         """
-        z = self._points("project", z)[1]
-        return self._moved(self._moved(z))
+        return self._moved_twice("project", self._points("project", z)[1])
 
     def _points(self, function: str, x: Any) -> tuple[Gaussian, Array]:
         """The Gaussian and (..., n) finite numbers in one dtype."""
@@ -100,6 +114,11 @@ class Constrained:
             raise NonFiniteError(f"{function}: needs finite points, got NaN or infinity.")
         checks.broadcast(function, points=tuple(point.shape[:-1]), gaussian=tuple(self.mean.shape[:-1]))
         return g, point
+
+    def _moved_twice(self, function: str, z: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):  # tested below
+            moved = self._moved(self._moved(z))
+        return representable(function, moved)
 
     def _moved(self, z: Array) -> Array:
         a, e, gram, spread = (constant_like(z, each) for each in (self.matrix, self.values, self._gram, self._spread))
@@ -142,9 +161,10 @@ class Constrained:
     def log_density(self) -> Array:
         """log N(e; A loc, A Σ Aᵀ), nats, float64: how likely the values were before they were known."""
         xp = array_namespace(self.matrix)
-        gap = in_float64(self.values - self.gaussian.loc @ self.matrix.T)
-        square = (gap * xp.linalg.solve(in_float64(self._gram), gap[..., None])[..., 0]).sum(-1)
-        return -0.5 * (square + len(self.matrix) * LOG_2PI) - self._half_logdet
+        with np.errstate(over="ignore", invalid="ignore"):  # tested below
+            gap = in_float64(self.values - self.gaussian.loc @ self.matrix.T)
+            square = (gap * xp.linalg.solve(in_float64(self._gram), gap[..., None])[..., 0]).sum(-1)
+        return representable("log_density", -0.5 * (square + len(self.matrix) * LOG_2PI) - self._half_logdet)
 
     def observe(self, nodes: Any, values: Any, variance: Any) -> Constrained:
         """The posterior after what `GaussianGraphicalModel.observe` takes: observed first, then constrained."""

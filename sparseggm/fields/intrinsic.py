@@ -158,9 +158,9 @@ class IntrinsicGaussian:
 
     # ------------------------------------------------------------------ the null space
 
-    def _products(self, precision: FloatArray, graph: Topology) -> tuple[FloatArray, FloatArray]:
-        """P V and |P| |V|, (..., d, n), nodes in the order of elimination."""
-        rows = np.ascontiguousarray(self.null.T[:, graph.order])
+    def _products(self, precision: FloatArray, graph: Topology, null: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """P V and |P| |V| for a basis V of the null space, (..., d, n), nodes in the order of elimination."""
+        rows = np.ascontiguousarray(null.T[:, graph.order])
         pattern = graph.precision_pattern
         values = precision[..., None, :].astype(np.float64)
         return (
@@ -170,7 +170,7 @@ class IntrinsicGaussian:
 
     def _require_null(self, function: str) -> None:
         pattern, topology = self.topology.precision_pattern, self.topology
-        image, size = self._products(self.precision, topology)
+        image, size = self._products(self.precision, topology, self.null)
         k = pattern.longest_row + pattern.longest_column + 1
         off = abs(image) > k * self._rounding / (1 - k * self._rounding) * size
         if off.any():
@@ -212,8 +212,9 @@ class IntrinsicGaussian:
 
     def _require_proper(self, function: str, precision: FloatArray, graph: Topology) -> None:
         """Raise unless vᵀ (P + Aᵀ W A) v > 0 beyond rounding for all v of the null space."""
-        image, size = self._products(precision, graph)
-        rows = self.null.T[:, graph.order]
+        null = self.null / abs(self.null).max(axis=0)  # its products neither overflow nor underflow
+        image, size = self._products(precision, graph, null)
+        rows = null.T[:, graph.order]
         information, rounding = (np.asarray(part @ other.T) for part, other in ((image, rows), (size, abs(rows))))
         scale = np.sqrt(np.diagonal(rounding, axis1=-2, axis2=-1))
         scale = np.where(scale > 0, scale, 1.0)
@@ -222,7 +223,7 @@ class IntrinsicGaussian:
         bad = eigenvalues[..., 0] <= level
         if bad.any():
             batch = tuple(int(axis) for axis in np.argwhere(bad)[0])
-            direction = self.null @ (vectors[batch][:, 0] / scale[batch])
+            direction = null @ (vectors[batch][:, 0] / scale[batch])
             raise ImproperError(
                 f"{function}: nothing determines {self._in_words(direction)}{in_batch(batch)}. Observe a node there, "
                 "or use a proper prior."

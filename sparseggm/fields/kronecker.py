@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm.errors import ShapeError
-from sparseggm.fields.parameters import centred, common_batch, parameters
+from sparseggm.errors import NonFiniteError, ShapeError
+from sparseggm.fields.parameters import centred, common_batch, parameters, representable_precision
 from sparseggm.graph.graphs import Graph
 from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology, require_topology
-from sparseggm.positivity.namespace import Array, take
+from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail, take
 
 
 class Kronecker:
@@ -50,8 +50,12 @@ class Kronecker:
             nnz = topology.precision_pattern.nnz
             if tuple(values.shape[-1:]) != (nnz,):
                 raise ShapeError(f"{function}: {name} must end in {nnz}, got shape {tuple(values.shape)}.")
+            if known_to_fail(array_namespace(values).isfinite(values)):
+                raise NonFiniteError(f"{function}: {name} must be finite, got NaN or infinity.")
         common_batch(function, first=first.shape[:-1], second=second.shape[:-1])
-        return take(first, self._places[0]) * take(second, self._places[1])
+        with np.errstate(over="ignore"):  # tested below
+            product = take(first, self._places[0]) * take(second, self._places[1])
+        return representable_precision(function, product)
 
     def prior(self, first: Any, second: Any, loc: Any = 0.0) -> Any:
         """The Gaussian with precision P₁ ⊗ P₂; loc a number or (..., n₁ n₂)."""

@@ -20,13 +20,19 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from sparseggm.errors import NonFiniteError
 from sparseggm.fields.elements import Domain, Lattice
-from sparseggm.fields.parameters import centred, combined, common_batch, parameters, require_positive
+from sparseggm.fields.parameters import (
+    centred,
+    combined,
+    common_batch,
+    parameters,
+    representable_precision,
+    require_positive,
+)
 from sparseggm.graph.graphs import Graph, Grid
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
-from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail
+from sparseggm.positivity.namespace import Array
 
 
 class Matern:
@@ -107,9 +113,7 @@ class Matern:
         if self.alpha == 1:
             coefficients = [scale * squared, scale + 0 * squared]
         values = combined(coefficients, self._packed)
-        if known_to_fail(array_namespace(values).isfinite(values)):
-            raise NonFiniteError(f"{function}: the parameters are finite but the precision overflows {values.dtype}.")
-        return values
+        return representable_precision(function, values)
 
 
 def _graph_of(matrix: Any) -> Topology:

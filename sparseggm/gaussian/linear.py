@@ -171,7 +171,9 @@ class LinearObservation(Gram):
         """
         function = "LinearObservation.predictive"
         g, a = self._entries_beside(function, g, entries)
-        return Prediction(self._design.matmul(a, g.loc), self._covariance(g, a, self._row_products))
+        with np.errstate(over="ignore", invalid="ignore"):  # tested below
+            parts = self._design.matmul(a, g.loc), self._covariance(g, a, self._row_products)
+        return Prediction(*(representable(function, part) for part in parts))
 
     def predictive_covariance(
         self, g: Gaussian, pairs: npt.ArrayLike, *, entries: Any | None = None, force: bool = False
@@ -188,7 +190,10 @@ class LinearObservation(Gram):
                 f"{chosen.max()}."
             )
         g, a = self._entries_beside(function, g, entries)
-        return self._covariance(g, a, self._design.products(function, chosen, force), len(chosen))
+        products = self._design.products(function, chosen, force)
+        with np.errstate(over="ignore", invalid="ignore"):  # tested below
+            covariance = self._covariance(g, a, products, len(chosen))
+        return representable(function, covariance)
 
     @derived
     def _row_products(self) -> Products:
@@ -325,7 +330,11 @@ def _sum_of(terms: Array) -> Array:
 
 def rounded(function: str, total: Array, like: Array) -> Array:
     """A float64 total in the dtype of a Gaussian."""
-    result = in_dtype_of(total, like)
+    return representable(function, in_dtype_of(total, like))
+
+
+def representable(function: str, result: Array) -> Array:
+    """The result of finite arguments. Raises where it is known to be beyond its dtype."""
     if known_to_fail(array_namespace(result).isfinite(result)):
-        raise NonFiniteError(f"{function}: the arguments are finite but the result overflows {like.dtype}.")
+        raise NonFiniteError(f"{function}: the arguments are finite but the result overflows {result.dtype}.")
     return result

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian.factored import trace_positions
 from sparseggm.geometry.fisher import Coordinates, require_coordinates_known
-from sparseggm.geometry.kinds import kind_of, require_finite, require_gaussians
+from sparseggm.geometry.kinds import kind_of, representable, require_finite, require_gaussians
 from sparseggm.geometry.projection import Moments, projected
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology, require_topology
@@ -43,7 +44,7 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
     if coordinates == "natural":
         return Point(g.information_vector, g.precision)
     if coordinates == "expectation":
-        return Point(g.loc, _second_moments(function, g))
+        return Point(g.loc, representable(function, _second_moments(function, g)))
     pattern, factor = g.factor_pattern, kind_of(g.loc).factor(g)
     if pattern.gram() is not g.graph.precision_pattern:
         raise PatternError(f"{function}: needs an L that is free on its pattern, got one with fill on {g.topology}.")
@@ -51,7 +52,9 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
         return Point(g.loc, factor)
     xp, pivots = array_namespace(factor), take(factor, pattern.diagonal)
     scales = kind_of(factor).verbs.on_diagonal(pattern, -xp.log(pivots))
-    return Point(g.loc, _where_diagonal(pattern, scales, -factor / take(pivots, pattern.cols)))
+    with np.errstate(over="ignore"):  # tested below
+        regressions = _where_diagonal(pattern, scales, -factor / take(pivots, pattern.cols))
+    return Point(g.loc, representable(function, regressions))
 
 
 def from_coordinates(vector: npt.ArrayLike, values: npt.ArrayLike, topology: Topology, coordinates: Coordinates) -> Any:
@@ -102,7 +105,8 @@ def _second_moments(function: str, g: Any) -> Array:
     graph = g.graph
     fill, places = trace_positions(g.topology, g.factor_pattern, graph)
     sigma = take(kind_of(g.loc).selected_inverse(function, g, fill), places)
-    return sigma + _products_on(graph, g.loc)
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller tests for infinity
+        return sigma + _products_on(graph, g.loc)
 
 
 def _of_second_moments(function: str, loc: Array, second: Array, topology: Topology) -> Any:

@@ -19,14 +19,21 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm.errors import NonFiniteError, PatternError, ShapeError
+from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian.fitting import columns_alike
 from sparseggm.geometry import chains
-from sparseggm.geometry.kinds import as_wide, is_surely_finite, kind_of, require_finite, require_gaussians
+from sparseggm.geometry.kinds import (
+    as_wide,
+    is_surely_finite,
+    kind_of,
+    representable,
+    require_finite,
+    require_gaussians,
+)
 from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.linalg import checks
 from sparseggm.linalg.natural import natural_gradient
-from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail, mask, take
+from sparseggm.positivity.namespace import Array, array_namespace, mask, take
 
 Coordinates = Literal["factor", "regression", "natural", "expectation"]
 
@@ -89,13 +96,10 @@ def _applied(
     with checks.non_finite_passes():  # tested below: NaN and infinity reach the result
         result = fisher.applied(coordinates, Tangent(x, V), inverse)
     for part in () if fisher.is_surely_finite else result:
-        if not is_surely_finite(part) and known_to_fail(array_namespace(part).isfinite(part)):
+        if not is_surely_finite(part):
             require_finite(function, "vector", v)
             require_finite(function, "values", V, pattern, topology)
-            dtype = str(part.dtype).removeprefix("torch.")
-            raise NonFiniteError(
-                f"{function}: the arguments are finite but the result overflows {dtype}. {checks.REMEDY}"
-            )
+            representable(function, part)
     return result if natural else Tangent(take(result.vector, topology.inverse_order), result.values)
 
 

@@ -208,3 +208,31 @@ def test_other_objects_are_refused() -> None:
     with pytest.raises(TypeError, match=r"^constrain: g must be a GaussianGraphicalModel, got str"):
         constrain("g", np.ones((1, 3)), 0)
     assert isinstance(constrain(G, np.ones((1, 3), np.int64), 0), Constrained)
+
+
+KINDS = pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+
+
+def pair_of_nodes(kind: Any) -> Any:
+    """N(0, I) on a chain of two nodes, of arrays or tensors."""
+    make = GaussianGraphicalModel if kind is np.asarray else sparseggm.torch.GaussianGraphicalModel
+    return make(kind(np.zeros(2)), factor=kind(np.array([1.0, 0.0, 1.0])), topology=Chain(2))
+
+
+@KINDS
+@pytest.mark.parametrize("size", [1e-200, 1e-160, 1e160])
+def test_rows_whose_squares_leave_the_range_are_refused(kind: Any, size: float) -> None:
+    """Of rows of 1e-160 A Σ Aᵀ is subnormal: its four digits would be all that the variances have."""
+    with pytest.raises(NonFiniteError, match=r"A Σ Aᵀ must be in the range of .*float64, got .* in row 1"):
+        constrain(pair_of_nodes(kind), [[1.0, 1.0], [size, -size]], 0.0)
+
+
+@KINDS
+def test_results_beyond_the_dtype_are_refused(kind: Any) -> None:
+    moved = constrain(pair_of_nodes(kind), [[1.0, 1.0]], 1e200)
+    with pytest.raises(NonFiniteError, match=r"^project: the arguments are finite but the result overflows"):
+        moved.project(kind(np.full(2, 1e308)))
+    with pytest.raises(NonFiniteError, match=r"^log_density: the arguments are finite but the result overflows"):
+        _ = moved.log_density
+    with pytest.raises(NonFiniteError, match=r"^constrain: the arguments are finite but the result overflows"):
+        constrain(pair_of_nodes(kind).moved_to(kind(np.full(2, 1.5e308))), [[1.0, 1.0]], 0.0)

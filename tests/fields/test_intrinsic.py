@@ -273,3 +273,16 @@ def test_a_float32_walk_takes_float64_data() -> None:
     assert posterior.dtype == np.float64
     with pytest.raises(ImproperError):
         g.observe(sp.csr_array(np.array([[1.0, -1, 0, 0, 0, 0]])), np.array([1.0]), 1.0)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_a_basis_of_any_size_serves(size: float) -> None:
+    """Coefficients in units of `size` have densities that are larger by it, and the same posterior."""
+    walk = Chain(3).pack(np.array([[1.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]]))
+    plain = IntrinsicGaussian(walk, topology=Chain(3))
+    scaled = IntrinsicGaussian(walk, topology=Chain(3), null=np.full((3, 1), size))
+    seen = [0, 2], [1.0, 3.0], [0.5, 2.0]
+    np.testing.assert_allclose(scaled.observe(*seen).loc, plain.observe(*seen).loc, rtol=1e-14)
+    np.testing.assert_allclose(scaled.log_evidence(*seen), plain.log_evidence(*seen) - np.log(size), rtol=1e-12)
+    with pytest.raises(ImproperError, match="nothing determines the direction 1 at node 0, 1 at node 1, 1 at node 2"):
+        scaled.observe([0], [np.nan], [np.inf])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import reference.fields
 import reference.gaussian
 import reference.linalg
+import sparseggm.torch
 from sparseggm import (
     Chain,
     Cycle,
@@ -519,3 +520,16 @@ def test_vectors_and_weights_of_other_lengths_are_refused() -> None:
             getattr(PLAN, name)(np.ones(3))
     with pytest.raises(ShapeError, match=r"^LinearObservation\.precision: prior_precision must end in 7, the nnz of P"):
         PLAN.precision(np.ones(3), np.ones(2))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_predictions_beyond_the_dtype_are_refused(kind: Any) -> None:
+    make = GaussianGraphicalModel if kind is np.asarray else sparseggm.torch.GaussianGraphicalModel
+    g = make(kind(np.full(2, 1e10)), factor=kind(np.array([1.0, 0.0, 1.0])), topology=Chain(2))
+    plan = LinearObservation(g.topology, np.ones((2, 2)))
+    message = "the arguments are finite but the result overflows .*float64"
+    for entries in (np.full(4, 1e200), np.full(4, 1e300)):
+        with pytest.raises(NonFiniteError, match=f"^LinearObservation.predictive: {message}"):
+            plan.predictive(g, entries=entries)
+        with pytest.raises(NonFiniteError, match=f"^LinearObservation.predictive_covariance: {message}"):
+            plan.predictive_covariance(g, [(0, 1)], entries=entries)

@@ -339,3 +339,17 @@ def test_a_bad_mesh_is_refused_by_name() -> None:
         sg.fields.Lattice((3, 3)).projector([[0.5, 2.5]])
     with pytest.raises(NonPositiveError, match="spacing must be positive"):
         sg.fields.Lattice((3, 3), 0.0)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_a_precision_beyond_the_dtype_is_refused_by_name(kind: Any) -> None:
+    square, pair = sg.Grid(2, 2), sg.Chain(2)
+    huge, large = kind(np.array(1e308)), kind(np.full(3, 1e200))
+    with pytest.raises(NonFiniteError, match=r"^CAR.precision: .* the precision overflows .*float64"):
+        sg.fields.CAR(square).precision(huge, 0.5)
+    with pytest.raises(NonFiniteError, match=r"^BYM2.prior: .* the precision overflows .*float64"):
+        sg.fields.BYM2(square).prior(1.0 / huge, 0.5)
+    with pytest.raises(NonFiniteError, match=r"^Kronecker.precision: .* the precision overflows .*float64"):
+        sg.fields.Kronecker(pair, pair).precision(large, large)
+    with pytest.raises(NonFiniteError, match=r"^Kronecker.precision: second must be finite"):
+        sg.fields.Kronecker(pair, pair).precision(large, large * np.nan)

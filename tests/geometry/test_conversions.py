@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparseggm.torch.geometry
 from sparseggm import (
     Chain,
     Cycle,
@@ -121,3 +125,14 @@ def test_weights_of_any_scale_are_shares() -> None:
     q = [GaussianGraphicalModel([float(k)], factor=[1.0], topology=Chain(1)) for k in range(2)]
     for scale in (1e-320, 1.0, 1e308):
         assert geometry.centroid(q, [scale, scale], "e").loc[0] == 0.5
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_coordinates_beyond_the_dtype_are_refused(kind: Any) -> None:
+    make = GaussianGraphicalModel if kind is np.asarray else sparseggm.torch.GaussianGraphicalModel
+    coordinates_of = geometry.to_coordinates if kind is np.asarray else sparseggm.torch.geometry.to_coordinates
+    far, steep = np.array([1.0, 0.0, 1.0]), np.array([1e-200, 1e200, 1.0])
+    for coordinates, factor in (("expectation", far), ("regression", steep)):
+        g = make(kind(np.full(2, 1e200)), factor=kind(factor), topology=Chain(2))
+        with pytest.raises(NonFiniteError, match=r"^to_coordinates: the arguments are finite but the result overflows"):
+            coordinates_of(g, coordinates)
