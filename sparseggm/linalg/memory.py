@@ -32,6 +32,8 @@ class _Loan:
         self.__array_interface__ = memory[skip : skip + size].__array_interface__
 
     def __del__(self) -> None:
+        if not _lock:  # the process ends, and this module was emptied before the array was freed
+            return
         with _lock:
             if sum(memory.nbytes for memory in _idle) + self.memory.nbytes <= KEPT:
                 _idle.append(self.memory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -115,3 +117,15 @@ def test_what_is_stored_past_the_caches_is_what_small_batches_give(topology, dty
         for first in (0, batch // 2, batch - 40):
             part = slice(first, first + 40)
             np.testing.assert_array_equal(whole[part], call(part), err_msg=name)
+
+
+def test_an_array_may_outlive_the_module_of_its_memory() -> None:
+    """As one does that a function kept elsewhere refers to, such as a hook: nothing is printed as the process ends."""
+    program = f"""if True:
+        import threading
+        from sparseggm.linalg import memory
+        array = memory.empty(({COUNT},), "float64")
+        threading.kept = lambda: array
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
