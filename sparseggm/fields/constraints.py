@@ -134,7 +134,7 @@ class Constrained:
         xp = array_namespace(self._spread)
         known = (self._spread * xp.linalg.solve(self._gram, self._spread)).sum(-2)
         variance = self.gaussian.variance - known
-        return xp.where(variance > 0, variance, xp.zeros_like(variance))
+        return representable("variance", xp.where(variance < 0, xp.zeros_like(variance), variance))  # NaN is not zero
 
     def sample(self, *args: Any, **options: Any) -> Array:
         """Samples, of the arguments that the Gaussian's own `sample` takes. Of tensors, `project(g.rsample())`."""
