@@ -59,7 +59,8 @@ class StateSpace:
             noise: Q, of the same form, symmetric positive definite; or a number, for that multiple of I.
             mean: m of the first state, (..., b), or a number for all of its parts.
             covariance: V of the first state, (..., b, b), or a number as for the noise.
-            drift: c, (..., b) or (..., T − 1, b), or a number.
+            drift: c, (b,), or one for each step, (..., T − 1, b), where the second axis from the end is time, T − 1 or
+                1 long; or a number.
         Raises:
             NonPositiveError: Q or V is singular to working precision. A state without noise of its own has no density:
                 see `Autoregression`, and `seasonal`.
@@ -238,8 +239,9 @@ class Component(NamedTuple):
 
     @property
     def noise(self) -> Array:
-        """Q = diag(variances), (..., b, b)."""
-        return self.variances[..., None] * constant_like(self.variances, np.eye(self.size))
+        """Q = diag(variances), (b, b); of a batch (..., 1, b, b), whose axis of time is that of `StateSpace.prior`."""
+        variances = self.variances if self.variances.ndim == 1 else self.variances[..., None, :]
+        return variances[..., None] * constant_like(variances, np.eye(self.size))
 
 
 def local_level(variance: Any) -> Component:

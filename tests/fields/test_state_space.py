@@ -96,6 +96,21 @@ def test_tensors_give_the_same_gaussian_with_gradients() -> None:
     assert torch.autograd.gradcheck(log_prob, [torch.tensor(x, requires_grad=True) for x in given])
 
 
+@pytest.mark.parametrize("count", [3, 2, 1])
+def test_a_batch_of_variances_is_no_axis_of_time(count: int) -> None:
+    """Even where it is as long: here three steps."""
+
+    def prior(level: Array, season: Array) -> sg.GaussianGraphicalModel:
+        both = sg.fields.structural(sg.fields.local_linear_trend(level, 2.0), sg.fields.seasonal(3, season))
+        return sg.fields.StateSpace(4, both.size).prior(both.transition, both.noise, 0.0, 1e3)
+
+    level, season = np.arange(1.0, count + 1), 1.0 / np.arange(1.0, count + 1)
+    together = prior(level, season)
+    assert together.batch_shape == (count,)
+    for k in range(count):
+        np.testing.assert_array_equal(together.factor[k], prior(level[k], season[k]).factor)
+
+
 # ---------------------------------------------------------------------- evidence, beside statsmodels
 
 
