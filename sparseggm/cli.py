@@ -291,6 +291,7 @@ def _resume_option(command: ArgumentParser) -> None:
 
 
 def _complain(message: str) -> int:
+    _flush(sys.stdout)  # where both streams go to one file, the complaint is its last line
     with contextlib.suppress(OSError):  # the terminal was closed
         print(message, file=sys.stderr, flush=True)
     _flush(sys.stderr)
