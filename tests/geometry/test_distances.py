@@ -141,6 +141,27 @@ def test_the_bounds_hold_the_closed_form_of_one_mean(pair: Gaussians) -> None:
     assert (exact <= bounds.upper * (1 + ROUNDING) + 1e-7).all()
 
 
+@pytest.mark.parametrize("n", range(2, 6))
+def test_the_bounds_hold_the_distances_of_geomstats(n: int) -> None:
+    """Of independent nodes, and of full covariances with one mean: closed forms there, which other code has written."""
+    normal = pytest.importorskip(
+        "geomstats.information_geometry.normal",
+        reason="geomstats is not installed, or does not work with this NumPy",
+        exc_type=ImportError,
+    )
+    rng, topology = np.random.default_rng(n), complete_graph(n)
+    independent, centred = (normal.NormalDistributions(n, kind).metric for kind in ("diagonal", "centered"))
+    for _ in range(20):
+        pair = diagonal(rng, n), diagonal(rng, n)
+        points = (np.concatenate([g.loc, g.variance + 0.0 * g.loc], -1) for g in pair)
+        np.testing.assert_allclose(geometry.fisher_rao_bounds(*pair).upper, independent.dist(*points), rtol=1e-10)
+        pair = tuple(random_on(rng, topology).moved_to(np.zeros(n)) for _ in range(2))
+        exact = centred.dist(*(covariance_of(g).astype(FLOAT64) for g in pair))
+        bounds = geometry.fisher_rao_bounds(*pair, 32)
+        assert (bounds.lower <= exact * (1 + ROUNDING) + 1e-7).all()
+        assert (exact <= bounds.upper * (1 + ROUNDING) + 1e-7).all()
+
+
 @pytest.mark.property
 @given(pair=together(), t=st.floats(0.1, 0.9))
 def test_a_lower_bound_is_below_every_path(pair: Gaussians, t: float) -> None:
