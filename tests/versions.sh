@@ -37,7 +37,7 @@ for each in declared:
     elif name:
         print(f"{name}=={floor}" if age == "lowest" else name)
 END
-"$python" -m pip install --quiet --requirement "$work/requirements.txt" build
+"$python" -m pip install --quiet --upgrade --requirement "$work/requirements.txt" build
 "$python" -m pip list
 "$python" -m build --sdist --no-isolation --outdir "$work" . > "$work/build.log"
 tar --extract --file "$work"/sparseggm-*.tar.gz --directory "$work" --one-top-level=source --strip-components=1
