@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm import linalg
-from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
+from sparseggm.errors import DTypeError, NonPositiveError, ShapeError
+from sparseggm.gaussian.linear import representable
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
@@ -96,9 +97,7 @@ def combined(coefficients: list[Array], matrices: list[npt.NDArray[np.float64]])
 
 def representable_precision(function: str, precision: Array) -> Array:
     """The precision of finite parameters. Raises where it is known to be beyond its dtype."""
-    if known_to_fail(array_namespace(precision).isfinite(precision)):
-        raise NonFiniteError(f"{function}: the parameters are finite but the precision overflows {precision.dtype}.")
-    return precision
+    return representable(function, precision, "parameters", "precision")
 
 
 # ---------------------------------------------------------------------- what differs by kind

@@ -333,8 +333,9 @@ def rounded(function: str, total: Array, like: Array) -> Array:
     return representable(function, in_dtype_of(total, like))
 
 
-def representable(function: str, result: Array) -> Array:
-    """The result of finite arguments. Raises where it is known to be beyond its dtype."""
+def representable(function: str, result: Array, given: str = "arguments", made: str = "result") -> Array:
+    """The result of what was given, which is finite. Raises where it is known to be beyond its dtype."""
     if known_to_fail(array_namespace(result).isfinite(result)):
-        raise NonFiniteError(f"{function}: the arguments are finite but the result overflows {result.dtype}.")
+        dtype = str(result.dtype).removeprefix("torch.")
+        raise NonFiniteError(f"{function}: the {given} are finite but the {made} overflows {dtype}. {checks.REMEDY}")
     return result

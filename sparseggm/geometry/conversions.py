@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian.factored import trace_positions
+from sparseggm.gaussian.linear import representable
 from sparseggm.geometry.fisher import Coordinates, require_coordinates_known
-from sparseggm.geometry.kinds import kind_of, representable, require_finite, require_gaussians
+from sparseggm.geometry.kinds import kind_of, require_finite, require_gaussians
 from sparseggm.geometry.projection import Moments, projected
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology, require_topology

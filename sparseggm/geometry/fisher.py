@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian.fitting import columns_alike
+from sparseggm.gaussian.linear import representable
 from sparseggm.geometry import chains
 from sparseggm.geometry.kinds import (
     as_wide,
     is_surely_finite,
     kind_of,
-    representable,
     require_finite,
     require_gaussians,
 )

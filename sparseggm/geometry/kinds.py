@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from sparseggm import linalg
-from sparseggm.errors import NonFiniteError, ShapeError
+from sparseggm.errors import ShapeError
 from sparseggm.gaussian import selection
 from sparseggm.gaussian.fitting import Words
 from sparseggm.gaussian.model import GaussianGraphicalModel
@@ -19,7 +19,7 @@ from sparseggm.graph.joint import Gather, joint_graph
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import calculus, checks
-from sparseggm.positivity.namespace import Array, array_namespace, in_dtype_of, known_to_fail, readable
+from sparseggm.positivity.namespace import Array, in_dtype_of, readable
 from sparseggm.promotion import constant, promoted
 
 Gaussian = TypeVar("Gaussian", bound=Any)
@@ -188,14 +188,6 @@ def require_finite(
     values = None if is_surely_finite(array) else readable(array)
     if values is not None:
         checks.require_finite(function, name, pattern, values, topology)
-
-
-def representable(function: str, result: Array) -> Array:
-    """The result of finite arguments. Raises where it is known to be beyond its dtype."""
-    if not is_surely_finite(result) and known_to_fail(array_namespace(result).isfinite(result)):
-        dtype = str(result.dtype).removeprefix("torch.")
-        raise NonFiniteError(f"{function}: the arguments are finite but the result overflows {dtype}. {checks.REMEDY}")
-    return result
 
 
 def is_surely_finite(array: Array) -> bool:
