@@ -35,6 +35,8 @@ class FactoredGaussian:
     """The pattern of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
     is_on_topology: bool
     """Whether P is on `topology`; false if L was given on a topology that is not factor-free. See `graph`."""
+    _given: FloatArray | None = None
+    """P, where that was given."""
     _nodes: IntArray | None = None
 
     def __init__(self, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology) -> None:
@@ -54,9 +56,9 @@ class FactoredGaussian:
         """
         function = f"{cls.__name__}.from_precision"
         require_topology(function, topology)
-        loc, precision = promoted(function, loc=loc, precision=precision)
+        loc, precision = (constant(array) for array in promoted(function, loc=loc, precision=precision))
         factor = _factorised(function, topology, precision, loc=loc)
-        return cls._made(function, constant(loc), factor, topology, topology.precision_pattern.filled())
+        return cls._made(function, loc, factor, topology, topology.precision_pattern.filled(), precision)
 
     @classmethod
     def from_factor(cls, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology, pattern: Pattern) -> Self:
@@ -71,11 +73,19 @@ class FactoredGaussian:
         return cls._made(function, constant(loc), constant(factor), topology, pattern)
 
     @classmethod
-    def _made(cls, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> Self:
+    def _made(
+        cls,
+        function: str,
+        loc: FloatArray,
+        factor: FloatArray,
+        topology: Topology,
+        pattern: Pattern,
+        given: FloatArray | None = None,
+    ) -> Self:
         """A Gaussian with P on the topology, from arrays of one dtype that no caller can write into."""
         self = cls.__new__(cls)
         self._set(function, loc, factor, topology, pattern)
-        self.is_on_topology = True
+        self.is_on_topology, self._given = True, given
         return self
 
     def _set(self, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> None:
@@ -169,13 +179,20 @@ class FactoredGaussian:
             return self
         wider = copy(self)
         wider.loc, wider.factor = self.loc.astype(dtype), self.factor.astype(dtype)
+        wider._given = None if self._given is None else self._given.astype(dtype)
         return wider
 
     # ------------------------------------------------------------------ parameters
 
     @property
     def precision(self) -> FloatArray:
-        """(..., nnz) values of P on `graph.precision_pattern`, with the factor's batch axes. Cost: one Gram product."""
+        """(..., nnz) values of P on `graph.precision_pattern`, with the factor's batch axes.
+
+        As given to `from_precision` and the like; else L Lᵀ, at the cost of a Gram product, which has dense columns
+        where L has fill.
+        """
+        if self._given is not None:
+            return self._given.copy()
         on, product = self.graph.precision_pattern, self.factor_pattern.gram()
         return self._of_factor("precision", linalg.gram).take(on.positions_in(product), axis=-1)
 
@@ -195,19 +212,19 @@ class FactoredGaussian:
         function = f"{cls.__name__}.from_information"
         require_topology(function, topology)
         information, precision = promoted(function, information=information, precision=precision)
-        return cls._from_information(function, information, precision, topology)
+        return cls._from_information(function, information, constant(precision), topology)
 
     @classmethod
     def _from_information(
         cls, function: str, information: FloatArray, precision: FloatArray, topology: Topology, loc: Any = 0.0
     ) -> Self:
-        """The Gaussians with precision P and mean loc + P⁻¹ h."""
+        """The Gaussians with precision P, an array that no caller can write into, and mean loc + P⁻¹ h."""
         factor = _factorised(function, topology, precision, information=information)
         pattern = topology.precision_pattern.filled()
         centred = cls._made(function, np.zeros(topology.n, factor.dtype), factor, topology, pattern)
         half = centred._in_elimination_order(function, linalg.solve, information=information)
         move = centred._in_elimination_order(function, linalg.solve_t, information=half)
-        return cls._made(function, loc + move, factor, topology, pattern)
+        return cls._made(function, loc + move, factor, topology, pattern, precision)
 
     def _updated(
         self, function: str, pull: FloatArray, precision: FloatArray, graph: Topology
@@ -251,7 +268,7 @@ class FactoredGaussian:
         return g._at("moved_to", constant(loc))
 
     def _at(self, function: str, loc: FloatArray) -> Self:
-        moved = self._made(function, loc, self.factor, self.topology, self.factor_pattern)
+        moved = self._made(function, loc, self.factor, self.topology, self.factor_pattern, self._given)
         moved.is_on_topology = self.is_on_topology
         return moved._numbered(self._nodes)
 

@@ -1,8 +1,9 @@
 """Gaussians in npz files: plain arrays and JSON text, never a pickled object.
 
-A file holds mean, factor, the factor's pattern and its key, the topology, its order of elimination and the version of
-the rule that found it. Loading builds the topology anew and compares: a file whose layout this version would not make
-is refused, not reinterpreted. Where another rule found the order, the topology takes the order of the file as given.
+A file holds mean, factor, the factor's pattern and its key, the precision where that was given, the topology, its order
+of elimination and the version of the rule that found it. Loading builds the topology anew and compares: a file whose
+layout this version would not make is refused, not reinterpreted. Where another rule found the order, the topology
+takes the order of the file as given.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.orders import RULE
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Ordered, Topology
+from sparseggm.linalg import checks
+from sparseggm.promotion import constant
 
 FORMAT = 1
 HEADER = ("format", "topology", "arguments", "key", "is_on_topology")
@@ -74,6 +77,8 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
         "loc": gaussian.loc,
         "factor": gaussian.factor,
     }
+    if gaussian._given is not None:
+        arrays["precision"] = gaussian._given
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
@@ -110,6 +115,12 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
         raise PatternError(f"load: {name} has another graph, order of elimination or pattern than {built}.")
     gaussian = GaussianGraphicalModel.from_factor(loc, factor=factor, topology=built, pattern=pattern)
     gaussian.is_on_topology = is_on_topology
+    if (precision := arrays.get("precision")) is not None:
+        expected = (*factor.shape[:-1], built.precision_pattern.nnz)
+        if precision.dtype != factor.dtype or precision.shape != expected:
+            raise _foreign(name, f"precision {precision.dtype} {precision.shape}, needed {factor.dtype} {expected}")
+        checks.require_finite("load", "precision", built.precision_pattern, precision, built)
+        gaussian._given = constant(precision)
     return gaussian
 
 

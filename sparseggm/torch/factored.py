@@ -146,7 +146,7 @@ class FactoredDistribution(Distribution):
         """The Gaussians with another precision and mean loc + P⁻¹ pull, and P⁻¹ pull."""
         centred = type(self)._of_precision(function, pull, precision, graph, False)
         move = centred._solved()
-        moved = centred._with(function, self.loc + move, centred._factor, self._validate_args)
+        moved = centred._with(function, self.loc + move, centred._factor, centred._given, self._validate_args)
         return moved._numbered(self._nodes), move
 
     @property
@@ -161,16 +161,21 @@ class FactoredDistribution(Distribution):
     def moved_to(self, loc: Any) -> Self:
         """The same precision about another mean; the factor is shared."""
         loc, factor = as_tensors("moved_to", loc=loc, factor=self._factor)
-        return self._with("moved_to", loc, factor, self._validate_args)
+        given = None if self._given is None else self._given.to(factor.dtype)
+        return self._with("moved_to", loc, factor, given, self._validate_args)
 
     def detach(self) -> Self:
         """The same Gaussians, held fixed: no gradient reaches loc and L."""
-        return self._with("detach", self.loc.detach(), self._factor.detach(), False)
+        given = None if self._given is None else self._given.detach()
+        return self._with("detach", self.loc.detach(), self._factor.detach(), given, False)
 
-    def _with(self, function: str, loc: Tensor, factor: Tensor, validate_args: bool | None) -> Self:
-        """Gaussians of the same topology and pattern."""
+    def _with(
+        self, function: str, loc: Tensor, factor: Tensor, given: Tensor | None, validate_args: bool | None
+    ) -> Self:
+        """Gaussians of the same topology and pattern, with this L, and this P where that is `given`."""
         alike = self.topology, self.factor_pattern, validate_args
         made = type(self)._of(function, loc, factor, *alike, is_on_topology=self.is_on_topology)
+        made._given = given
         return made._numbered(self._nodes)
 
     @classmethod
@@ -211,13 +216,14 @@ class FactoredDistribution(Distribution):
         """The same Gaussians, their numbers in a dtype that is no narrower."""
         if self.loc.dtype is dtype:
             return self
-        return self._with(type(self).__name__, self.loc.to(dtype), self._factor.to(dtype), False)
+        given = None if self._given is None else self._given.to(dtype)
+        return self._with(type(self).__name__, self.loc.to(dtype), self._factor.to(dtype), given, False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same Gaussians under more batch axes; copies nothing."""
         new: FactoredDistribution = type(self).__new__(type(self)) if _instance is None else _instance
         new.topology, new.factor_pattern, new._factor = self.topology, self.factor_pattern, self._factor
-        new.is_on_topology, new._nodes = self.is_on_topology, self._nodes
+        new.is_on_topology, new._given, new._nodes = self.is_on_topology, self._given, self._nodes
         new.loc = self.loc.expand(*batch_shape, self.topology.n)
         super(FactoredDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args

@@ -99,7 +99,7 @@ def natural_step(
         wide, is_made = linalg.attempt_cholesky(pattern.gram(), array(ops.gram_jvp(pattern, q.factor, half)))
         made = torch.from_numpy(is_made).unsqueeze(-1)
         narrow = ops.restrict(pattern, pattern.filled(), torch.from_numpy(wide))
-        new = q._with("natural_step", q.loc, torch.where(made, narrow, q.factor), False)
+        new = q._with("natural_step", q.loc, torch.where(made, narrow, q.factor), None, False)
         step = torch.where(made, rates * new.covariance_matmul(loc), 0.0)
         return new.moved_to(q.loc + step), made.squeeze(-1)
 
@@ -119,7 +119,7 @@ def precondition(q: GaussianGraphicalModel) -> GaussianGraphicalModel:
     """
     _require_free("precondition", q)
     loc, factor = _Precondition.apply(q.loc, q.factor, q)
-    return q._with("precondition", loc, factor, False)
+    return q._with("precondition", loc, factor, None, False)
 
 
 class _Precondition(torch.autograd.Function):

@@ -112,6 +112,17 @@ def test_the_graph_of_p_survives_though_both_gaussians_have_one_pattern(tmp_path
 # ---------------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize("change", [np.float32, lambda P: P[:-1], lambda P: np.stack([P, P])], ids=["dtype", "n", "b"])
+def test_a_precision_that_does_not_fit_the_factor_is_refused(tmp_path: Path, change: Any) -> None:
+    grid = sg.Grid(2, 2)
+    precision = grid.pack((np.full(4, 4.0), np.ones(4)))
+    g = GaussianGraphicalModel.from_precision(np.zeros(4), precision=precision, topology=grid)
+    sg.save(tmp_path / "g.npz", g)
+    arrays = stored(tmp_path / "g.npz")
+    np.savez(tmp_path / "g.npz", **arrays | {"precision": change(arrays["precision"])})
+    refused(tmp_path / "g.npz")
+
+
 def refused(path: Path, message: str = "is not a file that sparseggm.save wrote") -> None:
     with pytest.raises(PatternError, match=f"^load: {re.escape(str(path))} .*{re.escape(message)}"):
         sg.load(path)

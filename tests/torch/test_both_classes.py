@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch.distributions import Distribution
 
 import sparseggm as sg
+from sparseggm.torch import GaussianGraphicalModel as Torch
 from tests.torch import support
 from tests.torch.gaussians import Kind, in_numpy
 
@@ -115,3 +118,45 @@ def test_a_covariance_of_too_many_nodes_is_refused() -> None:
     g = sg.GaussianGraphicalModel(np.zeros(30_000), factor=np.ones(30_000), topology=sg.Diagonal(30_000))
     with pytest.raises(sg.ShapeError, match=r"^covariance_matrix: 30000 nodes would take 7\.2 GB a matrix\. Use cov"):
         g.covariance_matrix()
+
+
+THAT_KEEP_A_PRECISION: dict[str, Callable[[Any, Any], Any]] = {
+    "from_precision": lambda kind, g: g,
+    "from_information": lambda kind, g: kind.from_information(np.ones(g.n), precision=g.precision, topology=g.graph),
+    "moved_to": lambda kind, g: g.moved_to(np.ones(g.n)),
+    "a wider dtype": lambda kind, g: g._beside("test", x=np.ones(g.n, np.float64))[0],
+    "detach": lambda kind, g: g.detach() if kind is Torch else g,
+    "expand": lambda kind, g: g.expand((5, 2)) if kind is Torch else g,
+    "copy": lambda kind, g: copy.deepcopy(g),
+    "pickle": lambda kind, g: pickle.loads(pickle.dumps(g)),
+}
+
+
+@pytest.mark.parametrize("topology", [sg.Chain(4), sg.Grid(3, 3)], ids=str)
+@pytest.mark.parametrize("kind", [sg.GaussianGraphicalModel, Torch], ids=["numpy", "torch"])
+@pytest.mark.parametrize("name", THAT_KEEP_A_PRECISION)
+def test_a_given_precision_is_kept(name: str, kind: Any, topology: sg.Topology) -> None:
+    """To the bit, whatever is done with it afterwards; 1/3 is no number that L Lᵀ would give back."""
+    pattern = topology.precision_pattern
+    given = np.full((2, pattern.nnz), 1 / 3, np.float32)
+    given[:, pattern.diagonal] = [[4 / 3], [5 / 3]]
+    kept = given.copy()
+    g = kind.from_precision(np.zeros(topology.n, np.float32), precision=as_of(kind, given), topology=topology)
+    given[:] = np.nan
+    of = THAT_KEEP_A_PRECISION[name](kind, g)
+    np.testing.assert_array_equal(np.asarray(of.precision), kept)
+
+
+@pytest.mark.parametrize("kind", [sg.GaussianGraphicalModel, Torch], ids=["numpy", "torch"])
+def test_a_precision_that_was_summed_is_kept(kind: Any) -> None:
+    grid = sg.Grid(3, 3)
+    values = grid.pack((np.full(9, 5.1), np.full(12, 1 / 3)))
+    g = kind.from_precision(np.zeros(9), precision=as_of(kind, values), topology=grid)
+    np.testing.assert_array_equal(np.asarray(g.product(g).precision), values + values)
+    seen = values.copy()
+    seen[grid.precision_pattern.diagonal[grid.inverse_order[3]]] += 1 / 0.3
+    np.testing.assert_array_equal(np.asarray(g.observe([3], [1.0], 0.3).precision), seen)
+
+
+def as_of(kind: Any, values: np.ndarray[Any, Any]) -> Any:
+    return torch.from_numpy(values) if kind is Torch else values
