@@ -35,8 +35,8 @@ class Kronecker:
         lower = rows > cols
         self.topology = Graph(first.n * second.n, np.stack([rows, cols], axis=-1)[lower])
         kept = rows >= cols
-        ends = self.topology.inverse_order[np.stack([rows[kept], cols[kept]])]
-        position = self.topology.precision_pattern.positions_of(ends.max(axis=0), ends.min(axis=0))
+        i, j = (self.topology.inverse_order[ends[kept]] for ends in (rows, cols))
+        position = self.topology.precision_pattern.positions_between(i, j)
         self._places = places[:, kept][:, np.argsort(position)]
 
     def __repr__(self) -> str:

@@ -59,9 +59,10 @@ class Matern:
         matrices = [scipy.sparse.csr_array(scipy.sparse.diags_array(mass)), stiffness]
         if alpha == 2:
             matrices.append(scipy.sparse.csr_array(stiffness @ scipy.sparse.diags_array(1 / mass) @ stiffness))
+        halves = [scipy.sparse.tril(matrix, format="csr") for matrix in matrices]  # symmetric to rounding
         on_grid = alpha == 1 and isinstance(domain, Lattice)
-        self.topology = Grid(*domain.shape) if on_grid else _graph_of(abs(stiffness) + abs(matrices[-1]))  # type: ignore[attr-defined]
-        self._packed = [_values_on(self.topology, matrix) for matrix in matrices]
+        self.topology = Grid(*domain.shape) if on_grid else _graph_of(sum(map(abs, halves[1:])))  # type: ignore[attr-defined]
+        self._packed = [_values_on(self.topology, half) for half in halves]
 
     def __repr__(self) -> str:
         return f"Matern({self.domain}, alpha={self.alpha})"
@@ -116,19 +117,19 @@ class Matern:
         return representable_precision(function, values)
 
 
-def _graph_of(matrix: Any) -> Topology:
-    """The graph of a symmetric matrix, whose mirror images may differ by rounding, even of zero."""
-    entries = scipy.sparse.coo_array(scipy.sparse.tril(abs(matrix) + abs(matrix).T, -1))
-    joined = entries.data > 0
-    return Graph(matrix.shape[0], np.stack([axis[joined] for axis in entries.coords], axis=-1))
+def _graph_of(half: Any) -> Topology:
+    """The graph of a matrix that is ≥ 0, by its lower triangle."""
+    entries = half.tocoo()
+    joined = (entries.data > 0) & (entries.coords[0] != entries.coords[1])
+    return Graph(half.shape[0], np.stack([axis[joined] for axis in entries.coords], axis=-1))
 
 
-def _values_on(topology: Topology, matrix: Any) -> FloatArray:
-    """As `topology.pack`, of a matrix that is symmetric to rounding and on the graph, as these are by construction."""
-    entries = scipy.sparse.coo_array(scipy.sparse.tril((matrix + matrix.T) / 2))
-    ends = topology.inverse_order[np.stack(entries.coords)]
+def _values_on(topology: Topology, half: Any) -> FloatArray:
+    """As `topology.pack`, of a symmetric matrix by its lower triangle, which is on the graph by construction."""
+    entries = half.tocoo()
     stored = entries.data != 0
+    i, j = (topology.inverse_order[axis[stored]] for axis in entries.coords)
     pattern = topology.precision_pattern
     values = np.zeros(pattern.nnz)
-    values[pattern.positions_of(ends.max(axis=0)[stored], ends.min(axis=0)[stored])] = entries.data[stored]
+    values[pattern.positions_between(i, j)] = entries.data[stored]
     return values

@@ -147,7 +147,7 @@ def schur_complement(topology: Topology, nodes: IntArray, force: bool) -> SchurC
         )
     gather = np.empty(pattern.nnz, np.int64)
     gather[pattern.diagonal] = topology.node_positions[order]
-    gather[pattern.positions_of(ends.max(axis=1), ends.min(axis=1))] = topology.edge_positions
+    gather[pattern.positions_between(*ends.T)] = topology.edge_positions
     return SchurComplement(topology, order, pattern, gather, _trailing_graph(pattern.filled(), len(nodes)))
 
 

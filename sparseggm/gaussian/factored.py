@@ -295,7 +295,7 @@ def require_graph(function: str, topology: Topology, pattern: Pattern) -> None:
     if pattern.n != topology.n:
         raise PatternError(f"{function}: pattern must be one of {topology.n} nodes, as {topology}, got {pattern!r}.")
     ends = topology.inverse_order[topology.edges]
-    lacking = pattern.gram().positions_of(ends.max(axis=1), ends.min(axis=1)) < 0
+    lacking = pattern.gram().positions_between(*ends.T) < 0
     if lacking.any():
         i, j = topology.edges[lacking][0]
         raise PatternError(
@@ -321,7 +321,7 @@ def covariance_positions(
     ends = topology.inverse_order[pairs]
     fill = pattern.union(Pattern.from_edges(n, ends)).filled()
     nodes = fill.diagonal[topology.inverse_order].astype(np.int64)
-    return fill, nodes, fill.positions_of(ends.max(1), ends.min(1))
+    return fill, nodes, fill.positions_between(*ends.T)
 
 
 _OfGraph = WeakKeyDictionary[Topology, tuple[str, Pattern, IntArray]]

@@ -176,8 +176,7 @@ def columns_alike(
         for part in parts(len(alike), length**2 * batch):
             positions = np.asarray(pattern.indptr[alike[part], None] + np.arange(length), np.int64)
             rows = pattern.rows[positions]
-            low, high = np.sort([np.broadcast_arrays(rows[:, :, None], rows[:, None, :])], axis=1)[0]
-            yield alike[part], positions, on.positions_of(high, low)
+            yield alike[part], positions, on.positions_between(rows[:, :, None], rows[:, None, :])
 
 
 def _first_column(correlation: Array) -> Array:

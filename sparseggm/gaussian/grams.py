@@ -55,8 +55,7 @@ class Gram:
         graph = Graph(topology.n, products.nodes[i != j])
         self.topology = topology if has_edges_of(topology, graph) else union(topology, graph)
         self._of_prior = self._gather_of(topology)
-        place = self.topology.inverse_order[products.nodes]
-        on = self.topology.precision_pattern.positions_of(place.max(axis=1), place.min(axis=1))
+        on = self.topology.precision_pattern.positions_between(*self.topology.inverse_order[products.nodes].T)
         self._products, self._target = products, on[products.pair]
         # An entry of Aᵀ W A off the diagonal is stored once: so are the products for it and for its mirror image.
         self._scale = products.times * self._noise.precision_pattern.multiplicity[products.of]

@@ -143,8 +143,10 @@ def straightest(graph: Adjacency, far: int) -> IntArray:
     distance = np.empty((4, graph.n), np.int32)
     far = separators.distances(*graph, far, distance[0])
     separators.distances(*graph, far, distance[1])
+    nearest = np.minimum(*distance[:2])
     for k in (2, 3):
-        separators.distances(*graph, int(distance[:k].min(axis=0).argmax()), distance[k])
+        separators.distances(*graph, int(nearest.argmax()), distance[k])
+        np.minimum(nearest, distance[k], out=nearest)
     along, across = distance[0] - distance[1], distance[2] - distance[3]
     sorted_nodes = [_sorted(keys) for keys in (along, across, along + across, along - across)]
     return min(sorted_nodes, key=lambda nodes: _frontier(graph, nodes))

@@ -24,7 +24,7 @@ def canonical_edges(n: int, edges: Any) -> IntArray:
         PatternError: not (m, 2) integers, a node outside 0 … n − 1, a node joined to itself, or a pair given twice.
     """
     pairs = as_pairs("edges", edges)
-    low, high = pairs.min(axis=1), pairs.max(axis=1)
+    low, high = np.minimum(*pairs.T), np.maximum(*pairs.T)
     outside = (low < 0) | (high >= n)
     if outside.any():
         raise PatternError(f"edges: nodes must be in 0 … {n - 1}, got {tuple(pairs[outside][0].tolist())}.")

@@ -53,7 +53,7 @@ def has_edges_of(large: Topology, small: Topology) -> bool:
 
 def _gather(part: Topology, whole: Topology) -> Gather:
     pattern, on = part.precision_pattern, whole.precision_pattern
-    ends = whole.inverse_order[part.order[np.stack([pattern.rows, pattern.cols])]]
+    i, j = (whole.inverse_order[part.order[ends]] for ends in (pattern.rows, pattern.cols))
     gather = np.full(on.nnz, pattern.nnz)
-    gather[on.positions_of(ends.max(axis=0), ends.min(axis=0))] = np.arange(pattern.nnz)
+    gather[on.positions_between(i, j)] = np.arange(pattern.nnz)
     return None if np.array_equal(gather, np.arange(pattern.nnz)) else make_read_only(gather)

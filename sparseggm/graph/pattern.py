@@ -117,7 +117,8 @@ class Pattern(Exchanged):
         if pairs.size and (pairs.min() < 0 or pairs.max() >= n):
             raise PatternError(f"Pattern.from_edges: nodes must be in 0 … {n - 1}, got {pairs.min()} … {pairs.max()}.")
         nodes = np.arange(n, dtype=np.int64)
-        codes = np.concatenate([nodes * n + nodes, pairs.min(axis=1) * n + pairs.max(axis=1)])
+        i, j = pairs.T
+        codes = np.concatenate([nodes * n + nodes, np.minimum(i, j) * n + np.maximum(i, j)])
         return _from_codes(n, _sorted_once(codes))
 
     @staticmethod
@@ -334,6 +335,10 @@ class Pattern(Exchanged):
         positions = np.empty(wanted.shape[1:], np.int64)
         symbolic.locate(*self.structure, *wanted.reshape(2, -1), positions.ravel())
         return positions
+
+    def positions_between(self, i: IntArray, j: IntArray) -> IntArray:
+        """Packed position of the entry for each pair of nodes, in either orientation; −1 where the pattern has none."""
+        return self.positions_of(np.maximum(i, j), np.minimum(i, j))
 
     @derived
     def dense_positions(self) -> IntArray:

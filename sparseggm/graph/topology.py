@@ -111,8 +111,7 @@ class Topology(ABC):
         return make_read_only(nodes), make_read_only(self._positions_of_edges(self.factor_pattern))
 
     def _positions_of_edges(self, pattern: Pattern) -> IntArray:
-        ends = self.inverse_order[self.edges]
-        return pattern.positions_of(ends.max(axis=1), ends.min(axis=1))
+        return pattern.positions_between(*self.inverse_order[self.edges].T)
 
     # ------------------------------------------------------------------ exchange of precisions
 

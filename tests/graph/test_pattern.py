@@ -334,3 +334,10 @@ def test_positions_of_entries_and_of_what_is_none() -> None:
     assert EXAMPLE.positions_of(np.array([[3, 2], [2, 3]]), np.array([[0, 1], [0, 3]])).tolist() == [[2, 4], [-1, 6]]
     assert EXAMPLE.positions_of(np.array([3]), np.array([0, 0, 1])).tolist() == [2, 2, -1]
     assert EXAMPLE.positions_of(np.array([5, -1, 0]), np.array([4, -1, 1])).tolist() == [-1, -1, -1]
+
+
+def test_the_entry_between_two_nodes_has_one_position_in_either_orientation() -> None:
+    i, j = np.indices((5, 5)) - 1
+    expected = np.where(i >= j, EXAMPLE.positions_of(i, j), EXAMPLE.positions_of(j, i))
+    np.testing.assert_array_equal(EXAMPLE.positions_between(i, j), expected)
+    assert (expected >= 0).sum() == 2 * EXAMPLE.nnz - EXAMPLE.n
