@@ -201,6 +201,28 @@ def test_the_gradient_of_the_mode_is_the_implicit_functions() -> None:
     assert torch.autograd.gradcheck(mode, (theta,), eps=1e-5, atol=1e-7)
 
 
+SECOND: dict[str, Callable[[torch.Tensor], fields.Likelihood]] = {
+    "poisson": lambda size: fields.Poisson(COUNTS, EXPOSURE),
+    "binomial": lambda size: fields.Binomial(HITS, TRIALS),
+    "negative binomial": lambda size: fields.NegativeBinomial(COUNTS, size, EXPOSURE),
+    "normal": lambda size: fields.Normal(COUNTS, size),
+    "custom": lambda size: fields.CustomLikelihood(lambda eta: -(eta**2) / size - (size + eta.exp()).log()),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_second_derivatives_are_those_of_differences(name: str) -> None:
+    """Of evidence, mode and variances, by hyperparameters of the prior and of the likelihood."""
+
+    def results(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        prior = fields.CAR(GRID).prior(theta[0].exp(), theta[1].tanh(), theta[2])
+        found = fields.laplace(prior, SECOND[name](theta[3].exp()))
+        return found.log_evidence, found.posterior.loc[..., :3], found.posterior.variance[..., :3]
+
+    theta = torch.tensor([0.2, 1.0, 0.3, 0.8], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(results, (theta,), eps=1e-5, atol=1e-6)
+
+
 def test_a_likelihood_of_ones_own_by_autograd_is_the_built_in_one() -> None:
     y, E = torch.tensor(COUNTS), torch.tensor(EXPOSURE)
 
