@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import sparseggm as sg
@@ -245,6 +246,23 @@ def test_a_smoother_and_its_evidence_are_those_of_dynamax() -> None:
     assert posterior.loc[6:8] == pytest.approx([0.24541259188032477, 0.2804287556591635], abs=1e-8)
     assert posterior.variance[6:8] == pytest.approx([0.14734049563751217, 0.08984277851934362], abs=1e-8)
     assert posterior.covariance_on([(7, 6)]) == pytest.approx([0.010429951505852133], abs=1e-8)
+
+
+@pytest.mark.parametrize("persistence", [0.0, 0.6])
+def test_errors_that_go_together_are_a_model_of_their_own(persistence: float) -> None:
+    """Within a step by R, and over time by a transition: against the dense density."""
+    rng = np.random.default_rng(5)
+    T, b, p = 6, 2, 3
+    F, Q, V, R, H = rng.standard_normal((b, b)), spd(rng, b), spd(rng, b), spd(rng, p), rng.standard_normal((p, b))
+    y, model, errors = rng.standard_normal(T * p), sg.fields.StateSpace(T, b), sg.fields.StateSpace(T, p)
+    A, carried, start = model.observation(H), persistence * np.eye(p), R / (1 - persistence**2)
+    plan = sg.fields.LinearObservation(model.topology, A, noise=errors.topology)
+    found = plan.log_evidence(model.prior(F, Q, 0.0, V), y, errors.prior(carried, R, 0.0, start))
+    steps = np.broadcast_to(carried, (T - 1, p, p)), np.broadcast_to(R, (T - 1, p, p))
+    of_states = covariance_by_recursion(*(np.broadcast_to(each, (T - 1, b, b)) for each in (F, Q)), V, T)
+    S = A @ of_states @ A.T + covariance_by_recursion(*steps, start, T)
+    expected = scipy.stats.multivariate_normal(np.zeros(T * p), S).logpdf(y)
+    assert found == pytest.approx(expected, rel=1e-11)
 
 
 def test_a_season_sums_to_zero_over_a_period_where_it_has_no_noise() -> None:
