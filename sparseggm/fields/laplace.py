@@ -4,8 +4,8 @@
     log p(y) ≈ f(ẑ) − log q(ẑ)
 
 Newton's method finds the mode: H move = ∇f, H = P + Aᵀ W A, with a line search. In torch the mode is a function of
-the hyperparameters by ∇f(ẑ, θ) = 0. Its k-th derivatives are those of k more steps at fixed H: where θ is off by δ, ẑ is
-off by O(δ), and each such step, whose factor I − H⁻¹ ∂²f is O(δ), makes that smaller by another O(δ).
+the hyperparameters by ∇f(ẑ, θ) = 0. Its derivatives up to the k-th are those of k more steps at fixed H: where θ is off
+by δ, ẑ is off by O(δ), and each such step makes that smaller by another factor O(δ), as I + H⁻¹ ∂²f is.
 """
 
 from __future__ import annotations

@@ -336,7 +336,7 @@ class Pattern(Exchanged):
         symbolic.locate(*self.structure, *wanted.reshape(2, -1), positions.ravel())
         return positions
 
-    def positions_between(self, i: IntArray, j: IntArray) -> IntArray:
+    def positions_between(self, i: IntArray | IndexArray, j: IntArray | IndexArray) -> IntArray:
         """Packed position of the entry for each pair of nodes, in either orientation; −1 where the pattern has none."""
         return self.positions_of(np.maximum(i, j), np.minimum(i, j))
 

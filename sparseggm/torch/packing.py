@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import scipy.sparse
+import torch
 from torch import Tensor
 
 from sparseggm.errors import ShapeError
@@ -22,11 +24,29 @@ def _pack(kind: Tensor, topology: Topology, precision: Any) -> Tensor:
     (matrix,) = as_tensors(function, precision=precision)
     if matrix.shape[-2:] != (n, n):
         raise ShapeError(f"{function}: the precision must be (..., {n}, {n}), got {tuple(matrix.shape)}.")
+    if matrix.layout is not torch.strided:
+        return _pack_sparse(function, topology, matrix)
     if have_values(matrix):
         topology.pack(array(matrix))  # refuses what is off the graph, or not symmetric
     pattern, order = topology.precision_pattern, topology.order
     i, j, flat = order[pattern.rows], order[pattern.cols], matrix.flatten(-2)
     return take(flat, i * n + j) / 2 + take(flat, j * n + i) / 2  # type: ignore[no-any-return]
+
+
+def _pack_sparse(function: str, topology: Topology, matrix: Tensor) -> Tensor:
+    """Of one sparse matrix, in any layout of torch."""
+    if matrix.dim() != 2:
+        raise ShapeError(
+            f"{function}: a sparse precision must be one matrix, got {tuple(matrix.shape)}. Stack results."
+        )
+    entries = matrix.to_sparse_coo().coalesce()
+    values, ends = entries.values(), entries.indices().numpy()
+    topology.pack(scipy.sparse.coo_array((array(values), tuple(ends)), tuple(matrix.shape)))  # refuses as above
+    pattern = topology.precision_pattern
+    position = torch.from_numpy(pattern.positions_between(*topology.inverse_order[ends]))
+    halves, on_graph = torch.where(torch.from_numpy(ends[0] == ends[1]), values, values / 2), position >= 0
+    packed: Tensor = values.new_zeros(pattern.nnz).index_add(0, position[on_graph], halves[on_graph])
+    return packed  # what was off the graph is zero
 
 
 def _pack_pair(function: str, topology: Topology, pair: tuple[Any, ...]) -> Tensor:

@@ -54,6 +54,50 @@ def test_mirror_images_share_the_gradient() -> None:
     torch.testing.assert_close(matrix.grad, torch.tensor([[0.0, 0.5], [0.5, 0.0]]))
 
 
+LAYOUTS = {
+    "coo": torch.Tensor.to_sparse_coo,
+    "csr": torch.Tensor.to_sparse_csr,
+    "csc": torch.Tensor.to_sparse_csc,
+    "coo, entries given twice": lambda dense: torch.sparse_coo_tensor(
+        torch.cat([dense.to_sparse_coo().indices()] * 2, 1),
+        torch.cat([dense.to_sparse_coo().values() / 2] * 2),
+        dense.shape,
+        check_invariants=True,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")  # torch's own, of the layout
+@pytest.mark.parametrize("topology", PACKED, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sparse_tensors_are_packed_as_dense_ones_are(layout: str, topology: sg.Topology) -> None:
+    """And their gradient is that of the values stored; torch has none for the layout csc."""
+    diagonal, couplings = (each.detach() for each in pair(topology))
+    dense = torch.from_numpy(topology.to_scipy(topology.pack((diagonal.numpy(), couplings.numpy()))).todense())
+    expected, weights = topology.pack(dense.requires_grad_()), torch.arange(1.0, topology.precision_pattern.nnz + 1)
+    (expected * weights).sum().backward()
+    given = LAYOUTS[layout](dense.detach()).requires_grad_(layout != "csc")
+    packed = topology.pack(given)
+    torch.testing.assert_close(packed, expected, rtol=0, atol=0)
+    if layout != "csc":
+        (packed * weights).sum().backward()
+        assert given.grad is not None
+        assert dense.grad is not None
+        torch.testing.assert_close(given.grad.to_dense() * (dense != 0), dense.grad * (dense != 0))
+
+
+def test_a_sparse_tensor_may_store_zeros_off_the_graph_and_nothing_else() -> None:
+    ends, chain = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 2]]), sg.Chain(3)
+    zeros = torch.sparse_coo_tensor(ends, torch.tensor([1.0, 2.0, 3.0, 0.0]), (3, 3), check_invariants=True)
+    assert chain.pack(zeros).tolist() == chain.pack(zeros.to_dense()).tolist()
+    with pytest.raises(sg.PatternError, match=re.escape("pack: the matrix must be zero off Chain(n=3), got 4.0 at")):
+        chain.pack(torch.sparse_coo_tensor(ends, torch.tensor([1.0, 2.0, 3.0, 4.0]), (3, 3), check_invariants=True))
+    with pytest.raises(sg.PatternError, match="pack: the matrix must be symmetric"):
+        chain.pack(torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).to_sparse_coo())
+    with pytest.raises(sg.ShapeError, match=re.escape("a sparse precision must be one matrix, got (2, 3, 3)")):
+        chain.pack(torch.eye(3).expand(2, 3, 3).to_sparse_coo())
+
+
 def test_a_dense_precision_makes_a_gaussian_whose_matrix_it_is() -> None:
     matrix = torch.tensor([[3.0, 0, 1], [0, 3, 1], [1, 1, 3]], dtype=torch.float64, requires_grad=True)
     star = sg.Graph(3, [(0, 2), (1, 2)])
