@@ -8,6 +8,8 @@ processor changes. Other users load the files beside the package, even if they m
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -97,10 +99,22 @@ def _identity(pattern: Pattern, batch: int, dtype: npt.DTypeLike) -> npt.NDArray
     return values
 
 
+def end_with_parent() -> None:
+    """End this process when its parent ends, whatever it is at: a parent that is killed cannot say so."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> None:
     """Compile for both dtypes at the same time, each in its own process; prints the seconds."""
     start = time.perf_counter()
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         tasks = [pool.submit(compile_verbs, dtype) for dtype in ("float32", "float64")]
         compile_graphs()
         for task in tasks:

@@ -99,3 +99,27 @@ def test_after_it_no_call_needs_another_kernel() -> None:
 def test_it_runs_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     precompile.main()
     assert "every kernel is compiled" in capsys.readouterr().out
+
+
+POOL = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+from sparseggm.precompile import end_with_parent
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        pool.submit(int).result()
+        print("begun", flush=True)
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+def test_its_processes_end_when_it_is_killed(tmp_path: Path) -> None:
+    """A process that lives holds the output open."""
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.kill()
+        assert process.communicate(timeout=60)[0] == ""
