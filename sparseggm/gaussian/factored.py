@@ -36,7 +36,7 @@ class FactoredGaussian:
     is_on_topology: bool
     """Whether P is on `topology`; false if L was given on a topology that is not factor-free. See `graph`."""
     _given: FloatArray | None = None
-    """P, where that was given."""
+    """P, where that was given in this dtype. In a wider one the Gaussian is that of its L, which was rounded."""
     _nodes: IntArray | None = None
 
     def __init__(self, loc: npt.ArrayLike, *, factor: npt.ArrayLike, topology: Topology) -> None:
@@ -179,7 +179,7 @@ class FactoredGaussian:
             return self
         wider = copy(self)
         wider.loc, wider.factor = self.loc.astype(dtype), self.factor.astype(dtype)
-        wider._given = None if self._given is None else self._given.astype(dtype)
+        wider._given = None
         return wider
 
     # ------------------------------------------------------------------ parameters

@@ -395,7 +395,7 @@ def _from_codes(n: int, codes: IntArray) -> Pattern:
 
 
 def _sorted_once(codes: IntArray) -> IntArray:
-    """Increasing, without repeats. A stable sort merges a few sorted runs in linear time; of many, others are faster."""
+    """Increasing, without repeats. A stable sort merges a few sorted runs in linear time; of many it is slow."""
     runs = np.count_nonzero(codes[1:] < codes[:-1])
     codes = np.sort(codes, kind="stable" if runs < _FEW_RUNS else None)
     first = np.append(True, codes[1:] != codes[:-1])

@@ -57,7 +57,7 @@ class FactoredDistribution(Distribution):
     factor_pattern: Pattern
     """Of L: the topology's, or `precision_pattern.filled()` for a Gaussian made from its precision."""
     _given: Tensor | None = None
-    """P, where that was given."""
+    """P, where that was given in this dtype. In a wider one the Gaussian is that of its L, which was rounded."""
     is_on_topology: bool
     """Whether P is on `topology`: unless L was given on a topology that is not factor-free. See `graph`."""
     _nodes: IntArray | None = None
@@ -161,8 +161,10 @@ class FactoredDistribution(Distribution):
     def moved_to(self, loc: Any) -> Self:
         """The same precision about another mean; the factor is shared."""
         loc, factor = as_tensors("moved_to", loc=loc, factor=self._factor)
-        given = None if self._given is None else self._given.to(factor.dtype)
-        return self._with("moved_to", loc, factor, given, self._validate_args)
+        return self._with("moved_to", loc, factor, self._given_in(factor.dtype), self._validate_args)
+
+    def _given_in(self, dtype: torch.dtype) -> Tensor | None:
+        return self._given if dtype is self._factor.dtype else None
 
     def detach(self) -> Self:
         """The same Gaussians, held fixed: no gradient reaches loc and L."""
@@ -216,8 +218,7 @@ class FactoredDistribution(Distribution):
         """The same Gaussians, their numbers in a dtype that is no narrower."""
         if self.loc.dtype is dtype:
             return self
-        given = None if self._given is None else self._given.to(dtype)
-        return self._with(type(self).__name__, self.loc.to(dtype), self._factor.to(dtype), given, False)
+        return self._with(type(self).__name__, self.loc.to(dtype), self._factor.to(dtype), None, False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same Gaussians under more batch axes; copies nothing."""

@@ -181,7 +181,7 @@ STATSMODELS = {  # variances of the noise and the components, initial variance; 
 def test_log_likelihoods_are_those_of_statsmodels(name: str) -> None:
     """`UnobservedComponents(y, "llevel" or "lltrend", freq_seasonal=[{"period": 7}])`, known start, no burn-in.
 
-    Of a trend, whose start is nearly diffuse, statsmodels' own error is 3e-10, against sixty digits; ours are below 2e-12.
+    Of a trend, whose start is nearly diffuse, statsmodels' own error is 3e-10, against sixty digits; ours are 2e-12.
     """
     component, noise, initial, complete, with_gaps = STATSMODELS[name]
     assert evidence(component, noise, initial, NILE) == pytest.approx(complete, abs=1e-9)
