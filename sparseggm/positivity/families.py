@@ -45,6 +45,7 @@ from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.positivity.namespace import (
     Array,
     array_namespace,
+    constant_like,
     in_dtype_of,
     known,
     mask,
@@ -119,15 +120,15 @@ class RegressionFamily(FactorFamily):
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.regression", inputs, self.num_inputs(topology))
         pattern = topology.factor_pattern
-        pivots = take(self._pivots(take(inputs, pattern.diagonal)), pattern.cols)
-        on_diagonal = mask(inputs, pattern.rows == pattern.cols)
-        return array_namespace(inputs).where(on_diagonal, pivots, -inputs * pivots)
+        weights = array_namespace(inputs).where(mask(inputs, pattern.rows == pattern.cols), -1.0, inputs)
+        return weights * take(-self._pivots(take(inputs, pattern.diagonal)), pattern.cols)
 
     def _pivots(self, inputs: Array) -> Array:
         xp, bound = array_namespace(inputs), -math.log(self.least_scale)
         if bound >= LOG_BOUND:
             return xp.exp(bounded(inputs))
-        return xp.exp(xp.where(inputs > 0, bound * xp.tanh(inputs / bound), bounded(inputs)))
+        bounds = xp.where(inputs > 0, *(constant_like(inputs, limit) for limit in (bound, LOG_BOUND)))
+        return xp.exp(bounds * xp.tanh(inputs / bounds))
 
 
 class DominantFamily:

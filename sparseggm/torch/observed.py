@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
 from torch.distributions.transforms import SigmoidTransform
-from torch.nn.functional import logsigmoid
 
 from sparseggm.linalg import checks
 from sparseggm.torch.distribution import GaussianGraphicalModel
@@ -90,7 +89,7 @@ class LogitNormal(OfLogits):
         """
         gaussian, x = self.gaussian._beside("LogitNormal.log_prob", value=value)
         z = self._logits("log_prob", x)
-        jacobian = -(logsigmoid(z.double()) + logsigmoid(-z.double())).sum(-1)
+        jacobian = -(x.double() * (1.0 - x.double())).log().sum(-1)
         log_prob = (gaussian.log_prob(z).double() + jacobian).to(z.dtype)
         if have_values(log_prob):
             checks.require_representable("LogitNormal.log_prob", array(log_prob), array(log_prob).dtype)
