@@ -93,6 +93,7 @@ FLOORS = {
     "stochastic": ("randomness", "probes", "xtrace", "estimators"),
     "gaussian": (
         "regression",
+        "covariance",
         "conditioning",
         "fitting",
         "selection",

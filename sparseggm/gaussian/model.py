@@ -17,7 +17,8 @@ import numpy.typing as npt
 from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian import conditioning, regression, selection
-from sparseggm.gaussian.factored import FactoredGaussian, covariance_positions, trace_positions
+from sparseggm.gaussian.covariance import covariance_positions, trace_positions
+from sparseggm.gaussian.factored import FactoredGaussian
 from sparseggm.gaussian.linear import is_linear, observation_of
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.exchange import DENSE_LIMIT

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm.errors import PatternError, ShapeError
-from sparseggm.gaussian.factored import trace_positions
+from sparseggm.gaussian.covariance import trace_positions
 from sparseggm.gaussian.linear import representable
 from sparseggm.geometry.fisher import Coordinates, require_coordinates_known
 from sparseggm.geometry.kinds import kind_of, require_finite, require_gaussians

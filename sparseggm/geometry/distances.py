@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sparseggm.errors import ShapeError
-from sparseggm.gaussian.factored import trace_positions
+from sparseggm.gaussian.covariance import trace_positions
 from sparseggm.gaussian.potentials import added
 from sparseggm.geometry.kinds import Gaussian, kind_of, require_gaussians, together
 from sparseggm.geometry.mixtures import e_geodesic

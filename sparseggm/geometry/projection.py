@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparseggm.errors import ShapeError
-from sparseggm.gaussian.factored import covariance_positions
+from sparseggm.gaussian.covariance import covariance_positions
 from sparseggm.gaussian.fitting import Words
 from sparseggm.geometry.kinds import is_gaussian, kind_of, require_finite, require_gaussians
 from sparseggm.graph.topology import Topology, require_topology

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian import conditioning
-from sparseggm.gaussian.factored import covariance_positions
+from sparseggm.gaussian.covariance import covariance_positions
 from sparseggm.gaussian.linear import observation_of
 from sparseggm.graph.exchange import DENSE_LIMIT
 from sparseggm.graph.pattern import IntArray, as_pairs

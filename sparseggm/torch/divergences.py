@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from torch.distributions.kl import register_kl
 
 from sparseggm.errors import ShapeError
-from sparseggm.gaussian.factored import trace_positions
+from sparseggm.gaussian.covariance import trace_positions
 from sparseggm.gaussian.regression import require_one_pattern
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.positivity.namespace import take
