@@ -133,5 +133,6 @@ class Autoregression:
             index = tuple(int(axis) for axis in np.argwhere(~(abs(found) < 1))[0])
             raise NonPositiveError(
                 f"{function}: coefficients must be stationary, got partial autocorrelation {found[index]:.6g} of order "
-                f"{k}{checks.in_batch(index)}. from_partial gives stationary ones; local_level is a random walk."
+                f"{k}{checks.in_batch(index)}. from_partial gives stationary ones, where rounding leaves them so; "
+                "local_level is a random walk."
             )

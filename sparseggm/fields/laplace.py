@@ -227,7 +227,8 @@ def _mode(problem: _Problem, z: Array, max_steps: int) -> tuple[Array, int]:
         curvature = xp.where(terms.curvature > 0, terms.curvature, 0 * terms.curvature)
         q = problem.gaussian(z, curvature)
         move = q.covariance_matmul(pull)
-        before, decrement = decrement, total(pull * move)
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite decrement gains nothing
+            before, decrement = decrement, total(pull * move)
         other, volume = volume, q._logdet()
         is_stalled = (decrement <= STALLED) & (decrement > before / 4)
         done = done | ((decrement <= TOLERANCE) | is_stalled) & (abs(volume - other) <= SETTLED)
@@ -260,8 +261,10 @@ def _not_converged(why: str, decrement: Array, value: Array, remedy: str) -> Not
     left, reached = as_array(decrement), as_array(value)
     worst = np.unravel_index(np.argmax(left), left.shape)
     index = tuple(int(axis) for axis in worst)
+    below = f"about {float(left[index]) / 2:.3g} nats below it, where {TOLERANCE / 2:.0e} are allowed"
+    if not math.isfinite(left[index]):
+        below = "from where a step is beyond the range of numbers"
     return NotConvergedError(
-        f"laplace: the mode was not reached {why}: log-density {float(reached[index]):.6g}, about "
-        f"{float(left[index]) / 2:.3g} nats below it, where {TOLERANCE / 2:.0e} are allowed"
+        f"laplace: the mode was not reached {why}: log-density {float(reached[index]):.6g}, {below}"
         f"{checks.in_batch(index)}. {remedy}"
     )

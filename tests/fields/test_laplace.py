@@ -294,6 +294,8 @@ def test_a_mode_that_is_not_reached_says_how_far_it_came() -> None:
     wrong = fields.CustomLikelihood(lambda eta: -(eta**2), lambda eta: 2 * eta, lambda eta: 2 + 0 * eta)
     with pytest.raises(NotConvergedError, match=r"since step \d+ gains nothing.*may not be its own"):
         fields.laplace(PRIOR, wrong)
+    with pytest.raises(NotConvergedError, match=r"log-density -2\.\d+e\+303, from where a step is beyond the range"):
+        fields.laplace(fields.CAR(sg.Chain(3)).prior(1.0, 0.5), fields.Poisson(np.full(3, 1e300)))
 
 
 def test_a_start_without_a_likelihood_is_refused() -> None:
