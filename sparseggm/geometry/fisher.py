@@ -94,8 +94,8 @@ def _applied(
     loc, x = (g.loc, v) if natural else (take(g.loc, topology.order), take(v, topology.order))
     fisher = Fisher(pattern, kind.factor(g), loc)
     with checks.non_finite_passes():  # tested below: NaN and infinity reach the result
-        result = fisher.applied(coordinates, Tangent(x, V), inverse)
-    for part in () if fisher.is_surely_finite else result:
+        result, is_finite = fisher.applied(coordinates, Tangent(x, V), inverse)
+    for part in () if is_finite else result:
         if not is_surely_finite(part):
             require_finite(function, "vector", v)
             require_finite(function, "values", V, pattern, topology)
@@ -128,22 +128,19 @@ class Fisher:
         self.pattern, self.factor, self.loc = pattern, factor, loc
         self.verbs, self.xp = kind_of(factor).verbs, array_namespace(factor)
         self.is_chain_of_arrays = pattern.is_chain and self.xp is np
-        self.is_surely_finite = False
-        """Whether the result of `applied` is known to be finite."""
 
     @property
     def pivots(self) -> Array:
         """L_jj."""
         return take(self.factor, self.pattern.diagonal)
 
-    def applied(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
-        """F v or F⁻¹ v."""
+    def applied(self, coordinates: str, v: Tangent, inverse: bool) -> tuple[Tangent, bool]:
+        """F v or F⁻¹ v, and whether it is known to be finite."""
         if coordinates in ("factor", "regression"):
             return self._flat(coordinates, v, inverse)
-        result, self.is_surely_finite = self._curved(coordinates, v, inverse), False
-        return result
+        return self._curved(coordinates, v, inverse), False
 
-    def _flat(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
+    def _flat(self, coordinates: str, v: Tangent, inverse: bool) -> tuple[Tangent, bool]:
         """In "factor" or "regression"."""
         if inverse and self.is_chain_of_arrays:
             return self._solved_on_chain(coordinates == "regression", v)
@@ -153,15 +150,14 @@ class Fisher:
             ("regression", False): self._regression_matmul,
             ("regression", True): self._regression_solve,
         }[coordinates, inverse]
-        return Tangent((self.sigma if inverse else self._precision)(v.vector), by_column(v.values))
+        return Tangent((self.sigma if inverse else self._precision)(v.vector), by_column(v.values)), False
 
-    def _solved_on_chain(self, by_regression: bool, u: Tangent) -> Tangent:
+    def _solved_on_chain(self, by_regression: bool, u: Tangent) -> tuple[Tangent, bool]:
         own = self.factor.shape[:-1]
         together = np.broadcast_shapes(own, u.vector.shape[:-1]) == np.broadcast_shapes(own, u.values.shape[:-1])
         vector = u.vector if together else None
         x, values, is_finite = natural_gradient(self.pattern, self.factor, vector, u.values, by_regression)
-        self.is_surely_finite = is_finite and together
-        return Tangent(self.sigma(u.vector) if x is None else x, values)
+        return Tangent(self.sigma(u.vector) if x is None else x, values), is_finite and together
 
     def _curved(self, coordinates: str, v: Tangent, inverse: bool) -> Tangent:
         """In "natural" or "expectation".
@@ -175,8 +171,8 @@ class Fisher:
             made = self._curved("natural", Tangent(v.vector, self._weighted(on_diagonal, v.values)), not inverse)
             return Tangent(made.vector, self._weighted(on_diagonal, made.values))
         if inverse:
-            return self._push(self._flat("factor", self._pull(v), True))
-        return self._pull_back(self._flat("factor", self._push_back(v), False))
+            return self._push(self._flat("factor", self._pull(v), True)[0])
+        return self._pull_back(self._flat("factor", self._push_back(v), False)[0])
 
     def _weighted(self, on_diagonal: float, values: Array) -> Array:
         """W V, or W⁻¹ V."""
