@@ -23,6 +23,7 @@ from sparseggm.graph.families import Chain, ExtendedGrid
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import calculus, density, levels, long_chain, residual, sampling, step, threads
+from sparseggm.linalg.eigenpairs import leading_pairs
 from sparseggm.linalg.natural import natural_gradient
 
 _BATCH = threads.LANES
@@ -85,7 +86,8 @@ def _compile_long_chain(dtype: npt.DTypeLike) -> None:
 
 
 def compile_graphs() -> None:
-    """Call the kernels that work on graphs alone: orders of elimination and colourings."""
+    """Call the kernels that have no dtype: orders of elimination, colourings, and eigenvalues, always in float64."""
+    leading_pairs(np.zeros((1, 2, 2)))
     ring = Graph(8, [(k, (k + 1) % 8) for k in range(8)])
     distance_colouring(ring.precision_pattern, 2)
     ring.precision_pattern.positions_in(ring.precision_pattern.filled())

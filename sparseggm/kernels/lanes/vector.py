@@ -61,6 +61,11 @@ def minimum(value, other):
     return np.where(value < other, value, other)[()]
 
 
+def with_sign(value, other):
+    """|value| with the sign of `other`, in each lane."""
+    return np.copysign(value, other)
+
+
 def exponent(value):
     """k of each lane 2ᵏ m, 1 ≤ m < 2, as a number; lanes are normal positive float64 numbers."""
     return np.frexp(value)[1] - 1.0
@@ -348,6 +353,16 @@ def _minimum(context, value, other):
 @overload(minimum)
 def _overload_minimum(value, other):
     return lambda value, other: _minimum(value, other)
+
+
+@intrinsic
+def _with_sign(context, value, other):
+    return value(value, value), lambda context, builder, signature, arguments: _llvm(builder, "copysign", *arguments)
+
+
+@overload(with_sign)
+def _overload_with_sign(value, other):
+    return lambda value, other: _with_sign(value, other)
 
 
 @intrinsic

@@ -26,11 +26,45 @@ def _of_tensor(values: Tensor, pattern: Pattern) -> Tensor:
     key = key_of(pattern, "largest_eigenvalue", values)
     if pattern.n <= spectral.DENSE_NODES:
         dense = spectral.dense(pattern, values)
-        return torch.ops.sparseggm.leading_eigenspace(dense)[0]  # type: ignore[no-any-return]
+        return torch.ops.sparseggm.leading_projector(dense)[0]  # type: ignore[no-any-return]
     return torch.ops.sparseggm.leading_eigenpair(key, values.double())[0]  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- from the dense matrix
+
+
+def _projector_run(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    checks.require_finite("largest_eigenvalue", "values", None, array(matrix))
+    value, projector = map(torch.from_numpy, spectral.leading_projector(array(matrix)))
+    return value, projector
+
+
+def _projector_fake(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    return matrix.new_empty(matrix.shape[:-2]), matrix.new_empty(matrix.shape)
+
+
+def _projector_setup(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _projector_vjp(ctx: Any, value_bar: Tensor | None, p_bar: Tensor | None) -> tuple[Tensor | None]:
+    matrix, projector = ctx.saved_tensors
+    bar = torch.zeros_like(projector)
+    if p_bar is not None:  # in second derivatives, which need all of the eigenspaces
+        bar = bar + _bar_of_projector(torch.ops.sparseggm.leading_eigenspace(matrix)[2], p_bar, projector)
+    if value_bar is not None:
+        bar = bar + _bar_of_value(value_bar, projector)
+    return (bar,)
+
+
+register(
+    "leading_projector(Tensor matrix) -> (Tensor, Tensor)",
+    {"CPU": _projector_run},
+    _projector_fake,
+    _projector_setup,
+    _projector_vjp,
+)
 
 
 def _space_run(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,15 +89,23 @@ def _space_vjp(ctx: Any, value_bar: Tensor | None, p_bar: Tensor | None, k_bar: 
     projector, k = ctx.saved_tensors
     bar = torch.zeros_like(k)
     if p_bar is not None:
-        bar = bar + 2.0 * _symmetric(k @ _symmetric(p_bar) @ projector)
+        bar = bar + _bar_of_projector(k, p_bar, projector)
     if k_bar is not None:
         c = _symmetric(k_bar)
         d_bar = 2.0 * _symmetric(k @ k @ c @ projector) - k @ c @ k
         bar, value_bar = bar - d_bar, _trace(d_bar) if value_bar is None else value_bar + _trace(d_bar)
     if value_bar is not None:
-        copies = _trace(projector).detach().round()
-        bar = bar + (value_bar / copies)[..., None, None] * projector
+        bar = bar + _bar_of_value(value_bar, projector)
     return (bar,)
+
+
+def _bar_of_value(value_bar: Tensor, projector: Tensor) -> Tensor:
+    copies = _trace(projector).detach().round()
+    return (value_bar / copies)[..., None, None] * projector
+
+
+def _bar_of_projector(k: Tensor, p_bar: Tensor, projector: Tensor) -> Tensor:
+    return 2.0 * _symmetric(k @ _symmetric(p_bar) @ projector)
 
 
 def _trace(matrix: Tensor) -> Tensor:
