@@ -123,6 +123,7 @@ class _Problem(NamedTuple):
         elif isinstance(prior, IntrinsicGaussian):
             graph, constant = prior.graph, prior.log_prob(prior.loc)
         elif hasattr(prior, "factor_pattern"):
+            prior = prior.moved_to(in_float64(prior.loc))  # in float64 it is that of its L, see `FactoredGaussian`
             graph = prior.graph
             constant = 0.5 * (prior._logdet() - graph.n * LOG_2PI)
         else:

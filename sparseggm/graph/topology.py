@@ -120,8 +120,8 @@ class Topology(ABC):
 
         Args:
             precision: dense (..., n, n), scipy.sparse, or the pair (diagonal (..., n), couplings (..., m)) with one
-                coupling for each row of `edges`; float32 or float64 as in `promotion`. A tensor, dense or sparse, or a
-                pair of them gives a tensor, differentiable, once `sparseggm.torch` is imported.
+                coupling for each row of `edges`; float32 or float64 as in `promotion`. Dense tensors, a pair of them or
+                one sparse tensor give a tensor, differentiable, once `sparseggm.torch` is imported.
         Raises:
             PatternError: an entry off the graph, or mirrored entries that differ by more than rounding, of which the
                 packed value is the mean: see `exchange.symmetric_entries`.

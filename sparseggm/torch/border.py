@@ -47,12 +47,13 @@ def as_tensors(function: str, **given: Any) -> tuple[Tensor, ...]:
     tensor goes where the tensors are.
 
     Raises:
-        DTypeError: numbers that are not real, or no numbers.
+        DTypeError: numbers that are not real, or no numbers; sparse tensors.
         ValueError: tensors on two devices, or not on the CPU.
     """
     values = tuple(given.values())
     if not _are_uniform(values):
         values = tuple(_as_arrays(value) for value in values)
+        _require_dense(function, given)
         dtype = _common_dtype(function, given, values)
         device = _common_device(function, given)
         values = tuple(_tensor(function, *pair, dtype, device) for pair in zip(given, values, strict=True))
@@ -64,10 +65,12 @@ def _are_uniform(values: tuple[Any, ...]) -> bool:
     first = values[0]
     if not isinstance(first, Tensor) or first.dtype not in (torch.float32, torch.float64):
         return False
-    if not (first.is_cpu or first.is_meta):
+    if not (first.is_cpu or first.is_meta) or first.layout is not torch.strided:
         return False
     for value in values[1:]:
         if not isinstance(value, Tensor) or value.dtype is not first.dtype or value.device != first.device:
+            return False
+        if value.layout is not torch.strided:
             return False
     return True
 
@@ -78,6 +81,12 @@ def _as_arrays(value: Any) -> Any:
         return value
     values = np.asarray(value)
     return values.astype(values.dtype.newbyteorder("="), copy=not values.flags.writeable)
+
+
+def _require_dense(function: str, given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.layout is not torch.strided:
+            raise DTypeError(f"{function}: {name} must be a dense tensor, got {value.layout}. Use to_dense().")
 
 
 def _common_dtype(function: str, names: Iterable[str], values: tuple[Any, ...]) -> torch.dtype:

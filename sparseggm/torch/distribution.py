@@ -30,6 +30,11 @@ from sparseggm.torch.factored import factorised
 from sparseggm.torch.operators import density, distances, joint, samples
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index, inside_functorch
+from sparseggm.torch.operators.tracing import untraced
+
+_covariance_positions, _observation_of = untraced(covariance_positions), untraced(observation_of)
+_distinct_nodes, _induced = untraced(conditioning.distinct_nodes), untraced(conditioning.induced)
+_schur_complement = untraced(conditioning.schur_complement)
 
 
 class GaussianGraphicalModel(EstimatedDistribution):
@@ -189,7 +194,7 @@ class GaussianGraphicalModel(EstimatedDistribution):
 
     def _covariance_at(self, edges: npt.ArrayLike) -> tuple[Tensor, Tensor]:
         """Σ_ii of every node, and Σ_ij of every pair, on the batch axes of the factor."""
-        fill, nodes, pairs = covariance_positions(self.topology, self.factor_pattern, edges)
+        fill, nodes, pairs = _covariance_positions(self.topology, self.factor_pattern, edges)
         sigma = ops.selected_inverse(self.factor_pattern, self._factor, on=fill)
         return tuple(sigma.index_select(-1, index(places, sigma)) for places in (nodes, pairs))  # type: ignore[return-value]
 
@@ -217,7 +222,7 @@ class GaussianGraphicalModel(EstimatedDistribution):
             values: (..., k) in the order of `nodes`; batch axes broadcast.
         Cost: one factorisation of the induced graph, whatever the number of values.
         """
-        observed = conditioning.distinct_nodes("condition", self.topology, nodes)
+        observed = _distinct_nodes("condition", self.topology, nodes)
         kept = np.setdiff1d(np.arange(self.topology.n), observed)
         if not kept.size:
             raise PatternError(
@@ -227,7 +232,7 @@ class GaussianGraphicalModel(EstimatedDistribution):
         own, remaining = self._in(loc.dtype), index(kept, loc)
         shift = own._shift_at("condition", observed, given)
         pull = own._in_elimination_order(ops.matmul, own.whiten(shift)).index_select(-1, remaining)
-        graph, gather = conditioning.induced(self.graph, kept)
+        graph, gather = _induced(self.graph, kept)
         precision = own.precision.index_select(-1, index(gather, loc))
         centred = type(self).from_information(-pull, precision=precision, topology=graph, validate_args=False)
         return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)._numbered(self.nodes[kept])
@@ -243,13 +248,13 @@ class GaussianGraphicalModel(EstimatedDistribution):
                 observation, whose value may be NaN.
         Cost: one factorisation, on the same graph for nodes, on a union of graphs for A.
         """
-        return cast(Self, observation_of("observe", self, nodes).updated("observe", self, values, variance))
+        return cast(Self, _observation_of("observe", self, nodes).updated("observe", self, values, variance))
 
     @tells()
     def log_evidence(self, nodes: Any, values: Any, variance: Any) -> Tensor:
         """log p(y) of what `observe` takes, nats: exact, see `fields.LinearObservation.log_evidence`."""
         return cast(
-            Tensor, observation_of("log_evidence", self, nodes).evidence("log_evidence", self, values, variance)
+            Tensor, _observation_of("log_evidence", self, nodes).evidence("log_evidence", self, values, variance)
         )
 
     @tells()
@@ -267,8 +272,8 @@ class GaussianGraphicalModel(EstimatedDistribution):
             NotPositiveDefiniteError: P = L Lᵀ is not positive definite to working precision.
         Cost: one factorisation in which the other nodes go first.
         """
-        chosen = conditioning.distinct_nodes("marginal", self.topology, nodes)
-        schur = conditioning.schur_complement(self.graph, chosen, force)
+        chosen = _distinct_nodes("marginal", self.topology, nodes)
+        schur = _schur_complement(self.graph, chosen, force)
         precision = self.precision.index_select(-1, index(schur.gather, self.loc))
         factor = schur.factor_of(factorised(schur.pattern, precision, schur.named_by_node))
         loc = self.loc.index_select(-1, index(chosen, self.loc))

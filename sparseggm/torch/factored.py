@@ -278,7 +278,7 @@ class FactoredDistribution(Distribution):
         where L has fill.
         """
         if self._given is not None:
-            return self._given
+            return self._given.clone()
         on, product = self.graph.precision_pattern, self.factor_pattern.gram()
         values = ops.gram(self.factor_pattern, self._factor)
         return values if on is product else values.index_select(-1, index(on.positions_in(product), values))

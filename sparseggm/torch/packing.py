@@ -8,11 +8,14 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sparseggm.errors import ShapeError
+from sparseggm.errors import DTypeError, ShapeError
 from sparseggm.graph.topology import Topology, pack_rules, unpack_rules
 from sparseggm.positivity.namespace import scatter, take
 from sparseggm.torch.border import as_tensors
 from sparseggm.torch.operators.registration import array, have_values
+from sparseggm.torch.operators.tracing import untraced
+
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 @pack_rules.register(Tensor)
@@ -21,11 +24,11 @@ def _pack(kind: Tensor, topology: Topology, precision: Any) -> Tensor:
     function, n = f"{topology}.pack", topology.n
     if isinstance(precision, tuple):
         return _pack_pair(function, topology, precision)
+    if precision.shape[-2:] != (n, n):
+        raise ShapeError(f"{function}: the precision must be (..., {n}, {n}), got {tuple(precision.shape)}.")
+    if precision.layout in _SPARSE:
+        return _pack_sparse(function, topology, precision)
     (matrix,) = as_tensors(function, precision=precision)
-    if matrix.shape[-2:] != (n, n):
-        raise ShapeError(f"{function}: the precision must be (..., {n}, {n}), got {tuple(matrix.shape)}.")
-    if matrix.layout is not torch.strided:
-        return _pack_sparse(function, topology, matrix)
     if have_values(matrix):
         topology.pack(array(matrix))  # refuses what is off the graph, or not symmetric
     pattern, order = topology.precision_pattern, topology.order
@@ -33,14 +36,21 @@ def _pack(kind: Tensor, topology: Topology, precision: Any) -> Tensor:
     return take(flat, i * n + j) / 2 + take(flat, j * n + i) / 2  # type: ignore[no-any-return]
 
 
+@untraced
 def _pack_sparse(function: str, topology: Topology, matrix: Tensor) -> Tensor:
-    """Of one sparse matrix, in any layout of torch."""
-    if matrix.dim() != 2:
+    """Of one sparse matrix. Its pattern is read, so it must have values."""
+    if matrix.dim() != 2 or matrix.sparse_dim() != 2:
         raise ShapeError(
-            f"{function}: a sparse precision must be one matrix, got {tuple(matrix.shape)}. Stack results."
+            f"{function}: a sparse precision must be one matrix whose two axes are sparse, got {tuple(matrix.shape)} "
+            f"with {matrix.sparse_dim()} sparse axes. Stack the results of several."
         )
-    entries = matrix.to_sparse_coo().coalesce()
-    values, ends = entries.values(), entries.indices().numpy()
+    if not have_values(matrix):
+        raise DTypeError(
+            f"{function}: a sparse tensor must have values, which torch.func and the meta device hide. Give the pair "
+            "(diagonal, couplings)."
+        )
+    entries = matrix.to_sparse_coo().coalesce()  # in its own dtype, as to_dense
+    (values,), ends = as_tensors(function, precision=entries.values()), entries.indices().numpy()
     topology.pack(scipy.sparse.coo_array((array(values), tuple(ends)), tuple(matrix.shape)))  # refuses as above
     pattern = topology.precision_pattern
     position = torch.from_numpy(pattern.positions_between(*topology.inverse_order[ends]))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch.distributions import Distribution
 
@@ -146,6 +147,14 @@ def test_a_given_precision_is_kept(name: str, kind: Any, topology: sg.Topology) 
     np.testing.assert_array_equal(np.asarray(of.precision), kept)
 
 
+def test_a_precision_that_was_handed_out_may_be_written_into() -> None:
+    chain = sg.Chain(3)
+    q = Torch.from_precision(torch.zeros(3), precision=torch.tensor([3.0, 1, 3, 1, 3]), topology=chain)
+    for of in (q, q.detach(), q.moved_to(torch.ones(3)), q.expand((2,))):
+        of.precision.mul_(10)
+    assert q.precision.tolist() == [3.0, 1, 3, 1, 3]
+
+
 @pytest.mark.parametrize("kind", [sg.GaussianGraphicalModel, Torch], ids=["numpy", "torch"])
 def test_in_a_wider_dtype_a_gaussian_is_that_of_its_factor(kind: Any) -> None:
     """Whose determinant was rounded: beside the P that was given, evidence would be 1e-7 of it off."""
@@ -157,8 +166,16 @@ def test_in_a_wider_dtype_a_gaussian_is_that_of_its_factor(kind: Any) -> None:
     y = np.ones(400, np.float64)
     for of in (g.moved_to(np.zeros(400)), g._beside("test", x=y)[0]):
         np.testing.assert_array_equal(np.asarray(of.precision), np.asarray(wide.precision))
-    found, expected = (float(of.log_evidence(range(400), y, 1e6)) for of in (g, wide))
-    assert found == pytest.approx(expected, rel=1e-14)
+    plan = sg.fields.LinearObservation(grid, scipy.sparse.eye_array(400), noise=grid)
+    flat = kind(np.zeros(400), factor=np.full(400, 1e-2), topology=sg.Diagonal(400))
+    evidences: dict[str, Callable[[Any], Any]] = {
+        "of nodes": lambda of: of.log_evidence(range(400), y, 1e6),
+        "by Laplace": lambda of: sg.fields.laplace(of, sg.fields.Normal(y, 1e6)).log_evidence,
+        "of noise": lambda of: plan.log_evidence(flat, y, of),
+    }
+    for name, evidence in evidences.items():
+        found, expected = (float(evidence(of)) for of in (g, wide))
+        assert found == pytest.approx(expected, rel=1e-13), name
 
 
 @pytest.mark.parametrize("kind", [sg.GaussianGraphicalModel, Torch], ids=["numpy", "torch"])

@@ -7,12 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, jacrev, vmap
 
 import sparseggm as sg
-from sparseggm.torch import FactorHead, ops, sample_and_kl
+from sparseggm.torch import FactorHead, GaussianGraphicalModel, ops, sample_and_kl
 from sparseggm.torch.operators import step as fused
 from tests import signatures
 from tests.torch.problems import calls, factor, vectors
@@ -203,3 +204,34 @@ def test_a_transform_inside_compiled_code_is_that_of_eager(transform):
 
     function = transform(loss)
     assert torch.equal(compiled(function)(lower, x), function(lower, x))
+
+
+PAIRS = [(0, 1), (2, 7)]
+INFERENCE = {
+    "observe": lambda q, one: q.observe([1, 5], one, 0.5).precision,
+    "observe through a matrix": lambda q, one: q.observe(scipy.sparse.eye_array(q.n).tocsr()[[1, 5]], one, 0.5).loc,
+    "log_evidence": lambda q, one: q.log_evidence([1, 5], one, 0.5),
+    "condition": lambda q, one: q.condition([3, 1], one).loc,
+    "marginal": lambda q, one: q.marginal([3, 1]).factor,
+    "covariance_on": lambda q, one: q.covariance_on(PAIRS),
+    "correlation_on": lambda q, one: q.correlation_on(PAIRS),
+    "precision_matrix": lambda q, one: q.precision_matrix,
+    "covariance_matrix": lambda q, one: q.covariance_matrix,
+    "log_normaliser": lambda q, one: q.log_normaliser(),
+    "product": lambda q, one: q.product(q.moved_to(torch.ones(q.n))).loc,
+}
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, where a graph breaks
+def test_without_fullgraph_inference_is_what_it_is_in_eager_code(name):
+    """As docs/limits.md says; nothing warns that the library could help."""
+    grid, one = sg.Grid(3, 4), torch.ones(2, dtype=torch.float64)
+    P = grid.pack((torch.full((12,), 5.0).double(), torch.full((17,), -1.0).double())).requires_grad_()
+
+    def function(P):
+        return INFERENCE[name](GaussianGraphicalModel.from_precision(torch.zeros(12), precision=P, topology=grid), one)
+
+    found, expected = (value_and_gradients(call, [P]) for call in (torch.compile(function, backend="eager"), function))
+    for of_compiled, of_eager in zip(found, expected, strict=True):
+        assert torch.equal(of_compiled, of_eager)

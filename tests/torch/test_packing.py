@@ -94,8 +94,40 @@ def test_a_sparse_tensor_may_store_zeros_off_the_graph_and_nothing_else() -> Non
         chain.pack(torch.sparse_coo_tensor(ends, torch.tensor([1.0, 2.0, 3.0, 4.0]), (3, 3), check_invariants=True))
     with pytest.raises(sg.PatternError, match="pack: the matrix must be symmetric"):
         chain.pack(torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).to_sparse_coo())
-    with pytest.raises(sg.ShapeError, match=re.escape("a sparse precision must be one matrix, got (2, 3, 3)")):
-        chain.pack(torch.eye(3).expand(2, 3, 3).to_sparse_coo())
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (torch.eye(3).expand(2, 3, 3).to_sparse_coo(), sg.ShapeError, "got (2, 3, 3) with 3 sparse axes"),
+        (torch.eye(3).to_sparse(1), sg.ShapeError, "got (3, 3) with 1 sparse axes"),
+        (torch.eye(4).to_sparse(), sg.ShapeError, "the precision must be (..., 3, 3), got (4, 4)"),
+        (torch.eye(3).to_sparse().to("meta"), sg.DTypeError, "a sparse tensor must have values"),
+        (torch.eye(3).to_mkldnn(), sg.DTypeError, "precision must be a dense tensor, got torch._mkldnn"),
+        ((torch.ones(3).to_sparse(), torch.ones(2)), sg.DTypeError, "diagonal must be a dense tensor, got torch.spar"),
+        ((torch.ones(3), torch.ones(2).to_sparse()), sg.DTypeError, "couplings must be a dense tensor, got torch.spa"),
+        (torch.eye(3).to_sparse() * 1j, sg.DTypeError, "precision must hold float32, float64 or integers"),
+    ],
+)
+def test_sparse_tensors_that_do_not_fit_are_refused(given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        sg.Chain(3).pack(given)
+
+
+def test_a_sparse_tensor_under_transforms() -> None:
+    chain, given = sg.Chain(3), (2.0 * torch.eye(3)).to_sparse()
+    with pytest.raises(sg.DTypeError, match=r"which torch\.func and the meta device hide"):
+        torch.func.grad(lambda c: (c * chain.pack(given)).sum())(torch.ones(()))
+    compiled = torch.compile(lambda matrix: 2 * chain.pack(matrix), backend="eager")
+    torch.testing.assert_close(compiled(given), 2 * chain.pack(given))
+
+
+def test_entries_of_a_sparse_tensor_given_twice_are_summed_in_its_dtype() -> None:
+    """As by to_dense."""
+    twice = torch.sparse_coo_tensor(
+        torch.tensor([[0, 0], [0, 0]]), torch.tensor([True, True]), (1, 1), check_invariants=True
+    )
+    assert sg.Chain(1).pack(twice).tolist() == sg.Chain(1).pack(twice.to_dense()).tolist() == [1.0]
 
 
 def test_a_dense_precision_makes_a_gaussian_whose_matrix_it_is() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -28,9 +28,13 @@ def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     return call
 
 
-@cache
 def _disabled(function: Callable[..., Any]) -> Any:
-    return torch.compiler.disable(function)
+    if function not in _known:
+        _known[function] = torch.compiler.disable(function)
+    return _known[function]
+
+
+_known: dict[Callable[..., Any], Any] = {}  # a tracer warns of `functools.cache`
 
 
 def constant_in_graphs(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
