@@ -164,7 +164,7 @@ def test_the_path_gradient_at_the_prior_itself_is_zero_at_every_sample(kind):
     """Where q = p, log q(z) − log p(z) does not depend on z: the sampled KL still has a gradient there."""
     q = kind.example(2)
     loc, lower = q.loc.detach().clone().requires_grad_(), q.factor.detach().clone().requires_grad_()
-    own = q._with("q", loc, lower, None)
+    own = q._with("q", loc, lower, None, None)
     kl = sample_and_kl(own, q.detach(), vectors(kind.topology.n, 3, 2).detach(), "path")[1]
     assert torch.allclose(kl, torch.zeros_like(kl), atol=1e-10)
     for gradient in torch.autograd.grad(kl.sum(), (loc, lower)):
