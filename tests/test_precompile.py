@@ -57,6 +57,7 @@ for topology in (sg.ExtendedGrid(3, 4), sg.Chain(5), sg.Star(5), sg.Grid(4, 4), 
     for dtype in ("float32", "float64"):
         if topology.n < 100:
             verbs_on(topology, dtype)
+            sg.spectral.largest_eigenvalue(topology.precision_pattern, np.zeros(topology.precision_pattern.nnz, dtype))
         pattern = topology.factor_pattern
         L, x = np.tile((pattern.rows == pattern.cols).astype(dtype), (40, 1)), np.ones((40, topology.n), dtype)
         step.sample_and_kl(pattern, x, L, x), step.sample_and_kl_vjp(pattern, x, L, x, x, x[:, 0])
