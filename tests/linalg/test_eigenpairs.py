@@ -49,6 +49,7 @@ def assert_leading(matrix: Array) -> Array:
     return is_alone
 
 
+@pytest.mark.property
 @given(
     n=st.integers(2, 24), count=st.integers(1, 19), power=st.sampled_from([-300, -20, 0, 20, 300]), seed=st.integers(0)
 )
