@@ -111,11 +111,12 @@ def leading_projector(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
     others near it by `leading_eigenspace`.
     """
     n = matrix.shape[-1]
-    rows = matrix.reshape(-1, n, n)
+    rows = matrix.reshape(-1, n, n).astype(np.float64, copy=False)
     value, v, is_alone = leading_pairs(rows)
     projector = v[:, :, None] * v[:, None, :]
     if not is_alone.all():
         value[~is_alone], projector[~is_alone], _ = leading_eigenspace(rows[~is_alone])
+    value, projector = (array.astype(matrix.dtype, copy=False) for array in (value, projector))
     return value.reshape(matrix.shape[:-2]), projector.reshape(matrix.shape)
 
 

@@ -142,6 +142,7 @@ def operators(on: Pattern) -> dict[str, Row]:
         "restrict": (1, lambda a: (on.key, filled.key, packed(filled, a))),
         "extend": (1, lambda a: (on.key, filled.key, packed(on, a))),
         "leading_eigenspace": (1, lambda a: (symmetric(a),)),
+        "leading_projector": (1, lambda a: (symmetric(a),)),
         "leading_eigenpair": (1, lambda a: (gram.key, with_diagonal(0.0, a))),
         "sample_and_kl": (3, lambda a, b, c: (on.key, *tensors(a, b, c))),
         "sample_and_kl_vjp": (3, lambda a, b, c: (*step_vjp(a, b, c), True)),
