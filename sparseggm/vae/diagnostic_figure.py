@@ -97,6 +97,8 @@ def _plot_correlations(axes: Axes, mean: Array, deviation: Array) -> None:
         np.arange(len(mean)), mean, deviation, fmt="o", color=BLUE, ecolor=GREY, markersize=3.5, elinewidth=1.4
     )
     _label_numbers(axes, f"edge, of {len(mean)}")
+    if not len(mean):
+        axes.set_xticks([])
 
 
 def _plot_activity(axes: Axes, variance: Array) -> None:
