@@ -221,7 +221,7 @@ class LinearObservation(Gram):
         else:
             self._require_gaussian(function, "variance", variance, self.shape[0])
             prior, (y, a, noise_loc) = prior._promoted(function, **given, noise=variance.loc)
-            variance = variance.moved_to(noise_loc)  # in a wider dtype it is that of its L, as log det is
+            variance, _ = variance._promoted(function, noise=noise_loc)  # in a wider dtype it is that of its L
             beside = {"noise": noise_loc}
         self._require_entries(function, a)
         y = self._for_each(function, "values", y)
