@@ -34,9 +34,9 @@ from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import calculus as adjoints
 from sparseggm.linalg.memory import release_memory
-from sparseggm.linalg.threads import get_num_threads, set_num_threads
 from sparseggm.positivity import families as parametrize
 from sparseggm.positivity import gershgorin, spectral
+from sparseggm.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 

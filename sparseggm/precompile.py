@@ -16,13 +16,13 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm import linalg
+from sparseggm import linalg, threads
 from sparseggm.graph import orders
 from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Chain, ExtendedGrid
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.pattern import Pattern
-from sparseggm.linalg import calculus, density, levels, long_chain, residual, sampling, step, threads
+from sparseggm.linalg import calculus, density, levels, long_chain, residual, sampling, step
 from sparseggm.linalg.eigenpairs import leading_pairs
 from sparseggm.linalg.natural import natural_gradient
 

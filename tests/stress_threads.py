@@ -24,8 +24,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from sparseggm import Chain, ExtendedGrid, Grid, set_num_threads
-from sparseggm.linalg import threads
+from sparseggm import Chain, ExtendedGrid, Grid, set_num_threads, threads
 from tests.numerics import Array
 from tests.verbs import VERBS, arguments
 

@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 
 import sparseggm as sg
-from sparseggm import Grid, linalg, set_num_threads
+from sparseggm import Grid, linalg, set_num_threads, threads
 from sparseggm.kernels.lanes.blocks import UNCACHED
-from sparseggm.linalg import memory, threads
+from sparseggm.linalg import memory
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_TO_HANG = 20.0

@@ -20,6 +20,8 @@ FLOORS = {
     "promotion": (),
     "forks": (),
     "files": (),
+    "cores": (),
+    "threads": (),
     "kernels": (
         "compilation",
         "",
@@ -71,8 +73,6 @@ FLOORS = {
         "joint",
     ),
     "linalg": (
-        "cores",
-        "threads",
         "memory",
         "checks",
         "primitives",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from benchmarks.contest import Result, Setting
 from benchmarks.rows import (
     dtypes,
+    fields,
     grids,
     idiom,
     importance,
@@ -28,6 +29,7 @@ ROWS: dict[str, Row] = {
     **idiom.ROWS,
     **residual.ROWS,
     **grids.ROWS,
+    **fields.ROWS,
     **slopes.ROWS,
     **long_chain.ROWS,
     **importance.ROWS,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from sparseggm import threads
 from sparseggm.graph.pattern import IndexArray, IntArray
 from sparseggm.kernels import dissection, separators, symbolic
 from sparseggm.kernels.separators import ABOVE, BELOW, SEPARATOR
@@ -28,6 +30,10 @@ LARGEST = 1 / 8
 MOST_SIGNS = 4
 """Axes of a lattice, the longest, whose coordinates count with either sign."""
 
+WORK = 4_096
+"""Multiply-adds that take as long as a node does in all parts of one size, or by minimum degree."""
+
+T = TypeVar("T")
 Sides = npt.NDArray[np.int8]
 
 
@@ -53,9 +59,22 @@ class Adjacency(NamedTuple):
         """(n,) which nodes have so many neighbours, more than 10 √n, that they would be in most separators."""
         return np.diff(self.indptr) > max(LEAF, 10 * math.sqrt(self.n))
 
-    def induced(self, chosen: IntArray, number: IndexArray) -> Adjacency:
-        """The subgraph on the chosen nodes, numbered as they are listed. `number`: (n,) scratch that holds −1."""
-        return Adjacency(*dissection.induced(*self, chosen, len(chosen), number))
+    def induced(self, chosen: IntArray) -> Adjacency:
+        """The subgraph on the chosen nodes, numbered as they are listed."""
+        return Adjacency(*dissection.induced(*self, chosen, len(chosen), self._number()))
+
+    def by_minimum_degree(self, parts: list[IntArray]) -> list[IntArray]:
+        """The nodes of each part by minimum degree, where neighbours outside, which come later, count in degrees."""
+        number, ordered = self._number(), []
+        for nodes in parts:
+            chosen = dissection.with_neighbours(*self, nodes, number)
+            part = dissection.induced(*self, chosen, nodes.size, number)
+            ordered.append(nodes[symbolic.minimum_degree(*part, nodes.size)])
+        return ordered
+
+    def _number(self) -> IndexArray:
+        """(n,) scratch of the kernels."""
+        return np.full(self.n, -1, np.int32)
 
 
 # ---------------------------------------------------------------------- lattices
@@ -81,33 +100,67 @@ def lattice_dissection(shape: tuple[int, ...]) -> IntArray:
 # ---------------------------------------------------------------------- graphs
 
 
+class Part(NamedTuple):
+    """A part of a graph: its nodes in the whole, and the place of the first of them in the order."""
+
+    graph: Adjacency
+    nodes: IntArray
+    first: int
+
+    def side(self, chosen: IntArray, first: int) -> Part:
+        """The part of this one on the chosen nodes."""
+        return Part(self.graph.induced(chosen), self.nodes[chosen], first)
+
+
 def graph_dissection(graph: Adjacency) -> IntArray:
     """The order of nested dissection of any graph, by `separate`; parts of at most LEAF nodes by minimum degree.
 
     Hubs come last of all [Amestoy, Davis & Duff 1996]. A part whose separator would have more than LARGEST of its
-    nodes, as in random graphs, or would leave a side empty, is eliminated by minimum degree whatever its size.
+    nodes, as in random graphs, or would leave a side empty, is eliminated by minimum degree whatever its size. Threads
+    share the parts, which know nothing of each other.
     """
-    number = np.full(graph.n, -1, np.int32)
     near = symbolic.breadth_first(*graph)  # neighbours then lie close to each other in memory
     near, hubs = near[~graph.is_hub[near]], np.flatnonzero(graph.is_hub)
-    whole = graph.induced(near, number)
+    whole = graph.induced(near)
     order = np.empty(whole.n, np.int64)
-    parts = [(whole, np.arange(whole.n), 0)]
+    parts, leaves = [Part(whole, np.arange(whole.n), 0)], []
     while parts:
-        part, nodes, first = parts.pop()
-        sides = separate(part, number) if part.n > LEAF else np.full(part.n, SEPARATOR, np.int8)
-        below, above, separator = (np.flatnonzero(sides == side) for side in (BELOW, ABOVE, SEPARATOR))
-        if not below.size or not above.size or separator.size > LARGEST * part.n:
-            order[first : first + part.n] = _by_minimum_degree(whole, nodes, number)
-            continue
-        for side in (below, above):
-            parts.append((part.induced(side, number), nodes[side], first))
-            first += side.size
-        order[first : first + separator.size] = nodes[separator]
+        split = _shared(lambda some: [_dissected(part, order) for part in some], parts, WORK * whole.n)
+        leaves += [part for part, sides in zip(parts, split, strict=True) if not sides]
+        parts = [side for sides in split for side in sides]
+    ordered = _shared(lambda some: whole.by_minimum_degree([leaf.nodes for leaf in some]), leaves, WORK * whole.n)
+    for leaf, nodes in zip(leaves, ordered, strict=True):
+        order[leaf.first : leaf.first + nodes.size] = nodes
     return np.concatenate([near[order], hubs])
 
 
-def separate(graph: Adjacency, number: IndexArray) -> Sides:
+def _shared(function: Callable[[list[Part]], list[T]], parts: list[Part], work: int) -> list[T]:
+    """One result for each part, of threads that share the work: the function's for the parts that each of them does."""
+    results: list[Any] = [None] * len(parts)
+
+    def some(first: int, last: int) -> int:
+        results[first:last] = function(parts[first:last])
+        return 0
+
+    threads.over_batch(some, work // max(1, len(parts)), batch=len(parts))
+    return results
+
+
+def _dissected(part: Part, order: IntArray) -> list[Part]:
+    """The two sides of a part, whose separator is written where it belongs; of a part that remains whole, nothing."""
+    if part.graph.n <= LEAF:
+        return []
+    sides = separate(part.graph)
+    below, above, separator = (np.flatnonzero(sides == side) for side in (BELOW, ABOVE, SEPARATOR))
+    if not below.size or not above.size or separator.size > LARGEST * part.graph.n:
+        return []
+    middle = part.first + below.size
+    last = middle + above.size
+    order[last : last + separator.size] = part.nodes[separator]
+    return [part.side(below, part.first), part.side(above, middle)]
+
+
+def separate(graph: Adjacency) -> Sides:
     """BELOW, ABOVE or SEPARATOR for each node of a part, so that no edge joins the first two.
 
     Several components need no separator: the first of them, as many as half of the nodes hold, are below. Else the
@@ -128,7 +181,7 @@ def separate(graph: Adjacency, number: IndexArray) -> Sides:
     band = nodes[sides[nodes] == SEPARATOR]
     from_source, to_sink = (separators.is_next_to(*graph, sides, side, band) for side in (BELOW, ABOVE))
     cut = np.empty(band.size, np.int8)
-    separators.vertex_cut(*graph.induced(band, number), from_source, to_sink, cut)
+    separators.vertex_cut(*graph.induced(band), from_source, to_sink, cut)
     sides[band] = cut
     return sides
 
@@ -163,10 +216,3 @@ def _frontier(graph: Adjacency, nodes: IntArray) -> int:
     sides = np.full(graph.n, ABOVE, np.int8)
     sides[nodes[: graph.n // 2]] = BELOW
     return int(separators.frontiers(*graph, sides).min())
-
-
-def _by_minimum_degree(graph: Adjacency, nodes: IntArray, number: IndexArray) -> IntArray:
-    """The nodes by minimum degree, where their neighbours outside, which come later, count in degrees."""
-    chosen = dissection.with_neighbours(*graph, nodes, number)
-    part = dissection.induced(*graph, chosen, nodes.size, number)
-    return np.asarray(nodes[symbolic.minimum_degree(*part, nodes.size)])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sparseggm import threads
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.kernels import eigenpairs
-from sparseggm.linalg import memory, threads
+from sparseggm.linalg import memory
 
 
 def leading_pairs(matrix: FloatArray) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:

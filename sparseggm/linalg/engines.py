@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from sparseggm import threads
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.chain import step as chain_step
 from sparseggm.kernels.chain.natural import natural_gradient
 from sparseggm.kernels.chain.recurrences import SMALL_PIVOT
 from sparseggm.kernels.fronts import assembly
 from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors
-from sparseggm.linalg import checks, long_chain, threads
+from sparseggm.linalg import checks, long_chain
 from sparseggm.linalg.primitives import ALL, Engine, Gaussians, Shared, Step, rows_at
 from sparseggm.linalg.sparse import Sparse, judge_small_pivots
 

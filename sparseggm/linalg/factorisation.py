@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from sparseggm import threads
 from sparseggm.errors import DTypeError, NotPositiveDefiniteError
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
 from sparseggm.kernels.sparse.cholesky import log_determinants_of_factors
-from sparseggm.linalg import checks, memory, threads
+from sparseggm.linalg import checks, memory
 from sparseggm.linalg.checks import Shape
 from sparseggm.linalg.engines import engine_for
 from sparseggm.linalg.primitives import Shared

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from sparseggm import threads
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.kernels.chain import elimination
 from sparseggm.kernels.chain import strips as kernels
@@ -13,7 +14,7 @@ from sparseggm.kernels.chain.chunks import BackwardTask, ForwardTask
 from sparseggm.kernels.chain.seams import CHUNK
 from sparseggm.kernels.lanes.blocks import begins_a_line
 from sparseggm.kernels.lanes.vector import REGISTER_BYTES
-from sparseggm.linalg import checks, threads
+from sparseggm.linalg import checks
 
 LONG = 1 << 14
 """Nodes from which a chain is worth cutting."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sparseggm import threads
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.sparse import (
     cholesky,
@@ -18,7 +19,7 @@ from sparseggm.kernels.sparse import (
     sampling,
     step,
 )
-from sparseggm.linalg import checks, threads
+from sparseggm.linalg import checks
 from sparseggm.linalg.primitives import ALL, Gaussians, Shared, Step
 
 _SEGMENT = 1 << 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.topology
-from sparseggm import Band, Graph, Grid, Star, Torus, Tree
+from sparseggm import Band, Graph, Grid, Star, Torus, Tree, set_num_threads, threads
 from sparseggm.graph import dissection, orders
 from sparseggm.graph.dissection import Adjacency, graph_dissection, lattice_dissection, separate
 from sparseggm.kernels import separators, symbolic
@@ -33,7 +34,7 @@ def nnz(n: int, edges: np.ndarray, order: np.ndarray | list[int]) -> int:
 
 
 def sides_of(graph: Graph | Grid | Torus) -> np.ndarray:
-    return separate(Adjacency.from_edges(graph.n, graph.edges), np.full(graph.n, -1, np.int32))
+    return separate(Adjacency.from_edges(graph.n, graph.edges))
 
 
 def delaunay(n: int) -> Graph:
@@ -133,18 +134,35 @@ def test_a_separator_comes_after_what_it_parts_by_definition(graph: Graph, monke
     monkeypatch.setattr(dissection, "LARGEST", 1.0)
     adjacency = Adjacency.from_edges(graph.n, graph.edges)
     order, near = graph_dissection(adjacency), symbolic.breadth_first(*adjacency)
-    number = np.full(graph.n, -1, np.int32)
     sides = np.empty(graph.n, np.int8)
-    sides[near] = separate(adjacency.induced(near, number), number)
+    sides[near] = separate(adjacency.induced(near))
     below, above = (sides == BELOW).sum(), (sides == ABOVE).sum()
     assert sides[order].tolist() == [BELOW] * below + [ABOVE] * above + [SEPARATOR] * (graph.n - below - above)
-    assert (number == -1).all()
 
 
 def test_orders_are_the_same_each_time_however_edges_are_listed() -> None:
     graph, rng = delaunay(500), np.random.default_rng(1)
     shuffled = rng.permuted(rng.permutation(graph.edges), axis=1)
     assert Graph(500, shuffled).order.tolist() == graph.order.tolist() == Graph(500, graph.edges).order.tolist()
+
+
+@pytest.mark.parametrize("graph", [*FIXED, delaunay(2_000)], ids=str)
+def test_orders_do_not_depend_on_the_number_of_threads(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    adjacency = Adjacency.from_edges(graph.n, graph.edges)
+    monkeypatch.setattr(dissection, "LEAF", 20)
+    monkeypatch.setattr(dissection, "LARGEST", 1.0)
+    one = graph_dissection(adjacency)  # too small to be shared
+    monkeypatch.setattr(threads, "MIN_WORK", 1)
+    sharing, submit = set(), ThreadPoolExecutor.submit
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *args: (sharing.add(args[1]), submit(*args))[1])
+    try:
+        for count in (2, 3):
+            set_num_threads(count)
+            assert graph_dissection(adjacency).tolist() == one.tolist()
+            assert sharing
+            sharing.clear()
+    finally:
+        set_num_threads(None)
 
 
 # ---------------------------------------------------------------------- what an order is worth

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseggm.linalg import threads
+from sparseggm import threads
 from sparseggm.linalg.eigenpairs import leading_pairs
 from sparseggm.positivity.spectral import leading_projector
 from tests.numerics import Array

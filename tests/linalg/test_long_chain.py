@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from sparseggm import Chain, NonFiniteError, NotPositiveDefiniteError, linalg
+from sparseggm import Chain, NonFiniteError, NotPositiveDefiniteError, linalg, threads
 from sparseggm.kernels.chain import recurrences
-from sparseggm.linalg import long_chain, step, threads
+from sparseggm.linalg import long_chain, step
 from tests import numerics
 from tests.ledger import check
 from tests.numerics import WIDE, Array

@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import sparseggm as sg
-from sparseggm import parametrize
-from sparseggm.linalg import threads
+from sparseggm import parametrize, threads
 from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, PrecisionHead, ops, sample_and_kl
 from tests.torch.problems import factor, vectors
 

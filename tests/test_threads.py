@@ -26,8 +26,8 @@ from sparseggm import (
     get_num_threads,
     linalg,
     set_num_threads,
+    threads,
 )
-from sparseggm.linalg import threads
 from sparseggm.linalg.sampling import sample_and_log_prob
 from tests import stress_threads
 from tests.numerics import Array
@@ -204,7 +204,7 @@ LATE = """
 import atexit, sys, threading, time
 import numpy as np
 from sparseggm import Chain, linalg, set_num_threads
-from sparseggm.linalg import threads
+from sparseggm import threads
 
 threads.MIN_WORK = 1
 set_num_threads(3)

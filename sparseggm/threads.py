@@ -15,8 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from sparseggm import forks
-from sparseggm.linalg import cores
+from sparseggm import cores, forks
 
 MIN_WORK = 1 << 19
 """Multiply-adds from which waking a thread is worthwhile: about a tenth of a millisecond."""

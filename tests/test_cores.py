@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparseggm.linalg import cores
+from sparseggm import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 MANY = 64
@@ -74,7 +74,7 @@ def test_omp_num_threads_is_read_as_openmp_reads_it(value, expected, monkeypatch
 ASKED = """
 import ast, os, sys
 from sparseggm import get_num_threads, set_num_threads
-from sparseggm.linalg import cores
+from sparseggm import cores
 cores.allowed_cores = lambda: 8
 for name, (environment, script, _) in ast.literal_eval(sys.argv[1]).items():
     if os.fork():
