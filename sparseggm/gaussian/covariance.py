@@ -32,8 +32,7 @@ def covariance_positions(
     return fill, nodes, fill.positions_between(*ends.T)
 
 
-_OfGraph = WeakKeyDictionary[Topology, tuple[str, Pattern, IntArray]]
-_trace_positions: WeakKeyDictionary[Topology, _OfGraph] = WeakKeyDictionary()
+_Places = tuple[str, Pattern, IntArray]
 
 
 def trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tuple[Pattern, IntArray]:
@@ -42,7 +41,7 @@ def trace_positions(topology: Topology, pattern: Pattern, graph: Topology) -> tu
     The result is computed once for an L on `pattern`, and kept while both topologies live, because one prior is
     compared with many posteriors.
     """
-    of_graph = _trace_positions.setdefault(topology, WeakKeyDictionary())
+    of_graph: WeakKeyDictionary[Topology, _Places] = topology.kept.setdefault("trace", WeakKeyDictionary())
     key, fill, positions = of_graph.get(graph, ("", pattern, np.empty(0, np.int64)))
     if key != pattern.key:
         on = graph.precision_pattern

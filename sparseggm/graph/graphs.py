@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -251,9 +250,6 @@ class Graph(Ordered):
 # ---------------------------------------------------------------------- graphs from elsewhere
 
 
-_product_graphs: WeakKeyDictionary[Topology, Graph] = WeakKeyDictionary()
-
-
 def product_graph(topology: Topology) -> Topology:
     """The graph of P = L Lᵀ for an L on the factor pattern, in the topology's order: itself if it is factor-free.
 
@@ -261,11 +257,12 @@ def product_graph(topology: Topology) -> Topology:
     """
     if topology.is_factor_free:
         return topology
-    if topology not in _product_graphs:
+    graph: Graph | None = topology.kept.get("product")
+    if graph is None:
         pattern, order = topology.factor_pattern.gram(), topology.order
         ends = order[np.stack([pattern.rows, pattern.cols], axis=-1)]
-        _product_graphs[topology] = Graph(pattern.n, ends[ends[:, 0] != ends[:, 1]], order)
-    return _product_graphs[topology]
+        graph = topology.kept.setdefault("product", Graph(pattern.n, ends[ends[:, 0] != ends[:, 1]], order))
+    return graph
 
 
 def union(first: Topology, *others: Topology) -> Graph:

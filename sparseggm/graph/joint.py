@@ -17,7 +17,6 @@ None if the values stand as they are."""
 
 # A topology that stands for both is kept by its place among the two: a value that held its own key would stay for ever.
 _Found = tuple[Topology | int, Gather, Gather]
-_found_for: WeakKeyDictionary[Topology, WeakKeyDictionary[Topology, _Found]] = WeakKeyDictionary()
 
 
 def joint_graph(first: Topology, second: Topology) -> tuple[Topology, Gather, Gather]:
@@ -28,7 +27,7 @@ def joint_graph(first: Topology, second: Topology) -> tuple[Topology, Gather, Ga
     """
     if first is second:
         return first, None, None
-    of = _found_for.setdefault(first, WeakKeyDictionary())
+    of: WeakKeyDictionary[Topology, _Found] = first.kept.setdefault("joint", WeakKeyDictionary())
     found = of.get(second)
     if found is None:
         found = of[second] = _found(first, second)

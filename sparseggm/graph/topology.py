@@ -83,6 +83,14 @@ class Topology(ABC):
         """Whether every L on `factor_pattern` gives a P on `precision_pattern`."""
         return self.factor_pattern.gram() is self.precision_pattern
 
+    @derived
+    def kept(self) -> dict[str, Any]:
+        """What other modules have found for this very object, by their names; equal topologies find their own.
+
+        A dictionary outside, by topologies, would hold one entry for all that are equal, and lose it with the first.
+        """
+        return {}
+
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle or a copy holds: the facts alone. Derived arrays would come back writable."""
         facts = self.__dict__.items()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparseggm import Chain, Cycle, Diagonal, ExtendedGrid, Graph, Grid, Star, Topology, union
-from sparseggm.graph import joint
+from sparseggm.gaussian.covariance import trace_positions
+from sparseggm.graph.graphs import product_graph
 from sparseggm.graph.joint import Gather, joint_graph
 from tests.numerics import Array
 from tests.strategies import seeds
@@ -75,7 +78,32 @@ def test_a_graph_is_found_once_and_forgotten_with_its_parts() -> None:
         first, second = Chain(n), others()
         found, known = joint_graph(first, second), joint_graph(first, second)
         assert all(one is other for one, other in zip(found, known, strict=True))
-        assert set(joint._found_for[first]) == {second}
-        del first, second, found, known
+        of_first, gone = first.kept["joint"], weakref.ref(first)
+        assert set(of_first) == {second}
+        del second, found, known
         gc.collect()
-        assert not any(topology.n == n for topology in joint._found_for)
+        assert not of_first
+        del first
+        gc.collect()
+        assert gone() is None
+
+
+STAR = Star(12)
+
+
+@pytest.mark.parametrize(
+    "find",
+    [
+        product_graph,
+        lambda grid: joint_graph(grid, STAR)[0],
+        lambda grid: trace_positions(grid, grid.factor_pattern, STAR)[1],
+    ],
+    ids=["product", "joint", "trace"],
+)
+def test_what_was_found_outlives_an_equal_topology(find: Callable[[Topology], object]) -> None:
+    first, second = Grid(3, 4), Grid(3, 4)
+    find(first)
+    found = find(second)
+    del first
+    gc.collect()
+    assert find(second) is found

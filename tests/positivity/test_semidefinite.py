@@ -42,18 +42,19 @@ def softplus(d: Array) -> Array:
     return np.log1p(np.exp(-abs(d))) + np.maximum(d, 0)
 
 
-def define(name: str, topology: Topology, inputs: Array) -> tuple[Array, Array]:
-    """Λ in the caller's numbering, and the magnitudes that its entries are sums of."""
+def define(name: str, topology: Topology, inputs: Array) -> tuple[Array, Array, Array]:
+    """Λ in the caller's numbering, the magnitudes that its entries are sums of, and those that multiply a softplus."""
     n = topology.n
     if name == "semidefinite_edge":
         d = inputs[..., :n]
         L = define_edge(topology, inputs)[0] + diagonal_matrix(softplus(d) - bounded_exp(d))
-        return L, abs(L) + diagonal_matrix(bounded_exp(d))  # a difference in WIDE
+        return L, abs(L) + diagonal_matrix(bounded_exp(d)), np.ones_like(L)  # a difference in WIDE
     pattern = topology.factor_pattern
     W = dense(pattern, np.where(pattern.rows == pattern.cols, softplus(inputs), inputs))
     place = topology.inverse_order
-    both = W @ numerics.transpose(W), abs(W) @ numerics.transpose(abs(W))
-    return both[0][..., place[:, None], place], both[1][..., place[:, None], place]
+    matrices = W @ numerics.transpose(W), abs(W) @ numerics.transpose(abs(W)), abs(W) + numerics.transpose(abs(W))
+    exact, size, slope = (matrix[..., place[:, None], place] for matrix in matrices)
+    return exact, size, slope
 
 
 @pytest.mark.property
@@ -65,8 +66,8 @@ def test_a_family_is_what_its_definition_says(case, seed, batch, dtype, scale) -
     values = family(topology, inputs)
     assert values.dtype == dtype
     assert values.shape == (*batch, topology.precision_pattern.nnz)
-    exact, size = define(name, topology, inputs.astype(WIDE))
-    bound = level(3, 2 * topology.n + 6, dtype) * size + topology.n * numerics.underflow(dtype)
+    exact, size, slope = define(name, topology, inputs.astype(WIDE))
+    bound = level(3, 2 * topology.n + 6, dtype) * size + (topology.n + slope) * numerics.underflow(dtype)
     packed = values_of(topology, exact)
     check(f"parametrize.{name}", type(topology).__name__, dtype, values - packed, values_of(topology, bound))
 
