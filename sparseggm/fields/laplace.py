@@ -31,7 +31,6 @@ from sparseggm.fields.parameters import (
     precision_matmul,
 )
 from sparseggm.gaussian.linear import LinearObservation
-from sparseggm.geometry.kinds import as_wide
 from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
 from sparseggm.kernels.sparse.density import LOG_2PI
@@ -124,7 +123,7 @@ class _Problem(NamedTuple):
         elif isinstance(prior, IntrinsicGaussian):
             graph, constant = prior.graph, prior.log_prob(prior.loc)
         elif hasattr(prior, "factor_pattern"):
-            prior = as_wide(prior, in_float64(prior.loc))  # in a wider dtype it is that of its L
+            prior = prior._in_dtype(in_float64(prior.loc).dtype)  # in a wider dtype it is that of its L
             graph = prior.graph
             constant = 0.5 * (prior._logdet() - graph.n * LOG_2PI)
         else:

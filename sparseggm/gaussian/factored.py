@@ -132,7 +132,7 @@ class FactoredGaussian:
 
         Cost: 2 nnz(L) flops a vector.
         """
-        g, (d,) = self._beside("whiten", d=d)
+        g, (d,) = self._promoted("whiten", d=d)
         return g._in_elimination_order("whiten", linalg.matmul_t, d=d)
 
     def colorize(self, eps: npt.ArrayLike) -> FloatArray:
@@ -140,7 +140,7 @@ class FactoredGaussian:
 
         Cost: 2 nnz(L) flops a vector.
         """
-        g, (eps,) = self._beside("colorize", eps=eps)
+        g, (eps,) = self._promoted("colorize", eps=eps)
         return g._in_elimination_order("colorize", linalg.solve_t, eps=eps)
 
     def _in_elimination_order(self, function: str, verb: Any, **vector: Any) -> FloatArray:
@@ -164,13 +164,10 @@ class FactoredGaussian:
             checks.raise_cause(function, {"factor": (self.factor_pattern, self.factor)}, topology=self.topology)
             raise
 
-    def _beside(self, function: str, **values: Any) -> tuple[Self, list[FloatArray]]:
+    def _promoted(self, function: str, **values: Any) -> tuple[Self, list[FloatArray]]:
         """This Gaussian and the values, all in the wider of their dtypes: see `promotion`."""
         arrays = promoted(function, self.dtype, **values)
         return self._in_dtype(arrays[0].dtype), arrays
-
-    _promoted = _beside
-    """The name that it has in torch too, see `linear`."""
 
     def _in_dtype(self, dtype: np.dtype[Any]) -> Self:
         """The same numbers in a dtype at least as wide."""
@@ -263,7 +260,7 @@ class FactoredGaussian:
 
     def moved_to(self, loc: npt.ArrayLike) -> Self:
         """The Gaussians with the same precision and another mean; they share the factor."""
-        g, (loc,) = self._beside("moved_to", loc=loc)
+        g, (loc,) = self._promoted("moved_to", loc=loc)
         return g._at("moved_to", constant(loc))
 
     def _at(self, function: str, loc: FloatArray) -> Self:

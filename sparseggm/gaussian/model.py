@@ -65,7 +65,7 @@ class GaussianGraphicalModel(FactoredGaussian):
 
     def log_prob(self, x: npt.ArrayLike) -> FloatArray:
         """log N(x; loc, P⁻¹) = ½ [log det P − ‖Lᵀ(x − loc)‖² − n log 2π], nats; batch axes of x (..., n) broadcast."""
-        g, (x,) = self._beside("log_prob", x=x)
+        g, (x,) = self._promoted("log_prob", x=x)
         square = g._square_distance("log_prob", x=x, loc=g.loc)
         log_prob = 0.5 * (g._logdet() - square - g.n * LOG_2PI)
         return checks.require_representable("log_prob", log_prob, g.dtype)
@@ -297,7 +297,7 @@ class GaussianGraphicalModel(FactoredGaussian):
 
         Error: (P + ΔP) y = x with |ΔP| ≤ (2 γ_c + γ_c²) |L| |L|ᵀ [Higham 2002, Thm 10.4].
         """
-        g, (x,) = self._beside("covariance_matmul", x=x)
+        g, (x,) = self._promoted("covariance_matmul", x=x)
         return g.colorize(g._in_elimination_order("covariance_matmul", linalg.solve, x=x))
 
     # ------------------------------------------------------------------ inference
@@ -317,7 +317,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         kept = np.setdiff1d(np.arange(self.n), observed)
         if not kept.size:
             raise PatternError(f"condition: all {self.n} nodes are given, so nothing is left. Leave at least one.")
-        g, (values,) = self._beside(function, values=values)
+        g, (values,) = self._promoted(function, values=values)
         pull = g._times_precision(function, values=g._shift_at(function, observed, values))  # P_AB (v − loc_B)
         graph, gather = conditioning.induced(g.graph, kept)
         precision, loc = g.precision.take(gather, axis=-1), g.loc.take(kept, axis=-1)
@@ -344,7 +344,7 @@ class GaussianGraphicalModel(FactoredGaussian):
                 GaussianGraphicalModel, observation_of(function, self, nodes).updated(function, self, values, variance)
             )
         observed = conditioning.distinct_nodes(function, self.topology, nodes)
-        g, (values, variance) = self._beside(function, values=values, variance=variance)
+        g, (values, variance) = self._promoted(function, values=values, variance=variance)
         values, weight = conditioning.observations(function, observed, values, variance)
         shift = g._shift_at(function, observed, values)
         more = conditioning.at_nodes(g.topology, observed, weight)

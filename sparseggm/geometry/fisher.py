@@ -24,7 +24,6 @@ from sparseggm.gaussian.fitting import columns_alike
 from sparseggm.gaussian.linear import representable
 from sparseggm.geometry import chains
 from sparseggm.geometry.kinds import (
-    as_wide,
     is_surely_finite,
     kind_of,
     require_finite,
@@ -82,7 +81,7 @@ def _applied(
     _require_fisher_matrix(function, g, coordinates)
     kind, topology = kind_of(g.loc), g.topology
     v, V = kind.numbers(function, g.loc, vector=vector, values=values)
-    g, pattern = as_wide(g, v), g.factor_pattern
+    g, pattern = g._in_dtype(v.dtype), g.factor_pattern
     if (v.shape[-1:], V.shape[-1:]) != ((topology.n,), (pattern.nnz,)):
         raise ShapeError(
             f"{function}: on {topology} vector must end in {topology.n} and values in {pattern.nnz}, got shapes "

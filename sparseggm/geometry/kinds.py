@@ -19,7 +19,7 @@ from sparseggm.graph.joint import Gather, joint_graph
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import calculus, checks
-from sparseggm.positivity.namespace import Array, in_dtype_of, readable
+from sparseggm.positivity.namespace import Array, readable
 from sparseggm.promotion import constant, promoted
 
 Gaussian = TypeVar("Gaussian", bound=Any)
@@ -173,12 +173,7 @@ def together(function: str, *gaussians: Gaussian) -> list[Gaussian]:
             )
         checks.broadcast(function, this=tuple(first.batch_shape), other=tuple(other.batch_shape))
     widest = max((g.loc for g in gaussians), key=lambda loc: int(loc.dtype.itemsize))
-    return [as_wide(g, widest) for g in gaussians]
-
-
-def as_wide(g: Gaussian, like: Array) -> Gaussian:
-    """The same Gaussian in the dtype of `like`, which is no narrower."""
-    return g if g.loc.dtype == like.dtype else g.moved_to(in_dtype_of(g.loc, like))  # type: ignore[no-any-return]
+    return [g._in_dtype(widest.dtype) for g in gaussians]
 
 
 def require_finite(

@@ -229,7 +229,7 @@ class GaussianGraphicalModel(EstimatedDistribution):
                 f"condition: all {self.topology.n} nodes are given, so nothing is left. Leave at least one."
             )
         loc, given = as_tensors("condition", loc=self.loc, values=values)
-        own, remaining = self._in(loc.dtype), index(kept, loc)
+        own, remaining = self._in_dtype(loc.dtype), index(kept, loc)
         shift = own._shift_at("condition", observed, given)
         pull = own._in_elimination_order(ops.matmul, own.whiten(shift)).index_select(-1, remaining)
         graph, gather = _induced(self.graph, kept)

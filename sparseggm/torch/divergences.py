@@ -103,7 +103,7 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     require_one_pattern("kl_terms", q, p)
     loc, _ = as_tensors("kl_terms", q=q.loc, p=p.loc)
     common_batch("kl_terms", q=q.loc, p=p.loc)
-    q, p, pattern = q._in(loc.dtype), p._in(loc.dtype), q.factor_pattern
+    q, p, pattern = q._in_dtype(loc.dtype), p._in_dtype(loc.dtype), q.factor_pattern
     white = ops.matmul_t(pattern, p._factor, reordered(q.loc - p.loc, q._order))
     L, M = q._factor.double(), p._factor.double()
     own, pivots = ops.diagonal(pattern, L), ops.diagonal(pattern, M)
@@ -128,7 +128,7 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     Cost: one selected inverse on F.
     """
     q, other = _in_one_space(q, p, loc=p.loc)
-    p = p._in(other["loc"].dtype)
+    p = p._in_dtype(other["loc"].dtype)
     fill, positions = _positions(q.topology, q.factor_pattern, p.graph)
     sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill)
     values, own = p.precision.double(), sigma.index_select(-1, index(positions, sigma)).double()
@@ -214,4 +214,4 @@ def _in_one_space(
     loc, *tensors = as_tensors("kl_divergence", own=own.loc, **parameters)
     if tensors[0].shape != own.event_shape:
         common_batch("kl_divergence", one=own.loc, other=tensors[0])
-    return own._in(loc.dtype), dict(zip(parameters, tensors, strict=True))
+    return own._in_dtype(loc.dtype), dict(zip(parameters, tensors, strict=True))

@@ -138,7 +138,7 @@ class FactoredDistribution(Distribution):
         needed = "sparseggm.torch.GaussianGraphicalModel or sparseggm.torch.Potential"
         require_same_nodes("product", self, other, kinds, needed)
         loc, _ = as_tensors("product", this=self.loc, other=other._vector)
-        own, more = self._in(loc.dtype), other._in(loc.dtype)
+        own, more = self._in_dtype(loc.dtype), other._in_dtype(loc.dtype)
         graph, precision = added(own.graph, own.precision, more.graph, more.precision, joint)
         return own._updated("product", more._gradient_at(own.loc), precision, graph)[0]
 
@@ -214,7 +214,7 @@ class FactoredDistribution(Distribution):
         if self._validate_args and have_values(loc, factor) and not is_valid(pattern, loc, factor):
             require_valid(function, topology, pattern, array(loc), array(factor))
 
-    def _in(self, dtype: torch.dtype) -> Self:
+    def _in_dtype(self, dtype: torch.dtype) -> Self:
         """The same Gaussians, their numbers in a dtype that is no narrower."""
         if self.loc.dtype is dtype:
             return self
@@ -317,12 +317,12 @@ class FactoredDistribution(Distribution):
                     f"{tuple(x.shape)}."
                 )
             common_batch(function, loc=loc, **{name: x})
-        return self._in(loc.dtype), x
+        return self._in_dtype(loc.dtype), x
 
     def _promoted(self, function: str, **values: Any) -> tuple[Self, list[Tensor]]:
         """The Gaussians and numbers of any shape, all in the widest of their dtypes."""
         loc, *tensors = as_tensors(function, loc=self.loc, **values)
-        return self._in(loc.dtype), tensors
+        return self._in_dtype(loc.dtype), tensors
 
     def _in_elimination_order(self, verb: Callable[[Pattern, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
         return self._to_caller(verb(self.factor_pattern, self._factor, reordered(x, self._order)))

@@ -178,4 +178,4 @@ def _beside(
             f"{q.factor_pattern.nnz}, got shapes {tuple(loc.shape)} and {tuple(factor.shape)}."
         )
     shape = common_batch(function, own=own, loc_gradient=loc, factor_gradient=factor)
-    return q._in(own.dtype).expand(shape), loc.expand(*shape, -1), factor.expand(*shape, -1)
+    return q._in_dtype(own.dtype).expand(shape), loc.expand(*shape, -1), factor.expand(*shape, -1)

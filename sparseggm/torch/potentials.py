@@ -69,7 +69,7 @@ class Potential:
         """The potential h₁ + h₂, Λ₁ + Λ₂ on the union of the graphs: see `GaussianGraphicalModel.product`."""
         require_same_nodes("product", self, other, Potential, "sparseggm.torch.Potential")
         one, two = as_tensors("product", this=self.information, other=other.information)
-        own, more = self._in(one.dtype), other._in(two.dtype)
+        own, more = self._in_dtype(one.dtype), other._in_dtype(two.dtype)
         graph, precision = added(own.topology, own.precision, more.topology, more.precision, joint)
         result = copy(self)
         result._set("product", graph, own.information + more.information, precision)
@@ -84,7 +84,7 @@ class Potential:
         square = (h * x).sum(-1, dtype=torch.float64)
         return rounded(0.5 * (topology.n * LOG_2PI - logdet.double() + square), h.dtype)
 
-    def _in(self, dtype: torch.dtype) -> Self:
+    def _in_dtype(self, dtype: torch.dtype) -> Self:
         """The same numbers in a dtype that is no narrower."""
         if self.information.dtype is dtype:
             return self

@@ -104,7 +104,7 @@ class Residual:
 
     def _in_one_dtype(self) -> tuple[GaussianGraphicalModel, Tensor, Tensor]:
         loc, shift, moves = as_tensors("Residual", loc=self.p.loc, shift=self.shift, moves=self.moves)
-        return self.p._in(loc.dtype), shift, moves
+        return self.p._in_dtype(loc.dtype), shift, moves
 
 
 def _sample_and_kl_terms(

@@ -89,8 +89,9 @@ def command(content: Result) -> str:
 def _time(content: Result) -> str:
     training = sum(run["training_seconds"] for run in content["runs"])
     evaluation = sum(run["seconds"] for run in content["runs"])
+    count = len(content["runs"])
     return (
-        f"{len(content['runs'])} runs: {_hours(training)} of training and {_hours(evaluation)} of evaluation, "
+        f"{count} run{'s' * (count > 1)}: {_hours(training)} of training and {_hours(evaluation)} of evaluation, "
         f"{content['jobs']} at once."
     )
 

@@ -164,7 +164,7 @@ def test_in_a_wider_dtype_a_gaussian_is_that_of_its_factor(kind: Any) -> None:
     loc, factor = (np.asarray(array, np.float64) for array in (g.loc, g.factor))
     wide = kind.from_factor(loc, factor=factor, topology=grid, pattern=g.factor_pattern)
     y = np.ones(400, np.float64)
-    for of in (g.moved_to(np.zeros(400)), g._beside("test", x=y)[0]):
+    for of in (g.moved_to(np.zeros(400)), g._promoted("test", x=y)[0]):
         np.testing.assert_array_equal(np.asarray(of.precision), np.asarray(wide.precision))
     plan = sg.fields.LinearObservation(grid, scipy.sparse.eye_array(400), noise=grid)
     flat = kind(np.zeros(400), factor=np.full(400, 1e-2), topology=sg.Diagonal(400))

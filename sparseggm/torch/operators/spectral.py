@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparseggm.graph.pattern import Pattern
+from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import checks
 from sparseggm.positivity import spectral
 from sparseggm.torch.operators.algebra import diagonal_halved, outer
@@ -33,10 +34,12 @@ def _of_tensor(values: Tensor, pattern: Pattern) -> Tensor:
 # ---------------------------------------------------------------------- from the dense matrix
 
 
-def _projector_run(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    checks.require_finite("largest_eigenvalue", "values", None, array(matrix))
-    value, projector = map(torch.from_numpy, spectral.leading_projector(array(matrix)))
-    return value, projector
+def _of_arrays(function: Callable[[FloatArray], tuple[FloatArray, ...]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def run(matrix: Tensor) -> tuple[Tensor, ...]:
+        checks.require_finite("largest_eigenvalue", "values", None, array(matrix))
+        return tuple(map(torch.from_numpy, function(array(matrix))))
+
+    return run
 
 
 def _projector_fake(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,17 +63,11 @@ def _projector_vjp(ctx: Any, value_bar: Tensor | None, p_bar: Tensor | None) -> 
 
 register(
     "leading_projector(Tensor matrix) -> (Tensor, Tensor)",
-    {"CPU": _projector_run},
+    {"CPU": _of_arrays(spectral.leading_projector)},
     _projector_fake,
     _projector_setup,
     _projector_vjp,
 )
-
-
-def _space_run(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    checks.require_finite("largest_eigenvalue", "values", None, array(matrix))
-    value, projector, k = map(torch.from_numpy, spectral.leading_eigenspace(array(matrix)))
-    return value, projector, k
 
 
 def _space_fake(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +115,7 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 register(
     "leading_eigenspace(Tensor matrix) -> (Tensor, Tensor, Tensor)",
-    {"CPU": _space_run},
+    {"CPU": _of_arrays(spectral.leading_eigenspace)},
     _space_fake,
     _space_setup,
     _space_vjp,
