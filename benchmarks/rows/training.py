@@ -20,8 +20,8 @@ from sparseggm.vae import Config, Images, Training
 from sparseggm.vae.files.interrupt import StopRequest
 
 
-def _images(setting: Setting) -> Images:
-    train = torch.randint(0, 256, (setting.size(50_000, 128), PIXELS), dtype=torch.uint8)
+def _images(setting: Setting, count: int = 50_000) -> Images:
+    train = torch.randint(0, 256, (setting.size(count, 128), PIXELS), dtype=torch.uint8)
     held_out = torch.zeros(1, PIXELS, dtype=torch.uint8)
     return Images("noise", "", train, held_out, held_out)
 
@@ -78,4 +78,21 @@ def layers(setting: Setting) -> Result:
     return result
 
 
-ROWS = {"vae-epoch": structure, "training-loop": loop, "layers-epoch": layers}
+def pixels(likelihood: str, goal: float, setting: Setting) -> Result:
+    """Grey pixels on an extended grid against independent ones; 100 steps."""
+    models = {each: Config(posterior="diagonal", likelihood=likelihood, pixels=each) for each in PIXEL_GRAPHS}
+    result = epochs_in_turn(setting, models, {}, _images(setting, 12_800))
+    independent, structured = (result.seconds[each] for each in PIXEL_GRAPHS)
+    result.ratios.append(Ratio("of the time with independent pixels", structured / independent, goal, "≤"))
+    return result
+
+
+PIXEL_GRAPHS = ("diagonal", "extended-grid")
+
+ROWS = {
+    "vae-epoch": structure,
+    "training-loop": loop,
+    "layers-epoch": layers,
+    "pixels-density-epoch": partial(pixels, "logit-normal", 1.3),
+    "pixels-levels-epoch": partial(pixels, "levels", 2.0),
+}
