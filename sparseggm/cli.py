@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -69,7 +70,7 @@ def _answer(arguments: list[str]) -> int:
     try:
         options = parser().parse_args(arguments)
     except (ArgumentError, ArgumentTypeError, OSError, OverflowError, UnicodeDecodeError, RecursionError) as error:
-        return _complain(f"sparseggm: {_one_line(error)}")
+        return _complain(f"sparseggm: {_in_options(_one_line(error))}")
     name = " ".join(["sparseggm", *_command(options)])
     try:
         run(options)
@@ -302,6 +303,15 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else f"output: {error.strerror}"
     return " ".join(str(error).split())
+
+
+def _in_options(message: str) -> str:
+    """A message of the parser with options in the place of its own keys and classes."""
+    message = re.sub(r"(required: )[\w-]+\.", r"\1", message)
+    message = re.sub(r'expected "[\w-]+\.(\w+)" to be', r"\1 must be", message)
+    return re.sub(
+        r"Parser key \"(\w+)\": Expected an? <class '(\w+)'>\. Got value: ", r"--\1 must be of type \2, got ", message
+    )
 
 
 def _flush(stream: TextIO) -> None:
