@@ -94,7 +94,6 @@ def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: P
             ["experiment", "star"],
             "invalid choice: 'star' (choose from 'table1', 'pixels', 'layers', 'natural-gradient')",
         ),
-        (["experiment"], "to be one of {table1,pixels,layers,natural-gradient}, but it was not provided"),
         ([*PIXELS, "--likelihood=bernoulli"], "needs likelihood levels or logit-normal, got likelihood bernoulli"),
         (["train", "--structure=global"], "structure global needs likelihood levels or logit-normal"),
         (["train", "--likelihood=levels", "--alpha=1e-3"], "alpha 0.001 needs likelihood logit-normal, got"),
