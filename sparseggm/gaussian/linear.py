@@ -231,7 +231,10 @@ class LinearObservation(Gram):
             _require_common_batch(function, prior, observations=y, entries=a)
         else:
             if missing is not None:
-                raise ValueError(f"{function}: with correlated noise missing= is not known. Use noise.marginal.")
+                raise ValueError(
+                    f"{function}: beside correlated noise missing= is not known. Leave out the rows of the matrix, and "
+                    "give noise.marginal of the others."
+                )
             y, count = y - noise_loc, self.shape[0]
             weights = self._noise_precision(function, variance, y)
             logdet = variance._logdet()

@@ -262,6 +262,18 @@ def test_correlated_noise_weighs_with_its_precision(g: GaussianGraphicalModel, s
     np.testing.assert_allclose(posterior.loc, mean.astype(FLOAT64), rtol=1e-8, atol=1e-8)
     exact = reference.fields.log_evidence(loc_of(g), sigma, A.astype(WIDE), y - noise.loc, covariance_of(noise))
     np.testing.assert_allclose(plan.log_evidence(g, y, noise), exact.astype(FLOAT64), rtol=1e-8)
+    there = np.flatnonzero(rng.random(4) < 0.7) if rng.random() < 0.8 else np.array([2])
+    if there.size:  # the others are missing
+        errors = noise.marginal(there)
+        exact = reference.fields.log_evidence(
+            loc_of(g),
+            sigma,
+            A[there].astype(WIDE),
+            (y - noise.loc)[..., there],
+            covariance_of(noise)[np.ix_(there, there)],
+        )
+        evidence = LinearObservation(g.graph, A[there], errors.graph).log_evidence(g, y[..., there], errors)
+        np.testing.assert_allclose(evidence, exact.astype(FLOAT64), rtol=1e-8)
     products = plan.predictive(g).variance
     exact = np.diagonal(reference.fields.predictive(sigma, A), axis1=-2, axis2=-1).astype(FLOAT64)
     np.testing.assert_allclose(products, np.broadcast_to(exact, products.shape), rtol=1e-8)
@@ -471,7 +483,7 @@ def test_correlated_noise_must_be_the_gaussian_of_the_plan() -> None:
     chain = GaussianGraphicalModel(np.zeros(2), factor=np.ones(3), topology=Chain(2))
     with pytest.raises(PatternError, match=r"variance must be a Gaussian on Diagonal\(n=2\), got one on Chain"):
         plan.posterior(G, 1.0, chain)
-    with pytest.raises(ValueError, match="with correlated noise missing= is not known"):
+    with pytest.raises(ValueError, match="beside correlated noise missing= is not known"):
         plan.posterior(G, 1.0, GaussianGraphicalModel(np.zeros(2), factor=np.ones(2), topology=Diagonal(2)), missing=0)
 
 
