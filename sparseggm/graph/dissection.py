@@ -142,7 +142,7 @@ def _shared(function: Callable[[list[Part]], list[T]], parts: list[Part], work: 
         results[first:last] = function(parts[first:last])
         return 0
 
-    threads.over_batch(some, work // max(1, len(parts)), batch=len(parts))
+    threads.over_batch(some, work // len(parts), batch=len(parts))
     return results
 
 
