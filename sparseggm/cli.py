@@ -1,8 +1,9 @@
 """The command `sparseggm`: train, evaluate, interpolate, experiment, figures, results, fit-pixels.
 
-Every option can also stand in a YAML file named by `--config`; options on the command line come after it and win. A
-user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status 2. On Ctrl-C,
-SIGTERM, SIGHUP and SIGUSR1 the command saves, prints how to continue, and exits with 128 + the signal's number.
+Every option can also stand in a YAML file named by `--config`. Of an option given twice the last wins, so `--config`
+comes first. A user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status
+2. On Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 the command saves, prints how to continue, and exits with 128 + the signal's
+number.
 """
 
 from __future__ import annotations
@@ -256,7 +257,7 @@ def _run_experiment(name: str, asked: Namespace) -> None:
 
 def _figures_options(command: ArgumentParser) -> None:
     command.add_argument("runs", nargs="+", type=path, help="directories of runs, or one that holds runs")
-    command.add_argument("--out", type=path, default=None, help="default: figures/ beside the first run")
+    command.add_argument("--out", type=path, default=None, help="default: figures/ in the first of them")
     _data_option(command)
 
 

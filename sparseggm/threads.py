@@ -2,7 +2,7 @@
 
 Kernels release the GIL and take the part `first, last` of the batch to do, so a plain thread pool serves: no
 threading layer to abort on concurrent or forked use, no thread that spins while idle. Waking a thread costs some
-tens of microseconds, so calls below `MIN_WORK` run in the caller. Batch elements never share arithmetic:
+tens of microseconds, so calls below twice `MIN_WORK` run in the caller. Batch elements never share arithmetic:
 results do not depend on the number of threads.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from sparseggm import cores, forks
 
 MIN_WORK = 1 << 19
-"""Multiply-adds from which waking a thread is worthwhile: about a tenth of a millisecond."""
+"""Multiply-adds for which waking a thread is worthwhile, about a tenth of a millisecond: the least part of each."""
 
 LANES = 16
 """Parts of a large batch begin at multiples of this, so that only the last thread has unused lanes."""

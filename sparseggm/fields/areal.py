@@ -27,7 +27,7 @@ from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, constant_like, scatter
+from sparseggm.positivity.namespace import Array, array_namespace, constant_like
 
 
 class Improper(NamedTuple):
@@ -70,7 +70,7 @@ class CAR:
             diagonal = tau[..., None] * constant_like(tau, self._degrees)
             couplings = -(tau * rho)[..., None] * constant_like(tau, self._weights)
         diagonal, couplings = (expanded(part, (*batch, part.shape[-1])) for part in (diagonal, couplings))
-        return representable_precision("CAR.precision", _packed(self.topology, diagonal, couplings))
+        return representable_precision("CAR.precision", self.topology.pack((diagonal, couplings)))
 
     def prior(self, tau: Any, rho: Any, loc: Any = 0.0) -> Any:
         """The Gaussian, in NumPy, or in torch if a parameter is a tensor; loc a number or (..., n)."""
@@ -139,7 +139,7 @@ class BYM2:
         flat = on_each(one, np.zeros(self.covariates.shape[1]))
         diagonal = xp.concatenate([on_each(own, ones), structure, flat], -1)
         couplings = xp.concatenate([on_each(pull, ones), on_each(one, -self.scale * self._weights)], -1)
-        precision = representable_precision(function, _packed(self.topology, diagonal, couplings))
+        precision = representable_precision(function, self.topology.pack((diagonal, couplings)))
         constant = xp.log(sd) + 0.5 * xp.log(mix) + 0.5 * n * xp.log(own)
         constant = constant + 0.5 * (self._logdet + (n - 1) * math.log(self.scale) - (2 * n - 1) * LOG_2PI)
         loc = constant_like(own, np.zeros(self.topology.n))
@@ -185,9 +185,3 @@ def _require_connected(topology: Topology) -> None:
             f"BYM2: topology must join at least two districts, all of them, got {topology} in {count} parts{apart}. "
             "Join the parts, or model each alone."
         )
-
-
-def _packed(topology: Topology, diagonal: Array, couplings: Array) -> Array:
-    """Values (..., nnz) on the precision pattern."""
-    parts = [(topology.node_positions, diagonal), (topology.edge_positions, couplings)]
-    return scatter(parts, topology.precision_pattern.nnz)

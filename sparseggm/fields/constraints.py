@@ -7,12 +7,13 @@ but L is factorised. One implementation serves arrays and tensors.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
+from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError, in_batch
 from sparseggm.gaussian.designs import Design
 from sparseggm.gaussian.linear import Gaussian, observation_of, representable
 from sparseggm.kernels.sparse.density import LOG_2PI
@@ -67,18 +68,21 @@ class Constrained:
             self._gram = self._spread @ a.T
         self._require_normal(function)
         scale = xp.sqrt(xp.diagonal(self._gram, 0, -2, -1))
+        correlation = self._gram / scale[..., :, None] / scale[..., None, :]
         try:
-            root = xp.linalg.cholesky(self._gram / scale[..., :, None] / scale[..., None, :])
+            root = xp.linalg.cholesky(correlation)
         except xp.linalg.LinAlgError:
-            root = 0 * self._gram
+            root = constant_like(correlation, _roots_or_zero(_as_array(correlation)))
         pivots, k = xp.diagonal(root, 0, -2, -1), len(a)
-        if known_to_fail(pivots**2 > k * (k + 1) * _rounding_of(a)):
+        fits = pivots**2 > k * (k + 1) * _rounding_of(a)
+        if known_to_fail(fits):
+            *batch, row = (int(place) for place in np.argwhere(~_as_array(fits))[0])
             raise NotPositiveDefiniteError(
-                f"{function}: A Σ Aᵀ is singular to working precision: the Gaussian determines a combination of rows "
-                "already. Leave one out, or use float64.",
-                batch_index=(),
-                column=int(_as_array(pivots).reshape(-1, k).min(axis=0).argmin()),
-                pivot=float(pivots.min()),
+                f"{function}: A Σ Aᵀ is singular to working precision{in_batch(tuple(batch))}: the Gaussian determines "
+                "a combination of rows already. Leave one out, or use float64.",
+                batch_index=tuple(batch),
+                column=row,
+                pivot=float(pivots[(*batch, row)]) ** 2,
             )
         self._half_logdet = (xp.log(in_float64(pivots)) + xp.log(in_float64(scale))).sum(-1)
         self.mean = self._moved_twice(function, loc)
@@ -137,8 +141,14 @@ class Constrained:
         return representable("variance", xp.where(variance < 0, xp.zeros_like(variance), variance))  # NaN is not zero
 
     def sample(self, *args: Any, **options: Any) -> Array:
-        """Samples, of the arguments that the Gaussian's own `sample` takes. Of tensors, `project(g.rsample())`."""
-        return self.project(self.gaussian.sample(*args, **options))
+        """Samples, size + batch_shape + (n,), of the arguments that the Gaussian's own `sample` takes.
+
+        The batch is that of Gaussian and values together. Differentiable samples of tensors: `project(g.rsample())`.
+        """
+        g = self.gaussian
+        if tuple(g.batch_shape) != tuple(self.mean.shape[:-1]):
+            g = g.moved_to(array_namespace(g.loc).broadcast_to(g.loc, self.mean.shape))
+        return self.project(g.sample(*args, **options))
 
     def log_prob(self, x: Any) -> Array:
         """log density at x (..., n) on the subspace, by its (n − k)-dimensional volume, nats; −∞ off the subspace.
@@ -176,6 +186,15 @@ class Constrained:
         before = self.gaussian.log_evidence(nodes, values, variance)
         after = self.observe(nodes, values, variance).log_density
         return in_dtype_of(in_float64(before) + after - self.log_density, before)
+
+
+def _roots_or_zero(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The Cholesky factor of each matrix, zero for those that have none."""
+    roots = np.zeros_like(matrices)
+    for place in np.ndindex(matrices.shape[:-2]):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            roots[place] = np.linalg.cholesky(matrices[place])
+    return roots
 
 
 def _dtype_of(design: Design) -> npt.DTypeLike:

@@ -20,6 +20,7 @@ from sparseggm.errors import ImproperError, NotPositiveDefiniteError, PatternErr
 from sparseggm.gaussian import conditioning
 from sparseggm.gaussian.linear import observation_of, rounded
 from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.geometry.kinds import require_finite
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.kernels.sparse.density import LOG_2PI
@@ -100,7 +101,8 @@ class IntrinsicGaussian:
         """
         g, (x,) = self._promoted("log_prob", x=x)
         if x.shape[-1:] != (self.n,):
-            raise ShapeError(f"log_prob: x must end in {self.n}, got shape {x.shape}.")
+            raise ShapeError(f"log_prob: x must end in {self.n}, got shape {tuple(x.shape)}.")
+        require_finite("log_prob", "x", x)
         volume = 2.0 * float(np.log(abs(np.diagonal(np.linalg.qr(self.null, mode="r")))).sum())
         total = 0.5 * (g._logdet() + volume - g._square_of(x) - (self.n - self.null.shape[1]) * LOG_2PI)
         return rounded("log_prob", total, x)

@@ -224,7 +224,8 @@ def _counts(function: str, name: str, values: npt.ArrayLike) -> tuple[FloatArray
     bad = ~((counts >= 0) & (counts == np.floor(counts)) & np.isfinite(counts))
     if bad.any():
         k = tuple(int(axis) for axis in np.argwhere(bad)[0])
-        raise NonFiniteError(f"{function}: {name} must be nonnegative integers, or NaN, got {counts[k]:g} at {k}.")
+        error = ValueError if np.isfinite(counts[k]) else NonFiniteError
+        raise error(f"{function}: {name} must be nonnegative integers, or NaN, got {counts[k]:g} at {k}.")
     return counts, seen
 
 

@@ -5,7 +5,7 @@ stiffness G of `elements` its precision is, for α = 1 and 2,
 
     P = τ² (κ² C + G),    P = τ² (κ⁴ C + 2 κ² G + G C⁻¹ G).
 
-    range = √(8ν) / κ, where the correlation is near 0.13;    sd² = Γ(ν) / (Γ(α) (4π)^{d/2} κ^{2ν} τ²)
+    range = √(8ν) / κ, where the correlation is near 0.14;    sd² = Γ(ν) / (Γ(α) (4π)^{d/2} κ^{2ν} τ²)
 
 The standard deviation is that of a field without an end: within about a range of the boundary it is larger, by up to √2
 at an edge, since boundaries are free. Extend the mesh by a range beyond the data.

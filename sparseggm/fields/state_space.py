@@ -65,6 +65,7 @@ class StateSpace:
             NonPositiveError: Q or V is singular to working precision. A state without noise of its own has no density:
                 see `Autoregression`, and `seasonal`.
             ShapeError: sizes that do not fit.
+            PatternError, NonFiniteError: Q or V is not symmetric, or a number is not finite.
         Cost: O(T b³) for roots of the noise, O(T b²) for all else.
         """
         function = "StateSpace.prior"

@@ -17,7 +17,10 @@ from sparseggm.positivity.namespace import Array, segment_sum, take
 from sparseggm.promotion import as_numbers, widest
 
 PRODUCT_LIMIT = 10_000_000
-"""More products of two entries need `force=True`: a dense row of 4,500 entries has as many."""
+"""More products of two entries of long rows need `force=True`: a dense row of 4,500 entries has as many."""
+
+LONG = 100
+"""Entries beyond which a row is long, as one that is dense by accident."""
 
 
 class Products(NamedTuple):
@@ -85,14 +88,16 @@ class Design:
         """The `Products` of pairs of rows (m, 2).
 
         Raises:
-            PatternError: there are more than 10⁷, as rows with many entries have by accident, and no `force`.
+            PatternError: long rows have more than 10⁷, as those have that are dense by accident, and no `force`.
         """
         lengths = np.diff(self.indptr)[pairs]
         counts = lengths.prod(axis=1)
-        if counts.sum() > PRODUCT_LIMIT and not force:
+        once = np.where(pairs[:, 0] == pairs[:, 1], (counts + lengths[:, 0]) // 2, counts)  # not the mirror images
+        of_long = int(once[lengths.max(axis=1) > LONG].sum())
+        if of_long > PRODUCT_LIMIT and not force:
             raise PatternError(
                 f"{function}: matrix has rows of up to {lengths.max()} entries, which join as many nodes to one "
-                f"another: {counts.sum():,} products, more than {PRODUCT_LIMIT:,}. Leave out what is zero, use "
+                f"another: {of_long:,} products, more than {PRODUCT_LIMIT:,}. Leave out what is zero, use "
                 "fields.constrain for a few dense rows without noise, or force=True if you mean it."
             )
         of = np.repeat(np.arange(len(pairs)), counts)

@@ -304,7 +304,7 @@ def named_by_node(
     failure: NotPositiveDefiniteError,
     topology: Topology,
     precision: FloatArray,
-    function: str = "GaussianGraphicalModel.from_precision",
+    function: str,
 ) -> NotPositiveDefiniteError:
     """The same failure in the caller's terms: node, place on a grid, and Gershgorin slack."""
     node = int(topology.order[failure.column])

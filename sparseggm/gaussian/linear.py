@@ -75,10 +75,10 @@ class LinearObservation(Gram):
         matrix: A, of scipy.sparse or a dense array; columns are nodes in the caller's numbering. Stored zeros of a
             sparse A belong to its pattern.
         noise: None, independent noise; or a graph of the k observations, on which the noise has a sparse precision.
-        force: accept more than 10⁷ products of entries in one row.
+        force: accept more than 10⁷ products of entries of rows with more than 100.
     Raises:
         ShapeError, DTypeError, NonFiniteError: a matrix that does not fit the graph, or is not of finite real numbers.
-        PatternError: rows with so many entries that they have more than 10⁷ products, and no `force`.
+        PatternError: rows of more than 100 entries with more than 10⁷ products in all, and no `force`.
     Cost: Σ_r c_r² products for rows of c_r entries; and the order of the union of graphs, unless the graph of z joins
         the nodes of every row already.
     """
@@ -101,11 +101,13 @@ class LinearObservation(Gram):
             values: y, broadcast to (..., k).
             variance: of independent noise, positive, broadcast to (..., k); of correlated noise the Gaussian of e, on
                 `noise`. An infinite variance marks a missing observation, whose value may be NaN.
-            missing: (..., k) booleans, another way to say so: value and variance there may be anything.
+            missing: (..., k) booleans, another way to say so: value and variance there may be anything. Of independent
+                noise: beside correlated noise, leave out their rows and take `marginal` of the noise of the others.
             entries: (..., nnz) values of A in place of its own.
         Raises:
             NonPositiveError: a variance is not positive, or its inverse is beyond the dtype.
             NonFiniteError: a value is not finite, and not missing.
+            ValueError: `missing` beside correlated noise.
             PatternError: the prior joins nodes that `topology` does not.
             NotPositiveDefiniteError: P + Aᵀ W A is not positive definite to working precision.
         Cost: `gram`, and one factorisation.
@@ -238,7 +240,10 @@ class LinearObservation(Gram):
             y, count = y - noise_loc, self.shape[0]
             weights = self._noise_precision(function, variance, y)
             logdet = variance._logdet()
-        _require_finite(function, "values", y, "Give it an infinite variance, or missing=, where there is none.")
+        remedy = "Give it an infinite variance, or missing=, where there is none."
+        if self.noise is not None:
+            remedy = "Where there is none, leave out the row of the matrix, and give noise.marginal of the others."
+        _require_finite(function, "values", y, remedy)
         return _Given(prior, a, y - self._design.matmul(a, prior.loc), weights, logdet, count)
 
     def _noise_precision(self, function: str, noise: Gaussian, like: Array) -> Array:

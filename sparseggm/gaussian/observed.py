@@ -94,8 +94,9 @@ class LogitNormal:
         return checks.require_representable("log_prob", log_prob, z.dtype)
 
     def sample(self, size: int | Shape = (), rng: Seed = None) -> FloatArray:
-        """Samples of shape size + batch_shape + (n,); rounding may take one to 0 or 1."""
-        return np.asarray(expit(self.gaussian.sample(size, rng)))
+        """Samples of shape size + batch_shape + (n,). Rounding leaves none at 0 or 1."""
+        limits = np.finfo(self.gaussian.dtype)
+        return np.asarray(np.clip(expit(self.gaussian.sample(size, rng)), limits.tiny, 1.0 - limits.eps / 2))
 
     def condition(self, nodes: npt.ArrayLike, values: npt.ArrayLike) -> LogitNormal:
         """Of the other pixels, ascending, given x[nodes] = values: see `GaussianGraphicalModel.condition`."""
@@ -191,7 +192,7 @@ class GreyLevels:
         """The expected level of each pixel, batch_shape + (n,), float64: Σ_k P(level ≥ k), from exact variances."""
         g = self.gaussian
         deviation = np.sqrt(g.variance.astype(np.float64))
-        total = np.zeros(g.loc.shape)
+        total = np.zeros((*g.batch_shape, g.n))
         for edge in self.edges[1:-1]:
             total += ndtr((g.loc - edge) / deviation)
         return total

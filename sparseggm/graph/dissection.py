@@ -56,7 +56,7 @@ class Adjacency(NamedTuple):
 
     @property
     def is_hub(self) -> npt.NDArray[np.bool_]:
-        """(n,) which nodes have so many neighbours, more than 10 √n, that they would be in most separators."""
+        """(n,) which nodes have so many neighbours, more than LEAF and 10 √n, that they would be in most separators."""
         return np.diff(self.indptr) > max(LEAF, 10 * math.sqrt(self.n))
 
     def induced(self, chosen: IntArray) -> Adjacency:

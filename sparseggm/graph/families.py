@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +15,6 @@ from sparseggm.graph.edges import (
     set_sizes,
 )
 from sparseggm.graph.pattern import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    pass
 from sparseggm.graph.topology import FactorTopology, Ordered, Topology, lattice_place
 
 

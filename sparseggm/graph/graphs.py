@@ -203,8 +203,9 @@ class Cycle(Topology):
 class Graph(Ordered):
     """Any graph. Costs are those of its factor: `factor_pattern.nnz`, and Σ c_j² over its columns.
 
-    Eliminated without fill if the graph is chordal (maximum cardinality search); else by minimum degree or, beyond 150
-    nodes where that has less Σ c_j² and always beyond 8,192, by nested dissection: see `orders.graph_order`.
+    Eliminated without fill if the graph is chordal (maximum cardinality search); else by minimum degree or, beyond 200
+    nodes where that has less Σ c_j², by nested dissection; beyond 8,192 by the latter, unless the graph is thin: see
+    `orders.graph_order`.
 
     Args:
         n: number of nodes.

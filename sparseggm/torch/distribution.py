@@ -159,7 +159,7 @@ class GaussianGraphicalModel(EstimatedDistribution):
         At most 1 in absolute value, and 1 for i = j, whatever the rounding; the gradient is that of the quotient.
         """
         pairs = as_pairs("correlation_on", edges)
-        variances, covariances = self._covariance_at(pairs)
+        variances, covariances = self._covariance_at(pairs, "correlation_on")
         deviation = variances.sqrt()  # roots first: a product of variances could leave the range
         first, second = (deviation.index_select(-1, index(ends, deviation)) for ends in pairs.T)
         correlation = covariances / first / second
@@ -192,9 +192,9 @@ class GaussianGraphicalModel(EstimatedDistribution):
         with torch.autocast(root.device.type, enabled=False):
             return rounded(root.mT @ root, root.dtype).expand(*self.batch_shape, n, n)
 
-    def _covariance_at(self, edges: npt.ArrayLike) -> tuple[Tensor, Tensor]:
+    def _covariance_at(self, pairs: npt.ArrayLike, function: str = "covariance_on") -> tuple[Tensor, Tensor]:
         """Σ_ii of every node, and Σ_ij of every pair, on the batch axes of the factor."""
-        fill, nodes, pairs = _covariance_positions(self.topology, self.factor_pattern, edges)
+        fill, nodes, pairs = _covariance_positions(self.topology, self.factor_pattern, pairs, function)
         sigma = ops.selected_inverse(self.factor_pattern, self._factor, on=fill)
         return tuple(sigma.index_select(-1, index(places, sigma)) for places in (nodes, pairs))  # type: ignore[return-value]
 
@@ -235,7 +235,9 @@ class GaussianGraphicalModel(EstimatedDistribution):
         graph, gather = _induced(self.graph, kept)
         precision = own.precision.index_select(-1, index(gather, loc))
         centred = type(self).from_information(-pull, precision=precision, topology=graph, validate_args=False)
-        return centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)._numbered(self.nodes[kept])
+        made = centred.moved_to(own.loc.index_select(-1, remaining) + centred.loc)._numbered(self.nodes[kept])
+        made._validate_args = self._validate_args
+        return made
 
     @tells()
     def observe(self, nodes: Any, values: Any, variance: Any) -> Self:
@@ -277,7 +279,8 @@ class GaussianGraphicalModel(EstimatedDistribution):
         precision = self.precision.index_select(-1, index(schur.gather, self.loc))
         factor = schur.factor_of(factorised(schur.pattern, precision, schur.named_by_node))
         loc = self.loc.index_select(-1, index(chosen, self.loc))
-        return type(self)(loc, factor=factor, topology=schur.graph)._numbered(self.nodes[chosen])
+        made = type(self)(loc, factor=factor, topology=schur.graph, validate_args=self._validate_args)
+        return made._numbered(self.nodes[chosen])
 
     def _shift_at(self, function: str, nodes: IntArray, values: Tensor) -> Tensor:
         """values − loc at the nodes, zero elsewhere: (..., n)."""

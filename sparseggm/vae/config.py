@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from sparseggm.graph.derived import derived
 from sparseggm.graph.families import Diagonal, ExtendedGrid, Stencil
+from sparseggm.graph.graphs import Graph
 from sparseggm.graph.topology import Topology
 from sparseggm.positivity.families import FactorFamily
 from sparseggm.vae.checks import LARGEST_COUNT, require_count, require_integer, require_one_of
@@ -244,6 +245,14 @@ class Config:
     def latents(self) -> int:
         """Number of latent variables of all layers."""
         return sum(layer.size for layer in self.latent_layers)
+
+    @derived
+    def posterior_topologies(self) -> tuple[Topology, ...]:
+        """That of each layer's posterior; of a potential's product the same graph and order, since P then has fill."""
+        topologies = (layer.topology for layer in self.latent_layers)
+        if not self.layers or self.head != "potential":
+            return tuple(topologies)
+        return tuple(Graph(each.n, each.edges, each.order) for each in topologies)
 
     @property
     def topology(self) -> Topology:

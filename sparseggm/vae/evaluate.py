@@ -42,7 +42,7 @@ def evaluate(
     hide: str = "nothing",
     refine: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate a run, print its figures, and write `evaluation.json` and per-image `evaluation.npz` into it.
+    """Evaluate a run, and write `evaluation.json` and per-image `evaluation.npz` into it.
 
     Args:
         run: directory that was given to `sparseggm train` as --out.

@@ -41,7 +41,7 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
     Args:
         runs: directories of runs, or directories that hold some; of several runs of one posterior the first is plotted.
         out: directory for the pictures; None: `figures` in the first directory.
-        data: directory of MNIST; None: see `sparseggm.vae.data` for the places that are searched.
+        data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
     Returns:
         The pictures written.
     Raises:

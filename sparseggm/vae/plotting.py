@@ -54,7 +54,7 @@ def plot_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple
 
 
 def plot_tiles(axes: Axes, images: Array, rows: int) -> None:
-    """Plot (rows · cols, 784) intensities in [0, 1] as one picture, row by row, white on black lines."""
+    """Plot (rows · cols, 784) intensities in [0, 1] as one picture, row by row, black on white, with grey lines."""
     axes.imshow(image_of_tiles(images, rows, 0.4), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def results(folder: Path, out: Path | None = None) -> Path:
     Raises:
         CheckpointError: there is no JSON of an experiment, or one that cannot be read.
     """
-    out = folder.with_suffix(".md") if out is None else out
+    whole = folder.resolve()  # of "." too
+    out = whole.parent / f"{whole.name}.md" if out is None else out
     pages = [(path, content) for path in sorted(folder.glob("*.json")) if (content := _content(path))]
     if not pages:
         raise CheckpointError(f"results: needed a folder with a JSON of `sparseggm experiment`: {folder}.")
@@ -74,14 +76,16 @@ def command(content: Result) -> str:
     experiment, run = EXPERIMENTS[content["experiment"]], content["runs"][0]["run"]
     varied = {name for changes in experiment.models.values() for name in changes} | {"seed", "epochs"}
     defaults = {field.name: field.default for field in fields(Config)} | dict(experiment.recipe)
-    changed = {
-        name: run[name] for name, usual in defaults.items() if name not in varied and run.get(name, usual) != usual
+    changed = {  # a run says nothing of what is as in `Config`, which an experiment may have otherwise
+        name: run.get(name, getattr(Config, name, usual))
+        for name, usual in defaults.items()
+        if name not in varied and run.get(name, getattr(Config, name, usual)) != usual
     }
     asked = {"seeds": len(content["seeds"]), "epochs": content["epochs"], "samples": content["samples"]}
     asked |= {"jobs": content["jobs"]} if content["jobs"] > 1 else {}
     asked |= {"refine": content["refine"]} if content["refine"] else {}
     asked |= {"hide": content["hidden"]} if content["hidden"] != "nothing" else {}
-    options = " ".join(f"--{name} {value}" for name, value in {**changed, **asked}.items())
+    options = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in {**changed, **asked}.items())
     models = " ".join(row["model"] for row in content["rows"])
     return f"sparseggm experiment {experiment.name} --models {models} {options}"
 

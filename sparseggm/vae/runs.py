@@ -50,12 +50,12 @@ class TrainedRun:
     def layers(self) -> list[TrackedLayer]:
         """The stochastic layers, from the top."""
         layers, found, node, entry = self.config.latent_layers, [], 0, 0
-        for number, layer in enumerate(layers):
-            loc, factor = slice(node, node + layer.size), slice(entry, entry + layer.topology.factor_pattern.nnz)
+        for number, (layer, topology) in enumerate(zip(layers, self.config.posterior_topologies, strict=True)):
+            loc, factor = slice(node, node + layer.size), slice(entry, entry + topology.factor_pattern.nnz)
             node, entry = loc.stop, factor.stop
             name = self.name if len(layers) == 1 else f"z{len(layers) - number}: {layer.name.replace('-', ' ')}"
             tracked = self.loc[:, loc], self.factor[:, factor]
-            found.append(TrackedLayer(name, layer.name == "diagonal", layer.topology, *tracked))
+            found.append(TrackedLayer(name, layer.name == "diagonal", topology, *tracked))
         return found
 
     @property

@@ -174,7 +174,7 @@ class Training:
     def _write_views(self, tracked: dict[str, Tensor]) -> None:
         """Write the files that others read instead of the checkpoint."""
         write_history(self.out, self.identity, self.history)
-        structure = block_diagonal([layer.topology for layer in self.config.latent_layers])
+        structure = block_diagonal(self.config.posterior_topologies)
         arrays: dict[str, Any] = {name: values.numpy() for name, values in tracked.items()} | structure
         write_atomically(self.out / "tracked.npz", lambda file: np.savez(file, **arrays))
 

@@ -24,6 +24,7 @@ from tests.numerics import WIDE, Array, rounding
 from tests.strategies import gaussians, seeds
 
 FLOAT64 = np.float64
+KINDS = pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 
 
 @st.composite
@@ -125,6 +126,16 @@ def test_observing_and_constraining_commute() -> None:
     np.testing.assert_allclose(found.log_evidence([0, 2], y, 0.3), exact, rtol=1e-12)
 
 
+@KINDS
+def test_samples_have_the_batch_of_gaussian_and_values(kind: Any) -> None:
+    c = constrain(pair_of_nodes(kind), [[1.0, 1.0]], kind(np.arange(5.0)[:, None]))
+    many, one = c.sample((4,)), c.sample()
+    assert tuple(many.shape) == (4, 5, 2)
+    assert tuple(one.shape) == (5, 2)
+    np.testing.assert_allclose(np.asarray(many.sum(-1)), np.broadcast_to(np.arange(5.0), (4, 5)), atol=1e-14)
+    assert len(np.unique(np.asarray(one[:, 0] - one[:, 1]))) == 5  # each with noise of its own
+
+
 def test_an_empty_batch_stays_one() -> None:
     g = GaussianGraphicalModel(np.zeros((0, 3)), factor=np.ones(5), topology=Chain(3))
     found = constrain(g, np.ones((1, 3)), 0.0)
@@ -204,13 +215,22 @@ def test_rows_that_the_gaussian_determines_already_are_refused() -> None:
         constrain(g, np.array([[1, 0, 0], [1, 1, 0]]), 0)
 
 
+@KINDS
+def test_of_a_batch_the_element_that_is_singular_is_named(kind: Any) -> None:
+    make = GaussianGraphicalModel if kind is np.asarray else sparseggm.torch.GaussianGraphicalModel
+    factor = np.array([[1.0, 0, 1.0, 0, 1.0], [1.0, 0, 1e9, 0, 1.0]])
+    g = make(kind(np.zeros(3)), factor=kind(factor), topology=Chain(3))
+    with pytest.raises(NotPositiveDefiniteError, match=r"to working precision in batch element \(1,\)") as raised:
+        constrain(g, np.array([[1, 0, 0], [1, 1, 0]]), 0)
+    assert raised.value.batch_index == (1,)
+    assert raised.value.column == 1
+    assert 0 <= raised.value.pivot < 1e-15
+
+
 def test_other_objects_are_refused() -> None:
     with pytest.raises(TypeError, match=r"^constrain: g must be a GaussianGraphicalModel, got str"):
         constrain("g", np.ones((1, 3)), 0)
     assert isinstance(constrain(G, np.ones((1, 3), np.int64), 0), Constrained)
-
-
-KINDS = pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 
 
 def pair_of_nodes(kind: Any) -> Any:

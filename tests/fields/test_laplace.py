@@ -305,9 +305,14 @@ def test_a_start_without_a_likelihood_is_refused() -> None:
 
 def test_likelihoods_refuse_what_they_cannot_have_seen() -> None:
     tensors = fields.CAR(GRID).prior(torch.tensor(1.0).double(), 0.5)
-    with pytest.raises(NonFiniteError, match=r"Poisson: counts must be nonnegative integers, or NaN, got -1 at \(1,\)"):
+    with pytest.raises(
+        ValueError, match=r"Poisson: counts must be nonnegative integers, or NaN, got -1 at \(1,\)"
+    ) as raised:
         fields.Poisson([0, -1])
-    with pytest.raises(NonFiniteError, match=r"got 1\.5"):
+    assert not isinstance(raised.value, NonFiniteError)
+    with pytest.raises(NonFiniteError, match=r"got inf at \(0,\)"):
+        fields.Poisson([np.inf, 1])
+    with pytest.raises(ValueError, match=r"got 1\.5"):
         fields.Binomial([1.5], 3)
     with pytest.raises(ValueError, match=r"at most trials, got 4 at \(0,\)"):
         fields.Binomial([4], [3])

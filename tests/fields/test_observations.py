@@ -400,8 +400,15 @@ def test_matrices_that_do_not_fit_are_refused(matrix: Any, noise: Any, error: ty
 
 
 def test_a_matrix_dense_by_accident_is_refused_before_any_work() -> None:
-    with pytest.raises(PatternError, match=r"rows of up to 100000 entries.* 10,000,000,000 products.*force=True"):
+    with pytest.raises(PatternError, match=r"rows of up to 100000 entries.* 5,000,050,000 products.*force=True"):
         LinearObservation(Chain(100_000), np.ones((1, 100_000)))
+
+
+def test_many_short_rows_are_no_dense_ones() -> None:
+    rows = np.repeat(np.arange(1_200_000), 3)
+    cols = np.tile([0, 1, 2], 1_200_000)
+    plan = LinearObservation(Chain(3), sp.csr_array((np.ones(3_600_000), (rows, cols))))
+    np.testing.assert_array_equal(plan.gram(np.ones(1_200_000)), np.full(6, 1_200_000.0))
 
 
 @pytest.mark.parametrize(
@@ -483,6 +490,11 @@ def test_correlated_noise_must_be_the_gaussian_of_the_plan() -> None:
     chain = GaussianGraphicalModel(np.zeros(2), factor=np.ones(3), topology=Chain(2))
     with pytest.raises(PatternError, match=r"variance must be a Gaussian on Diagonal\(n=2\), got one on Chain"):
         plan.posterior(G, 1.0, chain)
+    noise = GaussianGraphicalModel(np.zeros(2), factor=np.ones(2), topology=Diagonal(2))
+    with pytest.raises(
+        NonFiniteError, match=r"at observation 1\. Where there is none, leave out the row of the matrix"
+    ):
+        plan.posterior(G, [0.0, np.nan], noise)
     with pytest.raises(ValueError, match="beside correlated noise missing= is not known"):
         plan.posterior(G, 1.0, GaussianGraphicalModel(np.zeros(2), factor=np.ones(2), topology=Diagonal(2)), missing=0)
 

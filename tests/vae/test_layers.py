@@ -270,11 +270,12 @@ def gradients(estimate: Callable[[int], Tensor], weights: list[Tensor], count: i
 # ---------------------------------------------------------------------- runs
 
 
+@pytest.mark.parametrize("head", HEADS)
 def test_a_resumed_run_of_layers_repeats_an_uninterrupted_one(
-    ladder: Config, few_digits: Images, tmp_path: Path
+    head: str, ladder: Config, few_digits: Images, tmp_path: Path
 ) -> None:
     config = replace(
-        ladder, epochs=3, warm_up=1, free_bits=0.1, averaging=0.9, importance_epochs=1, importance_samples=2
+        ladder, head=head, epochs=3, warm_up=1, free_bits=0.1, averaging=0.9, importance_epochs=1, importance_samples=2
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     history = train(config, whole)
@@ -323,9 +324,12 @@ def test_the_average_forgets_the_first_weights() -> None:
     assert float(average.module.weight.detach()) == pytest.approx(expected, rel=1e-6)
 
 
-def test_layers_are_evaluated_reported_and_plotted(ladder: Config, few_digits: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_layers_are_evaluated_reported_and_plotted(
+    head: str, ladder: Config, few_digits: Images, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    train(replace(ladder, epochs=1), run)
+    train(replace(ladder, head=head, epochs=1), run)
     result = evaluate(run, samples=30)
     assert len(result["layers"]) == 2
     assert sum(each["kl"] for each in result["layers"]) == pytest.approx(result["kl"])

@@ -100,6 +100,23 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert "table1.json: damaged" in capsys.readouterr().err
 
 
+def test_a_page_has_the_whole_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "results-0.1"
+    shutil.copytree(STORED, folder)
+    assert results(folder) == tmp_path / "results-0.1.md"
+    monkeypatch.chdir(folder)
+    assert results(Path(".")) == tmp_path / "results-0.1.md"
+
+
+def test_a_command_is_one_that_the_parser_takes() -> None:
+    content = json.loads((STORED / "pixels-density.json").read_text())
+    content["runs"][0]["run"]["layers"] = "8:chain 12:diagonal"
+    del content["runs"][0]["run"]["likelihood"]  # as of a run with what is usual in `Config`
+    said = command(content)
+    assert "--layers '8:chain 12:diagonal'" in said
+    assert "--likelihood bernoulli" in said
+
+
 def test_the_page_in_docs_is_that_of_the_stored_results(tmp_path: Path) -> None:
     shutil.copytree(STORED, tmp_path / "results")
     assert results(tmp_path / "results").read_text() == STORED.with_suffix(".md").read_text()

@@ -138,7 +138,7 @@ def require_identity(path: Path, stored: Identity, identity: Identity) -> None:
 def require_history(path: Path, content: Mapping[str, Any], config: Config) -> None:
     """Raise unless there is a record of every epoch, and a tracked posterior before the first and after each."""
     epoch, tracked = content["epoch"], content["tracked"]
-    entries = sum(layer.topology.factor_pattern.nnz for layer in config.latent_layers)
+    entries = sum(topology.factor_pattern.nnz for topology in config.posterior_topologies)
     sizes = {"loc": config.latents, "factor": entries}
     found = {name: tuple(tracked[name].shape) for name in sizes}
     needed = {name: (epoch + 1, size) for name, size in sizes.items()}
