@@ -72,7 +72,7 @@ class Constrained:
         try:
             root = xp.linalg.cholesky(correlation)
         except xp.linalg.LinAlgError:
-            root = constant_like(correlation, _roots_or_zero(_as_array(correlation)))
+            root = constant_like(correlation, _roots_as_far_as_they_go(_as_array(correlation)))
         pivots, k = xp.diagonal(root, 0, -2, -1), len(a)
         fits = pivots**2 > k * (k + 1) * _rounding_of(a)
         if known_to_fail(fits):
@@ -188,12 +188,13 @@ class Constrained:
         return in_dtype_of(in_float64(before) + after - self.log_density, before)
 
 
-def _roots_or_zero(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The Cholesky factor of each matrix, zero for those that have none."""
+def _roots_as_far_as_they_go(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The Cholesky factor of each matrix, zero from the row on where there is none."""
     roots = np.zeros_like(matrices)
     for place in np.ndindex(matrices.shape[:-2]):
         with contextlib.suppress(np.linalg.LinAlgError):
-            roots[place] = np.linalg.cholesky(matrices[place])
+            for rows in range(1, matrices.shape[-1] + 1):
+                roots[(*place, slice(rows), slice(rows))] = np.linalg.cholesky(matrices[place][:rows, :rows])
     return roots
 
 

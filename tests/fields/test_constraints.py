@@ -220,7 +220,7 @@ def test_of_a_batch_the_element_that_is_singular_is_named(kind: Any) -> None:
     make = GaussianGraphicalModel if kind is np.asarray else sparseggm.torch.GaussianGraphicalModel
     factor = np.array([[1.0, 0, 1.0, 0, 1.0], [1.0, 0, 1e9, 0, 1.0]])
     g = make(kind(np.zeros(3)), factor=kind(factor), topology=Chain(3))
-    with pytest.raises(NotPositiveDefiniteError, match=r"to working precision in batch element \(1,\)") as raised:
+    with pytest.raises(NotPositiveDefiniteError, match=r"to working precision, batch element \(1,\)") as raised:
         constrain(g, np.array([[1, 0, 0], [1, 1, 0]]), 0)
     assert raised.value.batch_index == (1,)
     assert raised.value.column == 1

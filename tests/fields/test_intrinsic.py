@@ -20,6 +20,7 @@ from sparseggm import (
     GaussianGraphicalModel,
     Graph,
     ImproperError,
+    NonFiniteError,
     NotPositiveDefiniteError,
     PatternError,
     ShapeError,
@@ -286,3 +287,9 @@ def test_a_basis_of_any_size_serves(size: float) -> None:
     np.testing.assert_allclose(scaled.log_evidence(*seen), plain.log_evidence(*seen) - np.log(size), rtol=1e-12)
     with pytest.raises(ImproperError, match="nothing determines the direction 1 at node 0, 1 at node 1, 1 at node 2"):
         scaled.observe([0], [np.nan], [np.inf])
+
+
+def test_a_number_that_is_not_finite_is_found_in_x() -> None:
+    walk = IntrinsicGaussian(Chain(3).pack(([1.0, 2.0, 1.0], [-1.0, -1.0])), topology=Chain(3))
+    with pytest.raises(NonFiniteError, match=r"^log_prob: x must be finite, got nan at .* 2"):
+        walk.log_prob([0.0, 0.0, np.nan])

@@ -33,6 +33,7 @@ from sparseggm import (
     ShapeError,
 )
 from sparseggm.fields import LinearObservation
+from sparseggm.gaussian import designs
 from tests import numerics
 from tests.gaussian_bounds import (
     covariance_of,
@@ -404,11 +405,13 @@ def test_a_matrix_dense_by_accident_is_refused_before_any_work() -> None:
         LinearObservation(Chain(100_000), np.ones((1, 100_000)))
 
 
-def test_many_short_rows_are_no_dense_ones() -> None:
-    rows = np.repeat(np.arange(1_200_000), 3)
-    cols = np.tile([0, 1, 2], 1_200_000)
-    plan = LinearObservation(Chain(3), sp.csr_array((np.ones(3_600_000), (rows, cols))))
-    np.testing.assert_array_equal(plan.gram(np.ones(1_200_000)), np.full(6, 1_200_000.0))
+def test_many_short_rows_are_no_dense_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(designs, "PRODUCT_LIMIT", 1_000)
+    plan = LinearObservation(Chain(3), np.ones((1_200, 3)))
+    np.testing.assert_array_equal(plan.gram(np.ones(1_200)), np.full(6, 1_200.0))
+    LinearObservation(Chain(100), np.ones((1, 100)))
+    with pytest.raises(PatternError, match=r"rows of up to 101 entries.* 5,151 products, more than 1,000"):
+        LinearObservation(Chain(101), np.ones((1, 101)))
 
 
 @pytest.mark.parametrize(

@@ -230,3 +230,22 @@ def test_a_number_of_samples_is_a_positive_integer(count: object) -> None:
 def test_what_is_no_gaussian_is_refused(kind: type) -> None:
     with pytest.raises(TypeError, match="gaussian must be a GaussianGraphicalModel, got int"):
         kind(3)
+
+
+def test_a_batch_of_factors_beside_one_mean() -> None:
+    g = GaussianGraphicalModel(
+        np.zeros(3), factor=np.array([[1.0, 0, 2.0, 0, 3.0], [2.0, 0, 1.0, 0, 1.0]]), topology=Chain(3)
+    )
+    means = GreyLevels(g, 4).mean()
+    assert means.shape == (2, 3)
+    np.testing.assert_allclose(means, 1.5)  # symmetric
+
+
+def test_samples_lie_inside_however_far_the_logits() -> None:
+    for dtype in (np.float32, np.float64):
+        far = np.array([60.0, -800.0], dtype)
+        q = LogitNormal(GaussianGraphicalModel(far, factor=np.array([1.0, 0, 1.0], dtype), topology=Chain(2)))
+        x = q.sample(4, rng=0)
+        assert x.dtype == dtype
+        assert ((x > 0) & (x < 1)).all()
+        assert np.isfinite(q.log_prob(x)).all()

@@ -328,3 +328,17 @@ def test_weights_of_another_topology_do_not_load():
     with pytest.raises(sg.PatternError, match=r"for another topology than that of Chain\(n=4\)"):
         FactorHead(5, sg.Chain(4)).set_extra_state(FactorHead(5, sg.BlockChain(2, 2)).get_extra_state())
     FactorHead(5, sg.Chain(4)).load_state_dict(FactorHead(5, sg.Chain(4)).state_dict())
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_what_is_made_of_a_gaussian_validates_as_it_does(validate: bool) -> None:
+    chain = sg.Chain(3)
+    q = GaussianGraphicalModel(torch.zeros(3), factor=torch.ones(5), topology=chain, validate_args=validate)
+    for made in (q.condition([0], torch.ones(1)), q.marginal([0, 1]), q.expand((2,)), q.moved_to(torch.ones(3))):
+        assert made._validate_args is validate
+
+
+def test_correlation_on_says_its_name() -> None:
+    q = GaussianGraphicalModel(torch.zeros(3), factor=torch.ones(5), topology=sg.Chain(3))
+    with pytest.raises(sg.PatternError, match=r"^correlation_on: nodes must be in 0 … 2"):
+        q.correlation_on([(0, 99)])
