@@ -48,7 +48,8 @@ class Constrained:
         design = Design(function, matrix, g.topology.n)
         dense = np.zeros(design.shape)
         dense[design.rows, design.cols] = design.entries
-        self.gaussian, (a, e) = g._promoted(function, matrix=dense.astype(_dtype_of(design)), values=values)
+        # Integers take the dtype of the Gaussian.
+        self.gaussian, (a, e) = g._promoted(function, matrix=dense.astype(design.entries.dtype), values=values)
         if tuple(e.shape[-1:]) not in ((), (1,), design.shape[:1]):
             raise ShapeError(f"{function}: values must broadcast to (..., {len(dense)}), got shape {tuple(e.shape)}.")
         self.matrix, self.values = a, array_namespace(e).broadcast_to(e, (*e.shape[:-1], len(dense)))
@@ -196,10 +197,6 @@ def _roots_as_far_as_they_go(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
             for rows in range(1, matrices.shape[-1] + 1):
                 roots[(*place, slice(rows), slice(rows))] = np.linalg.cholesky(matrices[place][:rows, :rows])
     return roots
-
-
-def _dtype_of(design: Design) -> npt.DTypeLike:
-    return design.entries.dtype  # integers take the dtype of the Gaussian
 
 
 def _rounding_of(array: Array) -> float:

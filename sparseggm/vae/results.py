@@ -75,12 +75,10 @@ def command(content: Result) -> str:
     """The command that makes an experiment's JSON."""
     experiment, run = EXPERIMENTS[content["experiment"]], content["runs"][0]["run"]
     varied = {name for changes in experiment.models.values() for name in changes} | {"seed", "epochs"}
-    defaults = {field.name: field.default for field in fields(Config)} | dict(experiment.recipe)
-    changed = {  # a run says nothing of what is as in `Config`, which an experiment may have otherwise
-        name: run.get(name, getattr(Config, name, usual))
-        for name, usual in defaults.items()
-        if name not in varied and run.get(name, getattr(Config, name, usual)) != usual
-    }
+    defaults = {field.name: field.default for field in fields(Config)}
+    had = defaults | run  # a run says nothing of what is as in `Config`, which an experiment may have otherwise
+    usual = defaults | dict(experiment.recipe)
+    changed = {name: had[name] for name in usual if name not in varied and had[name] != usual[name]}
     asked = {"seeds": len(content["seeds"]), "epochs": content["epochs"], "samples": content["samples"]}
     asked |= {"jobs": content["jobs"]} if content["jobs"] > 1 else {}
     asked |= {"refine": content["refine"]} if content["refine"] else {}
