@@ -134,9 +134,9 @@ class Sparse:
             bar, results = (rest[0], (0, *rest[1:])) if back else (0, (rest[0], 0, 0, 0))
             fill = _NO_FILL if self.is_chain else _fill(filled)
             arguments = self.is_chain, structure, fill, task.stride, given, sampled, bar, results
-            work = 6 * pattern.n if self.is_chain else 4 * pattern.nnz + 2 * pattern.column_pairs(filled)
+            work = 2 * pattern.n if self.is_chain else 4 * pattern.nnz + 2 * pattern.column_pairs(filled)
         else:
-            kernel, work = density.cross_entropy_vjp if back else density.cross_entropy, 2 * pattern.nnz
+            kernel, work = density.cross_entropy_vjp if back else density.cross_entropy, pattern.nnz
             if name == "log_prob":  # at a point: no scale, and no cotangent of one
                 addresses = [*addresses[:3], 0, *addresses[3:], *([0] if back else [])]
             arguments = structure, task.stride, *addresses
