@@ -17,8 +17,8 @@ from typing import Any
 
 from sparseggm import cores, forks
 
-MIN_WORK = 1 << 19
-"""Multiply-adds for which waking a thread is worthwhile, about a tenth of a millisecond: the least part of each."""
+MIN_WORK = 1 << 20
+"""Multiply-adds for which waking a thread is worthwhile, about a fifth of a millisecond: the least part of each."""
 
 LANES = 16
 """Parts of a large batch begin at multiples of this, so that only the last thread has unused lanes."""

@@ -112,12 +112,12 @@ class Sparse:
 
     def sample_and_kl_terms(self, pattern: Pattern, task: Step) -> int:
         *given, z, terms = task.addresses
-        return self._residual(2, pattern, task, tuple(given), (0, 0), (z, terms, 0, 0, 0, 0))
+        return self._residual(1, pattern, task, tuple(given), (0, 0), (z, terms, 0, 0, 0, 0))
 
     def sample_and_kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
         given, cotangents, bars = task.addresses[:4], task.addresses[4:6], task.addresses[6:]
         results = 0, 0, bars[1], bars[3], bars[0], bars[2]
-        return self._residual(5, pattern, task, (0, *given), tuple(cotangents), results)
+        return self._residual(2, pattern, task, (0, *given), tuple(cotangents), results)
 
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         order = _NATURAL if task.order is None else checks.read_only_view(np.ascontiguousarray(task.order, np.int64))
