@@ -20,7 +20,6 @@ import numpy as np
 
 from sparseggm.errors import NonPositiveError, PatternError, ShapeError
 from sparseggm.fields.parameters import (
-    as_array,
     common_batch,
     expanded,
     gaussian_of_factor,
@@ -32,7 +31,7 @@ from sparseggm.graph.edges import require_positive as require_sizes
 from sparseggm.graph.families import Band, Chain
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, known_to_fail, scatter
+from sparseggm.positivity.namespace import Array, array_namespace, as_array, known_to_fail, scatter
 
 
 class Autoregression:
@@ -129,7 +128,7 @@ class Autoregression:
     def _require_stationary(self, function: str, k: int, r: Array) -> None:
         stationary = array_namespace(r).abs(r) < 1
         if known_to_fail(stationary):
-            found = np.asarray(as_array(r))[..., 0]
+            found = as_array(r)[..., 0]
             index = tuple(int(axis) for axis in np.argwhere(~(abs(found) < 1))[0])
             raise NonPositiveError(
                 f"{function}: coefficients must be stationary, got partial autocorrelation {found[index]:.6g} of order "

@@ -18,7 +18,16 @@ from sparseggm.gaussian.designs import Design
 from sparseggm.gaussian.linear import Gaussian, observation_of, representable
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_dtype_of, in_float64, known_to_fail
+from sparseggm.positivity.namespace import (
+    Array,
+    array_namespace,
+    as_array,
+    constant_like,
+    in_dtype_of,
+    in_float64,
+    known_to_fail,
+    unit_roundoff,
+)
 
 
 def constrain(g: Gaussian, matrix: Any, values: Any) -> Constrained:
@@ -56,7 +65,7 @@ class Constrained:
         checks.broadcast(function, values=tuple(self.values.shape[:-1]), gaussian=tuple(g.batch_shape))
         if known_to_fail(array_namespace(e).isfinite(e)):
             raise NonFiniteError(f"{function}: values must be finite, got NaN or infinity.")
-        _require_rank(function, dense, _as_array(self.values))
+        _require_rank(function, dense, as_array(self.values))
         self._prepare(function)
 
     def _prepare(self, function: str) -> None:
@@ -73,11 +82,11 @@ class Constrained:
         try:
             root = xp.linalg.cholesky(correlation)
         except xp.linalg.LinAlgError:
-            root = constant_like(correlation, _roots_as_far_as_they_go(_as_array(correlation)))
+            root = constant_like(correlation, _roots_as_far_as_they_go(as_array(correlation)))
         pivots, k = xp.diagonal(root, 0, -2, -1), len(a)
-        fits = pivots**2 > k * (k + 1) * _rounding_of(a)
+        fits = pivots**2 > k * (k + 1) * unit_roundoff(a)
         if known_to_fail(fits):
-            *batch, row = (int(place) for place in np.argwhere(~_as_array(fits))[0])
+            *batch, row = (int(place) for place in np.argwhere(~as_array(fits))[0])
             raise NotPositiveDefiniteError(
                 f"{function}: A Σ Aᵀ is singular to working precision{in_batch(tuple(batch))}: the Gaussian determines "
                 "a combination of rows already. Leave one out, or use float64.",
@@ -94,7 +103,7 @@ class Constrained:
         limits = xp.finfo(self._gram.dtype)
         fits = xp.isfinite(self._gram).all(-1) & (xp.diagonal(self._gram, 0, -2, -1) >= limits.tiny / limits.eps)
         if known_to_fail(fits):
-            row = int(np.nonzero(~_as_array(fits))[-1][0])
+            row = int(np.nonzero(~as_array(fits))[-1][0])
             raise NonFiniteError(
                 f"{function}: A Σ Aᵀ must be in the range of {self._gram.dtype}, got numbers beyond it in row {row}. "
                 "Divide this row of the matrix, and its value, by its largest entry."
@@ -162,7 +171,7 @@ class Constrained:
         xp, a = array_namespace(point), constant_like(point, self.matrix)
         gap = point @ a.T - self.values
         size = abs(point) @ abs(a).T + abs(self.values)
-        level = _rounding_of(point) ** 0.5
+        level = unit_roundoff(point) ** 0.5
         volume = 0.5 * xp.linalg.slogdet(in_float64(a @ a.T))[1]
         density = in_float64(g.log_prob(point)) - self.log_density - volume
         there = (abs(gap) <= level * size).all(-1)
@@ -180,7 +189,7 @@ class Constrained:
     def observe(self, nodes: Any, values: Any, variance: Any) -> Constrained:
         """The posterior after what `GaussianGraphicalModel.observe` takes: observed first, then constrained."""
         posterior = observation_of("observe", self.gaussian, nodes).updated("observe", self.gaussian, values, variance)
-        return Constrained(posterior, _as_array(self.matrix), self.values)
+        return Constrained(posterior, as_array(self.matrix), self.values)
 
     def log_evidence(self, nodes: Any, values: Any, variance: Any) -> Array:
         """log p(y | A z = e) = log p(y) + log p(e | y) − log p(e), nats."""
@@ -197,15 +206,6 @@ def _roots_as_far_as_they_go(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
             for rows in range(1, matrices.shape[-1] + 1):
                 roots[(*place, slice(rows), slice(rows))] = np.linalg.cholesky(matrices[place][:rows, :rows])
     return roots
-
-
-def _rounding_of(array: Array) -> float:
-    """u of its dtype."""
-    return float(np.finfo(str(array.dtype).removeprefix("torch.")).eps) / 2
-
-
-def _as_array(tensor: Array) -> npt.NDArray[Any]:
-    return np.asarray(tensor.detach() if hasattr(tensor, "detach") else tensor)
 
 
 def _require_rank(function: str, dense: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:

@@ -20,9 +20,8 @@ import scipy.sparse
 from sparseggm.errors import DTypeError, NonFiniteError, NotConvergedError, NotPositiveDefiniteError, ShapeError
 from sparseggm.fields.areal import Improper
 from sparseggm.fields.intrinsic import IntrinsicGaussian
-from sparseggm.fields.likelihoods import Likelihood, Terms, total
+from sparseggm.fields.likelihoods import Likelihood, Terms
 from sparseggm.fields.parameters import (
-    as_array,
     common_batch,
     expanded,
     gaussian_of_precision,
@@ -35,7 +34,7 @@ from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, in_float64, is_transformed
+from sparseggm.positivity.namespace import Array, array_namespace, as_array, in_float64, is_transformed, total
 
 TOLERANCE = 1e-10
 """Newton decrement ∇fᵀ H⁻¹ ∇f below which one more step ends: the mode is then 10⁻⁵ deviations away, and after it some

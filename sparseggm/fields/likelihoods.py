@@ -17,7 +17,7 @@ import scipy.special
 from sparseggm.errors import DTypeError, NonFiniteError, ShapeError
 from sparseggm.fields.parameters import constants, is_tensor, parameters, require_broadcast, require_positive
 from sparseggm.graph.pattern import FloatArray
-from sparseggm.positivity.namespace import Array, array_namespace, constant_like, in_float64, softplus
+from sparseggm.positivity.namespace import Array, array_namespace, constant_like, softplus
 
 
 class Terms(NamedTuple):
@@ -276,8 +276,3 @@ def _stirling(x: Array) -> Array:
 
 def _gammaln(x: Array) -> Array:
     return array_namespace(x).lgamma(x) if is_tensor(x) else scipy.special.gammaln(x)
-
-
-def total(terms: Array) -> Array:
-    """The sum over observations or nodes, in float64."""
-    return in_float64(terms).sum(-1)

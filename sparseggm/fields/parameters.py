@@ -19,7 +19,7 @@ from sparseggm.gaussian.linear import representable
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, constant_like, known_to_fail
+from sparseggm.positivity.namespace import Array, array_namespace, as_array, constant_like, known_to_fail
 from sparseggm.promotion import promoted
 
 
@@ -48,7 +48,7 @@ def require_between(function: str, name: str, value: Array, low: float, high: fl
     """Raise a NonPositiveError where a number is known not to be in the open interval (low, high)."""
     inside = (value > low) & (value < high)
     if known_to_fail(inside):
-        found = np.asarray(as_array(value))
+        found = as_array(value)
         bad = np.argwhere(~((found > low) & (found < high)))[0]
         index = tuple(int(axis) for axis in bad)
         need = "positive and finite" if (low, high) == (0.0, np.inf) else f"in ({low:g}, {high:g})"
@@ -61,11 +61,6 @@ def require_positive(function: str, **values: Array) -> None:
     """Raise a NonPositiveError where a number is known not to be positive and finite."""
     for name, value in values.items():
         require_between(function, name, value, 0.0, np.inf)
-
-
-def as_array(value: Array) -> npt.NDArray[Any]:
-    """The numbers, for a message."""
-    return np.asarray(value.detach() if is_tensor(value) else value)
 
 
 def require_broadcast(function: str, **values: Array) -> None:

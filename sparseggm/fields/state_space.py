@@ -18,7 +18,6 @@ import scipy.sparse
 
 from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
 from sparseggm.fields.parameters import (
-    as_array,
     common_batch,
     constants,
     expanded,
@@ -30,7 +29,15 @@ from sparseggm.graph.edges import require_positive as require_sizes
 from sparseggm.graph.families import BlockChain
 from sparseggm.graph.pattern import FloatArray, IntArray
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, constant_like, known_to_fail, take
+from sparseggm.positivity.namespace import (
+    Array,
+    array_namespace,
+    as_array,
+    constant_like,
+    known_to_fail,
+    take,
+    unit_roundoff,
+)
 
 
 class StateSpace:
@@ -193,24 +200,20 @@ def _whitening(function: str, name: str, matrix: Array) -> Array:
         )
     diagonal = xp.diagonal(matrix, 0, -2, -1)
     scale = xp.sqrt(xp.abs(diagonal))
-    rounding = 8 * _unit(matrix) * scale[..., :, None] * scale[..., None, :]
+    rounding = 8 * unit_roundoff(matrix) * scale[..., :, None] * scale[..., None, :]
     if known_to_fail(xp.abs(matrix - xp.swapaxes(matrix, -1, -2)) <= rounding):
         raise PatternError(f"{function}: {name} must be symmetric. (Q + Q.T) / 2 cures what rounding made differ.")
     try:
         root = xp.linalg.cholesky(matrix)
     except xp.linalg.LinAlgError:
         raise _singular(function, name, matrix) from None
-    if known_to_fail(xp.diagonal(root, 0, -2, -1) ** 2 > (size + 1) * _unit(matrix) * diagonal):
+    if known_to_fail(xp.diagonal(root, 0, -2, -1) ** 2 > (size + 1) * unit_roundoff(matrix) * diagonal):
         raise _singular(function, name, matrix)
     return xp.linalg.inv(root)
 
 
-def _unit(array: Array) -> float:
-    return float(array_namespace(array).finfo(array.dtype).eps) / 2
-
-
 def _singular(function: str, name: str, matrix: Array) -> NonPositiveError:
-    found = np.asarray(as_array(matrix))
+    found = as_array(matrix)
     least = np.linalg.eigvalsh(found)[..., 0] if np.isfinite(found).all() else np.full(found.shape[:-2], np.nan)
     index = tuple(int(axis) for axis in np.unravel_index(np.argmin(least), least.shape))
     return NonPositiveError(

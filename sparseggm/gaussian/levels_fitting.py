@@ -28,12 +28,12 @@ from sparseggm.gaussian.observed import GreyLevels, squeezed
 from sparseggm.graph.families import Diagonal
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.graph.topology import Topology
+from sparseggm.kernels.sparse.density import LOG_2PI
 
 IMAGES_AT_ONCE = 1_000
 PRIOR_IMAGES = 1.0
 PRIOR_VARIANCE = math.pi**2 / 3  # of logit u, u uniform in (0, 1)
 NEWTON_STEPS = 100
-LOG_2PI = math.log(2 * math.pi)
 
 Levels = npt.NDArray[np.integer]
 

@@ -34,6 +34,7 @@ from sparseggm.positivity.namespace import (
     mask,
     segment_sum,
     take,
+    total,
 )
 from sparseggm.promotion import as_numbers
 
@@ -151,7 +152,7 @@ class LinearObservation(Gram):
         prior = given.prior
         posterior, move = self._update(function, given)
         misfit = given.residual - self._design.matmul(given.entries, move)
-        square = _sum_of(misfit * self._noise_matmul(given.weights, misfit)) + prior._square_of(move)
+        square = total(misfit * self._noise_matmul(given.weights, misfit)) + prior._square_of(move)
         logdets = given.logdet + prior._logdet() - posterior._logdet()
         return rounded(function, 0.5 * (logdets - square - given.count * LOG_2PI), prior.loc)
 
@@ -333,13 +334,9 @@ def _require_finite(function: str, name: str, values: Array, remedy: str) -> Non
         )
 
 
-def _sum_of(terms: Array) -> Array:
-    return in_float64(terms).sum(-1)
-
-
-def rounded(function: str, total: Array, like: Array) -> Array:
-    """A float64 total in the dtype of a Gaussian."""
-    return representable(function, in_dtype_of(total, like))
+def rounded(function: str, value: Array, like: Array) -> Array:
+    """A float64 number in the dtype of a Gaussian."""
+    return representable(function, in_dtype_of(value, like))
 
 
 def representable(function: str, result: Array, given: str = "arguments", made: str = "result") -> Array:

@@ -86,6 +86,16 @@ def readable(array: Array) -> npt.NDArray[Any] | None:
     return plain_tensor.numpy(force=True) if is_known else None
 
 
+def as_array(array: Array) -> npt.NDArray[Any]:
+    """The numbers of a tensor without its gradient, or those of an array, as an array of NumPy."""
+    return np.asarray(array.detach() if hasattr(array, "detach") else array)
+
+
+def unit_roundoff(array: Array) -> float:
+    """u of its dtype: half the distance from 1 to the next number."""
+    return float(array_namespace(array).finfo(array.dtype).eps) / 2
+
+
 def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:
     """(..., count): for each segment the sum of its terms (..., m); term t belongs to segment segments[t]."""
     if _is_numpy(terms):
@@ -122,6 +132,11 @@ def scatter(parts: list[tuple[IntArray, Array]], size: int) -> Array:
 def in_float64(array: Array) -> Array:
     """The numbers in float64."""
     return array.astype(np.float64) if _is_numpy(array) else array.double()
+
+
+def total(terms: Array) -> Array:
+    """The sum over the last axis, in float64."""
+    return in_float64(terms).sum(-1)
 
 
 def in_dtype_of(array: Array, like: Array) -> Array:

@@ -145,7 +145,7 @@ def _finite(run: Path, evaluated: Callable[[], Evaluation]) -> Evaluation:
 
 def report(result: dict[str, Any]) -> str:
     """Lines that show the result of `evaluate`."""
-    run = result["run"]
+    run, config = result["run"], _config_of(result["run"])
     bits = {name: _in_bits(result, name) if "elbo_bits" in result else "" for name in ("elbo", "log_p")}
     hidden = ""
     if "log_p_hidden" in result:
@@ -153,7 +153,7 @@ def report(result: dict[str, Any]) -> str:
     few = f" ({_with_error(result, 'log_p_200').strip()} with 200)" if "log_p_200" in result else ""
     refinement = f", refined by {result['refinement']['steps']} steps" if result["refinement"] else ""
     return (
-        f"{run['data']}, {_latents(run)}{refinement}, {_pixels(run)}seed {run['seed']}, "
+        f"{run['data']}, {config.latents_in_words}{refinement}, {_pixels(config)}seed {run['seed']}, "
         f"{result['epochs_trained']} epochs; "
         f"{result['images']:,} {result['part']} images, {result['samples']} samples\n"
         f"ELBO      {_with_error(result, 'elbo')} nats an image{bits['elbo']}\n"
@@ -162,13 +162,6 @@ def report(result: dict[str, Any]) -> str:
         f"{hidden}"
         f"{_diagnostics(result)}; {result['seconds']:.1f} s"
     )
-
-
-def _latents(run: dict[str, Any]) -> str:
-    """Posterior and prior of the identity of a run."""
-    prior = f", {run['prior']} prior" if "prior" in run else ""
-    head = f", {run.get('head', Config.head)} head"
-    return (f"layers {run['layers']}{head}" if "layers" in run else f"{run['posterior']} posterior") + prior
 
 
 def _diagnostics(result: dict[str, Any]) -> str:
@@ -201,13 +194,18 @@ def _in_bits(result: dict[str, Any], name: str) -> str:
     return f", {result[f'{name}_bits']:.4f} ± {result[f'{name}_bits_standard_error']:.4f} bits per dimension"
 
 
-def _pixels(run: dict[str, Any]) -> str:
-    """Of the identity of a run, what concerns the pixels of grey images."""
-    if "likelihood" not in run:
+def _pixels(config: Config) -> str:
+    """What concerns the pixels of grey images."""
+    if not config.is_grey:
         return ""
-    names = (run["likelihood"], run.get("pixels", Config.pixels), run.get("structure", Config.structure))
-    alpha = f", alpha {run.get('alpha', Config.alpha)}" if run["likelihood"] == "logit-normal" else ""
-    return f"{' '.join(names)} pixels{alpha}, "
+    alpha = f", alpha {config.alpha}" if config.likelihood == "logit-normal" else ""
+    return f"{config.likelihood} {config.pixels} {config.structure} pixels{alpha}, "
+
+
+def _config_of(identity: dict[str, Any]) -> Config:
+    """The recipe of a run, of which the identity leaves out some defaults."""
+    names = {field.name for field in fields(Config)}
+    return Config(**{name: value for name, value in identity.items() if name in names})
 
 
 def load_run(run: Path) -> tuple[Config, ImageModel, dict[str, Any]]:
@@ -218,9 +216,8 @@ def load_run(run: Path) -> tuple[Config, ImageModel, dict[str, Any]]:
     """
     path = run / checkpoint.CHECKPOINT
     state = checkpoint.load(path)
-    names = {field.name for field in fields(Config)}
     with checkpoint.restoring(path):
-        config = Config(**{name: value for name, value in state["identity"].items() if name in names})
+        config = _config_of(state["identity"])
         checkpoint.continued(path, state, config.identity(state["identity"]["data"]))
         checkpoint.require_history(path, state, config)
         vae = untrained(config)

@@ -200,11 +200,14 @@ GREY_PIXELS = Experiment(
     recipe={"likelihood": "levels", "learning_rate": 2e-3},
 )
 _STRUCTURED = {"layers": "16:extended-grid 40:block-chain", "free_bits": 0.5}
+_INDEPENDENT = {**_STRUCTURED, "layers": "16:diagonal 40:diagonal"}
 LAYERS = Experiment(
     name="layers",
     title="Two stochastic layers",
     models={
-        "diagonal": {**_STRUCTURED, "layers": "16:diagonal 40:diagonal"},
+        "diagonal": _INDEPENDENT,
+        "diagonal-potential": {**_INDEPENDENT, "head": "potential"},
+        "diagonal-free": {**_INDEPENDENT, "head": "free"},
         "structured": _STRUCTURED,
         "structured-potential": {**_STRUCTURED, "head": "potential"},
         "structured-free": {**_STRUCTURED, "head": "free"},

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.torch import GaussianGraphicalModel, GreyLevels, LogitNormal
 from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.data import Images
@@ -123,7 +124,7 @@ def _marginal_log_density(g: GaussianGraphicalModel, x: Tensor, seen: Tensor) ->
         raise ValueError("logit-normal: a missing pixel comes after one that is seen, which depends on it. Use levels.")
     white = g.whiten(torch.logit(x) - g.loc)
     log_pivots = g.factor[..., pattern.diagonal.copy()].log()
-    terms = log_pivots - 0.5 * (white.square() + math.log(2.0 * math.pi)) - x.log() - torch.log1p(-x)
+    terms = log_pivots - 0.5 * (white.square() + LOG_2PI) - x.log() - torch.log1p(-x)
     return terms[..., seen].sum(-1, dtype=torch.float64).to(x)
 
 

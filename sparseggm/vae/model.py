@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseggm.torch import GaussianGraphicalModel, precondition, sample_and_kl
-from sparseggm.vae.config import Config
+from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.likelihoods import likelihood_of
-from sparseggm.vae.networks import CentredGaussian, decoder, encoder_body, gaussian_head
+from sparseggm.vae.networks import CentredGaussian, decoder, gaussian_head, hidden_layers
 from sparseggm.vae.objective import elbo_terms, importance_weighted_terms
 
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
@@ -52,7 +52,7 @@ class ImageModel(nn.Module, ABC):
         super().__init__()
         self.kl_estimator, self.groups, self.latent_variables = config.kl, config.groups, config.latents
         self.likelihood = likelihood_of(config)
-        self.encoder = encoder_body(config.encoder_width)
+        self.encoder = hidden_layers(PIXELS, config.encoder_width)
         self.decoder = decoder(config, mean_intensity)
 
     @property

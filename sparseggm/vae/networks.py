@@ -14,9 +14,9 @@ from sparseggm.vae.config import PIXELS, SIDE, Config
 CHANNELS = 32
 
 
-def encoder_body(hidden: int) -> nn.Sequential:
-    """784 → hidden → hidden; the head of a Gaussian follows."""
-    return nn.Sequential(nn.Linear(PIXELS, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
+def hidden_layers(inputs: int, hidden: int) -> nn.Sequential:
+    """inputs → hidden → hidden."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
 
 
 def gaussian_head(width: int, topology: Topology, family: Family) -> GaussianHead:
@@ -101,15 +101,11 @@ class CentredGaussian(nn.Module):
 def _body(config: Config) -> nn.Sequential:
     if config.decoder == "convolutional":
         return _convolutional_body(config.latents)
-    return _dense_body(config.latents, config.hidden)
+    return hidden_layers(config.latents, config.hidden)
 
 
 def _logits(config: Config, width: int) -> nn.Module:
     return _maps(width, 1) if config.decoder == "convolutional" else nn.Linear(width, PIXELS)
-
-
-def _dense_body(latent: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(latent, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
 
 
 class _Images(nn.Sequential):

@@ -27,7 +27,7 @@ from sparseggm.gaussian.storage import load, save
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.bounds import standard_error
 from sparseggm.vae.checks import require_count
-from sparseggm.vae.config import LARGEST_SEED, LEAST_ALPHA, PIXEL_GRAPHS, SPLITS, pixel_topology
+from sparseggm.vae.config import GREY, LARGEST_SEED, LEAST_ALPHA, PIXEL_GRAPHS, SPLITS, pixel_topology
 from sparseggm.vae.data import load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DataError, Interrupted
 from sparseggm.vae.files import checkpoint
@@ -35,7 +35,6 @@ from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.train import progress_bar
 
-LIKELIHOODS = ("levels", "logit-normal")
 MODEL, RESULT = "pixels.npz", "pixels.json"
 IMAGES_AT_ONCE = 500
 SAMPLES_AT_ONCE = 8
@@ -67,7 +66,7 @@ class PixelFit:
     alpha: float = 1e-6
 
     def __post_init__(self) -> None:
-        named = ("likelihood", LIKELIHOODS), ("pixels", PIXEL_GRAPHS), ("split", SPLITS)
+        named = ("likelihood", GREY), ("pixels", PIXEL_GRAPHS), ("split", SPLITS)
         for name, known in named:
             if getattr(self, name) not in known:
                 raise ConfigError(f"unknown {name} {getattr(self, name)!r}; one of: {', '.join(known)}.")

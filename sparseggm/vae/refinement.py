@@ -6,11 +6,10 @@ start where the encoder ends [Kim et al. 2018]. The model is left as it is, and 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.torch import refine
 from sparseggm.torch.refinement import RATE, SAMPLES
 from sparseggm.vae.model import VAE, ImageModel, Inference, OneLayer
@@ -47,4 +46,4 @@ def refined(vae: ImageModel, x: Tensor, steps: int, purpose: tuple[int, int]) ->
 
 def log_standard_normal(z: Tensor) -> Tensor:
     """log N(z; 0, I)."""
-    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2.0 * math.pi))
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * LOG_2PI)

@@ -21,7 +21,7 @@ from sparseggm.torch import GaussianGraphicalModel, PotentialHead, ResidualHead,
 from sparseggm.torch.heads import GaussianHead
 from sparseggm.vae.config import PIXELS, Config
 from sparseggm.vae.latents import Layer
-from sparseggm.vae.networks import CentredGaussian, gaussian_head
+from sparseggm.vae.networks import CentredGaussian, gaussian_head, hidden_layers
 
 
 class Posterior(Protocol):
@@ -178,7 +178,7 @@ class Lower(Rung):
     def __init__(self, config: Config, layer: Layer, above: int) -> None:
         super().__init__(config.head, config.encoder_width, layer)
         width, hidden = config.encoder_width, config.hidden
-        self.context = nn.Sequential(nn.Linear(above, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
+        self.context = hidden_layers(above, hidden)
         self.prior_head = gaussian_head(hidden, layer.topology, _of_prior(layer))
         self.joint = nn.Sequential(nn.Linear(width + hidden, width), nn.ELU())
 

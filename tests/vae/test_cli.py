@@ -35,7 +35,9 @@ def test_train_evaluate_and_figures_in_a_row(
     assert main(["train", "--posterior=block-chain", *SMALL, "--out", run]) == 0
     assert main(["evaluate", run, "--samples=20"]) == 0
     output = capsys.readouterr().out
-    assert "600 digits, block-chain posterior, seed 0, 1 epochs; 100 test images, 20 samples\nELBO  " in output
+    assert (
+        "600 digits, block-chain posterior, 4 latents, seed 0, 1 epochs; 100 test images, 20 samples\nELBO  " in output
+    )
     assert " ± " in output
     assert main(["evaluate", run, "--samples=2", "--part=validation"]) == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["part"] == "validation"

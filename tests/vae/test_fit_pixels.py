@@ -31,13 +31,14 @@ from sparseggm.vae import (
     pixel_fit,
     pixel_topology,
 )
+from sparseggm.vae.config import GREY
 
 GRID = PixelFit(pixels="extended-grid")
 DENSITY = PixelFit(likelihood="logit-normal", pixels="diagonal")
 
 
 @pytest.mark.parametrize("name", PIXEL_GRAPHS)
-@pytest.mark.parametrize("likelihood", pixel_fit.LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", GREY)
 def test_every_model_is_fitted_and_printed_and_saved(
     likelihood: str, name: str, few_digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,7 +180,7 @@ def test_a_damaged_fit_is_not_continued(
     assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("likelihood", pixel_fit.LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", GREY)
 def test_too_few_images_are_refused(
     likelihood: str, few_digits: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

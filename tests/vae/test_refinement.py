@@ -121,7 +121,7 @@ def test_the_evaluation_names_the_refinement(
 ) -> None:
     train(recipe, tmp_path)
     assert main(["evaluate", str(tmp_path), "--samples=3", "--refine=2"]) == 0
-    assert "chain posterior, refined by 2 steps, " in capsys.readouterr().out
+    assert "chain posterior, 4 latents, refined by 2 steps, " in capsys.readouterr().out
     assert json.loads((tmp_path / "evaluation.json").read_text())["refinement"]["steps"] == 2
     assert main(["evaluate", str(tmp_path), "--samples=3"]) == 0
     assert "refined" not in capsys.readouterr().out
