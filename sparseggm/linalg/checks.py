@@ -231,9 +231,9 @@ def require_finite(
 
 
 def require_positive_diagonal(
-    verb: str, pattern: Pattern, factor: FloatArray, topology: Topology | None = None
+    verb: str, pattern: Pattern, factor: FloatArray, topology: Topology | None = None, remedy: str = ""
 ) -> None:
-    """Raise at the first diagonal entry ≤ 0; nodes are named as in `require_finite`."""
+    """Raise at the first diagonal entry ≤ 0; nodes are named as in `require_finite`, and the remedy stands last."""
     diagonal = factor[..., pattern.diagonal]
     bad = diagonal <= 0
     if bad.any():
@@ -241,7 +241,8 @@ def require_positive_diagonal(
         value = float(diagonal[(*batch_index, column)])
         where = f"column {column} of {pattern.n}" if topology is None else _nodes(topology, column)
         where += in_batch(tuple(batch_index))
-        raise NonPositiveError(f"{verb}: the diagonal of factor must be positive, got {value:.3g} at {where}.")
+        message = f"{verb}: the diagonal of factor must be positive, got {value:.3g} at {where}."
+        raise NonPositiveError(f"{message} {remedy}".rstrip())
 
 
 def _nodes(topology: Topology, *eliminated: int) -> str:

@@ -12,7 +12,6 @@ from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
@@ -156,8 +155,8 @@ def on_graph(function: str, topology: Topology, validates: bool = True, **given:
     pattern, (vector_name, matrix_name) = topology.precision_pattern, given
     require_sizes(function, topology, pattern, **{vector_name: vector, matrix_name: matrix})
     if validates and have_values(vector, matrix):
-        require_finite_vector(function, vector_name, topology, array(vector))
-        require_finite_entries(function, matrix_name, topology, pattern, array(matrix))
+        checks.require_finite(function, vector_name, None, array(vector), topology)
+        checks.require_finite(function, matrix_name, pattern, array(matrix), topology)
     return vector, matrix
 
 
@@ -208,7 +207,7 @@ def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...]) -> 
         return
     for name, tensor in zip(named, tensors, strict=True):
         if tensor.shape[-1] == own.topology.n:
-            require_finite_vector(function, name, own.topology, array(tensor))
+            checks.require_finite(function, name, None, array(tensor), own.topology)
         checks.require_finite(function, name, None, array(tensor))
     for value in values:
         if isinstance(value, Distribution):
@@ -251,39 +250,7 @@ def is_valid(pattern: Pattern, loc: Tensor, factor: Tensor) -> bool:
 
 def require_valid(function: str, topology: Topology, pattern: Pattern, loc: FloatArray, factor: FloatArray) -> None:
     """Raise at the first value that is not finite, or not positive on the diagonal of L, by the caller's node."""
-    require_finite_vector(function, "loc", topology, loc)
-    require_finite_entries(function, "factor", topology, pattern, factor)
-    pivots = factor[..., pattern.diagonal]
-    bad_pivot = pivots <= 0
-    if bad_pivot.any():
-        batch, column, value = _first(bad_pivot, pivots)
-        where = f"{topology.describe(int(topology.order[column]))}{checks.in_batch(batch)}"
-        raise NonPositiveError(
-            f"{function}: the diagonal of factor must be positive, got {value:.3g} at {where}. FactorHead and "
-            "parametrize.factor guarantee it."
-        )
-
-
-def require_finite_vector(function: str, name: str, topology: Topology, values: FloatArray) -> None:
-    """Raise at the first number (..., n) that is not finite, by the caller's node."""
-    bad = ~np.isfinite(values)
-    if bad.any():
-        batch, node, value = _first(bad, values)
-        where = f"{topology.describe(node)}{checks.in_batch(batch)}"
-        raise NonFiniteError(f"{function}: {name} must be finite, got {value} at {where}.")
-
-
-def require_finite_entries(function: str, name: str, topology: Topology, pattern: Pattern, values: FloatArray) -> None:
-    """Raise at the first packed value that is not finite, by the nodes of its row and column."""
-    bad = ~np.isfinite(values)
-    if bad.any():
-        batch, p, value = _first(bad, values)
-        ends = dict.fromkeys(int(topology.order[end]) for end in (pattern.rows[p], pattern.cols[p]))
-        where = f"{' and '.join(map(topology.describe, ends))}{checks.in_batch(batch)}"
-        raise NonFiniteError(f"{function}: {name} must be finite, got {value} at {where}.")
-
-
-def _first(bad: npt.NDArray[np.bool_], values: FloatArray) -> tuple[tuple[int, ...], int, float]:
-    """Batch index, place on the last axis, and value of the first that is bad."""
-    *batch, last = (int(axis) for axis in np.argwhere(bad)[0])
-    return tuple(batch), last, float(values[(*batch, last)])
+    checks.require_finite(function, "loc", None, loc, topology)
+    checks.require_finite(function, "factor", pattern, factor, topology)
+    guarantee = "FactorHead and parametrize.factor guarantee it."
+    checks.require_positive_diagonal(function, pattern, factor, topology, guarantee)

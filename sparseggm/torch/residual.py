@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError
 from sparseggm.gaussian.regression import moved
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.linalg import checks
 from sparseggm.positivity.families import bounded
 from sparseggm.positivity.namespace import array_namespace, mask
 from sparseggm.torch.border import (
     as_tensors,
     common_batch,
-    require_finite_entries,
-    require_finite_vector,
     require_valid,
 )
 from sparseggm.torch.distribution import GaussianGraphicalModel
@@ -129,8 +128,8 @@ def _explain(p: GaussianGraphicalModel, shift: Tensor, moves: Tensor, noise: Ten
     if have_values(p.loc, p._factor, shift, moves, noise):
         require_valid(function, topology, p.factor_pattern, array(p.loc), array(p._factor))
         for name, vector in {"shift": shift, "noise": noise}.items():
-            require_finite_vector(function, name, topology, array(vector))
-        require_finite_entries(function, "moves", topology, p.factor_pattern, array(moves))
+            checks.require_finite(function, name, None, array(vector), topology)
+        checks.require_finite(function, "moves", p.factor_pattern, array(moves), topology)
 
 
 class ResidualHead(Head):
