@@ -161,7 +161,7 @@ def nan_at(shape: tuple[int, ...], *place: int) -> torch.Tensor:
         (
             {"factor": nan_at((2, 7), 1, 3)},
             sg.NonFiniteError,
-            r"factor must be finite, got nan at node 2 of Chain\(n=4\) and node 1 of .*, batch element \(1,\)",
+            r"factor must be finite, got nan at node 1 of Chain\(n=4\) and node 2 of .*, batch element \(1,\)",
         ),
         (
             {"loc": nan_at((3, 4), 2, 1)},
