@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sparseggm.files import write_atomically, write_json
-from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, symmetric
+from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, Limits, symmetric
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.diagnostic_figure import evaluated, plot_diagnostics
 from sparseggm.vae.errors import CheckpointError
@@ -27,11 +27,12 @@ from sparseggm.vae.geometry_figures import plot_between, plot_lengths
 from sparseggm.vae.likelihoods import held_out
 from sparseggm.vae.model import VAE
 from sparseggm.vae.pixel_figures import pixel_figures
-from sparseggm.vae.plotting import new_figure, plot_factor, plot_over_training, plot_tiles, stored_couplings
+from sparseggm.vae.plotting import new_figure, plot_over_training, plot_tiles, stored_couplings
 from sparseggm.vae.randomness import generator
 from sparseggm.vae.runs import TrackedLayer, TrainedRun, load_runs
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -72,7 +73,7 @@ def plot_factors(layers: list[TrackedLayer], tracked: int) -> Figure:
         top.set_title(f"{layer.name} ({edge.shape[1]} couplings)")
         shown = plot_over_training(top, diagonal, SEQUENTIAL, lengths)
         coupled = plot_over_training(middle, edge, DIVERGING, couplings)
-        plot_factor(bottom, layer.topology, layer.factor[-1], lengths, couplings)
+        _plot_factor(bottom, layer, lengths, couplings)
         bottom.set_title(f"after epoch {len(diagonal) - 1}", fontsize=10)
     axes[0, 0].set_ylabel("node j")
     axes[1, 0].set_ylabel("stored entry (i, j), by column")
@@ -81,6 +82,15 @@ def plot_factors(layers: list[TrackedLayer], tracked: int) -> Figure:
     axes[2, -1].set_visible(False)
     figure.suptitle(f"Cholesky factor of the posterior precision of test image {tracked}")
     return figure
+
+
+def _plot_factor(axes: Axes, layer: TrackedLayer, node_limits: Limits, edge_limits: Limits) -> None:
+    """Plot the last L of a layer on the graph of P: its diagonal at the nodes, its couplings on the edges."""
+    factor, (nodes, edges) = layer.factor[-1], layer.topology.factor_positions
+    couplings = np.where(edges >= 0, factor[edges], np.nan)
+    layer.drawn_on.plot(
+        axes, node_values=factor[nodes], edge_values=couplings, node_limits=node_limits, edge_limits=edge_limits
+    )
 
 
 def plot_means(layers: list[TrackedLayer], tracked: int) -> Figure:

@@ -1,4 +1,4 @@
-"""Primitives of the figures: a factor on its graph, a heat map over training, tiles of digits.
+"""Primitives of the figures: a heat map over training, tiles of digits.
 
 Colours and the graphs themselves are those of `sparseggm.graph.plotting`.
 Figures are plain `matplotlib.figure.Figure`s: pyplot and its global state are never touched.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparseggm.graph.plotting import Array, Limits
+from sparseggm.graph.plotting import Array
 from sparseggm.graph.topology import Topology
 
 if TYPE_CHECKING:
@@ -31,15 +31,6 @@ def stored_couplings(topology: Topology) -> Array:
     """Packed positions of the off-diagonals of L."""
     pattern = topology.factor_pattern
     return np.flatnonzero(pattern.rows != pattern.cols)
-
-
-def plot_factor(axes: Axes, topology: Topology, factor: Array, node_limits: Limits, edge_limits: Limits) -> None:
-    """Plot L, (nnz,) packed values, on the graph of P: its diagonal at the nodes, its couplings on the edges."""
-    nodes, edges = topology.factor_positions
-    couplings = np.where(edges >= 0, factor[edges], np.nan)
-    topology.plot(
-        axes, node_values=factor[nodes], edge_values=couplings, node_limits=node_limits, edge_limits=edge_limits
-    )
 
 
 def plot_over_training(axes: Axes, values: Array, colour_map: str, limits: tuple[float, float]) -> Any:

@@ -25,6 +25,8 @@ class TrackedLayer:
     name: str
     is_diagonal: bool
     topology: Topology
+    drawn_on: Topology
+    """With the same edges; it has a place in the plane for each node."""
     loc: Array
     factor: Array
 
@@ -55,7 +57,7 @@ class TrainedRun:
             node, entry = loc.stop, factor.stop
             name = self.name if len(layers) == 1 else f"z{len(layers) - number}: {layer.name.replace('-', ' ')}"
             tracked = self.loc[:, loc], self.factor[:, factor]
-            found.append(TrackedLayer(name, layer.name == "diagonal", topology, *tracked))
+            found.append(TrackedLayer(name, layer.name == "diagonal", topology, layer.topology, *tracked))
         return found
 
     @property

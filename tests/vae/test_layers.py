@@ -36,6 +36,7 @@ from sparseggm.vae import (
 from sparseggm.vae.config import HEADS
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.ladder import averaged, model_of
+from sparseggm.vae.runs import load_runs
 
 LAYERS = "4:extended-grid 6:block-chain"
 IMAGES = 3
@@ -341,6 +342,9 @@ def test_layers_are_evaluated_reported_and_plotted(
     with np.load(run / "evaluation.npz") as arrays:
         assert arrays["kl_by_layer"].shape == (100, 2)
         assert arrays["edges"].max() == 9
+    for layer, graph in zip(load_runs([run])[0].layers, load_run(run)[0].latent_layers, strict=True):
+        assert np.array_equal(layer.drawn_on.edges, layer.topology.edges)
+        assert np.array_equal(layer.drawn_on.node_places(), graph.topology.node_places())
     pictures = {path.stem for path in figures([run])}
     assert pictures >= {"figure4", "figure5", "layers", "samples", "topologies", "diagnostics"}
     origin = json.loads((run / "figures" / "layers.json").read_text())
