@@ -90,7 +90,7 @@ class FactoredGaussian:
     def _set(self, function: str, loc: FloatArray, factor: FloatArray, topology: Topology, pattern: Pattern) -> None:
         checks.check(function, pattern, packed={"factor": factor}, loc=loc)
         self.batch_shape: Shape = checks.broadcast(function, loc=loc.shape[:-1], factor=factor.shape[:-1])
-        checks.require_finite(function, "loc", None, loc)
+        checks.require_finite(function, "loc", None, loc, topology)
         checks.require_finite(function, "factor", pattern, factor, topology)
         checks.require_positive_diagonal(function, pattern, factor, topology)
         loc.flags.writeable = factor.flags.writeable = False
@@ -152,7 +152,7 @@ class FactoredGaussian:
         try:
             y = verb(self.factor_pattern, self.factor, x if natural else x.take(self.topology.order, axis=-1))
         except NonFiniteError:  # the message names the caller's node, not its place in the elimination
-            checks.raise_cause(function, {name: (None, x)})
+            checks.raise_cause(function, {name: (None, x)}, topology=self.topology)
             raise
         return cast(FloatArray, y if natural else y.take(self.topology.inverse_order, axis=-1))
 
@@ -195,7 +195,7 @@ class FactoredGaussian:
     @property
     def information_vector(self) -> FloatArray:
         """h = P loc, (..., n); h and P are the natural parameters."""
-        return self._times_precision("information", loc=self.loc)
+        return self._times_precision("information_vector", loc=self.loc)
 
     def _times_precision(self, function: str, **vector: Any) -> FloatArray:
         """P x = L Lᵀ x."""
@@ -275,7 +275,7 @@ def _factorised(function: str, topology: Topology, precision: FloatArray, **vect
     checks.check(function, pattern, packed={"precision": precision}, **vector)
     checks.broadcast(function, **{name: array.shape[:-1] for name, array in {**vector, "precision": precision}.items()})
     for name, array in vector.items():
-        checks.require_finite(function, name, None, array)
+        checks.require_finite(function, name, None, array, topology)
     try:
         return linalg.cholesky(pattern, precision)
     except NonFiniteError:

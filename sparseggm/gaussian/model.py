@@ -139,7 +139,9 @@ class GaussianGraphicalModel(FactoredGaussian):
             with np.errstate(over="ignore"):  # the verb tests for infinity
                 return square_norm(self._in_elimination_order(function, linalg.matmul_t, difference=a - b))
         except NonFiniteError:
-            checks.raise_cause(function, {name: (None, vector) for name, vector in vectors.items()})
+            checks.raise_cause(
+                function, {name: (None, vector) for name, vector in vectors.items()}, topology=self.topology
+            )
             raise
 
     def _trace_against(self, other: GaussianGraphicalModel) -> FloatArray:
@@ -372,7 +374,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         if values.shape[-1:] != nodes.shape:
             raise ShapeError(f"{function}: values must end in {len(nodes)}, the nodes, got shape {values.shape}.")
         checks.broadcast(function, values=values.shape[:-1], gaussian=self.batch_shape)
-        checks.require_finite(function, "values", None, values)
+        checks.require_finite(function, "values", None, values, self.topology, nodes)
         return conditioning.at_nodes(self.topology, nodes, values - self.loc[..., nodes])
 
     def marginal(self, nodes: npt.ArrayLike, force: bool = False) -> GaussianGraphicalModel:
@@ -437,7 +439,9 @@ def require_gaussians(function: str, *given: object) -> None:
     """Raise a TypeError unless each is a Gaussian."""
     for each in given:
         if not isinstance(each, GaussianGraphicalModel):
-            raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(each).__name__}.")
+            is_other = hasattr(each, "is_on_topology")
+            found = "one of tensors: call its numpy()" if is_other else type(each).__name__
+            raise TypeError(f"{function}: needs a GaussianGraphicalModel of arrays, got {found}.")
 
 
 def kl_to_standard_normal(

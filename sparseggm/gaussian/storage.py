@@ -18,7 +18,7 @@ import numpy as np
 
 from sparseggm.errors import PatternError
 from sparseggm.files import DAMAGE, damage, write_atomically
-from sparseggm.gaussian.model import GaussianGraphicalModel
+from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
 from sparseggm.graph import families, graphs
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.orders import RULE
@@ -55,9 +55,11 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
     """Write a Gaussian to an uncompressed npz file, which replaces an older one at once or not at all.
 
     Raises:
+        TypeError: not a Gaussian of arrays; of one of tensors save `q.numpy()`.
         PatternError: the topology is a class of your own.
         OSError: the file cannot be written; an older one is untouched.
     """
+    require_gaussians("save", gaussian)
     kind, arguments = _describe(gaussian.topology)
     pattern = gaussian.factor_pattern
     header = {

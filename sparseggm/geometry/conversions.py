@@ -11,7 +11,7 @@ from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian.covariance import trace_positions
 from sparseggm.gaussian.linear import representable
 from sparseggm.geometry.fisher import Coordinates, require_coordinates_known
-from sparseggm.geometry.kinds import kind_of, require_finite, require_gaussians
+from sparseggm.geometry.kinds import kind_of, require_finite, require_free_factor, require_gaussians
 from sparseggm.geometry.projection import Moments, projected
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology, require_topology
@@ -35,7 +35,7 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
         natural       P loc, P on the graph         expectation    E z, E z zᵀ = Σ + loc locᵀ on the graph
 
     Raises:
-        PatternError: in "factor" and "regression", of a Gaussian whose topology is not factor-free.
+        PatternError: in "factor" and "regression", of a Gaussian whose L, made of P, has fill.
     Cost: none, O(nnz), one Gram product, one selected inverse.
     Error: E z zᵀ and P loc hold the digits of a mean that is far from zero, and so many fewer of Σ.
     """
@@ -47,8 +47,7 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
     if coordinates == "expectation":
         return Point(g.loc, representable(function, _second_moments(function, g)))
     pattern, factor = g.factor_pattern, kind_of(g.loc).factor(g)
-    if pattern.gram() is not g.graph.precision_pattern:
-        raise PatternError(f"{function}: needs an L that is free on its pattern, got one with fill on {g.topology}.")
+    require_free_factor(function, g)
     if coordinates == "factor":
         return Point(g.loc, factor)
     xp, pivots = array_namespace(factor), take(factor, pattern.diagonal)

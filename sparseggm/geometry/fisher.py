@@ -27,6 +27,7 @@ from sparseggm.geometry.kinds import (
     is_surely_finite,
     kind_of,
     require_finite,
+    require_free_factor,
     require_gaussians,
 )
 from sparseggm.graph.pattern import IntArray, Pattern
@@ -54,10 +55,10 @@ def fisher_matmul(g: Any, vector: npt.ArrayLike, values: npt.ArrayLike, coordina
     F is the Hessian of KL(g ‖ g + v), and of KL(g + v ‖ g), at v = 0.
 
     Args:
-        g: Gaussians, on a factor-free topology.
+        g: Gaussians, whose L is free on its pattern: given as L, or as P on a graph without fill.
         vector, values: v, see `Tangent`; batch axes broadcast.
     Raises:
-        PatternError: the topology is not factor-free; or, for "natural" and "expectation", not chordal in its order.
+        PatternError: L, made of P, has fill; or, for "natural" and "expectation", not chordal in its order.
     Cost: one selected inverse, Σ_j |S_j|² products, and two products with L; a few times that for the last two.
     """
     return _applied("fisher_matmul", g, vector, values, coordinates, False)
@@ -112,8 +113,7 @@ def require_coordinates_known(function: str, coordinates: str) -> None:
 def _require_fisher_matrix(function: str, g: Any, coordinates: str) -> None:
     """Raise unless a Gaussian has a Fisher matrix in these coordinates."""
     require_coordinates_known(function, coordinates)
-    if g.factor_pattern.gram() is not g.graph.precision_pattern:
-        raise PatternError(f"{function}: needs an L that is free on its pattern, got one with fill on {g.topology}.")
+    require_free_factor(function, g)
     if coordinates in ("natural", "expectation") and not g.factor_pattern.is_closed:
         raise PatternError(
             f'{function}: "{coordinates}" needs a graph that is chordal in its order, got {g.topology}. Use "factor".'

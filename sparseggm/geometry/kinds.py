@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from sparseggm import linalg
-from sparseggm.errors import ShapeError
+from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian import selection
 from sparseggm.gaussian.fitting import Words
 from sparseggm.gaussian.model import GaussianGraphicalModel
@@ -153,6 +153,15 @@ def require_gaussians(function: str, *given: object) -> None:
     modules = {kind_of(each.loc).gaussian.__module__: None for each in given}  # type: ignore[attr-defined]
     if len(modules) > 1:
         raise TypeError(f"{function}: needs Gaussians of one kind, got {' and '.join(modules)}.")
+
+
+def require_free_factor(function: str, g: Any) -> None:
+    """Raise unless every L on its pattern is that of some P on its graph, so that L may be moved freely."""
+    if g.factor_pattern.gram() is not g.graph.precision_pattern:
+        raise PatternError(
+            f"{function}: needs an L that is free on its pattern, got one with fill on {g.topology}. On a factor-free "
+            "topology give L in the place of P."
+        )
 
 
 def require_arrays(function: str, *given: object) -> None:

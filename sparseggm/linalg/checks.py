@@ -211,17 +211,22 @@ def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **argume
 
 
 def require_finite(
-    verb: str, name: str, pattern: Pattern | None, array: FloatArray, topology: Topology | None = None
+    verb: str,
+    name: str,
+    pattern: Pattern | None,
+    array: FloatArray,
+    topology: Topology | None = None,
+    nodes: IntArray | None = None,
 ) -> None:
     """Raise at the first NaN or infinity; a `topology` makes the message name nodes instead of entries and columns.
 
-    A vector, which has no pattern, is in the caller's numbering then.
+    A vector, which has no pattern, is in the caller's numbering then; or over some `nodes` of the caller's.
     """
     bad = ~np.isfinite(array)
     if bad.any():
         *batch_index, p = (int(axis) for axis in np.argwhere(bad)[0])
         if pattern is None:
-            where = f"column {p}" if topology is None else topology.describe(p)
+            where = f"column {p}" if topology is None else topology.describe(p if nodes is None else int(nodes[p]))
         elif topology is None:
             where = f"entry ({pattern.rows[p]}, {pattern.cols[p]})"
         else:

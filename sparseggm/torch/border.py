@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from sparseggm.errors import DTypeError, NonFiniteError, NonPositiveError, ShapeError
+from sparseggm.gaussian.conditioning import distinct_nodes
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks, density
@@ -187,7 +188,8 @@ def tells(*vectors: str, function: str = "") -> Callable[[Callable[Arguments, Re
                 return method(*args, **kwargs)
             except (NonFiniteError, NonPositiveError) as caught:
                 failure = caught
-            _explain(function or method.__name__, signature(method).bind(*args, **kwargs).arguments, vectors)
+            name, given = function or method.__name__, signature(method).bind(*args, **kwargs).arguments
+            _explain(name, given, vectors, is_told=str(failure).startswith(f"{name}: "))
             raise failure
 
         return told
@@ -195,8 +197,12 @@ def tells(*vectors: str, function: str = "") -> Callable[[Callable[Arguments, Re
     return decorate
 
 
-def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...]) -> None:
-    """Raise what was wrong with the arguments, or else with the result; return if their values cannot be read."""
+def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...], is_told: bool) -> None:
+    """Raise what was wrong with the vectors or a distribution, or else with the result.
+
+    Return if values cannot be read, and if nothing of that is wrong but the failure `is_told` by the function itself:
+    it is then about another argument.
+    """
     values = [each for value in given.values() for each in (value if isinstance(value, list | tuple) else [value])]
     own = next((value for value in values if hasattr(value, "factor_pattern")), None)
     if own is None:
@@ -206,15 +212,17 @@ def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...]) -> 
     if not have_values(loc, own._factor, *tensors):
         return
     for name, tensor in zip(named, tensors, strict=True):
-        if tensor.shape[-1] == own.topology.n:
-            checks.require_finite(function, name, None, array(tensor), own.topology)
-        checks.require_finite(function, name, None, array(tensor))
+        some = given.get("nodes")
+        nodes = np.arange(own.topology.n) if some is None else distinct_nodes(function, own.topology, some)
+        known = own.topology if tensor.shape[-1:] == nodes.shape else None
+        checks.require_finite(function, name, None, array(tensor), known, nodes)
     for value in values:
         if isinstance(value, Distribution):
             _require_valid_distribution(function, value)
-    raise NonFiniteError(
-        f"{function}: the arguments are finite but the result overflows {_short(loc.dtype)}. {checks.REMEDY}"
-    )
+    if not is_told:
+        raise NonFiniteError(
+            f"{function}: the arguments are finite but the result overflows {_short(loc.dtype)}. {checks.REMEDY}"
+        )
 
 
 def _short(dtype: torch.dtype) -> str:

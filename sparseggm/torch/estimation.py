@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 
-from sparseggm.gaussian.model import GaussianGraphicalModel, TraceMethod
+from sparseggm.gaussian.model import GaussianGraphicalModel, TraceMethod, require_gaussians
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.promotion import constant
 from sparseggm.stochastic.estimators import Estimate
@@ -56,15 +56,34 @@ class EstimatedDistribution(FactoredDistribution):
         estimate = self._in_numpy(function).estimate_kl_divergence(p, num_probes=num_probes, rng=_seeded(rng))
         return _of_tensors(estimate)
 
+    @classmethod
+    def from_numpy(cls, gaussian: GaussianGraphicalModel, *, validate_args: bool | None = None) -> Self:
+        """The same Gaussians as `sparseggm.GaussianGraphicalModel` has them, of tensors: copies, in the same dtype."""
+        require_gaussians("from_numpy", gaussian)
+        loc, factor = (torch.from_numpy(values.copy()) for values in (gaussian.loc, gaussian.factor))
+        alike = gaussian.topology, gaussian.factor_pattern, validate_args
+        made = cls._of("from_numpy", loc, factor, *alike, is_on_topology=gaussian.is_on_topology)
+        made._given = None if gaussian._given is None else torch.from_numpy(gaussian._given.copy())
+        return made._numbered(gaussian._nodes)
+
+    def numpy(self) -> GaussianGraphicalModel:
+        """The same Gaussians as a `sparseggm.GaussianGraphicalModel`: copies, without gradients.
+
+        Raises:
+            ValueError: tensors of a transform or a trace, which have no numbers yet.
+        """
+        return self._in_numpy("numpy")
+
     def _in_numpy(self, function: str) -> GaussianGraphicalModel:
-        """The same Gaussians, of arrays."""
+        """`numpy`, whose errors name another function."""
         tensors = self.loc.detach(), self._factor.detach()
         if not have_values(*tensors):
             raise ValueError(f"{function}: needs numbers, got tensors of a transform or a trace, whose are not known.")
         loc, factor = (constant(array(tensor)) for tensor in tensors)
-        own = GaussianGraphicalModel._made(function, loc, factor, self.topology, self.factor_pattern)
+        given = None if self._given is None else constant(array(self._given.detach()))
+        own = GaussianGraphicalModel._made(function, loc, factor, self.topology, self.factor_pattern, given)
         own.is_on_topology = self.is_on_topology
-        return own
+        return own._numbered(self._nodes)
 
 
 def _seeded(rng: Seed) -> Seed:

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparseggm import linalg
-from sparseggm.errors import PatternError, ShapeError
+from sparseggm.errors import NonFiniteError, ShapeError
 from sparseggm.geometry.fisher import Fisher
+from sparseggm.geometry.kinds import require_free_factor
 from sparseggm.linalg import checks
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, tells
@@ -82,18 +83,20 @@ def natural_step(
     pattern of L are left out; they are O(ρ²).
 
     Args:
-        q: the Gaussians, on a factor-free topology.
+        q: the Gaussians, whose L is free on its pattern.
         loc_gradient: (..., n), in the caller's numbering.
         factor_gradient: (..., nnz) on `q.factor_pattern`.
         rate: ρ, broadcast against the batch axes.
     Returns:
         the Gaussians, and for each whether it is new: q itself where the new P would not be positive definite.
     Raises:
-        PatternError: the topology is not factor-free.
+        PatternError: L is not free on its pattern, see `geometry.fisher_matmul`.
     Cost: `fisher_solve`, and one factorisation on the fill of L. Not differentiable.
     """
     q, loc, factor = _beside("natural_step", q, loc_gradient, factor_gradient)
     pattern, rates = q.factor_pattern, torch.as_tensor(rate, dtype=loc.dtype, device=loc.device).unsqueeze(-1)
+    if not rates.isfinite().all():
+        raise NonFiniteError(f"natural_step: rate must be finite, got {rate}.")
     with torch.no_grad():
         half = 0.5 * q.factor + rates * _fisher(q).factor_solve(factor)
         wide, is_made = linalg.attempt_cholesky(pattern.gram(), array(ops.gram_jvp(pattern, q.factor, half)))
@@ -112,9 +115,9 @@ def precondition(q: GaussianGraphicalModel) -> GaussianGraphicalModel:
     the encoder then takes in (loc, L) is, to first order, one of `natural_step`.
 
     Args:
-        q: the Gaussians, on a factor-free topology.
+        q: the Gaussians, whose L is free on its pattern.
     Raises:
-        PatternError: the topology is not factor-free.
+        PatternError: L is not free on its pattern, see `geometry.fisher_matmul`.
     Cost: forward nothing; backward `fisher_solve`. Differentiable once. Gradients that are not finite pass.
     """
     _require_free("precondition", q)
@@ -156,8 +159,7 @@ def require_joint(function: str, log_p: object, like: Tensor) -> None:
 
 def _require_free(function: str, q: GaussianGraphicalModel) -> None:
     require_tensors(function, q)
-    if q.factor_pattern.gram() is not q.graph.precision_pattern:
-        raise PatternError(f"{function}: needs a factor-free topology, got {q.topology}.")
+    require_free_factor(function, q)
 
 
 def _fisher(q: GaussianGraphicalModel) -> Fisher:

@@ -44,13 +44,13 @@ def refine(
     rate. So what an encoder answered for all x is improved for each one [Cremer, Li & Duvenaud 2018; Kim et al. 2018].
 
     Args:
-        q: where to start, (..., n), on a factor-free topology.
+        q: where to start, (..., n), whose L is free on its pattern.
         log_joint: z (K, ..., n) → log p(x, z) (K, ...), differentiable; it may not depend on the step.
         steps: their number.
         noise: step → ε (K, ..., n), K ≥ 4; None: 8 samples as torch.randn gives.
         rate: ρ of `natural_step` at first; 1 is exact on a quadratic log p(x, z), if the gradient is.
     Raises:
-        PatternError: the topology is not factor-free.
+        PatternError: L is not free on its pattern, see `geometry.fisher_matmul`.
         ValueError: a noise of fewer than four samples.
     Cost: a step takes 5/4 K values and K gradients of log p(x, z). Not differentiable.
     """
@@ -70,7 +70,7 @@ def refine(
         taken, outside = taken + is_better, outside + ~is_inside
         kept = is_better.unsqueeze(-1)
         loc, factor = (torch.where(kept, *pair) for pair in ((trial.loc, q.loc), (trial.factor, q.factor)))
-        q = GaussianGraphicalModel(loc, factor=factor, topology=q.topology, validate_args=False)
+        q = q._with("refine", loc, factor, None, False)
     return Refinement(q, taken, outside)
 
 

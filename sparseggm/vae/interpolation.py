@@ -131,8 +131,9 @@ class Ends:
 
 def in_numpy(q: sgt.GaussianGraphicalModel) -> GaussianGraphicalModel:
     """The same Gaussians in float64, where m-geodesics have digits to spare."""
-    loc, factor = (values.detach().double().numpy() for values in (q.loc, q.factor))
-    return GaussianGraphicalModel.from_factor(loc, factor=factor, topology=q.topology, pattern=q.factor_pattern)
+    g = q.numpy()
+    loc, factor = g.loc.astype(np.float64), g.factor.astype(np.float64)
+    return GaussianGraphicalModel.from_factor(loc, factor=factor, topology=g.topology, pattern=g.factor_pattern)
 
 
 def samples_of(g: GaussianGraphicalModel, noise: Array, dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,7 @@ from sparseggm.torch import (
     GaussianGraphicalModel,
     PrecisionHead,
     geometry,
+    natural_step,
     precondition,
     refine,
     sample_and_kl,
@@ -491,3 +492,23 @@ def test_a_head_is_built_and_asked_without_memory(name):
     ):
         assert ask(q).device.type == "meta"
         assert ask(q).shape == ask(expected).shape
+
+
+THAT_FAIL = {
+    "observe": lambda q: q.observe([0, 1], [0.0, 1.0], -1.0),
+    "log_evidence": lambda q: q.log_evidence([0, 1], [0.0, 1.0], 0.0),
+    "centroid": lambda q: geometry.centroid([q, q], [-1.0, 2.0]),
+    "e_geodesic": lambda q: geometry.e_geodesic(q, q, np.nan),
+    "natural_step": lambda q: natural_step(q, torch.zeros(3), torch.zeros(5), rate=np.nan),
+}
+"""Calls in which an argument is wrong that is no vector over the nodes."""
+
+
+WORDS = ["variance", "variance", "weights", "t", "rate"]
+
+
+@pytest.mark.parametrize(("function", "word"), [*zip(THAT_FAIL, WORDS, strict=True)])
+def test_a_wrong_argument_that_is_no_vector_is_named(function: str, word: str) -> None:
+    q = GaussianGraphicalModel(torch.zeros(3), factor=torch.ones(5), topology=sg.Chain(3))
+    with pytest.raises((sg.NonFiniteError, sg.NonPositiveError), match=f"^{function}: {word} must be "):
+        THAT_FAIL[function](q)

@@ -27,6 +27,8 @@ ONLY_IN_TORCH = {
     "rsample_and_log_prob": "has gradients",
     "detach": "has gradients",
     "expand": "of torch's protocol",
+    "numpy": "gives the other class",
+    "from_numpy": "comes from the other class",
 }
 NODES = [(0, 0), (0, 1), (2, 1)]
 
@@ -129,6 +131,7 @@ THAT_KEEP_A_PRECISION: dict[str, Callable[[Any, Any], Any]] = {
     "expand": lambda kind, g: g.expand((5, 2)) if kind is Torch else g,
     "copy": lambda kind, g: copy.deepcopy(g),
     "pickle": lambda kind, g: pickle.loads(pickle.dumps(g)),
+    "the other class": lambda kind, g: g.numpy() if kind is Torch else Torch.from_numpy(g),
 }
 
 
@@ -191,3 +194,33 @@ def test_a_precision_that_was_summed_is_kept(kind: Any) -> None:
 
 def as_of(kind: Any, values: np.ndarray[Any, Any]) -> Any:
     return torch.from_numpy(values) if kind is Torch else values
+
+
+@pytest.mark.parametrize("topology", support.TOPOLOGIES, ids=str)
+def test_there_and_back_is_the_same_to_the_bit(topology: sg.Topology) -> None:
+    """Also the numbers of a marginal's nodes; the copies share no memory with it."""
+    q = Kind(topology, "factor" if topology.is_factor_free else "precision").example(2).marginal([1, 0])
+    g = q.numpy()
+    back = Torch.from_numpy(g)
+    for one, other in ((q, g), (q, back)):
+        assert one.topology is other.topology
+        assert one.factor_pattern is other.factor_pattern
+        assert one.is_on_topology == other.is_on_topology
+        assert list(one.nodes) == list(other.nodes) == [1, 0]
+        for name in ("loc", "factor", "precision"):
+            pair = (
+                np.asarray(getattr(each, name).detach() if each is not g else getattr(g, name)) for each in (one, other)
+            )
+            np.testing.assert_array_equal(*pair)
+    back.loc.fill_(np.nan)
+    assert np.isfinite(g.loc).all()
+    assert q.loc.isfinite().all()
+
+
+def test_what_is_no_gaussian_of_arrays_is_refused() -> None:
+    q = Kind(sg.Chain(4), "factor").example()
+    for call in (Torch.from_numpy, lambda g: sg.save("nowhere.npz", g), q.numpy().kl_divergence):
+        with pytest.raises(
+            TypeError, match=r"needs a GaussianGraphicalModel of arrays, got one of tensors: call its numpy"
+        ):
+            call(q)

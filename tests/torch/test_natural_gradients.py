@@ -172,7 +172,7 @@ def test_a_topology_that_is_not_factor_free_is_refused() -> None:
     q = Kind(sg.Grid(3, 3), "precision").example()
     with pytest.raises(PatternError, match=r"fisher_solve: needs an L that is free .* on Grid\(3, 3\)"):
         fisher_solve(q, q.loc, q.factor)
-    with pytest.raises(PatternError, match="natural_step: needs a factor-free topology"):
+    with pytest.raises(PatternError, match="natural_step: needs an L that is free on its pattern"):
         natural_step(q, q.loc, q.factor)
 
 
@@ -257,7 +257,7 @@ def test_preconditioning_lets_infinite_gradients_pass_and_refuses_a_second_deriv
     (gradient,) = torch.autograd.grad(loss, loc, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
-    with pytest.raises(PatternError, match="precondition: needs a factor-free topology"):
+    with pytest.raises(PatternError, match="precondition: needs an L that is free on its pattern"):
         precondition(Kind(sg.Grid(3, 3), "precision").example())
 
 

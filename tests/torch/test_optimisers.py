@@ -87,6 +87,16 @@ def test_what_has_no_natural_gradient_is_refused() -> None:
 # ---------------------------------------------------------------------- refinement
 
 
+def test_refined_gaussians_have_the_nodes_and_the_class_of_what_was_given() -> None:
+    class Own(GaussianGraphicalModel):
+        pass
+
+    q = Own(torch.zeros(4), factor=torch.ones(7), topology=sg.Chain(4)).marginal([2, 3])
+    refined = refine(q, lambda z: -z.square().sum(-1), 1).gaussian
+    assert refined.nodes.tolist() == [2, 3]
+    assert type(refined) is Own
+
+
 def test_refinement_counts_the_steps_that_were_taken_and_those_outside_of_the_cone() -> None:
     """A log p that is convex pushes P out of the cone; a quadratic one takes every step."""
     q, target = some(sg.Chain(4), 2), some(sg.Chain(4), 2, seed=9)
