@@ -2,8 +2,8 @@
 
 Every option can also stand in a YAML file named by `--config`. Of an option given twice the last wins, so `--config`
 comes first. A user's mistake or an error of the system, such as a full disk, gives one line on stderr and exit status
-2. On Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 the command saves, prints how to continue, and exits with 128 + the signal's
-number.
+2. On Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, training and fitting save, print how to continue, and exit with 128 + the
+signal's number; the other commands write nothing before they end.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class LogitNormal:
         if not inside.all():
             raise ValueError(
                 f"LogitNormal.{function}: numbers must be in (0, 1), got {x[~inside].flat[0]}. Move 0 and 1 inside, "
-                "for example by squeezed(x, 1e-6)."
+                "for example to 1e-6 + (1 - 2e-6) * x."
             )
         return np.asarray(logit(x))
 

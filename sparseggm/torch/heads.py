@@ -141,7 +141,7 @@ def gaussian_of(loc: Tensor, values: Tensor, topology: Topology, family: Family)
 
 
 class GaussianHead(FamilyHead[GaussianGraphicalModel]):
-    """What the heads of Gaussians share: the vector is loc; the family `factor` gives L, all others P."""
+    """What the heads of Gaussians share: the vector is loc; a `FactorFamily` gives L, all others P."""
 
     def _made(self, vector: Tensor, values: Tensor) -> GaussianGraphicalModel:
         return gaussian_of(vector, values, self.topology, self.family)

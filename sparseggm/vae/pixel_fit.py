@@ -26,7 +26,7 @@ from sparseggm.gaussian.observed import GreyLevels, LogitNormal, bits_per_dimens
 from sparseggm.gaussian.storage import load, save
 from sparseggm.graph.topology import Topology
 from sparseggm.vae.bounds import standard_error
-from sparseggm.vae.checks import require_count
+from sparseggm.vae.checks import require_count, require_integer, require_one_of
 from sparseggm.vae.config import GREY, LARGEST_SEED, LEAST_ALPHA, PIXEL_GRAPHS, SPLITS, pixel_topology
 from sparseggm.vae.data import load_images
 from sparseggm.vae.errors import CheckpointError, ConfigError, DataError, Interrupted
@@ -66,15 +66,14 @@ class PixelFit:
     alpha: float = 1e-6
 
     def __post_init__(self) -> None:
-        named = ("likelihood", GREY), ("pixels", PIXEL_GRAPHS), ("split", SPLITS)
-        for name, known in named:
-            if getattr(self, name) not in known:
-                raise ConfigError(f"unknown {name} {getattr(self, name)!r}; one of: {', '.join(known)}.")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed <= LARGEST_SEED:
-            raise ConfigError(f"seed must be an integer from 0 to {LARGEST_SEED:,}, got {self.seed}.")
+        for name, known in {"likelihood": GREY, "pixels": PIXEL_GRAPHS, "split": SPLITS}.items():
+            require_one_of(name, getattr(self, name), known)
+        require_integer("seed", self.seed, 0, LARGEST_SEED)
         least = LEAST_ALPHA["64-true"]
         if not (isinstance(self.alpha, float | int) and least <= self.alpha < 0.5):
             raise ConfigError(f"alpha must be at least {least:.1g} and below 0.5, got {self.alpha}.")
+        if self.likelihood == "levels" and self.pixels == "diagonal" and self.alpha != PixelFit.alpha:
+            raise ConfigError(f"alpha {self.alpha} needs likelihood logit-normal, or pixels that are coupled.")
 
     @property
     def topology(self) -> Topology:

@@ -11,13 +11,11 @@ import hashlib
 import torch
 from torch import Tensor
 
-CPU = torch.device("cpu")
 
-
-def generator(*purpose: int | str, device: torch.device = CPU) -> torch.Generator:
+def generator(*purpose: int | str) -> torch.Generator:
     """A fresh generator seeded by a hash of `purpose`, such as (seed, "noise", epoch, step)."""
     seed = hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(seed, "little"))
+    return torch.Generator("cpu").manual_seed(int.from_bytes(seed, "little"))
 
 
 def binarize(intensities: Tensor, rng: torch.Generator) -> Tensor:

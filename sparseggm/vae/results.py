@@ -1,7 +1,7 @@
 """A page of results, written from the JSON of experiments: command, time, table, and what its intervals say.
 
-The page has no number of its own: whoever doubts one runs the command above it. Text that a person wrote stands in
-NAME.txt beside NAME.json, a picture in NAME.png.
+Tables and claims have no number of their own: whoever doubts one runs the command above it. A note that a person wrote
+stands in NAME.txt beside NAME.json, a picture in NAME.png.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _section(path: Path, content: Result, out: Path) -> str:
     with checkpoint.restoring(path):
         parts = [
             f"## {content['title']}: {path.stem}",
-            f"    {command(content)}",
+            "\n".join(f"    {line}" for line in commands(content)),
             _time(content),
             markdown(content).strip(),
             "\n".join(f"* {claim}" for claim in claims(content)),
@@ -71,21 +71,24 @@ def _section(path: Path, content: Result, out: Path) -> str:
     return "\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
-def command(content: Result) -> str:
-    """The command that makes an experiment's JSON."""
+def commands(content: Result) -> list[str]:
+    """What makes an experiment's JSON: a command, and one for each time that finished runs were extended."""
     experiment, run = EXPERIMENTS[content["experiment"]], content["runs"][0]["run"]
     varied = {name for changes in experiment.models.values() for name in changes} | {"seed", "epochs"}
     defaults = {field.name: field.default for field in fields(Config)}
     had = defaults | run  # a run says nothing of what is as in `Config`, which an experiment may have otherwise
     usual = defaults | dict(experiment.recipe)
     changed = {name: had[name] for name in usual if name not in varied and had[name] != usual[name]}
-    asked = {"seeds": len(content["seeds"]), "epochs": content["epochs"], "samples": content["samples"]}
+    asked = {"seeds": len(content["seeds"]), "epochs": "{epochs}", "samples": content["samples"]}
     asked |= {"jobs": content["jobs"]} if content["jobs"] > 1 else {}
     asked |= {"refine": content["refine"]} if content["refine"] else {}
     asked |= {"hide": content["hidden"]} if content["hidden"] != "nothing" else {}
     options = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in {**changed, **asked}.items())
     models = " ".join(row["model"] for row in content["rows"])
-    return f"sparseggm experiment {experiment.name} --models {models} {options}"
+    whole = f"sparseggm experiment {experiment.name} --models {models} {options}"
+    stages = [*run.get(checkpoint.EXTENDED, "").split(), str(content["epochs"])]
+    resumed = ["", *(len(stages) - 1) * [" --resume"]]
+    return [whole.replace("'{epochs}'", epochs) + more for epochs, more in zip(stages, resumed, strict=True)]
 
 
 def _time(content: Result) -> str:

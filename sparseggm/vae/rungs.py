@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -82,7 +84,12 @@ class Sampled:
     """q beside a p to which its KL has no closed form: one term, log q − log p at the sample, whose mean is ≥ 0."""
 
     q: GaussianGraphicalModel
-    p: Mixture
+    made: Callable[[], Mixture]
+
+    @property
+    def p(self) -> Mixture:
+        """Made where it is asked for: its parts are posteriors of M images."""
+        return self.made()
 
     def gaussian(self) -> GaussianGraphicalModel:
         return self.q
@@ -165,7 +172,7 @@ class Vamp(Top):
         return Mixture(self._moved(self.features(self.pseudo_inputs.sigmoid())).gaussian())
 
     def forward(self, features: Tensor, above: Tensor) -> Posterior:
-        return Sampled(self._moved(features).gaussian(), self.prior(above))
+        return Sampled(self._moved(features).gaussian(), partial(self.prior, above))
 
     def _moved(self, features: Tensor) -> Posterior:
         """The posterior, made from N(0, I) as the head makes it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class TrainedRun:
     factor: Array
     elbo: Array
     origin: dict[str, Any]
+    told_apart: str = ""
+    """A word more for the name, where that of another run is the same."""
 
     @property
     def layers(self) -> list[TrackedLayer]:
@@ -75,12 +78,12 @@ class TrainedRun:
             words.append(f"prior {self.config.prior.replace('-', ' ')}")
         if self.config.natural_gradient:
             words.append("natural gradient")
-        return ", ".join(words)
+        return ", ".join(words) + (f" ({self.told_apart})" if self.told_apart else "")
 
 
 def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
-    """One run of each kind of model, in the order of `POSTERIORS` and `PIXEL_GRAPHS`."""
-    found: dict[tuple[str | int, ...], TrainedRun] = {}
+    """One run of each recipe, whatever its seed and epochs, in the order of `POSTERIORS` and `PIXEL_GRAPHS`."""
+    found: dict[str, TrainedRun] = {}
     for path in paths:
         directories = sorted(file.parent for file in path.rglob(checkpoint.CHECKPOINT))
         if not directories:
@@ -90,20 +93,17 @@ def load_runs(paths: Sequence[Path]) -> list[TrainedRun]:
             loc, factor = state["tracked"]["loc"].numpy(), state["tracked"]["factor"].numpy()
             elbo = np.array([record["elbo"] for record in state["history"]])
             origin = {**state["identity"], "epochs_trained": state["epoch"], "trained_with": state["versions"]}
-            graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
-            kind = (
-                config.likelihood,
-                config.layers,
-                config.head,
-                *graphs,
-                config.edges,
-                config.prior,
-                config.structure,
-                config.decoder,
-                config.natural_gradient,
-            )
-            found.setdefault(kind, TrainedRun(directory, config, vae, loc, factor, elbo, origin))
-    runs = [run for _, run in sorted(found.items(), key=lambda item: item[0])]
+            recipe = repr(replace(config, seed=Config.seed, epochs=Config.epochs))
+            found.setdefault(recipe, TrainedRun(directory, config, vae, loc, factor, elbo, origin))
+    runs = sorted(found.values(), key=lambda run: _place(run.config))
+    names = Counter(run.name for run in runs)
+    runs = [run if names[run.name] == 1 else replace(run, told_apart=run.directory.name) for run in runs]
     if len({run.config.likelihood for run in runs}) > 1:
         raise CheckpointError("figures: needed runs of one likelihood, got several. Name the runs of one of them.")
     return runs
+
+
+def _place(config: Config) -> tuple[str | int | float, ...]:
+    """By which runs are sorted."""
+    graphs = POSTERIORS.index(config.posterior), PIXEL_GRAPHS.index(config.pixels)
+    return config.likelihood, config.layers, config.head, *graphs, config.edges, config.prior, config.structure

@@ -37,7 +37,7 @@ from sparseggm.vae.likelihoods import held_out
 from sparseggm.vae.model import DTYPES
 from sparseggm.vae.randomness import generator
 
-# Reading a loss waits for the device, so losses are read once in so many steps, and before anything is saved.
+# Reading a loss costs microseconds, so losses are read once in so many steps, and before anything is saved.
 STEPS_BETWEEN_CHECKS = 50
 # Norm of the gradient for grey images, several times the usual one. Before the weights of neighbours have settled, a
 # single image may have more to say than all others.
@@ -66,17 +66,15 @@ class Training:
         require_startable(config, images, out, resume=resume)
         self.config, self.out = config, out
         self.identity = config.identity(images.name)
-        self.device = torch.device(config.accelerator)
-        self.vae = model_of(config, images.mean_intensity).to(self.device, DTYPES[config.precision])
+        self.vae = model_of(config, images.mean_intensity).to(DTYPES[config.precision])
         self.model = processes.shared(self.vae)
         self.optimizer = torch.optim.Adam(self.vae.parameters(), config.learning_rate, fused=True)
-        self.images = images.train.to(self.device)
-        tracked = held_out(self.vae.likelihood, images, "test")[config.tracked : config.tracked + 1]
-        self.tracked_image = tracked.to(self.device)
+        self.images = images.train
+        self.tracked_image = held_out(self.vae.likelihood, images, "test")[config.tracked : config.tracked + 1]
         self.steps = math.ceil(len(images.train) / config.batch)
 
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # the next step, and the time spent in its epoch so far
-        self.sums = torch.zeros(self.steps, len(config.terms), device=self.device)  # of the terms of each batch
+        self.sums = torch.zeros(self.steps, len(config.terms), device="cpu")  # of the terms of each batch
         self.recent: list[tuple[Tensor, ...]] = []  # terms of the last steps, not yet summed
         self.average = averaged(self.vae, config.averaging) if config.averaging else None
         self.history: list[EpochRecord] = []
@@ -110,18 +108,18 @@ class Training:
             Interrupted: a signal came; the state is saved as it is, in the middle of the epoch.
             DivergedError: the loss is no longer finite; the checkpoint is still that of the epoch's start.
         """
-        config, device, began = self.config, self.device, time.perf_counter() - self.seconds
+        config, began = self.config, time.perf_counter() - self.seconds
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(self.epoch)
-        order = torch.randperm(len(self.images), generator=generator(config.seed, "order", self.epoch)).to(device)
+        order = torch.randperm(len(self.images), generator=generator(config.seed, "order", self.epoch))
 
         while self.step < self.steps:
             if (signal := processes.any_signal(stop.signal)) is not None:
                 self._interrupt(signal, time.perf_counter() - began)
             batch = self.images[order[self.step * config.batch : (self.step + 1) * config.batch]]
-            rng = generator(config.seed, "step", self.epoch, self.step, device=device)
+            rng = generator(config.seed, "step", self.epoch, self.step)
             samples = config.sample_shape_at(self.epoch)
-            noise = torch.randn(*samples, len(batch), config.latents, generator=rng, device=device)
+            noise = torch.randn(*samples, len(batch), config.latents, generator=rng, device="cpu")
             x = self.vae.likelihood.observe(batch, rng)
             mine = processes.rows_of(len(batch))
 

@@ -61,7 +61,9 @@ def test_conditioning_on_pixels_is_conditioning_on_their_logits() -> None:
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, np.nan])
 def test_the_density_has_no_ends(bad: float) -> None:
     x = np.array([0.5, bad])
-    with pytest.raises(ValueError, match=r"^LogitNormal\.log_prob: numbers must be in \(0, 1\), got .* squeezed"):
+    with pytest.raises(
+        ValueError, match=r"^LogitNormal\.log_prob: numbers must be in \(0, 1\), got .* for example to 1e-6"
+    ):
         LogitNormal(gaussian(Chain(2))).log_prob(x)
 
 

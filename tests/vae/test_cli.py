@@ -178,7 +178,6 @@ NUMBERS: dict[str, tuple[object, ...]] = {
     "least_scale": (-1, 0, 1e-3, 1, "nan", "inf", HUGE, "small", ""),
 }
 NAMES: dict[str, tuple[object, ...]] = {
-    "accelerator": ("gpu", "cuda", "auto", "tpu", "mps", "abacus", ""),
     "precision": ("bf16-true", "16-true", "bf16-mixed", "16-mixed", "transformer-engine", "32", "64", "17-bit", ""),
     "posterior": ("grid", ""),
     "split": ("70k", ""),
@@ -213,12 +212,12 @@ OPTIONS = {  # of each command, but for paths of which there can be several
 }
 OTHERS = {
     "train": (
-        *("accelerator", "precision", "posterior", "edges", "prior", "objective", "split", "kl", "out", "data"),
+        *("precision", "posterior", "edges", "prior", "objective", "split", "kl", "out", "data"),
         *("natural_gradient", *PIXEL_NAMES, "pixels"),
     ),
     "evaluate": ("part", "hide", "data"),
     "interpolate": ("data",),
-    "experiment table1": ("accelerator", "precision", "split", "kl", "out", "data"),
+    "experiment table1": ("precision", "split", "kl", "out", "data"),
     "experiment pixels": ("posterior", "out", "data", *PIXEL_NAMES),
     "figures": ("out", "data"),
     "fit-pixels": ("likelihood", "pixels", "split", "out", "data"),

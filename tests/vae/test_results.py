@@ -13,7 +13,7 @@ import pytest
 
 from sparseggm.cli import main, parser
 from sparseggm.vae import GREY_PIXELS, TABLE1, CheckpointError, Config, Images, experiment, results
-from sparseggm.vae.results import claims, command
+from sparseggm.vae.results import claims, commands
 from tests.vae.conftest import ROOT
 
 STORED = ROOT / "docs" / "results"
@@ -43,9 +43,25 @@ def test_the_page_has_the_command_the_table_the_text_and_the_picture(folder: Pat
     assert "other" not in text
 
 
+def only_command(content: dict[str, Any]) -> str:
+    (command,) = commands(content)
+    return command
+
+
+def test_a_table_of_extended_runs_has_a_command_for_each_time() -> None:
+    content = json.loads((STORED / "table1-300-epochs-full.json").read_text())
+    first, *others = (line.split() for line in commands(content))
+    assert first[first.index("--epochs") + 1] == "150"
+    assert "--resume" not in first
+    assert [(line[line.index("--epochs") + 1], line[-1]) for line in others] == [
+        ("240", "--resume"),
+        ("300", "--resume"),
+    ]
+
+
 def test_the_command_of_a_table_asks_for_what_was_asked(folder: Path, recipe: Config) -> None:
     content = json.loads((folder / "first.json").read_text())
-    words = command(content).split()
+    words = only_command(content).split()
     asked = parser().parse_args(words[1:]).experiment.table1
     assert (asked.models, asked.seeds, asked.epochs, asked.samples) == (["diagonal", "chain"], 2, 1, 3)
     assert (asked.latent, asked.hidden, asked.batch, asked.learning_rate) == (4, 16, 80, 3e-3)
@@ -57,7 +73,7 @@ def test_the_command_of_an_experiment_leaves_out_its_own_defaults(
 ) -> None:
     grey = replace(recipe, posterior="diagonal", likelihood="levels", learning_rate=2e-3, least_scale=0.2)
     experiment(GREY_PIXELS, grey, tmp_path, epochs=1, samples=2, hide="upper")
-    line = command(json.loads((tmp_path / "pixels.json").read_text()))
+    line = only_command(json.loads((tmp_path / "pixels.json").read_text()))
     assert "--likelihood" not in line
     assert "--learning_rate" not in line
     assert line.endswith("--least_scale 0.2 --seeds 1 --epochs 1 --samples 2 --hide upper")
@@ -112,7 +128,7 @@ def test_a_command_is_one_that_the_parser_takes() -> None:
     content = json.loads((STORED / "pixels-density.json").read_text())
     content["runs"][0]["run"]["layers"] = "8:chain 12:diagonal"
     del content["runs"][0]["run"]["likelihood"]  # as of a run with what is usual in `Config`
-    said = command(content)
+    said = only_command(content)
     assert "--layers '8:chain 12:diagonal'" in said
     assert "--likelihood bernoulli" in said
 
