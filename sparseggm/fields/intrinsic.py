@@ -16,7 +16,7 @@ import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
 from sparseggm import linalg
-from sparseggm.errors import ImproperError, NotPositiveDefiniteError, PatternError, ShapeError, in_batch
+from sparseggm.errors import DTypeError, ImproperError, NotPositiveDefiniteError, PatternError, ShapeError, in_batch
 from sparseggm.gaussian import conditioning
 from sparseggm.gaussian.linear import observation_of, rounded
 from sparseggm.gaussian.model import GaussianGraphicalModel
@@ -49,6 +49,8 @@ class IntrinsicGaussian:
     def __init__(self, precision: npt.ArrayLike, *, topology: Topology, null: npt.ArrayLike | None = None) -> None:
         function = type(self).__name__
         require_topology(function, topology)
+        if hasattr(precision, "requires_grad"):
+            raise DTypeError(f"{function}: needs arrays, got a tensor. Use sparseggm.torch.fields.{function}.")
         [precision] = promoted(function, precision=precision)
         [basis] = promoted(function, np.dtype(np.float64), null=parts_of(topology) if null is None else null)
         pattern = topology.precision_pattern

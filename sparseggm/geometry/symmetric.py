@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm import linalg
-from sparseggm.errors import NotPositiveDefiniteError, PatternError
+from sparseggm.errors import NotConvergedError, PatternError, in_batch
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.geometry.conversions import from_coordinates, to_coordinates
 from sparseggm.geometry.fisher import fisher_matmul, fisher_solve
@@ -41,7 +41,7 @@ def jeffreys_centroid(function: str, e: GaussianGraphicalModel, m: GaussianGraph
 
     Raises:
         PatternError: the graph is not chordal in its order, so that F⁻¹ has no closed form.
-        NotPositiveDefiniteError: not reached in `MOST_STEPS`.
+        NotConvergedError: not reached in `MOST_STEPS`.
     """
     graph, dtype = e.graph, e.dtype
     if not graph.precision_pattern.is_closed:
@@ -59,12 +59,10 @@ def jeffreys_centroid(function: str, e: GaussianGraphicalModel, m: GaussianGraph
         c, taken, value = _descended(c, e, m, slope, rate, value)
         before, slope = slope, _slope(c, e, m)
         rate = _next_rate(before, slope, taken)
-    raise NotPositiveDefiniteError(
+    batch_index = tuple(int(k) for k in np.unravel_index(np.argmax(slope.length), slope.length.shape))
+    raise NotConvergedError(
         f"{function}: found no Jeffreys centroid in {MOST_STEPS} steps: the natural gradient is still "
-        f"{slope.length.max():.2g} long. Are the Gaussians nearly singular?",
-        batch_index=tuple(int(k) for k in np.unravel_index(np.argmax(slope.length), slope.length.shape)),
-        column=0,
-        pivot=float("nan"),
+        f"{slope.length.max():.2g} long{in_batch(batch_index)}. Are the Gaussians nearly singular?"
     )
 
 

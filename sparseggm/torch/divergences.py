@@ -87,19 +87,24 @@ def sample_and_kl(
 
 
 @tells(function="kl_terms")
-def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
+def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel | None = None) -> Tensor:
     """KL(q ‖ p), exact, in nats, as a sum of a term ≥ 0 for each node: (..., n), in the caller's numbering.
 
     Terms are those of the chain rule in the order of elimination: E_q of the divergence of the conditionals of a node
     given the nodes after it; see `sparseggm.GaussianGraphicalModel.kl_terms`. Differentiable to every order.
 
+    Args:
+        q: the Gaussians.
+        p: others; None is N(0, I).
     Raises:
         PatternError: the two factors are on different patterns, or in different orders of elimination.
     Cost: one selected inverse and one Gram product.
     """
-    for name, given in {"q": q, "p": p}.items():
+    for name, given in {"q": q, "p": q if p is None else p}.items():
         if not isinstance(given, GaussianGraphicalModel):
             raise TypeError(f"kl_terms: {name} must be a GaussianGraphicalModel, got {type(given).__name__}.")
+    if p is None:
+        p = q._with("kl_terms", torch.zeros_like(q.loc), _identity(q), None, False)
     require_one_pattern("kl_terms", q, p)
     loc, _ = as_tensors("kl_terms", q=q.loc, p=p.loc)
     common_batch("kl_terms", q=q.loc, p=p.loc)
@@ -110,6 +115,11 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     change = M / take(pivots, pattern.cols) - L / take(own, pattern.cols)
     terms = residual.kl_terms(pattern, q._factor, pivots, white, (pivots / own).log(), change)
     return q._to_caller(rounded(terms, loc.dtype))
+
+
+def _identity(q: GaussianGraphicalModel) -> Tensor:
+    """I on the pattern of L."""
+    return ops.on_diagonal(q.factor_pattern, q.loc.new_ones(q.topology.n))
 
 
 def _log_of_standard_normal(z: Tensor) -> Tensor:

@@ -61,6 +61,16 @@ class Potential:
         return f"{type(self).__name__}({self.topology}, batch_shape={shape}, dtype={dtype})"
 
     @property
+    def n(self) -> int:
+        """Number of nodes."""
+        return self.topology.n
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 or float64."""
+        return self.precision.dtype
+
+    @property
     def graph(self) -> Topology:
         """The graph of Λ: `topology`."""
         return self.topology

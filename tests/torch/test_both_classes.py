@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 import sparseggm as sg
 from sparseggm.torch import GaussianGraphicalModel as Torch
+from sparseggm.torch import Potential, kl_terms
 from tests.torch import support
 from tests.torch.gaussians import Kind, in_numpy
 
@@ -224,3 +225,15 @@ def test_what_is_no_gaussian_of_arrays_is_refused() -> None:
             TypeError, match=r"needs a GaussianGraphicalModel of arrays, got one of tensors: call its numpy"
         ):
             call(q)
+
+
+@pytest.mark.parametrize("topology", [sg.Chain(4), sg.ExtendedGrid(2, 3)], ids=str)
+def test_terms_of_the_divergence_from_the_standard_normal_are_those_of_arrays(topology: sg.Topology) -> None:
+    q = Kind(topology, "factor").example(2)
+    np.testing.assert_allclose(kl_terms(q).detach(), q.numpy().kl_terms(), rtol=1e-11, atol=1e-12)
+
+
+def test_a_potential_says_its_size_and_dtype() -> None:
+    given = {"precision": torch.ones(5), "topology": sg.Diagonal(5)}
+    potential = Potential(torch.zeros(5), **given)
+    assert (potential.n, potential.dtype) == (5, torch.float32)

@@ -224,3 +224,11 @@ def test_observations_that_mean_nothing_are_refused(values: Any, variance: Any, 
     loc, P, *_ = arguments(topology)
     with pytest.raises(error, match=f"^LinearObservation.posterior: {message}"):
         LinearObservation(topology, MATRIX).posterior(prior_of(topology, loc, P), values, variance)
+
+
+def test_tensors_have_an_intrinsic_gaussian_of_their_own() -> None:
+    given = {"topology": sg.Chain(3)}
+    with pytest.raises(
+        sg.DTypeError, match=r"needs arrays, got a tensor. Use sparseggm.torch.fields.IntrinsicGaussian"
+    ):
+        sg.fields.IntrinsicGaussian(torch.tensor([1.0, -1, 2, -1, 1]), **given)

@@ -25,10 +25,12 @@ from sparseggm.vae import (
     experiment,
     figures,
     load_run,
+    train,
 )
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.ladder import untrained
+from sparseggm.vae.runs import load_runs
 
 MODELS = ("diagonal", "chain", "extended-grid", "block-chain", "tree", "grid-spectral", "full")
 
@@ -142,6 +144,14 @@ def test_the_figures_are_pictures_with_their_origin_beside_them(table: Path) -> 
         assert [run["posterior"] for run in origin["runs"]] == sorted(MODELS, key=POSTERIORS.index)
         assert origin["runs"][0]["seed"] == 0
         assert "torch" in origin["plotted_with"]
+
+
+def test_figures_show_every_recipe_once_whatever_its_seed(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
+    """A wider encoder is another recipe of the same graph, told apart by its folder."""
+    for folder, changes in {"a": {}, "again": {"seed": 1}, "wide": {"encoder_hidden": 20}}.items():
+        train(replace(recipe, posterior="diagonal", epochs=1, **changes), tmp_path / folder)
+    assert [run.name for run in load_runs([tmp_path])] == ["diagonal (a)", "diagonal (wide)"]
+    assert [run.name for run in load_runs([tmp_path / "wide"])] == ["diagonal"]
 
 
 def test_figures_need_a_run(tmp_path: Path, few_digits: Images) -> None:

@@ -24,6 +24,7 @@ from sparseggm.graph.families import Diagonal
 from sparseggm.vae import (
     PIXEL_GRAPHS,
     CheckpointError,
+    ConfigError,
     DataError,
     Images,
     PixelFit,
@@ -188,3 +189,9 @@ def test_too_few_images_are_refused(
     monkeypatch.setattr(pixel_fit, "load_images", lambda data, split: few)
     with pytest.raises(DataError, match="5 training images are too few for stencil-5: fit: the correlation of node"):
         fit_pixels(PixelFit(likelihood=likelihood, pixels="stencil-5"), tmp_path)
+
+
+def test_an_alpha_that_nothing_would_read_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"alpha 0\.1 needs likelihood logit-normal, or pixels that are coupled"):
+        PixelFit(pixels="diagonal", alpha=0.1)
+    PixelFit(pixels="diagonal", alpha=0.1, likelihood="logit-normal")
