@@ -289,7 +289,8 @@ def _data_option(command: ArgumentParser) -> None:
 
 
 def _resume_option(command: ArgumentParser) -> None:
-    command.add_argument("--resume", action="store_true", help="continue what is in --out")
+    help_ = "continue what is in --out; train needs a checkpoint there"
+    command.add_argument("--resume", action="store_true", help=help_)
 
 
 def _complain(message: str) -> int:

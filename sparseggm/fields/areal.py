@@ -12,10 +12,10 @@ from scipy.sparse.csgraph import connected_components
 
 from sparseggm.errors import NonPositiveError, PatternError, ShapeError
 from sparseggm.fields.parameters import (
-    centred,
     common_batch,
     constants,
     expanded,
+    gaussian_about,
     parameters,
     representable_precision,
     require_between,
@@ -74,7 +74,7 @@ class CAR:
 
     def prior(self, tau: Any, rho: Any, loc: Any = 0.0) -> Any:
         """The Gaussian, in NumPy, or in torch if a parameter is a tensor; loc a number or (..., n)."""
-        return centred(self.precision(tau, rho), loc, self.topology, "CAR.prior")
+        return gaussian_about(self.precision(tau, rho), loc, self.topology, "CAR.prior")
 
 
 class BYM2:

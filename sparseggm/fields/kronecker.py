@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparseggm.errors import NonFiniteError, ShapeError
-from sparseggm.fields.parameters import centred, common_batch, parameters, representable_precision
+from sparseggm.fields.parameters import common_batch, gaussian_about, parameters, representable_precision
 from sparseggm.graph.graphs import Graph
 from sparseggm.graph.pattern import IntArray
 from sparseggm.graph.topology import Topology, require_topology
@@ -59,7 +59,7 @@ class Kronecker:
 
     def prior(self, first: Any, second: Any, loc: Any = 0.0) -> Any:
         """The Gaussian with precision P₁ ⊗ P₂; loc a number or (..., n₁ n₂)."""
-        return centred(self.precision(first, second), loc, self.topology, "Kronecker.prior")
+        return gaussian_about(self.precision(first, second), loc, self.topology, "Kronecker.prior")
 
 
 def _entries(topology: Topology) -> tuple[IntArray, IntArray, IntArray]:

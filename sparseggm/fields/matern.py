@@ -22,9 +22,9 @@ import scipy.sparse
 
 from sparseggm.fields.elements import Domain, Lattice
 from sparseggm.fields.parameters import (
-    centred,
     combined,
     common_batch,
+    gaussian_about,
     parameters,
     representable_precision,
     require_positive,
@@ -102,7 +102,7 @@ class Matern:
 
         Cost: one factorisation on the graph.
         """
-        return centred(self.precision(range, sd), loc, self.topology, "Matern.prior")
+        return gaussian_about(self.precision(range, sd), loc, self.topology, "Matern.prior")
 
     def projector(self, places: npt.ArrayLike) -> Any:
         """A of A z, the field at other points: (k, n) scipy.sparse, of linear interpolation."""

@@ -123,7 +123,7 @@ def precision_matmul(precision: Any, topology: Topology, x: Any) -> Any:
     return product.take(topology.inverse_order, axis=-1)
 
 
-def centred(precision: Array, loc: Any, topology: Topology, function: str) -> Any:
+def gaussian_about(precision: Array, loc: Any, topology: Topology, function: str) -> Any:
     """N(loc, P⁻¹) where loc is a number for all nodes, or (..., n)."""
     precision, loc = parameters(function, precision=precision, loc=loc)
     if loc.ndim == 0:

@@ -16,7 +16,7 @@ from sparseggm.geometry.projection import Moments, projected
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, mask, take
+from sparseggm.positivity.namespace import Array, array_namespace, take, where_diagonal
 
 
 class Point(NamedTuple):
@@ -53,7 +53,7 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
     xp, pivots = array_namespace(factor), take(factor, pattern.diagonal)
     scales = kind_of(factor).verbs.on_diagonal(pattern, -xp.log(pivots))
     with np.errstate(over="ignore"):  # tested below
-        regressions = _where_diagonal(pattern, scales, -factor / take(pivots, pattern.cols))
+        regressions = where_diagonal(pattern, scales, -factor / take(pivots, pattern.cols))
     return Point(g.loc, representable(function, regressions))
 
 
@@ -97,7 +97,7 @@ def _factor_of_regressions(pattern: Pattern, values: Array) -> Array:
     """L_jj = 1/σ_j, L_ij = −β_ij/σ_j."""
     pivots = array_namespace(values).exp(-take(values, pattern.diagonal))
     below = -values * take(pivots, pattern.cols)
-    return _where_diagonal(pattern, kind_of(values).verbs.on_diagonal(pattern, pivots), below)
+    return where_diagonal(pattern, kind_of(values).verbs.on_diagonal(pattern, pivots), below)
 
 
 def _second_moments(function: str, g: Any) -> Array:
@@ -120,7 +120,3 @@ def _products_on(graph: Topology, loc: Array) -> Array:
     """loc_i loc_j on the precision pattern."""
     pattern, order = graph.precision_pattern, graph.order
     return take(loc, order[pattern.rows]) * take(loc, order[pattern.cols])
-
-
-def _where_diagonal(pattern: Pattern, there: Array, elsewhere: Array) -> Array:
-    return array_namespace(there).where(mask(there, pattern.rows == pattern.cols), there, elsewhere)

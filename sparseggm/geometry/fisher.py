@@ -33,7 +33,7 @@ from sparseggm.geometry.kinds import (
 from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.linalg import checks
 from sparseggm.linalg.natural import natural_gradient
-from sparseggm.positivity.namespace import Array, array_namespace, mask, take
+from sparseggm.positivity.namespace import Array, array_namespace, take, where_diagonal
 
 Coordinates = Literal["factor", "regression", "natural", "expectation"]
 
@@ -175,7 +175,7 @@ class Fisher:
 
     def _weighted(self, on_diagonal: float, values: Array) -> Array:
         """W V, or W⁻¹ V."""
-        return self._where_diagonal(on_diagonal * values, -values)
+        return where_diagonal(self.pattern, on_diagonal * values, -values)
 
     # ------------------------------------------------------------------ K, Kᵀ and their inverses
 
@@ -204,7 +204,7 @@ class Fisher:
         """The gradient of xᵀ V loc by the stored entries of a symmetric V."""
         i, j, loc = self.pattern.rows, self.pattern.cols, self.loc
         both = take(x, i) * take(loc, j) + take(x, j) * take(loc, i)
-        return self._where_diagonal(both / 2, both)
+        return where_diagonal(self.pattern, both / 2, both)
 
     # ------------------------------------------------------------------ blocks of columns
 
@@ -219,8 +219,8 @@ class Fisher:
         """2 for log σ_j, Σ_RR / σ_j² for β_j."""
         if self.is_chain_of_arrays:
             return chains.regression_matmul(self.factor, v, self._variances())
-        times = self._covariance_times(self._where_diagonal(0.0 * v, v))
-        return self._where_diagonal(2 * v, times * self._by_column(self.pivots**2))
+        times = self._covariance_times(where_diagonal(self.pattern, 0.0 * v, v))
+        return where_diagonal(self.pattern, 2 * v, times * self._by_column(self.pivots**2))
 
     def factor_solve(self, u: Array) -> Array:
         """½ L_Sj L_Sjᵀ u_S + 0 ⊕ Σ_RR⁻¹ u_R."""
@@ -229,7 +229,7 @@ class Fisher:
 
     def _regression_solve(self, u: Array) -> Array:
         """½ for log σ_j, σ_j² Σ_RR⁻¹ for β_j."""
-        return self._where_diagonal(0.5 * u, self._parents_solved(u) / self._by_column(self.pivots**2))
+        return where_diagonal(self.pattern, 0.5 * u, self._parents_solved(u) / self._by_column(self.pivots**2))
 
     def _covariance_times(self, v: Array) -> Array:
         """Σ_SS v_S for every column."""
@@ -279,9 +279,6 @@ class Fisher:
     def _by_column(self, numbers: Array) -> Array:
         """(..., nnz) the number of each entry's column."""
         return take(numbers, self.pattern.cols)
-
-    def _where_diagonal(self, there: Array, elsewhere: Array) -> Array:
-        return self.xp.where(mask(there, self.pattern.rows == self.pattern.cols), there, elsewhere)
 
 
 def _parents(pattern: Pattern) -> tuple[IntArray, IntArray]:

@@ -53,6 +53,7 @@ from sparseggm.positivity.namespace import (
     segment_sum,
     softplus,
     take,
+    where_diagonal,
 )
 from sparseggm.positivity.spectral import largest_eigenvalue
 
@@ -90,9 +91,8 @@ class FactorFamily:
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.factor", inputs, self.num_inputs(topology))
         pattern = topology.factor_pattern
-        on_diagonal = mask(inputs, pattern.rows == pattern.cols)
         # exp of all inputs, then a choice: the bound keeps discarded values finite, so that their gradient is zero.
-        return array_namespace(inputs).where(on_diagonal, array_namespace(inputs).exp(bounded(inputs)), inputs)
+        return where_diagonal(pattern, array_namespace(inputs).exp(bounded(inputs)), inputs)
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,7 @@ class GramFamily:
     def __call__(self, topology: Topology, inputs: Array) -> Array:
         inputs = _checked_inputs("parametrize.gram", inputs, self.num_inputs(topology))
         pattern = topology.factor_pattern
-        on_diagonal = mask(inputs, pattern.rows == pattern.cols)
-        return gram_rules(array_namespace(inputs).where(on_diagonal, softplus(inputs), inputs), pattern)
+        return gram_rules(where_diagonal(pattern, softplus(inputs), inputs), pattern)
 
 
 @singledispatch

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from sparseggm.errors import DTypeError
-from sparseggm.graph.pattern import IntArray
+from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.promotion import plain
 
 Array = Any  # a NumPy array or a torch tensor
@@ -94,6 +94,11 @@ def as_array(array: Array) -> npt.NDArray[Any]:
 def unit_roundoff(array: Array) -> float:
     """u of its dtype: half the distance from 1 to the next number."""
     return float(array_namespace(array).finfo(array.dtype).eps) / 2
+
+
+def where_diagonal(pattern: Pattern, there: Array, elsewhere: Array | float) -> Array:
+    """Packed values (..., nnz), some for the diagonal and others for the rest."""
+    return array_namespace(there).where(mask(there, pattern.rows == pattern.cols), there, elsewhere)
 
 
 def segment_sum(terms: Array, segments: IntArray, count: int) -> Array:

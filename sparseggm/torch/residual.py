@@ -19,7 +19,7 @@ from sparseggm.gaussian.regression import moved
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
 from sparseggm.positivity.families import bounded
-from sparseggm.positivity.namespace import array_namespace, mask
+from sparseggm.positivity.namespace import where_diagonal
 from sparseggm.torch.border import (
     as_tensors,
     common_batch,
@@ -170,8 +170,7 @@ class ResidualHead(Head):
             raise PatternError(f"ResidualHead: p must be on {self.topology}, got one on {p.topology}.")
         pattern = self.topology.factor_pattern
         shift, moves = outputs.split([self.topology.n, pattern.nnz], dim=-1)
-        on_diagonal = mask(moves, pattern.rows == pattern.cols)
-        return Residual(p, shift, array_namespace(moves).where(on_diagonal, bounded(moves), moves))
+        return Residual(p, shift, where_diagonal(pattern, bounded(moves), moves))
 
     def _made_of(self) -> str:
         return "residual"

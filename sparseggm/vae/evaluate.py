@@ -18,7 +18,7 @@ from sparseggm.positivity.families import FactorFamily
 from sparseggm.vae.bounds import Evaluation, evaluate_images
 from sparseggm.vae.checks import require_count
 from sparseggm.vae.config import PIXELS, Config
-from sparseggm.vae.data import load_images
+from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.diagnostics import largest_shape
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
 from sparseggm.vae.files import checkpoint
@@ -29,7 +29,8 @@ from sparseggm.vae.refinement import SETTINGS
 from sparseggm.vae.train import progress_bar
 
 PARTS = ("test", "validation")
-HIDDEN = {"nothing": None, "upper": torch.arange(PIXELS, device="cpu") < PIXELS // 2}
+UPPER_HALF = torch.arange(PIXELS, device="cpu") < PIXELS // 2
+HIDDEN = {"nothing": None, "upper": UPPER_HALF}
 """What may be hidden of an image. Upper rows come first in elimination, so that levels are sampled given all others."""
 
 
@@ -111,13 +112,19 @@ def require_refinable(refine: int, config: Config) -> None:
         raise ConfigError(f"refine needs one layer, its posterior given by L, got {config.latents_in_words}.")
 
 
+def images_trained_on(run: Path, state: dict[str, Any], config: Config, data: Path | None) -> Images:
+    """The images by the name that a run's checkpoint has for its own."""
+    found = load_images(data, config.split)
+    if found.name != state["identity"]["data"]:
+        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
+    return found
+
+
 def images_of(
     run: Path, state: dict[str, Any], config: Config, vae: ImageModel, part: str, data: Path | None
 ) -> Tensor:
     """The held-out images as the run's likelihood observes them."""
-    found = load_images(data, config.split)
-    if found.name != state["identity"]["data"]:
-        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
+    found = images_trained_on(run, state, config, data)
     images = held_out(vae.likelihood, found, part)
     if not len(images):
         raise ConfigError(f"the split {config.split} has no validation images; evaluate the test images.")

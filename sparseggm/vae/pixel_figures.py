@@ -15,6 +15,7 @@ from torch import Tensor
 from sparseggm.graph.plotting import DIVERGING, SEQUENTIAL, Array, symmetric
 from sparseggm.torch import GaussianGraphicalModel, GreyLevels
 from sparseggm.vae.config import PIXELS, SIDE
+from sparseggm.vae.evaluate import UPPER_HALF
 from sparseggm.vae.likelihoods import LEVELS, LIMIT
 from sparseggm.vae.model import ImageModel
 from sparseggm.vae.plotting import image_of_tiles, new_figure, plot_tiles
@@ -24,7 +25,6 @@ from sparseggm.vae.runs import TrainedRun
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-UPPER_HALF = np.arange(PIXELS) < PIXELS // 2
 SWEEPS = 30
 WINDOW = 4
 
@@ -66,13 +66,12 @@ def plot_fillings(runs: Sequence[TrainedRun], images: Tensor, count: int = 5) ->
     """Test images whose upper half is hidden, and plausible fillings by each model, by Gibbs' sampler."""
     figure = new_figure(1.9 + 3.1 * len(runs), 0.62 * len(images) + 0.7)
     axes = figure.subplots(1, 1 + len(runs), width_ratios=[1.0, *len(runs) * [count / 2]], squeeze=False)[0]
-    hidden = torch.from_numpy(UPPER_HALF.copy())
-    seen = torch.where(hidden, torch.tensor(0.25), images / (LEVELS - 1))
+    seen = torch.where(UPPER_HALF, torch.tensor(0.25), images / (LEVELS - 1))
     plot_tiles(axes[0], torch.stack([images / (LEVELS - 1), seen], 1).flatten(0, 1).numpy(), len(images))
     axes[0].set_title("image, seen")
     for place, run in zip(axes[1:], runs, strict=True):
         rng = generator(run.config.seed, "fillings")
-        filled = fillings(run.vae, images.repeat_interleave(count, 0), hidden, rng, SWEEPS)
+        filled = fillings(run.vae, images.repeat_interleave(count, 0), UPPER_HALF, rng, SWEEPS)
         plot_tiles(place, (filled / (LEVELS - 1)).numpy(), len(images))
         place.set_title(f"filled in: {run.name}")
     return figure

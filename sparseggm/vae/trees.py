@@ -20,9 +20,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
-from sparseggm.vae.data import load_images
-from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError
-from sparseggm.vae.evaluate import load_run
+from sparseggm.vae.errors import ConfigError, DivergedError
+from sparseggm.vae.evaluate import images_trained_on, load_run
 from sparseggm.vae.model import VAE
 from sparseggm.vae.randomness import generator
 
@@ -46,9 +45,7 @@ def chow_liu(run: Path, data: Path | None = None) -> str:
     Cost: one selected inverse with all pairs an image: O(n³) for n latent variables.
     """
     config, vae, state = load_run(run)
-    found = load_images(data, config.split)
-    if found.name != state["identity"]["data"]:
-        raise CheckpointError(f"{run}: trained on {state['identity']['data']}, found {found.name}. {found.notice}")
+    found = images_trained_on(run, state, config, data)
     if not isinstance(vae, VAE):
         raise ConfigError(f"{run}: a tree needs a run of one layer, got {config.latents_in_words}.")
     information = mean_information(vae.double(), found.train)  # float64, for digits of 1 − ρ² cancel

@@ -200,7 +200,7 @@ ZEROS = torch.zeros(7, dtype=torch.float64)
             sg.PatternError, r"p must be on Chain\(n=4\)",
         ),
         (lambda: kl_terms(CHAIN, GRID), sg.PatternError, r"kl_terms: .* of Chain\(n=4\) and .* of Grid\(3, 3\)"),
-        (lambda: kl_terms(CHAIN, None), TypeError, "kl_terms: p must be"),
+        (lambda: kl_terms(CHAIN, 1), TypeError, "kl_terms: p must be"),
         (
             lambda: kl_terms(CHAIN, prior(sg.Chain(4, order=range(4)[::-1]))),
             sg.PatternError, "one pattern, in one order of elimination",

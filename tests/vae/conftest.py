@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Images) -> Path:
 @pytest.fixture
 def few_digits(digits: Images, monkeypatch: pytest.MonkeyPatch) -> Images:
     """Let every command find the 600 digits."""
-    for module in ("train", "evaluate", "trees", "experiments", "figures", "pixel_fit"):
+    for module in ("train", "evaluate", "experiments", "figures", "pixel_fit"):
         monkeypatch.setattr(
             importlib.import_module(f"sparseggm.vae.{module}"), "load_images", lambda data=None, split="50k": digits
         )

@@ -31,12 +31,12 @@ from sparseggm.vae import (
     report,
 )
 from sparseggm.vae.config import PIXELS
-from sparseggm.vae.evaluate import HIDDEN
+from sparseggm.vae.evaluate import HIDDEN, UPPER_HALF
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.likelihoods import LevelPixels, LogitNormalPixels, held_out, likelihood_of
 from sparseggm.vae.networks import SharedFactorHead
-from sparseggm.vae.pixel_figures import UPPER_HALF, correlations, factor_maps, fillings
+from sparseggm.vae.pixel_figures import correlations, factor_maps, fillings
 from sparseggm.vae.randomness import generator
 from tests.vae.conftest import assert_same_numbers
 
@@ -280,7 +280,7 @@ def test_runs_of_two_likelihoods_have_no_common_pictures(
 
 
 def test_fillings_keep_what_is_seen_and_differ_where_nothing_is(digits: Images, grey: Config) -> None:
-    vae, hidden = VAE(grey, digits.mean_intensity), torch.from_numpy(UPPER_HALF.copy())
+    vae, hidden = VAE(grey, digits.mean_intensity), UPPER_HALF
     images = digits.test[:1].repeat_interleave(2, 0)
     filled = fillings(vae, images, hidden, generator(0), sweeps=2)
     assert torch.equal(filled[:, ~hidden], images[:, ~hidden].long())
