@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from sparseggm.errors import NonPositiveError, PatternError, ShapeError
 from sparseggm.fields.parameters import constants
+from sparseggm.graph.derived import derived
 from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.pattern import FloatArray, IntArray
 from sparseggm.promotion import as_numbers
@@ -112,7 +113,7 @@ class Mesh:
             last = order[np.append(point[order][1:] != point[order][:-1], True)] if len(order) else order
             last = last[depth[last] > best[point[last]]]
             best[point[last]], triangle[point[last]], weights[point[last]] = depth[last], candidate[last], found[last]
-        outside = best < -INSIDE
+        outside = best < -INSIDE - self._rounding[triangle]
         if outside.any():
             k = int(np.argmax(outside))
             raise ValueError(
@@ -134,6 +135,16 @@ class Mesh:
             counts = np.array([len(each) for each in near])
             if counts.any():
                 yield np.repeat(np.arange(len(places)), counts), chosen[np.concatenate(near).astype(np.int64)]
+
+    @derived
+    def _rounding(self) -> FloatArray:
+        """Of shares in each triangle, by that of coordinates: a few units of these over its least height."""
+        corners = self.points[self.triangles]
+        sides = corners - np.roll(corners, 1, axis=1)
+        area = abs(sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0])  # twice
+        longest = np.sqrt((sides**2).sum(-1)).max(-1)
+        rounding: FloatArray = 8 * np.finfo(np.float64).eps * abs(corners).max(axis=(1, 2)) * longest / area
+        return rounding
 
     def _barycentric(self, places: FloatArray, triangle: IntArray) -> FloatArray:
         """(t, 3) the shares of the triangle's area that lie opposite to each corner."""

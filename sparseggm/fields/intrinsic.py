@@ -105,9 +105,12 @@ class IntrinsicGaussian:
         if x.shape[-1:] != (self.n,):
             raise ShapeError(f"log_prob: x must end in {self.n}, got shape {tuple(x.shape)}.")
         require_finite("log_prob", "x", x)
+        return rounded("log_prob", g._log_at_mode() - 0.5 * g._square_of(x), x)
+
+    def _log_at_mode(self) -> Any:
+        """log p(z) on the null space, where it is largest, in float64."""
         volume = 2.0 * float(np.log(abs(np.diagonal(np.linalg.qr(self.null, mode="r")))).sum())
-        total = 0.5 * (g._logdet() + volume - g._square_of(x) - (self.n - self.null.shape[1]) * LOG_2PI)
-        return rounded("log_prob", total, x)
+        return 0.5 * (self._logdet() + volume - (self.n - self.null.shape[1]) * LOG_2PI)
 
     def observe(self, nodes: Any, values: Any, variance: Any) -> Any:
         """The posterior after what `GaussianGraphicalModel.observe` takes: a proper Gaussian.

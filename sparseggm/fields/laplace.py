@@ -120,7 +120,7 @@ class _Problem(NamedTuple):
         if isinstance(prior, Improper):
             graph, constant = prior.topology, prior.log_constant
         elif isinstance(prior, IntrinsicGaussian):
-            graph, constant = prior.graph, prior.log_prob(prior.loc)
+            graph, constant = prior.graph, prior._log_at_mode()
         elif hasattr(prior, "factor_pattern"):
             prior = prior._in_dtype(in_float64(prior.loc).dtype)  # in a wider dtype it is that of its L
             graph = prior.graph

@@ -131,4 +131,4 @@ def _rows_of(function: str, matrix: Any) -> Any:
     dense: npt.NDArray[Any] = as_numbers(function, "matrix", matrix)[0]
     if dense.ndim != 2:
         raise ShapeError(f"{function}: matrix must be (k, n), got shape {dense.shape}.")
-    return scipy.sparse.csr_array(dense)
+    return scipy.sparse.csr_array(dense.astype(dense.dtype.newbyteorder("="), copy=False))

@@ -67,8 +67,9 @@ def start_of_levels(
         return GaussianGraphicalModel(loc, factor=1 / deviation, topology=topology)
     pattern, order = topology.precision_pattern, topology.order
     covariance = _density_moments(images, topology, alpha, rng, levels).covariance
-    units = deviation.take(order) / np.sqrt(covariance[pattern.diagonal])
-    covariance *= units[pattern.rows] * units[pattern.cols]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of one image, whose variances are zero
+        units = deviation.take(order) / np.sqrt(covariance[pattern.diagonal])
+        covariance *= units[pattern.rows] * units[pattern.cols]
     factor = columns_of_factor(topology, covariance, of_samples(len(images)))
     return GaussianGraphicalModel(loc, factor=factor, topology=topology)
 

@@ -281,9 +281,14 @@ def observation_of(function: str, g: Gaussian, observed: Any) -> LinearObservati
     """The observations that a short form means: a `LinearObservation`, a matrix of scipy.sparse, or nodes of g."""
     if isinstance(observed, LinearObservation):
         return observed
-    n = g.topology.n
-    matrix = observed if is_linear(observed) else selection(distinct_nodes(function, g.topology, observed), n)
-    return LinearObservation(g.graph, matrix)
+    if is_linear(observed):
+        return LinearObservation(g.graph, observed)
+    nodes = distinct_nodes(function, g.topology, observed)
+    if not nodes.size:
+        raise ShapeError(
+            f"{function}: needs a node or more, got none. An infinite variance marks a missing observation."
+        )
+    return LinearObservation(g.graph, selection(nodes, g.topology.n))
 
 
 def is_linear(observed: Any) -> bool:

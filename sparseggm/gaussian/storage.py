@@ -20,6 +20,7 @@ from sparseggm.errors import PatternError
 from sparseggm.files import DAMAGE, damage, write_atomically
 from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
 from sparseggm.graph import families, graphs
+from sparseggm.graph.derived import make_read_only
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.orders import RULE
 from sparseggm.graph.pattern import Pattern
@@ -81,6 +82,8 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
     }
     if gaussian._given is not None:
         arrays["precision"] = gaussian._given
+    if gaussian._nodes is not None:
+        arrays["nodes"] = gaussian._nodes
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
@@ -123,6 +126,10 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
             raise _foreign(name, f"precision {precision.dtype} {precision.shape}, needed {factor.dtype} {expected}")
         checks.require_finite("load", "precision", built.precision_pattern, precision, built)
         gaussian._given = constant(precision)
+    if (nodes := arrays.get("nodes")) is not None:
+        if nodes.dtype != np.int64 or nodes.shape != (built.n,):
+            raise _foreign(name, f"nodes {nodes.dtype} {nodes.shape}, needed int64 {(built.n,)}")
+        gaussian._numbered(make_read_only(nodes))
     return gaussian
 
 

@@ -13,6 +13,7 @@ from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.geometry.conversions import from_coordinates, to_coordinates
 from sparseggm.geometry.fisher import fisher_matmul, fisher_solve
 from sparseggm.geometry.mixtures import e_geodesic, m_geodesic
+from sparseggm.graph.graphs import Graph
 from sparseggm.graph.pattern import FloatArray
 
 TOLERANCE = 1e-8
@@ -48,7 +49,7 @@ def jeffreys_centroid(function: str, e: GaussianGraphicalModel, m: GaussianGraph
         raise PatternError(
             f'{function}: "jeffreys" needs a union of the graphs that is chordal in its order, got {graph}.'
         )
-    e, m = (g._in_dtype(np.dtype(np.float64)) for g in (e, m))
+    e, m = (_on_closed_factor(g._in_dtype(np.dtype(np.float64))) for g in (e, m))
     c = _first(e, m)
     value, slope = _value(c, e, m), _slope(c, e, m)
     rate = np.full(value.shape, 0.5)
@@ -63,6 +64,16 @@ def jeffreys_centroid(function: str, e: GaussianGraphicalModel, m: GaussianGraph
     raise NotConvergedError(
         f"{function}: found no Jeffreys centroid in {MOST_STEPS} steps: the natural gradient is still "
         f"{slope.length.max():.2g} long{in_batch(batch_index)}. Are the Gaussians nearly singular?"
+    )
+
+
+def _on_closed_factor(g: GaussianGraphicalModel) -> GaussianGraphicalModel:
+    """The Gaussian on a graph whose own L has all entries of P: on an extended grid of two columns L has fewer."""
+    graph = g.graph
+    if graph.factor_pattern is graph.precision_pattern:
+        return g
+    return GaussianGraphicalModel.from_precision(
+        g.loc, precision=g.precision, topology=Graph(graph.n, graph.edges, graph.order)
     )
 
 

@@ -117,6 +117,8 @@ def _common_device(function: str, given: dict[str, Any]) -> torch.device:
 
 
 def _tensor(function: str, name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if isinstance(value, np.ndarray) and min(value.strides, default=0) < 0:
+        value = value.copy()
     try:
         return torch.as_tensor(value, dtype=dtype, device=device)
     except (TypeError, ValueError, RuntimeError) as failure:

@@ -95,6 +95,9 @@ def natural_step(
     """
     q, loc, factor = _beside("natural_step", q, loc_gradient, factor_gradient)
     pattern, rates = q.factor_pattern, torch.as_tensor(rate, dtype=loc.dtype, device=loc.device).unsqueeze(-1)
+    if not _broadcasts_to(rates.shape[:-1], q.batch_shape):
+        shape = tuple(rates.shape[:-1])
+        raise ShapeError(f"natural_step: rate must broadcast to {tuple(q.batch_shape)}, got shape {shape}.")
     if not rates.isfinite().all():
         raise NonFiniteError(f"natural_step: rate must be finite, got {rate}.")
     with torch.no_grad():
@@ -105,6 +108,12 @@ def natural_step(
         new = q._with("natural_step", q.loc, torch.where(made, narrow, q.factor), None, False)
         step = torch.where(made, rates * new.covariance_matmul(loc), 0.0)
         return new.moved_to(q.loc + step), made.squeeze(-1)
+
+
+def _broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:
+    return len(shape) <= len(target) and all(
+        one in (1, other) for one, other in zip(shape[::-1], target[::-1], strict=False)
+    )
 
 
 def precondition(q: GaussianGraphicalModel) -> GaussianGraphicalModel:

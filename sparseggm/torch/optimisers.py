@@ -25,7 +25,8 @@ class NaturalGradient(torch.optim.Optimizer):
 
     A step is `natural_step` of rate lr along −gradient: straight in natural parameters, so that lr = 1 is exact for a
     Gaussian posterior on the graph, if the gradient is. The loss is a sum over the batch, not a mean. A step that would
-    leave the cone P ≻ 0 is halved until it stays; `shortened` counts the halvings of each Gaussian.
+    leave the cone P ≻ 0 is halved until it stays; `shortened` counts the halvings of each Gaussian, and is no part of
+    the state dict.
 
     Args:
         loc: (..., n) leaf that asks for gradients, in the caller's numbering.
@@ -51,6 +52,15 @@ class NaturalGradient(torch.optim.Optimizer):
         self._topology = topology
         self.shortened = torch.zeros(loc.shape[:-1], dtype=torch.int64, device=loc.device)
         super().__init__([loc, factor], {"lr": lr})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_topology": self._topology, "shortened": self.shortened}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused after the first: an optimiser has one batch of Gaussians."""
+        if self.param_groups:
+            raise ValueError("NaturalGradient: has one loc and factor already. Make another for other Gaussians.")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

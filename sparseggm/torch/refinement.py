@@ -56,7 +56,7 @@ def refine(
     """
     require_tensors("refine", q)
     require_at_least(0, "refine", steps=steps)
-    if not 0.0 < rate < math.inf:
+    if not isinstance(rate, int | float) or not 0.0 < rate < math.inf:
         raise NonPositiveError(f"refine: rate must be positive and finite, got {rate}.")
     q = q.detach()
     rates = torch.full_like(q.loc[..., 0], rate)

@@ -50,6 +50,7 @@ def plot_lengths(layers: list[TrackedLayer], tracked: int) -> Figure:
 def plot_between(run: TrainedRun, images: Tensor, pairs: int = 8, places: int = 9) -> Figure:
     """What the decoder makes of one sample of each Gaussian between the posteriors of two images, along all lines."""
     assert isinstance(run.vae, VAE)
+    pairs = min(pairs, len(images) // 2)
     ends = Ends.of(run.vae, images[: 2 * pairs].reshape(2, pairs, -1))
     rng = generator(run.config.seed, "between")
     noise = torch.randn(pairs, run.config.latents, generator=rng, device="cpu").double().numpy()

@@ -436,3 +436,15 @@ def test_what_is_no_prior_is_refused() -> None:
         fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], start=np.zeros(3))
     with pytest.raises(ShapeError, match="observation must be of 12 nodes"):
         fields.laplace(PRIOR, LIKELIHOODS["poisson"][0], fields.LinearObservation(sg.Chain(3), np.eye(3)))
+
+
+def test_the_evidence_of_an_intrinsic_prior_in_float32_is_that_in_float64() -> None:
+    """P is the same number for number, and 20,000 terms of its constant are not rounded."""
+    n = 20_000
+    walk, y = sg.Chain(n), np.random.default_rng(0).standard_normal(n)
+    P = walk.pack((np.r_[1.0, np.full(n - 2, 2.0), 1.0], -np.ones(n - 1)))
+    found, expected = (
+        fields.laplace(fields.IntrinsicGaussian(P.astype(dtype), topology=walk), fields.Normal(y, 0.5)).log_evidence
+        for dtype in (np.float32, np.float64)
+    )
+    assert found == pytest.approx(expected, rel=1e-12)

@@ -353,3 +353,17 @@ def test_a_precision_beyond_the_dtype_is_refused_by_name(kind: Any) -> None:
         sg.fields.Kronecker(pair, pair).precision(large, large)
     with pytest.raises(NonFiniteError, match=r"^Kronecker.precision: second must be finite"):
         sg.fields.Kronecker(pair, pair).precision(large, large * np.nan)
+
+
+@pytest.mark.parametrize("size", [1000.0, 1.0])
+def test_midpoints_of_the_hull_are_inside_however_far_the_origin_is(size: float) -> None:
+    """In metres of a map, rounding of coordinates is 1e-9 of them."""
+    points = np.random.default_rng(3).random((60, 2))
+    triangulation, turned = Delaunay(points), points @ [[0.955, 0.296], [-0.296, 0.955]] * size + 4.5e6
+    hull = triangulation.convex_hull
+    middle = (turned[hull[:, 0]] + turned[hull[:, 1]]) / 2
+    A = sg.fields.Mesh(turned, triangulation.simplices).projector(middle)
+    np.testing.assert_allclose(A @ turned, middle, rtol=1e-9)
+    outside = turned.mean(0) + 1.01 * (middle[0] - turned.mean(0))
+    with pytest.raises(ValueError, match="every place must be in a triangle"):
+        sg.fields.Mesh(turned, triangulation.simplices).projector([outside])

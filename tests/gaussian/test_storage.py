@@ -336,3 +336,14 @@ def test_a_topology_of_ones_own_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(PatternError, match=r"^save: Pair\(\) is not one of Diagonal, .* Save it as Graph\(n, edges\)"):
         sg.save(tmp_path / "g.npz", g)
     assert not (tmp_path / "g.npz").exists()
+
+
+def test_the_numbers_of_nodes_are_kept(tmp_path: Path) -> None:
+    g = GaussianGraphicalModel(np.zeros(5), factor=np.ones(9), topology=sg.Chain(5)).condition([0], [0.3])
+    sg.save(tmp_path / "g.npz", g)
+    assert sg.load(tmp_path / "g.npz").nodes.tolist() == [1, 2, 3, 4]
+    with np.load(tmp_path / "g.npz") as stored:
+        arrays = {**stored, "nodes": np.arange(3)}
+    np.savez(tmp_path / "damaged.npz", **arrays)
+    with pytest.raises(PatternError, match=r"nodes int64 \(3,\), needed int64 \(4,\)"):
+        sg.load(tmp_path / "damaged.npz")

@@ -7,13 +7,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseggm import BlockChain, Chain, Cycle, Diagonal, GaussianGraphicalModel, PatternError, Topology, Tree, geometry
+from sparseggm import (
+    BlockChain,
+    Chain,
+    Cycle,
+    Diagonal,
+    ExtendedGrid,
+    GaussianGraphicalModel,
+    PatternError,
+    Topology,
+    Tree,
+    geometry,
+)
 from sparseggm.geometry import symmetric
 from tests.geometry.test_mixtures import random_on
 from tests.numerics import Array
 from tests.strategies import seeds
 
-CHORDAL = [Diagonal(3), Chain(1), Chain(5), Chain(5, order=range(5)[::-1]), BlockChain(2, 2), Tree((1, 3, 3, -1))]
+CHORDAL = [
+    Diagonal(3),
+    Chain(1),
+    Chain(5),
+    Chain(5, order=range(5)[::-1]),
+    BlockChain(2, 2),
+    Tree((1, 3, 3, -1)),
+    ExtendedGrid(3, 2),
+]
 
 
 def several(rng: np.random.Generator, topology: Topology, spread: float = 1.0) -> list[GaussianGraphicalModel]:

@@ -512,3 +512,20 @@ def test_a_wrong_argument_that_is_no_vector_is_named(function: str, word: str) -
     q = GaussianGraphicalModel(torch.zeros(3), factor=torch.ones(5), topology=sg.Chain(3))
     with pytest.raises((sg.NonFiniteError, sg.NonPositiveError), match=f"^{function}: {word} must be "):
         THAT_FAIL[function](q)
+
+
+def test_arrays_that_run_backwards_and_negated_views_are_taken() -> None:
+    q = GaussianGraphicalModel(np.arange(4.0)[::-1], factor=np.ones(7)[::-1], topology=sg.Chain(4))
+    assert q.loc.tolist() == [3.0, 2.0, 1.0, 0.0]
+    x = torch.randn(4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    negated = x.conj().imag
+    assert negated.is_neg()
+    assert torch.equal(q.log_prob(negated), q.log_prob(-x.imag))
+    assert GaussianGraphicalModel(negated, factor=torch.ones(7).double(), topology=sg.Chain(4)).rsample().shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["observe", "log_evidence"])
+def test_no_observation_at_all_is_refused_by_name(name: str) -> None:
+    q = GaussianGraphicalModel(torch.zeros(4), factor=torch.ones(7), topology=sg.Chain(4))
+    with pytest.raises(sg.ShapeError, match=f"^{name}: needs a node or more, got none"):
+        getattr(q, name)(np.zeros(4, bool), np.zeros(0), 0.5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -164,3 +166,34 @@ def test_noise_rates_and_gaussians_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(TypeError, match=r"needs a GaussianGraphicalModel of sparseggm\.torch"):
             call()
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copy", "pickle"]
+)
+def test_a_copy_of_the_optimiser_steps_as_it_does(copied: Any) -> None:
+    loc, factor = torch.ones(4, requires_grad=True), torch.ones(7, requires_grad=True)
+    optimiser = NaturalGradient(loc, factor, sg.Chain(4), lr=0.3)
+    other = copied(optimiser)
+    parameters = other.param_groups[0]["params"]
+    for made, (one, two) in ((optimiser, (loc, factor)), (other, parameters)):
+        one.grad, two.grad = torch.full((4,), 0.1), torch.full((7,), 0.1)
+        made.step()
+    assert torch.equal(parameters[0], loc)
+    assert torch.equal(parameters[1], factor)
+    assert torch.equal(other.shortened, optimiser.shortened)
+
+
+def test_a_second_group_of_parameters_is_refused() -> None:
+    loc, factor = torch.ones(4, requires_grad=True), torch.ones(7, requires_grad=True)
+    optimiser = NaturalGradient(loc, factor, sg.Chain(4))
+    with pytest.raises(ValueError, match="NaturalGradient: has one loc and factor already"):
+        optimiser.add_param_group({"params": [loc]})
+
+
+def test_rates_that_do_not_fit_are_refused() -> None:
+    q = GaussianGraphicalModel(torch.zeros(3, 4), factor=torch.ones(3, 7), topology=sg.Chain(4))
+    with pytest.raises(ShapeError, match=r"natural_step: rate must broadcast to \(3,\), got shape \(2,\)"):
+        natural_step(q, torch.zeros(3, 4), torch.zeros(3, 7), rate=torch.ones(2))
+    with pytest.raises(NonPositiveError, match="refine: rate must be positive and finite"):
+        refine(q, lambda z: -z.square().sum(-1), 1, rate=torch.ones(3))  # type: ignore[arg-type]

@@ -90,6 +90,7 @@ def _keeping_patterns(fake: Callable[..., Any]) -> Callable[..., Any]:
 
 def array(tensor: Tensor) -> Any:
     """The tensor's memory as a NumPy array."""
+    tensor = tensor.resolve_neg()
     return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
 
 
