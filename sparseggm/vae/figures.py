@@ -214,7 +214,7 @@ def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
     if laddered:
         pictures["layers"] = plot_layers(laddered)
     binary = [run for run in trained if isinstance(run.vae, VAE) and not run.config.is_grey]
-    if binary:
+    if binary and len(images.test) > 1:
         pictures["between"] = plot_between(binary[-1], held_out(binary[-1].vae.likelihood, images, "test"))
     pictures["reconstructions"] = plot_reconstructions(trained, images)
     evaluations = [each for each in map(evaluated, trained) if each is not None]

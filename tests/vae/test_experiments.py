@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 from dataclasses import replace
@@ -152,6 +153,17 @@ def test_figures_show_every_recipe_once_whatever_its_seed(few_digits: Images, re
         train(replace(recipe, posterior="diagonal", epochs=1, **changes), tmp_path / folder)
     assert [run.name for run in load_runs([tmp_path])] == ["diagonal (a)", "diagonal (wide)"]
     assert [run.name for run in load_runs([tmp_path / "wide"])] == ["diagonal"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_figures_of_few_test_images_show_those_there_are(
+    count: int, digits: Images, recipe: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(digits, test=digits.test[:count])
+    for module in ("train", "evaluate", "figures"):
+        monkeypatch.setattr(importlib.import_module(f"sparseggm.vae.{module}"), "load_images", lambda *_: few)
+    train(replace(recipe, epochs=1), tmp_path)
+    assert ("between" in {path.stem for path in figures([tmp_path])}) == (count > 1)
 
 
 def test_figures_need_a_run(tmp_path: Path, few_digits: Images) -> None:
