@@ -60,6 +60,9 @@ class CAR:
             raise PatternError(f"CAR: every district must have a neighbour, got none of {np.argmin(self._degrees)}.")
         self.topology = topology
 
+    def __repr__(self) -> str:
+        return f"CAR({self.topology})"
+
     def precision(self, tau: Any, rho: Any) -> Array:
         """P (..., nnz); τ > 0, and ρ in (−1, 1), where P is diagonally dominant."""
         tau, rho = parameters("CAR.precision", tau=tau, rho=rho)
@@ -119,6 +122,9 @@ class BYM2:
             scipy.sparse.hstack([scipy.sparse.eye_array(n), scipy.sparse.csr_array((n, n)), scipy.sparse.csr_array(X)])
         )
         """A of η = A z, (n, 2n + p)."""
+
+    def __repr__(self) -> str:
+        return f"BYM2({self.districts}, {self.covariates.shape[1]} covariates)"
 
     def prior(self, sd: Any, mix: Any) -> Improper:
         """The improper density of z = (x, u, β), sd > 0 and mix in (0, 1)."""

@@ -54,6 +54,9 @@ class Poisson:
         require_broadcast("Poisson", counts=self.counts, exposure=self.exposure)
         self._constant = -scipy.special.gammaln(self.counts + 1.0)
 
+    def __repr__(self) -> str:
+        return f"Poisson({self._seen.sum()} counts)"
+
     def __call__(self, eta: Array) -> Terms:
         eta = _predictor("Poisson", eta, self.counts)
         xp, y = array_namespace(eta), constant_like(eta, self.counts)
@@ -83,6 +86,9 @@ class Binomial:
         rest = self.trials - self.successes
         self._constant = gammaln(self.trials + 1.0) - gammaln(self.successes + 1.0) - gammaln(rest + 1.0)
 
+    def __repr__(self) -> str:
+        return f"Binomial({self._seen.sum()} counts)"
+
     def __call__(self, eta: Array) -> Terms:
         eta = _predictor("Binomial", eta, self.successes)
         y, m, c = (constant_like(eta, each) for each in (self.successes, self.trials, self._constant))
@@ -105,6 +111,9 @@ class NegativeBinomial:
         require_positive("NegativeBinomial", size=self.size, exposure=self.exposure)
         require_broadcast("NegativeBinomial", counts=self.counts, size=self.size, exposure=self.exposure)
 
+    def __repr__(self) -> str:
+        return f"NegativeBinomial({self._seen.sum()} counts)"
+
     def __call__(self, eta: Array) -> Terms:
         # With t = log(μ / r), log p = log C(y + r − 1, y) − y log(1 + e⁻ᵗ) − r log(1 + eᵗ).
         eta = _predictor("NegativeBinomial", eta, self.counts)
@@ -126,6 +135,9 @@ class Normal:
         (self.variance,) = parameters("Normal", variance=variance)
         require_positive("Normal", variance=self.variance)
         require_broadcast("Normal", values=self.values, variance=self.variance)
+
+    def __repr__(self) -> str:
+        return f"Normal({self._seen.sum()} values)"
 
     def __call__(self, eta: Array) -> Terms:
         eta = _predictor("Normal", eta, self.values)
@@ -153,6 +165,9 @@ class CustomLikelihood:
         if (gradient is None) != (curvature is None):
             raise TypeError("CustomLikelihood: needs gradient and curvature, or neither.")
         self._log_prob, self._gradient, self._curvature = log_prob, gradient, curvature
+
+    def __repr__(self) -> str:
+        return f"CustomLikelihood({getattr(self._log_prob, '__name__', self._log_prob)!s})"
 
     def __call__(self, eta: Array) -> Terms:
         if self._gradient is None or self._curvature is None:

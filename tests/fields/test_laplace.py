@@ -448,3 +448,25 @@ def test_the_evidence_of_an_intrinsic_prior_in_float32_is_that_in_float64() -> N
         for dtype in (np.float32, np.float64)
     )
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_likelihoods_and_models_say_what_they_are() -> None:
+    y = np.array([1.0, np.nan, 0.0])
+    shown = [
+        fields.Poisson(y),
+        fields.Binomial(y, 2),
+        fields.NegativeBinomial(y, 1.0),
+        fields.Normal(y, 1.0),
+        fields.CustomLikelihood(np.sin),
+        fields.CAR(sg.Chain(3)),
+        fields.BYM2(sg.Chain(3), np.eye(3)[:, :2]),
+    ]
+    assert [repr(each) for each in shown] == [
+        "Poisson(2 counts)",
+        "Binomial(2 counts)",
+        "NegativeBinomial(2 counts)",
+        "Normal(2 values)",
+        "CustomLikelihood(sin)",
+        "CAR(Chain(n=3))",
+        "BYM2(Chain(n=3), 2 covariates)",
+    ]
