@@ -168,7 +168,7 @@ def require_arrays(function: str, *given: object) -> None:
     """Raise a TypeError unless each is a Gaussian of arrays."""
     require_gaussians(function, *given)
     if not all(isinstance(each, GaussianGraphicalModel) for each in given):
-        raise TypeError(f"{function}: needs Gaussians of arrays, got those of tensors: it has no derivative.")
+        raise TypeError(f"{function}: needs Gaussians of arrays, got those of tensors. Call their numpy().")
 
 
 def together(function: str, *gaussians: Gaussian) -> list[Gaussian]:
