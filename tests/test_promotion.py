@@ -182,7 +182,7 @@ OVERFLOWS: dict[str, tuple[Any, Any]] = {
     "whiten": (HUGE, lambda g: g.whiten(HUGE[:4])),
     "log_prob": (HUGE, lambda g: g.log_prob(HUGE[:4])),
     "precision": (HUGE, lambda g: g.precision),
-    "information": (HUGE, lambda g: g.moved_to(HUGE[:4]).information_vector),
+    "information_vector": (HUGE, lambda g: g.moved_to(HUGE[:4]).information_vector),
 }
 
 

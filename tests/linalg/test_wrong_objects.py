@@ -59,7 +59,7 @@ def test_a_pattern_where_a_topology_is_asked_for_is_named() -> None:
         PatternError, match=r"^GaussianGraphicalModel\.from_factor: pattern must be a Pattern, got Chain"
     ):
         make.from_factor(loc, factor=np.ones(7), topology=Chain(4), pattern=Chain(4))
-    with pytest.raises(TypeError, match=r"^kl_divergence: needs a GaussianGraphicalModel, got Chain\.$"):
+    with pytest.raises(TypeError, match=r"^kl_divergence: needs a GaussianGraphicalModel of arrays, got Chain\.$"):
         make(loc, factor=np.ones(7), topology=Chain(4)).kl_divergence(Chain(4))
 
 
