@@ -47,7 +47,7 @@ bench: .venv/peers  ## time ours against every peer that installs, and against t
 
 # Without their dependencies, so that none brings another torch or NumPy; one that does not install is reported as missing.
 .venv/peers: .venv/bench
-	-$(INSTALL) --no-deps --only-binary :all: sparsax
+	-$(INSTALL) --no-deps --only-binary :all: sparsax pymetis
 	-$(INSTALL) --no-deps torchsparsegradutils
 	-$(INSTALL) --no-deps --ignore-requires-python gabp-sparse-inv
 	touch $@

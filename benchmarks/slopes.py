@@ -1,8 +1,8 @@
 """Stated costs against measured ones: `python -m benchmarks.slopes` prints the table of docs/costs.md.
 
-For each verb and topology one call on one matrix (float64) is timed over three decades of n. The slope of log time
-against log n, over all decades and over the upper two, is printed beside the stated exponent. Constant overheads
-flatten a slope at the small end; caches, and the logarithm in a grid's fill, steepen it at the large end.
+For each verb and topology one call on one matrix (float64), on one thread, is timed over three decades of n. The slope
+of log time against log n, over all decades and over the upper two, is printed beside the stated exponent. Constant
+overheads flatten a slope at the small end; caches, and the logarithm in a grid's fill, steepen it at the large end.
 """
 
 from __future__ import annotations
@@ -115,7 +115,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/slopes.json"))
     options = parser.parse_args(arguments)
     sizes = sorted(max(options.largest // 4**k, 16) for k in range(6))
-    slopes = measure(sizes, options.seconds)
+    sg.set_num_threads(1)
+    try:
+        slopes = measure(sizes, options.seconds)
+    finally:
+        sg.set_num_threads(None)
     print("| topology | verb | stated exponent | three decades | upper two | at n | seconds | nnz(F) / n |")
     print("|---|---|---|---|---|---|---|---|")
     for row in slopes:

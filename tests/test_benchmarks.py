@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import peers, report, scale, slopes
+from benchmarks import backward, orders, peers, report, scale, slopes
 from benchmarks.__main__ import main
 from benchmarks.contest import Contestant, DisagreementError, Peer, Ratio, Result, Setting, race
 from benchmarks.rows import ROWS
@@ -93,6 +93,27 @@ def test_the_slopes_cover_every_stated_cost(tmp_path, capsys):
     assert {row["topology"] for row in rows} == set(slopes.FAMILIES)
     assert len(rows) == sum(len(verbs) for _, verbs in slopes.FAMILIES.values())
     assert capsys.readouterr().out.count("\n") == 2 + len(rows)
+
+
+def test_orders_stand_beside_those_of_metis_where_it_is_installed(capsys):
+    orders.main(["--scale", "8"])
+    missing, _, table = capsys.readouterr().out.partition("| topology")
+    assert missing in ("", f"pymetis is not installed; {peers.INSTALL['pymetis']}\n")
+    rows = table.splitlines()[2:]
+    assert len(rows) == len(orders.TOPOLOGIES)
+    assert all(("–" in row) == bool(missing) for row in rows)
+
+
+def test_the_order_of_a_peer_that_is_missing_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(peers, "find_spec", lambda package: None)
+    orders.main(["--scale", "8"])
+    assert capsys.readouterr().out.count("| – |") == 2 * len(orders.TOPOLOGIES)
+
+
+def test_the_cost_of_gradients_covers_both_dtypes(capsys):
+    backward.main(["--scale", "4", "--calls", "1"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == list(backward.TOPOLOGIES)
 
 
 def test_the_estimates_of_scale_cover_all_sizes_and_say_where_a_machine_ends(capsys) -> None:

@@ -7,6 +7,7 @@ special     SciPy's normal distribution, a loop over the nodes
 cholmod     SuiteSparse's CHOLMOD through sparsax
 gabp        gabp-sparse-inv
 gradutils   torchsparsegradutils
+metis       pymetis, of orders alone
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ INSTALL = {
     "jax": "pip install jax",
     "sparsax": "pip install --no-deps --only-binary :all: sparsax",
     "gabp_sparse_inv": "pip install --no-deps --ignore-requires-python gabp-sparse-inv",
+    "pymetis": "pip install --no-deps --only-binary :all: pymetis",
     "torchsparsegradutils": "pip install --no-deps torchsparsegradutils",
 }
 """The command that installs each package without replacing torch or NumPy; see docs/benchmarks.md."""

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import scipy.spatial
 from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.topology
+from benchmarks.orders import triangulated
 from sparseggm import Band, Graph, Grid, Star, Torus, Tree, set_num_threads, threads
 from sparseggm.graph import dissection, orders
 from sparseggm.graph.dissection import Adjacency, graph_dissection, lattice_dissection, separate
@@ -35,13 +35,6 @@ def nnz(n: int, edges: np.ndarray, order: np.ndarray | list[int]) -> int:
 
 def sides_of(graph: Graph | Grid | Torus) -> np.ndarray:
     return separate(Adjacency.from_edges(graph.n, graph.edges))
-
-
-def delaunay(n: int) -> Graph:
-    """The triangulation of n uniform points: a random planar graph."""
-    corners = scipy.spatial.Delaunay(np.random.default_rng(0).random((n, 2))).simplices
-    pairs = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]])
-    return Graph(n, np.unique(np.sort(pairs, axis=1), axis=0))
 
 
 # ---------------------------------------------------------------------- separators
@@ -141,12 +134,12 @@ def test_a_separator_comes_after_what_it_parts_by_definition(graph: Graph, monke
 
 
 def test_orders_are_the_same_each_time_however_edges_are_listed() -> None:
-    graph, rng = delaunay(500), np.random.default_rng(1)
+    graph, rng = triangulated(500), np.random.default_rng(1)
     shuffled = rng.permuted(rng.permutation(graph.edges), axis=1)
     assert Graph(500, shuffled).order.tolist() == graph.order.tolist() == Graph(500, graph.edges).order.tolist()
 
 
-@pytest.mark.parametrize("graph", [*FIXED, delaunay(2_000)], ids=str)
+@pytest.mark.parametrize("graph", [*FIXED, triangulated(2_000)], ids=str)
 def test_orders_do_not_depend_on_the_number_of_threads(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     adjacency = Adjacency.from_edges(graph.n, graph.edges)
     monkeypatch.setattr(dissection, "LEAF", 20)
@@ -187,7 +180,7 @@ def test_a_thin_grid_takes_minimum_degree_and_a_large_one_does_not() -> None:
         assert grid.factor_pattern.nnz <= nnz(grid.n, grid.edges, least)
 
 
-@pytest.mark.parametrize(("topology", "metis"), [(delaunay(10_000), 191_323), (Torus(64, 64), 95_576)], ids=str)
+@pytest.mark.parametrize(("topology", "metis"), [(triangulated(10_000), 191_323), (Torus(64, 64), 95_576)], ids=str)
 def test_a_graph_has_hardly_more_entries_than_by_metis(topology: Graph | Torus, metis: int) -> None:
     """METIS 5.1 by its defaults; measured: 0.97 and 0.85 of its entries."""
     assert topology.factor_pattern.nnz <= 1.05 * metis
