@@ -51,7 +51,7 @@ def as_tensors(function: str, **given: Any) -> tuple[Tensor, ...]:
         ValueError: tensors on two devices, or not on the CPU.
     """
     values = tuple(given.values())
-    if not _are_uniform(values):
+    if not are_uniform(values):
         values = tuple(_as_arrays(value) for value in values)
         _require_dense(function, given)
         dtype = _common_dtype(function, given, values)
@@ -60,7 +60,7 @@ def as_tensors(function: str, **given: Any) -> tuple[Tensor, ...]:
     return values
 
 
-def _are_uniform(values: tuple[Any, ...]) -> bool:
+def are_uniform(values: tuple[Any, ...]) -> bool:
     """Whether there is nothing to convert or to refuse, as there mostly is not."""
     first = values[0]
     if not isinstance(first, Tensor) or first.dtype not in (torch.float32, torch.float64):

@@ -21,7 +21,7 @@ from sparseggm.gaussian.regression import require_one_pattern
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.positivity.namespace import take
 from sparseggm.torch import ops
-from sparseggm.torch.border import as_tensors, common_batch, rounded, tells
+from sparseggm.torch.border import are_uniform, as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.operators import density, residual, step
 from sparseggm.torch.operators.distances import square_norm
@@ -208,7 +208,10 @@ def _beside_normal(
         raise NotImplementedError(
             f"kl_divergence: of a GaussianGraphicalModel and {other} is not defined: needs Independent(Normal, 1)."
         )
-    own, tensors = _in_one_space(own, other, loc=normal.loc, scale=normal.scale)
+    loc, scale = normal.loc, normal.scale
+    if loc.shape == scale.shape == own.event_shape and are_uniform((own.loc, loc, scale)):
+        return own, loc, scale
+    own, tensors = _in_one_space(own, other, loc=loc, scale=scale)
     return own, tensors["loc"], tensors["scale"]
 
 
