@@ -52,8 +52,7 @@ class Constrained:
 
     def __init__(self, g: Gaussian, matrix: Any, values: Any) -> None:
         function = "constrain"
-        if not hasattr(g, "covariance_matmul"):
-            raise TypeError(f"{function}: g must be a GaussianGraphicalModel, got {type(g).__name__}.")
+        checks.require_gaussian(function, "g", g)
         design = Design(function, matrix, g.topology.n)
         dense = np.zeros(design.shape)
         dense[design.rows, design.cols] = design.entries

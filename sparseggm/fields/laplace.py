@@ -121,7 +121,7 @@ class _Problem(NamedTuple):
             graph, constant = prior.topology, prior.log_constant
         elif isinstance(prior, IntrinsicGaussian):
             graph, constant = prior.graph, prior._log_at_mode()
-        elif hasattr(prior, "factor_pattern"):
+        elif checks.is_gaussian(prior):
             prior = prior._in_dtype(in_float64(prior.loc).dtype)  # in a wider dtype it is that of its L
             graph = prior.graph
             constant = 0.5 * (prior._logdet() - graph.n * LOG_2PI)

@@ -261,8 +261,8 @@ class LinearObservation(Gram):
         return g, a
 
     def _require_gaussian(self, function: str, name: str, g: Any, n: int) -> None:
-        if not hasattr(g, "factor_pattern") and not (name == "prior" and hasattr(g, "_updated")):
-            raise TypeError(f"{function}: {name} must be a GaussianGraphicalModel, got {type(g).__name__}.")
+        if not (name == "prior" and hasattr(g, "_updated")):
+            checks.require_gaussian(function, name, g)
         if g.topology.n != n:
             raise ShapeError(f"{function}: {name} must be a Gaussian of {n} nodes, got {g}.")
 
@@ -347,6 +347,5 @@ def rounded(function: str, value: Array, like: Array) -> Array:
 def representable(function: str, result: Array, given: str = "arguments", made: str = "result") -> Array:
     """The result of what was given, which is finite. Raises where it is known to be beyond its dtype."""
     if known_to_fail(array_namespace(result).isfinite(result)):
-        dtype = str(result.dtype).removeprefix("torch.")
-        raise NonFiniteError(f"{function}: the {given} are finite but the {made} overflows {dtype}. {checks.REMEDY}")
+        raise checks.overflow(function, result.dtype, given, made)
     return result

@@ -117,7 +117,7 @@ class GaussianGraphicalModel(FactoredGaussian):
 
     def _with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
         """Both Gaussians in the wider dtype of the two. Raises unless they have the same nodes and batch axes fit."""
-        require_gaussians(function, other)
+        require_arrays(function, other)
         if other.n != self.n:
             raise ShapeError(f"{function}: needs two Gaussians of {self.n} nodes, got one of {other.n}.")
         checks.broadcast(function, this=self.batch_shape, other=other.batch_shape)
@@ -435,12 +435,11 @@ class GaussianGraphicalModel(FactoredGaussian):
         return linalg.logdet(self.factor_pattern, self.factor, np.float64)
 
 
-def require_gaussians(function: str, *given: object) -> None:
-    """Raise a TypeError unless each is a Gaussian."""
+def require_arrays(function: str, *given: object) -> None:
+    """Raise a TypeError unless each is a Gaussian of arrays."""
     for each in given:
         if not isinstance(each, GaussianGraphicalModel):
-            is_other = hasattr(each, "is_on_topology")
-            found = "one of tensors: call its numpy()" if is_other else type(each).__name__
+            found = "one of tensors: call its numpy()" if checks.is_gaussian(each) else type(each).__name__
             raise TypeError(f"{function}: needs a GaussianGraphicalModel of arrays, got {found}.")
 
 

@@ -51,11 +51,6 @@ def require_count(function: str, num_samples: Any) -> None:
         raise ValueError(f"{function}: num_samples must be an integer of at least 1, got {num_samples!r}.")
 
 
-def _require_gaussian(name: str, gaussian: Any) -> None:
-    if not isinstance(gaussian, GaussianGraphicalModel):
-        raise TypeError(f"{name}: gaussian must be a GaussianGraphicalModel, got {type(gaussian).__name__}.")
-
-
 def require_levels(levels: Any, limit: Any) -> None:
     """Raise a ValueError unless `GreyLevels` can have this many levels within this limit."""
     if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
@@ -75,7 +70,7 @@ class LogitNormal:
     """
 
     def __init__(self, gaussian: GaussianGraphicalModel) -> None:
-        _require_gaussian("LogitNormal", gaussian)
+        checks.require_gaussian("LogitNormal", "gaussian", gaussian, GaussianGraphicalModel)
         self.gaussian = gaussian
 
     def __repr__(self) -> str:
@@ -125,7 +120,7 @@ class GreyLevels:
     """
 
     def __init__(self, gaussian: GaussianGraphicalModel, levels: int = 256, limit: float = math.inf) -> None:
-        _require_gaussian("GreyLevels", gaussian)
+        checks.require_gaussian("GreyLevels", "gaussian", gaussian, GaussianGraphicalModel)
         require_levels(levels, limit)
         self.gaussian, self.levels, self.limit = gaussian, int(levels), float(limit)
         self.edges = np.clip(self.edges_of(self.levels), -limit, limit)

@@ -18,7 +18,7 @@ import numpy as np
 
 from sparseggm.errors import PatternError
 from sparseggm.files import DAMAGE, damage, write_atomically
-from sparseggm.gaussian.model import GaussianGraphicalModel, require_gaussians
+from sparseggm.gaussian.model import GaussianGraphicalModel, require_arrays
 from sparseggm.graph import families, graphs
 from sparseggm.graph.derived import make_read_only
 from sparseggm.graph.graphs import Graph, Grid, Torus
@@ -60,7 +60,7 @@ def save(path: str | os.PathLike[str], gaussian: GaussianGraphicalModel) -> None
         PatternError: the topology is a class of your own.
         OSError: the file cannot be written; an older one is untouched.
     """
-    require_gaussians("save", gaussian)
+    require_arrays("save", gaussian)
     kind, arguments = _describe(gaussian.topology)
     pattern = gaussian.factor_pattern
     header = {

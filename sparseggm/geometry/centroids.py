@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm.errors import NonPositiveError, ShapeError
-from sparseggm.geometry.kinds import Gaussian, kind_of, require_arrays, require_finite, together
+from sparseggm.gaussian.model import require_arrays
+from sparseggm.geometry.kinds import Gaussian, kind_of, require_finite, together
 from sparseggm.geometry.mixtures import of_expectation, of_natural
 from sparseggm.geometry.symmetric import jeffreys_centroid
 from sparseggm.positivity.namespace import Array, in_dtype_of

@@ -140,15 +140,10 @@ def kind_of(values: object) -> Kind:
     return _ARRAYS
 
 
-def is_gaussian(each: object) -> bool:
-    """Whether it is a `GaussianGraphicalModel`, of NumPy or of torch."""
-    return hasattr(each, "is_on_topology")
-
-
 def require_gaussians(function: str, *given: object) -> None:
     """Raise a TypeError unless each is a Gaussian, and all are of one kind."""
     for each in given:
-        if not is_gaussian(each):
+        if not checks.is_gaussian(each):
             raise TypeError(f"{function}: needs a GaussianGraphicalModel, got {type(each).__name__}.")
     modules = {kind_of(each.loc).gaussian.__module__: None for each in given}  # type: ignore[attr-defined]
     if len(modules) > 1:
@@ -162,13 +157,6 @@ def require_free_factor(function: str, g: Any) -> None:
             f"{function}: needs an L that is free on its pattern, got one with fill on {g.topology}. On a factor-free "
             "topology give L in the place of P."
         )
-
-
-def require_arrays(function: str, *given: object) -> None:
-    """Raise a TypeError unless each is a Gaussian of arrays."""
-    require_gaussians(function, *given)
-    if not all(isinstance(each, GaussianGraphicalModel) for each in given):
-        raise TypeError(f"{function}: needs Gaussians of arrays, got those of tensors. Call their numpy().")
 
 
 def together(function: str, *gaussians: Gaussian) -> list[Gaussian]:

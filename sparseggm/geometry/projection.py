@@ -9,7 +9,7 @@ import numpy as np
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian.covariance import covariance_positions
 from sparseggm.gaussian.fitting import Words
-from sparseggm.geometry.kinds import is_gaussian, kind_of, require_finite, require_gaussians
+from sparseggm.geometry.kinds import kind_of, require_finite, require_gaussians
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, in_dtype_of, in_float64, scatter, take
@@ -62,7 +62,7 @@ def project(moments: Moments | Any, topology: Topology) -> Any:
     Source: the columns of [Schäfer, Katzfuss & Owhadi 2021, Thm 2.1]; [Dahl, Vandenberghe & Roychowdhury 2008].
     """
     require_topology("project", topology)
-    if is_gaussian(moments):
+    if checks.is_gaussian(moments):
         with checks.speaking_as("project", "moments_on"):
             moments = moments_on(moments, topology)
     if not isinstance(moments, Moments):

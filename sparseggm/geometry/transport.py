@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseggm.gaussian.model import GaussianGraphicalModel
-from sparseggm.geometry.kinds import require_arrays, together
+from sparseggm.gaussian.model import GaussianGraphicalModel, require_arrays
+from sparseggm.geometry.kinds import together
 from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.pattern import FloatArray
 from sparseggm.linalg import checks

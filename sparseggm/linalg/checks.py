@@ -32,6 +32,20 @@ _thread = threading.local()
 # ---------------------------------------------------------------------- before the work
 
 
+def is_gaussian(value: object) -> bool:
+    """Whether it is a `GaussianGraphicalModel`, of arrays or of tensors."""
+    return hasattr(value, "is_on_topology")
+
+
+def require_gaussian(function: str, name: str, value: object, of: type | None = None) -> None:
+    """Raise a TypeError unless it is a `GaussianGraphicalModel`: an instance of `of`, or, for None, of either class."""
+    if not (is_gaussian(value) if of is None else isinstance(value, of)):
+        found = type(value).__name__
+        if is_gaussian(value):
+            found = "one of tensors: call its numpy()" if hasattr(value, "numpy") else "one of arrays: use from_numpy"
+        raise TypeError(f"{function}: {name} must be a GaussianGraphicalModel, got {found}.")
+
+
 def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:
     """Require that packed arrays end in nnz, vectors in n, and all are float32 or all float64, in native byte order."""
     require_pattern(verb, pattern)
@@ -174,7 +188,7 @@ def raise_cause(
         assert pattern is not None
         require_positive_diagonal(verb, pattern, factor, topology)
     dtype = next(iter(inputs.values()))[1].dtype
-    raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+    raise overflow(verb, dtype)
 
 
 class non_finite_passes:  # a context, named as those of contextlib, whose generators cost more
@@ -194,6 +208,12 @@ class non_finite_passes:  # a context, named as those of contextlib, whose gener
         self._warnings.__exit__(*failure)  # type: ignore[arg-type]
 
 
+def overflow(verb: str, dtype: Any, given: str = "arguments", made: str = "result") -> NonFiniteError:
+    """The error of numbers that are finite and make one that is not; `dtype` is NumPy's or torch's."""
+    name = str(dtype).removeprefix("torch.")
+    return NonFiniteError(f"{verb}: the {given} are finite but the {made} overflows {name}. {REMEDY}")
+
+
 def lets_non_finite_pass() -> bool:
     """Whether this thread is within `non_finite_passes`."""
     return getattr(_thread, "passes", False)
@@ -206,7 +226,7 @@ def require_representable(verb: str, result: Any, dtype: np.dtype[Any], **argume
     if not np.isfinite(rounded).all():
         for name, array in arguments.items():
             require_finite(verb, name, None, array)
-        raise NonFiniteError(f"{verb}: the arguments are finite but the result overflows {dtype}. {REMEDY}")
+        raise overflow(verb, dtype)
     return rounded
 
 

@@ -206,7 +206,7 @@ def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...], is_
     it is then about another argument.
     """
     values = [each for value in given.values() for each in (value if isinstance(value, list | tuple) else [value])]
-    own = next((value for value in values if hasattr(value, "factor_pattern")), None)
+    own = next((value for value in values if checks.is_gaussian(value)), None)
     if own is None:
         return
     named = {name: given[name] for name in vectors if given.get(name) is not None}
@@ -222,9 +222,7 @@ def _explain(function: str, given: dict[str, Any], vectors: tuple[str, ...], is_
         if isinstance(value, Distribution):
             _require_valid_distribution(function, value)
     if not is_told:
-        raise NonFiniteError(
-            f"{function}: the arguments are finite but the result overflows {_short(loc.dtype)}. {checks.REMEDY}"
-        )
+        raise checks.overflow(function, loc.dtype)
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -238,7 +236,7 @@ def _require_valid_distribution(function: str, distribution: Any) -> None:
     """Raise if a parameter is not what its own constraint asks for."""
     if isinstance(distribution, Independent):
         distribution = distribution.base_dist
-    if hasattr(distribution, "factor_pattern"):
+    if checks.is_gaussian(distribution):
         parameters = array(distribution.loc), array(distribution._factor)
         require_valid(function, distribution.topology, distribution.factor_pattern, *parameters)
         return

@@ -19,6 +19,7 @@ from sparseggm.errors import ShapeError
 from sparseggm.gaussian.covariance import trace_positions
 from sparseggm.gaussian.regression import require_one_pattern
 from sparseggm.kernels.sparse.density import LOG_2PI
+from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import take
 from sparseggm.torch import ops
 from sparseggm.torch.border import are_uniform, as_tensors, common_batch, rounded, tells
@@ -64,8 +65,7 @@ def sample_and_kl(
         raise TypeError(
             f"sample_and_kl: p must be a torch distribution, got {type(p).__name__}. Noise is given as noise=…."
         )
-    if not isinstance(q, GaussianGraphicalModel):
-        raise TypeError(f"sample_and_kl: q must be a GaussianGraphicalModel, got {type(q).__name__}.")
+    checks.require_gaussian("sample_and_kl", "q", q, GaussianGraphicalModel)
     if p is not None and p.event_shape != q.event_shape:
         raise ShapeError(
             f"sample_and_kl: p must have the event shape of q, {tuple(q.event_shape)}, got {tuple(p.event_shape)}. "
@@ -101,8 +101,7 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel | None = None)
     Cost: one selected inverse and one Gram product.
     """
     for name, given in {"q": q, "p": q if p is None else p}.items():
-        if not isinstance(given, GaussianGraphicalModel):
-            raise TypeError(f"kl_terms: {name} must be a GaussianGraphicalModel, got {type(given).__name__}.")
+        checks.require_gaussian("kl_terms", name, given, GaussianGraphicalModel)
     if p is None:
         p = q._with("kl_terms", torch.zeros_like(q.loc), _identity(q), None, False)
     require_one_pattern("kl_terms", q, p)

@@ -6,8 +6,9 @@ from typing import Any, Self
 
 import torch
 
-from sparseggm.gaussian.model import GaussianGraphicalModel, TraceMethod, require_gaussians
+from sparseggm.gaussian.model import GaussianGraphicalModel, TraceMethod, require_arrays
 from sparseggm.graph.topology import Topology, require_topology
+from sparseggm.linalg import checks
 from sparseggm.promotion import constant
 from sparseggm.stochastic.estimators import Estimate
 from sparseggm.stochastic.randomness import Seed
@@ -50,8 +51,8 @@ class EstimatedDistribution(FactoredDistribution):
             rng: source of the probes as there; None: a seed from torch's generator.
         """
         function = "estimate_kl_divergence"
-        if other is not None and not isinstance(other, EstimatedDistribution):
-            raise TypeError(f"{function}: other must be a GaussianGraphicalModel, got {type(other).__name__}.")
+        if other is not None:
+            checks.require_gaussian(function, "other", other, EstimatedDistribution)
         p = None if other is None else other._in_numpy(function)
         estimate = self._in_numpy(function).estimate_kl_divergence(p, num_probes=num_probes, rng=_seeded(rng))
         return _of_tensors(estimate)
@@ -59,7 +60,7 @@ class EstimatedDistribution(FactoredDistribution):
     @classmethod
     def from_numpy(cls, gaussian: GaussianGraphicalModel, *, validate_args: bool | None = None) -> Self:
         """The same Gaussians as `sparseggm.GaussianGraphicalModel` has them, of tensors: copies, in the same dtype."""
-        require_gaussians("from_numpy", gaussian)
+        require_arrays("from_numpy", gaussian)
         loc, factor = (torch.from_numpy(values.copy()) for values in (gaussian.loc, gaussian.factor))
         alike = gaussian.topology, gaussian.factor_pattern, validate_args
         made = cls._of("from_numpy", loc, factor, *alike, is_on_topology=gaussian.is_on_topology)

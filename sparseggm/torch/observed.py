@@ -42,11 +42,7 @@ class OfLogits(Distribution):
         self._set(gaussian, type(self)._validate_args if validate_args is None else validate_args)
 
     def _set(self, gaussian: GaussianGraphicalModel, validate_args: bool) -> None:
-        if not isinstance(gaussian, GaussianGraphicalModel):
-            raise TypeError(
-                f"{type(self).__name__}: gaussian must be a sparseggm.torch.GaussianGraphicalModel, got "
-                f"{type(gaussian).__module__}.{type(gaussian).__name__}."
-            )
+        checks.require_gaussian(type(self).__name__, "gaussian", gaussian, GaussianGraphicalModel)
         self.gaussian = gaussian
         super().__init__(gaussian.batch_shape, gaussian.event_shape, validate_args=False)
         self._validate_args = validate_args

@@ -50,8 +50,7 @@ class Residual:
     moves: Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.p, GaussianGraphicalModel):
-            raise TypeError(f"Residual: p must be a GaussianGraphicalModel, got {type(self.p).__name__}.")
+        checks.require_gaussian("Residual", "p", self.p, GaussianGraphicalModel)
         topology, pattern = self.p.topology, self.p.factor_pattern
         if not topology.is_factor_free or pattern is not topology.factor_pattern:
             raise PatternError(
@@ -164,8 +163,7 @@ class ResidualHead(Head):
         return self._residual(self._outputs(features), p)
 
     def _residual(self, outputs: Tensor, p: GaussianGraphicalModel) -> Residual:
-        if not isinstance(p, GaussianGraphicalModel):
-            raise TypeError(f"ResidualHead: p must be a GaussianGraphicalModel, got {type(p).__name__}.")
+        checks.require_gaussian("ResidualHead", "p", p, GaussianGraphicalModel)
         if p.topology is not self.topology and p.topology != self.topology:
             raise PatternError(f"ResidualHead: p must be on {self.topology}, got one on {p.topology}.")
         pattern = self.topology.factor_pattern

@@ -14,8 +14,19 @@ import torch
 from torch.distributions import Distribution
 
 import sparseggm as sg
+from sparseggm import fields
 from sparseggm.torch import GaussianGraphicalModel as Torch
-from sparseggm.torch import Potential, kl_terms
+from sparseggm.torch import (
+    GreyLevels,
+    LogitNormal,
+    Potential,
+    Residual,
+    kl_terms,
+    natural_step,
+    precondition,
+    refine,
+    sample_and_kl,
+)
 from tests.torch import support
 from tests.torch.gaussians import Kind, in_numpy
 
@@ -218,12 +229,52 @@ def test_there_and_back_is_the_same_to_the_bit(topology: sg.Topology) -> None:
     assert q.loc.isfinite().all()
 
 
-def test_what_is_no_gaussian_of_arrays_is_refused() -> None:
+DESIGN = fields.LinearObservation(sg.Chain(4), np.ones((1, 4)))
+OF_EITHER: dict[str, Callable[[Any], Any]] = {
+    "constrain": lambda g: fields.constrain(g, np.ones((1, 4)), 0.0),
+    "laplace": lambda g: fields.laplace(g, fields.Poisson(np.ones(4))),
+    "LinearObservation.posterior": lambda g: DESIGN.posterior(g, 1.0, 1.0),
+    "LinearObservation.log_evidence": lambda g: DESIGN.log_evidence(g, 1.0, 1.0),
+}
+OF_ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "from_numpy": Torch.from_numpy,
+    "save": lambda g: sg.save("nowhere.npz", g),
+    "kl_divergence": Kind(sg.Chain(4), "factor").example().numpy().kl_divergence,
+    "GreyLevels": sg.GreyLevels,
+    "LogitNormal": sg.LogitNormal,
+}
+OF_TENSORS: dict[str, Callable[[Any], Any]] = {
+    "sample_and_kl": sample_and_kl,
+    "kl_terms": kl_terms,
+    "estimate_kl_divergence": lambda g: Kind(sg.Chain(4), "factor").example().estimate_kl_divergence(g, num_probes=4),
+    "natural_step": lambda g: natural_step(g, np.ones(4), np.ones(7)),
+    "precondition": precondition,
+    "refine": lambda g: refine(g, lambda z: z.sum(-1), 1),
+    "GreyLevels": GreyLevels,
+    "LogitNormal": LogitNormal,
+    "Residual": lambda g: Residual(g, torch.zeros(4), torch.zeros(7)),
+}
+EVERY = [
+    pytest.param(call, wants, id=f"{name}-{wants}")
+    for wants, calls in {"either": OF_EITHER, "arrays": OF_ARRAYS, "tensors": OF_TENSORS}.items()
+    for name, call in calls.items()
+]
+
+
+@pytest.mark.parametrize(("call", "wants"), EVERY)
+def test_what_is_no_gaussian_of_the_kind_that_is_needed_is_refused_by_name(call: Any, wants: str) -> None:
+    """A topology has a pattern of L as well, and is none."""
     q = Kind(sg.Chain(4), "factor").example()
-    for call in (Torch.from_numpy, lambda g: sg.save("nowhere.npz", g), q.numpy().kl_divergence):
-        with pytest.raises(
-            TypeError, match=r"needs a GaussianGraphicalModel of arrays, got one of tensors: call its numpy"
-        ):
+    others = {"either": [], "arrays": [q], "tensors": [q.numpy()]}[wants]
+    for given in (q.topology, "a word", *others):
+        with pytest.raises(TypeError, match=r"\bGaussianGraphicalModel\b"):
+            call(given)
+
+
+def test_what_is_a_gaussian_of_tensors_says_how_it_becomes_one_of_arrays() -> None:
+    q = Kind(sg.Chain(4), "factor").example()
+    for call in OF_ARRAYS.values():
+        with pytest.raises(TypeError, match=r"numpy\(\)"):
             call(q)
 
 
