@@ -42,6 +42,8 @@ class Experiment:
         published: (log p(x), its lower bound) of models, nats an image, shown beside ours.
         steps: of a run by default: a first look. On the subset, with fewer steps an epoch, many more would overfit.
         recipe: what the experiment has in the place of the defaults of `Config`.
+        pairs: models and others with which the page of results compares them besides the first: most differ in graph
+            or head alone.
         trees: models whose `edges` are the Chow–Liu tree of another model's run of the same seed, by that model.
     """
 
@@ -52,6 +54,7 @@ class Experiment:
     published: Mapping[str, Reference]
     steps: int
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    pairs: tuple[tuple[str, str], ...] = ()
     trees: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -188,6 +191,18 @@ TABLE1 = Experiment(
     shown=("diagonal", "chain", "grid-spectral", "extended-grid"),
     published={"diagonal": (-89.2, -93.4), "chain": (-89.1, -93.4), "extended-grid": (-88.8, -93.0)},  # the poster's
     steps=4_700,
+    pairs=(
+        ("tree", "chain"),
+        ("chow-liu-tree", "tree"),
+        ("grid-spectral", "grid-dominant"),
+        ("grid-spectral", "grid-scaled"),
+        ("grid-spectral", "grid-edge"),
+        ("extended-grid", "grid-spectral"),
+        ("extended-grid", "wide-diagonal"),
+        ("full", "extended-grid"),
+        ("chain-prior", "chain"),
+        ("extended-grid-prior", "extended-grid"),
+    ),
     trees={"chow-liu-tree": "full"},
 )
 GREY_PIXELS = Experiment(
@@ -226,6 +241,16 @@ LAYERS = Experiment(
     shown=("diagonal", "structured"),
     published={},
     steps=4_700,
+    pairs=(
+        ("structured", "diagonal"),
+        ("structured-free", "diagonal-free"),
+        ("structured-potential", "diagonal-potential"),
+        ("diagonal-potential", "diagonal"),
+        ("diagonal-potential", "diagonal-free"),
+        ("structured-free", "structured"),
+        ("structured-free", "structured-potential"),
+        ("structured-free", "diagonal-potential"),
+    ),
     recipe={"hidden": 300},
 )
 NATURAL_GRADIENT = Experiment(

@@ -18,7 +18,7 @@ from sparseggm.vae.config import Config
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.experiments import EXPERIMENTS
 from sparseggm.vae.files import checkpoint
-from sparseggm.vae.tables import Result, Row, markdown
+from sparseggm.vae.tables import Result, Row, markdown, rows_of
 
 HEAD = """# Results
 
@@ -114,8 +114,8 @@ def claims(content: Result) -> list[str]:
     if len(content["seeds"]) == 1:
         return ["One seed: no claim about the models, only about these runs of them."]
     shown, open_ = [], []
-    base = content["rows"][0]["model"]
-    for row in (Row(**row) for row in content["rows"][1:]):
+    for base, row in _comparisons(content):
+        unclear = []
         for gain, bound in BOUNDS.items():
             interval: Any = getattr(row, gain)
             if interval is None:
@@ -125,5 +125,18 @@ def claims(content: Result) -> list[str]:
                 word = "above" if mean > 0 else "below"
                 shown.append(f"{row.model} is {abs(mean):.2f} ± {half:.2f} nats {word} {base} in {bound}.")
             else:
-                open_.append(f"{row.model} ({bound})")
-    return [*shown, *([f"Not told apart from {base}: {', '.join(open_)}."] if open_ else [])]
+                unclear.append(f"{bound} {mean:+.2f} ± {half:.2f}")
+        open_ += [f"{row.model} and {base} ({', '.join(unclear)})"] if unclear else []
+    return [*shown, *([f"Not told apart: {'; '.join(open_)}."] if open_ else [])]
+
+
+def _comparisons(content: Result) -> list[tuple[str, Row]]:
+    """Each model's row beside the first model, and beside those that its experiment names."""
+    rows = [Row(**row) for row in content["rows"]]
+    base, models = rows[0].model, {row.model for row in rows}
+    runs = {model: [run for run in content["runs"] if run["model"] == model] for model in models}
+    pairs = EXPERIMENTS[content["experiment"]].pairs
+    further = [(model, other) for model, other in pairs if {model, other} <= models - {base}]
+    return [(base, row) for row in rows[1:]] + [
+        (other, rows_of(runs[other] + runs[model])[1]) for model, other in further
+    ]

@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from sparseggm.cli import main, parser
 from sparseggm.vae import GREY_PIXELS, TABLE1, CheckpointError, Config, Images, experiment, results
+from sparseggm.vae.experiments import EXPERIMENTS
 from sparseggm.vae.results import claims, commands
 from tests.vae.conftest import ROOT
 
@@ -100,12 +103,28 @@ def test_a_claim_is_made_only_where_the_interval_does_not_hold_zero() -> None:
     assert claims({"rows": rows, "seeds": [0]}) == [
         "One seed: no claim about the models, only about these runs of them."
     ]
-    said = claims({"rows": rows, "seeds": [0, 1]})
+    said = claims({"experiment": "table1", "rows": rows, "seeds": [0, 1], "runs": []})
     assert said == [
         "better is 0.30 ± 0.20 nats above base in ELBO.",
         "worse is 0.30 ± 0.20 nats below base in ELBO.",
-        "Not told apart from base: better (log p(x)), worse (log p(x)), unclear (ELBO), unclear (log p(x)).",
+        "Not told apart: better and base (log p(x) +0.00 ± 0.00); worse and base (log p(x) +0.00 ± 0.00); "
+        "unclear and base (ELBO +0.30 ± 0.40, log p(x) +0.00 ± 0.00).",
     ]
+
+
+def test_pairs_that_an_experiment_names_are_compared_too() -> None:
+    content = json.loads((STORED / "layers-forty-epochs.json").read_text())
+    elbo = {(run["model"], run["run"]["seed"]): run["elbo"] for run in content["runs"]}
+    gains = [elbo["structured-potential", seed] - elbo["diagonal-potential", seed] for seed in content["seeds"]]
+    half = scipy.stats.sem(gains) * scipy.stats.t(len(gains) - 1).ppf(0.975)
+    assert half < -np.mean(gains)
+    sentence = f"structured-potential is {-np.mean(gains):.2f} ± {half:.2f} nats below diagonal-potential in ELBO."
+    assert claims(content).count(sentence) == 1
+
+
+def test_pairs_are_of_models_that_there_are() -> None:
+    for what in EXPERIMENTS.values():
+        assert {name for pair in what.pairs for name in pair} <= what.models.keys()
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
