@@ -69,6 +69,14 @@ def test_the_bits_of_a_diagonal_are_those_of_the_normal_distribution_function(
     assert content["bits_per_dimension_standard_error"] == pytest.approx(bits.std(ddof=1) / 10, rel=1e-9)
 
 
+def test_the_bits_of_a_histogram_are_those_of_its_counts(few_digits: Images) -> None:
+    train, test = few_digits.train.numpy(), few_digits.test.numpy()
+    total = sum(
+        -np.log2((np.sum(train[:, j] == level) + 0.5) / (len(train) + 128)) for j, level in np.ndenumerate(test[0])
+    )
+    assert pixel_fit.histogram_bits(train, test[:1]) == pytest.approx(total / test.shape[1], rel=1e-12)
+
+
 def test_the_bits_of_a_density_are_those_of_normal_logits(few_digits: Images, tmp_path: Path) -> None:
     fit = PixelFit(likelihood="logit-normal", pixels="diagonal", alpha=1e-3)
     content = fit_pixels(fit, tmp_path)
