@@ -7,6 +7,7 @@ from collections.abc import Callable
 from benchmarks.contest import Result, Setting
 from benchmarks.rows import (
     dtypes,
+    eigenvalues,
     fields,
     grids,
     idiom,
@@ -30,6 +31,7 @@ ROWS: dict[str, Row] = {
     **residual.ROWS,
     **grids.ROWS,
     **fields.ROWS,
+    **eigenvalues.ROWS,
     **slopes.ROWS,
     **long_chain.ROWS,
     **importance.ROWS,

@@ -65,7 +65,7 @@ def _leading(n, A, scratch, result):
 def _tridiagonal(n, A, d, e, beta, p):
     """T with the diagonal d and e below it, such that A = Q T Qᵀ, Q the product of I − β_k h_k h_kᵀ.
 
-    h_k stays in column k of A, below the diagonal.
+    Of A the lower triangle is read; h_k stays in its column k, below the diagonal.
     """
     zero, least = full_like(A, 0.0), full_like(A, LEAST)
     for k in range(n - 2):
@@ -81,8 +81,10 @@ def _tridiagonal(n, A, d, e, beta, p):
         overlap = zero
         for i in range(k + 1, n):
             image = zero
-            for j in range(k + 1, n):
+            for j in range(k + 1, i + 1):
                 image = image + load(A, i * n + j) * load(A, j * n + k)
+            for j in range(i + 1, n):
+                image = image + load(A, j * n + i) * load(A, j * n + k)
             store(p, i, scale * image)
             overlap = overlap + scale * image * load(A, i * n + k)
         half = 0.5 * scale * overlap
@@ -90,7 +92,7 @@ def _tridiagonal(n, A, d, e, beta, p):
             store(p, i, load(p, i) - half * load(A, i * n + k))
         for i in range(k + 1, n):
             own, image = load(A, i * n + k), load(p, i)
-            for j in range(k + 1, n):
+            for j in range(k + 1, i + 1):
                 change = own * load(p, j) + image * load(A, j * n + k)
                 store(A, i * n + j, load(A, i * n + j) - change)
     store(e, n - 2, load(A, (n - 1) * n + n - 2))
