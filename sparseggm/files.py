@@ -35,7 +35,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
     The content is on the disk before the file gets its name. A symbolic link stays, and its target is replaced;
     permission bits stay too. A device or a pipe cannot be replaced, so it is written to directly. Only a process that
-    is killed while it writes leaves a file `.sparseggm-….tmp` behind, see `sweep`.
+    is killed while it writes leaves a file `.sparseggm-….tmp` behind, see `remove_leftovers`.
 
     Raises:
         OSError: that of the system, with `path` as its file name; an older file is untouched. A write-protected file is
@@ -60,7 +60,7 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def sweep(directory: Path) -> None:
+def remove_leftovers(directory: Path) -> None:
     """Delete the files that killed processes left behind. No other process may be writing into the directory."""
     for path in directory.glob(f"{_ASIDE}*{_SUFFIX}"):
         path.unlink(missing_ok=True)

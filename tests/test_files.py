@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from sparseggm.files import sweep, write_atomically, write_json
+from sparseggm.files import remove_leftovers, write_atomically, write_json
 
 
 def write(path: str | os.PathLike[str] | bytes, content: bytes) -> None:
@@ -198,5 +198,5 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     assert len(left) == 1
     assert "file" not in left
     write(tmp_path / "file", b"new")
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert content_of(tmp_path) == {"file": b"new"}

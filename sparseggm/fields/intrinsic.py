@@ -135,9 +135,9 @@ class IntrinsicGaussian:
         arrays = promoted(function, self.dtype, **values)
         if arrays[0].dtype == self.dtype:
             return self, arrays
-        return self._with(self.precision.astype(arrays[0].dtype)), arrays
+        return self._with_precision(self.precision.astype(arrays[0].dtype)), arrays
 
-    def _with(self, precision: Any) -> IntrinsicGaussian:
+    def _with_precision(self, precision: Any) -> IntrinsicGaussian:
         """The same numbers in another dtype."""
         wider = copy(self)
         wider.precision = precision

@@ -112,7 +112,7 @@ class Design:
         return Products(of, first, second, pair, times, np.stack([codes % n, codes // n], axis=-1))
 
 
-def selection(nodes: IntArray, n: int) -> scipy.sparse.csr_array:
+def rows_of_identity(nodes: IntArray, n: int) -> scipy.sparse.csr_array:
     """The matrix whose rows are the unit vectors of these nodes."""
     return scipy.sparse.csr_array((np.ones(len(nodes), np.int8), (np.arange(len(nodes)), nodes)), (len(nodes), n))
 

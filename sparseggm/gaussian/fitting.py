@@ -1,7 +1,7 @@
 """Moments of samples, and the maximum likelihood of a sparse factor in closed form, column by column.
 
 Samples are read in chunks, so that memory beside them is bounded: see `CHUNK_VALUES`. Samples that are made chunk by
-chunk, and never exist at once, are summed by `Moments`.
+chunk, and never exist at once, are summed by `SampleMoments`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def covariance_on(pattern: Pattern, order: IntArray, samples: FloatArray, mean: 
     return np.asarray(sums / count).reshape(*batch, pattern.nnz)
 
 
-class Moments:
+class SampleMoments:
     """Mean and covariance of samples that come in chunks; memory of the covariance on `topology.precision_pattern`.
 
     Args:

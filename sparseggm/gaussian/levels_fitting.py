@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, logit
 
-from sparseggm.gaussian.fitting import Moments, columns_of_factor, of_samples
+from sparseggm.gaussian.fitting import SampleMoments, columns_of_factor, of_samples
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.observed import GreyLevels, squeezed
 from sparseggm.graph.families import Diagonal
@@ -74,7 +74,7 @@ def start_of_levels(
     return GaussianGraphicalModel(loc, factor=factor, topology=topology)
 
 
-def sweep(
+def em_sweep(
     gaussian: GaussianGraphicalModel,
     images: Levels,
     rng: np.random.Generator,
@@ -92,7 +92,7 @@ def sweep(
         The next Gaussian, and the bound of the given one: mean log weight, nats an image.
     Cost: Σ_j |S_j|² flops an image beside those of `sample_logits`, S_j the rows of column j.
     """
-    observed, moments, log_weights = GreyLevels(gaussian, levels), Moments(gaussian.topology, gaussian.loc), 0.0
+    observed, moments, log_weights = GreyLevels(gaussian, levels), SampleMoments(gaussian.topology, gaussian.loc), 0.0
     for chunk in _chunks(images):
         z, log_weight = observed.sample_logits(chunk, rng)
         moments.add(z)
@@ -193,8 +193,8 @@ def _log_mass(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def _density_moments(
     images: Levels, topology: Topology, alpha: float, rng: np.random.Generator, levels: int
-) -> Moments:
-    moments = Moments(topology, logit(squeezed((images.mean(axis=0) + 0.5) / levels, alpha)))
+) -> SampleMoments:
+    moments = SampleMoments(topology, logit(squeezed((images.mean(axis=0) + 0.5) / levels, alpha)))
     for chunk in _chunks(images):
         moments.add(logit(dequantized(chunk, alpha, rng, levels)))
     return moments

@@ -16,7 +16,7 @@ import scipy.sparse
 
 from sparseggm.errors import NonFiniteError, NonPositiveError, PatternError, ShapeError, in_batch
 from sparseggm.gaussian.conditioning import distinct_nodes
-from sparseggm.gaussian.designs import Products, selection
+from sparseggm.gaussian.designs import Products, rows_of_identity
 from sparseggm.gaussian.grams import Gram
 from sparseggm.gaussian.potentials import gathered
 from sparseggm.graph.derived import derived
@@ -288,7 +288,7 @@ def observation_of(function: str, g: Gaussian, observed: Any) -> LinearObservati
         raise ShapeError(
             f"{function}: needs a node or more, got none. An infinite variance marks a missing observation."
         )
-    return LinearObservation(g.graph, selection(nodes, g.topology.n))
+    return LinearObservation(g.graph, rows_of_identity(nodes, g.topology.n))
 
 
 def is_linear(observed: Any) -> bool:

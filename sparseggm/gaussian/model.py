@@ -87,7 +87,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         if other is None:
             loc = self.loc if self.topology.is_naturally_ordered else self.loc.take(self.topology.order, axis=-1)
             return kl_to_standard_normal(self.factor_pattern, loc, self.factor, "kl_divergence")
-        q, p = self._with("kl_divergence", other)
+        q, p = self._in_one_dtype_with("kl_divergence", other)
         kl = 0.5 * (q._trace_against(p) + q._kl_but_trace("kl_divergence", p))
         return checks.require_representable("kl_divergence", kl, q.dtype)
 
@@ -105,7 +105,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         Cost: one selected inverse and one Gram product.
         """
         function = "kl_terms"
-        q, p = (self, None) if other is None else self._with(function, other)
+        q, p = (self, None) if other is None else self._in_one_dtype_with(function, other)
         order, pattern = q.topology.order, q.factor_pattern
         if p is None:
             prior, white = (pattern.rows == pattern.cols).astype(q.dtype), q.loc.take(order, axis=-1)
@@ -115,7 +115,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         terms = regression.kl_terms(pattern, q.factor, prior, white).take(q.topology.inverse_order, axis=-1)
         return checks.require_representable(function, terms, q.dtype)
 
-    def _with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
+    def _in_one_dtype_with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
         """Both Gaussians in the wider dtype of the two. Raises unless they have the same nodes and batch axes fit."""
         require_arrays(function, other)
         if other.n != self.n:
@@ -274,7 +274,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         if other is None:
             zero, one = np.zeros(self.n, self.dtype), np.ones(self.n, self.dtype)
             other = GaussianGraphicalModel(zero, factor=one, topology=Diagonal(self.n))
-        q, p = self._with(function, other)
+        q, p = self._in_one_dtype_with(function, other)
         rest = q._kl_but_trace(function, p)
         order = q.topology.inverse_order[p.topology.order]
         with checks.speaking_as(function, "estimate_trace_product"):

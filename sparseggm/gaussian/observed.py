@@ -45,7 +45,7 @@ def bits_per_dimension(log_prob: npt.ArrayLike, n: int, levels: int = 256, alpha
     return np.asarray((scale - np.asarray(log_prob, np.float64) / n) / LOG_2)
 
 
-def require_count(function: str, num_samples: Any) -> None:
+def require_num_samples(function: str, num_samples: Any) -> None:
     """Raise a ValueError unless this is a number of samples."""
     if isinstance(num_samples, bool) or not hasattr(num_samples, "__index__") or num_samples < 1:
         raise ValueError(f"{function}: num_samples must be an integer of at least 1, got {num_samples!r}.")
@@ -159,7 +159,7 @@ class GreyLevels:
     def _estimate(
         self, function: str, x: npt.ArrayLike, num_samples: int, rng: Seed, missing: npt.ArrayLike | None
     ) -> Estimate:
-        require_count(function, num_samples)
+        require_num_samples(function, num_samples)
         if isinstance(self.gaussian.topology, Diagonal):
             exact = self._sample(function, x, missing, (), np.random.default_rng(0))[1]
             return Estimate(exact, np.zeros_like(exact))

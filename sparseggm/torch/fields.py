@@ -41,7 +41,7 @@ class IntrinsicGaussian(fields.IntrinsicGaussian):
 
     def _promoted(self, function: str, **values: Any) -> tuple[fields.IntrinsicGaussian, list[Tensor]]:
         precision, *tensors = as_tensors(function, precision=self.precision, **values)
-        return self._with(precision), tensors
+        return self._with_precision(precision), tensors
 
     def _updated(self, function: str, pull: Tensor, precision: Tensor, graph: Topology) -> tuple[Any, Tensor]:
         self._require_proper(function, array(precision), graph)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from sparseggm.errors import DTypeError, ShapeError
-from sparseggm.gaussian.observed import require_count, require_levels
+from sparseggm.gaussian.observed import require_levels, require_num_samples
 from sparseggm.graph.families import Diagonal
 from sparseggm.stochastic.estimators import Estimate
 from sparseggm.torch.border import common_batch, tells
@@ -192,7 +192,7 @@ class GreyLevels(OfLogits):
         missing: Tensor | None,
     ) -> Tensor:
         """(num_samples, ...), or (1, ...) where one is exact."""
-        require_count(function, num_samples)
+        require_num_samples(function, num_samples)
         x, batch = self._levels(function, value, missing)
         if self._is_exact:
             uniform = self.gaussian.loc.new_full((1,), 0.5).expand(1, *(1,) * len(batch), self.gaussian.topology.n)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sparseggm.errors import NotPositiveDefiniteError
 from sparseggm.files import write_json
-from sparseggm.gaussian.levels_fitting import dequantized, fit_density, start_of_levels, sweep
+from sparseggm.gaussian.levels_fitting import dequantized, em_sweep, fit_density, start_of_levels
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.gaussian.observed import GreyLevels, LogitNormal, bits_per_dimension
 from sparseggm.gaussian.storage import load, save
@@ -237,7 +237,7 @@ def _swept(
     advance: Callable[[int], object],
 ) -> tuple[GaussianGraphicalModel, dict[str, Any]]:
     began, bounds = time.perf_counter(), content["bounds"]
-    gaussian, bound = sweep(gaussian, images, fit.generator(SWEEP, len(bounds)), advance=advance)
+    gaussian, bound = em_sweep(gaussian, images, fit.generator(SWEEP, len(bounds)), advance=advance)
     return gaussian, {
         "fit": content["fit"],
         "bounds": [*bounds, float(bits_per_dimension(bound, gaussian.n))],

@@ -14,15 +14,15 @@ from scipy.stats import norm
 import reference.inference
 from sparseggm import Diagonal, ExtendedGrid, GaussianGraphicalModel, Stencil, Topology
 from sparseggm.gaussian import levels_fitting
-from sparseggm.gaussian.fitting import Moments
+from sparseggm.gaussian.fitting import SampleMoments
 from sparseggm.gaussian.levels_fitting import (
     PRIOR_IMAGES,
     PRIOR_VARIANCE,
     count_levels,
+    em_sweep,
     fit_density,
     fit_independent,
     start_of_levels,
-    sweep,
 )
 from sparseggm.gaussian.observed import GreyLevels
 from tests.numerics import Array, gamma
@@ -96,7 +96,7 @@ def test_sweeps_raise_the_bound(topology: Topology) -> None:
     first = g = start_of_levels(images, topology, 1e-6, np.random.default_rng(0), K)
     bounds = []
     for number in range(4):
-        following, bound = sweep(g, images, np.random.default_rng(number), K)
+        following, bound = em_sweep(g, images, np.random.default_rng(number), K)
         bounds.append(bound)
         rise, error = gain(following, g, images)
         assert rise >= -4 * error
@@ -114,7 +114,7 @@ def test_a_fit_is_as_good_as_the_known_model_on_images_that_it_has_not_seen() ->
     train, test = images[:4_000], images[4_000:]
     g = start_of_levels(train, topology, 1e-6, np.random.default_rng(0), K)
     for number in range(8):
-        g = sweep(g, train, np.random.default_rng(number), K)[0]
+        g = em_sweep(g, train, np.random.default_rng(number), K)[0]
     loss = GreyLevels(truth, K).log_prob(test, 64, 5) - GreyLevels(g, K).log_prob(test, 64, 5)
     parameters = topology.n + topology.factor_pattern.nnz
     assert loss.mean() <= 2 * parameters / (2 * len(train)) + 4 * loss.std() / math.sqrt(len(test))
@@ -126,7 +126,7 @@ def test_on_a_diagonal_the_start_is_the_end() -> None:
     images = known(topology, 20_000)[1]
     images[:, 0] = 0
     g = start_of_levels(images, topology, 1e-6, np.random.default_rng(0), K)
-    following, bound = sweep(g, images, np.random.default_rng(1), K)
+    following, bound = em_sweep(g, images, np.random.default_rng(1), K)
     deviation = 1 / g.factor
     assert (abs(following.loc - g.loc) <= 5 * deviation / math.sqrt(len(images))).all()
     assert (abs(following.factor / g.factor - 1) <= 5 / math.sqrt(len(images))).all()
@@ -138,7 +138,7 @@ def test_a_sweep_fits_its_samples_and_the_prior() -> None:
     """Of fewer images than a column has entries: without the prior there is no fit."""
     topology = Stencil(2, 3, 1)
     g, images = known(topology, 3)
-    following, bound = sweep(g, images, np.random.default_rng(2), K)
+    following, bound = em_sweep(g, images, np.random.default_rng(2), K)
     z, log_weights = GreyLevels(g, K).sample_logits(images, np.random.default_rng(2))
     mean = z.sum(axis=0) / (3 + PRIOR_IMAGES)
     second = (z.T @ z + PRIOR_IMAGES * PRIOR_VARIANCE * np.eye(6)) / (3 + PRIOR_IMAGES)
@@ -166,7 +166,7 @@ def test_moments_of_chunks_are_those_of_all_samples() -> None:
     """A guess that is off by d costs digits of d² beside the variance."""
     rng, topology = np.random.default_rng(0), ExtendedGrid(2, 3)
     samples = rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 5.0
-    moments = Moments(topology, np.full(6, 4.0))
+    moments = SampleMoments(topology, np.full(6, 4.0))
     for first in range(0, 500, 120):
         moments.add(samples[first : first + 120])
     pattern, covariance = topology.precision_pattern, np.cov(samples.T, bias=True)
@@ -180,7 +180,7 @@ def test_independent_samples_may_be_added_without_being_made() -> None:
     topology = ExtendedGrid(2, 3)
     samples = np.random.default_rng(0).standard_normal((40, 6))
     corners = np.array(np.meshgrid(*[[-1.0, 1.0]] * 6)).reshape(6, -1).T * 1.5 + 0.5  # 64, independent
-    added, made = Moments(topology, np.zeros(6)), Moments(topology, np.zeros(6))
+    added, made = SampleMoments(topology, np.zeros(6)), SampleMoments(topology, np.zeros(6))
     for moments in (added, made):
         moments.add(samples)
     made.add(corners)
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -
     peaks = []
     for part in (images[:400], images):
         tracemalloc.start()
-        sweep(g, part, np.random.default_rng(0))
+        em_sweep(g, part, np.random.default_rng(0))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     chunk = 8 * 784 * 200

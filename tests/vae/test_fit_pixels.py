@@ -129,7 +129,7 @@ def test_a_signal_keeps_the_last_complete_sweep_and_the_command_goes_on_from_it(
 ) -> None:
     fit_pixels(GRID, tmp_path / "whole", sweeps=2, samples=2)
     command = ["fit-pixels", "--pixels=extended-grid", "--sweeps=2", "--samples=2", f"--out={tmp_path / 'stopped'}"]
-    calls = {"second sweep": ("sweep", 2), "evaluation": ("bits_of", 1)}
+    calls = {"second sweep": ("em_sweep", 2), "evaluation": ("bits_of", 1)}
     name, number = calls[stopped]
     original: Callable[..., Any] = getattr(pixel_fit, name)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sparseggm.files import sweep
+from sparseggm.files import remove_leftovers
 from sparseggm.vae.errors import BusyError
 
 if sys.platform != "win32":  # Windows has no flock, so there is no lock there
@@ -43,5 +43,5 @@ def only_process(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        sweep(directory)
+        remove_leftovers(directory)
         yield
