@@ -19,6 +19,7 @@ from sparseggm.graph.pattern import FloatArray
 from sparseggm.linalg import checks
 from sparseggm.linalg.checks import Shape
 from sparseggm.linalg.levels import sample_in_levels
+from sparseggm.positivity.namespace import array_namespace
 from sparseggm.promotion import plain, promoted
 from sparseggm.stochastic.estimators import Estimate
 from sparseggm.stochastic.randomness import Seed, generator
@@ -51,11 +52,21 @@ def require_num_samples(function: str, num_samples: Any) -> None:
         raise ValueError(f"{function}: num_samples must be an integer of at least 1, got {num_samples!r}.")
 
 
+def levels_at(numbers: Any, levels: int) -> Any:
+    """k of numbers in [k/K, (k + 1)/K), K − 1 of 1, of arrays and tensors. Their product with K could round past k."""
+    xp = array_namespace(numbers)
+    found = xp.floor(numbers * levels)
+    found = xp.where((found + 1.0) / levels <= numbers, found + 1.0, found)
+    found = xp.where(found / levels > numbers, found - 1.0, found)
+    return xp.where(found >= levels, levels - 1.0, found)
+
+
 def require_levels(levels: Any, limit: Any) -> None:
     """Raise a ValueError unless `GreyLevels` can have this many levels within this limit."""
     if isinstance(levels, bool) or not hasattr(levels, "__index__") or levels < 2:
         raise ValueError(f"GreyLevels: levels must be an integer of at least 2, got {levels!r}.")
-    if not limit > math.log(levels - 1):
+    is_number = isinstance(limit, int | float | np.integer | np.floating)
+    if not (is_number and limit > math.log(levels - 1)):
         raise ValueError(
             f"GreyLevels: limit must be above {math.log(levels - 1):.4g}, where the last of {levels} levels begins, "
             f"got {limit!r}."
@@ -180,8 +191,8 @@ class GreyLevels:
         inside = (numbers >= 0) & (numbers <= 1)
         if not inside.all():
             raise ValueError(f"GreyLevels.levels_of: numbers must be in [0, 1], got {numbers[~inside].flat[0]}.")
-        floor: npt.NDArray[np.int64] = np.floor(numbers * self.levels).astype(np.int64)
-        return np.minimum(floor, self.levels - 1)
+        found: npt.NDArray[np.int64] = levels_at(numbers, self.levels).astype(np.int64)
+        return found
 
     def mean(self) -> FloatArray:
         """The expected level of each pixel, batch_shape + (n,), float64: Σ_k P(level ≥ k), from exact variances."""

@@ -34,6 +34,8 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
         factor        loc, L                        regression     loc, log σ_j on the diagonal and β_ij below it
         natural       P loc, P on the graph         expectation    E z, E z zᵀ = Σ + loc locᵀ on the graph
 
+    `from_coordinates` takes them back, with the topology `g.graph`.
+
     Raises:
         PatternError: in "factor" and "regression", of a Gaussian whose L, made of P, has fill.
     Cost: none, O(nnz), one Gram product, one selected inverse.

@@ -167,6 +167,8 @@ def estimate_trace_by_xtrace(pattern: Pattern, factor: FloatArray, num_probes: i
     Source: [Epperly, Tropp & Webber 2024, arXiv 2301.07825]; jackknife: [Epperly & Tropp 2024, arXiv 2207.06342].
     """
     verb = "estimate_trace_by_xtrace"
+    if pattern.n < 2:
+        raise ValueError(f"{verb}: needs two nodes or more, got one, whose trace is exactly 1 / L².")
     rng = _checked(verb, pattern, factor, rng, num_probes=(num_probes, 2))
     if num_probes > pattern.n:
         raise ValueError(f"{verb}: num_probes must be at most n = {pattern.n}, got {num_probes}.")

@@ -116,6 +116,13 @@ def _common_device(function: str, given: dict[str, Any]) -> torch.device:
     return found.pop() if found else torch.device("cpu")
 
 
+def as_tensor(value: Any, **options: Any) -> Tensor:
+    """`torch.as_tensor`, also of arrays that run backwards or have the bytes of another machine."""
+    if isinstance(value, np.ndarray):
+        value = np.asarray(value, dtype=value.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(value, **options)
+
+
 def _tensor(function: str, name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     if isinstance(value, np.ndarray) and min(value.strides, default=0) < 0:
         value = value.copy()

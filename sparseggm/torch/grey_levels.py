@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from sparseggm.errors import DTypeError, ShapeError
-from sparseggm.gaussian.observed import require_levels, require_num_samples
+from sparseggm.gaussian.observed import levels_at, require_levels, require_num_samples
 from sparseggm.graph.families import Diagonal
 from sparseggm.stochastic.estimators import Estimate
-from sparseggm.torch.border import common_batch, tells
+from sparseggm.torch.border import as_tensor, as_tensors, common_batch, tells
 from sparseggm.torch.distribution import GaussianGraphicalModel
 from sparseggm.torch.observed import OfLogits
 from sparseggm.torch.operators import levels as operators
@@ -163,11 +162,13 @@ class GreyLevels(OfLogits):
 
     def levels_of(self, x: Any) -> Tensor:
         """The levels, int64, of numbers in [0, 1]. Raises ValueError for others, where values can be read."""
-        numbers = torch.as_tensor(x).double()
+        wide = torch.zeros((), dtype=torch.float64, device=self.gaussian.loc.device)
+        numbers, _ = as_tensors("GreyLevels.levels_of", x=x, beside=wide)
         if have_values(numbers) and not ((numbers >= 0) & (numbers <= 1)).all():
             bad = numbers[~((numbers >= 0) & (numbers <= 1))][0].item()
             raise ValueError(f"GreyLevels.levels_of: numbers must be in [0, 1], got {bad}.")
-        return (numbers * self.levels).floor().long().clamp(max=self.levels - 1)
+        found: Tensor = levels_at(numbers, self.levels)
+        return found.long()
 
     # ------------------------------------------------------------------ between caller and operator
 
@@ -211,8 +212,7 @@ class GreyLevels(OfLogits):
 
     def _levels(self, function: str, value: Any, missing: Tensor | None) -> tuple[Tensor, torch.Size]:
         """Levels as int64, missing ones that of the whole line, and their batch axes together with the Gaussians."""
-        value = np.ascontiguousarray(value) if type(value) is np.ndarray else value  # torch refuses negative strides
-        x = torch.as_tensor(value, device=self.gaussian.loc.device)
+        x = as_tensor(value, device=self.gaussian.loc.device)
         if x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
             raise DTypeError(
                 f"{function}: levels must be integers, got {x.dtype}. Convert them with levels_of or long."
@@ -224,7 +224,7 @@ class GreyLevels(OfLogits):
             )
         x = x.long()
         if missing is not None:
-            absent = torch.as_tensor(missing, device=x.device)
+            absent = as_tensor(missing, device=x.device)
             if absent.dtype is not torch.bool or absent.shape[-1:] != self.event_shape:
                 raise ShapeError(
                     f"{function}: missing must be booleans that end in {self.event_shape[0]}, the pixels, got "
@@ -251,7 +251,7 @@ class GreyLevels(OfLogits):
 
     def _given_uniform(self, function: str, uniform: Any, batch: tuple[int, ...]) -> Tensor:
         loc = self.gaussian.loc
-        numbers = torch.as_tensor(uniform, dtype=loc.dtype, device=loc.device)
+        numbers = as_tensor(uniform, dtype=loc.dtype, device=loc.device)
         full = (*batch, self.gaussian.topology.n)
         fits = numbers.ndim == len(full) and all(size in (1, of) for size, of in zip(numbers.shape, full, strict=True))
         if not fits or numbers.shape[0] != full[0] or numbers.shape[-1] != full[-1]:

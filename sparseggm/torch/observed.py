@@ -99,9 +99,8 @@ class LogitNormal(OfLogits):
 
     def condition(self, nodes: npt.ArrayLike, values: Any) -> LogitNormal:
         """Of the other pixels, ascending, given x[nodes] = values: see `GaussianGraphicalModel.condition`."""
-        x = torch.as_tensor(values, device=self.gaussian.loc.device)
-        z = self._logits("condition", x if x.is_floating_point() else x.to(self.gaussian.loc.dtype))
-        return LogitNormal(self.gaussian.condition(nodes, z), validate_args=self._validate_args)
+        gaussian, (x,) = self.gaussian._promoted("LogitNormal.condition", values=values)
+        return LogitNormal(gaussian.condition(nodes, self._logits("condition", x)), validate_args=self._validate_args)
 
     def _logits(self, function: str, x: Tensor) -> Tensor:
         if self._validate_args and have_values(x):

@@ -421,6 +421,42 @@ def test_a_gaussian_of_arrays_is_refused_by_name(kind):
         kind(g)
 
 
+@pytest.mark.parametrize("levels", [2, 3, 10, 100, 256, 1_000])
+def test_a_level_begins_where_it_is_said_to(levels):
+    """Lists keep the digits of their numbers, and k/K is in level k whatever the product with K is rounded to."""
+    q = gaussian_of(sg.Diagonal(2))
+    begin = [k / levels for k in range(levels)]
+    for model in (GreyLevels(q, levels=levels), sg.GreyLevels(q.numpy(), levels=levels)):
+        np.testing.assert_array_equal(model.levels_of(begin), np.arange(levels))
+        np.testing.assert_array_equal(model.levels_of(np.nextafter(begin[1:], 0)), np.arange(levels - 1))
+        assert model.levels_of(1.0) == levels - 1
+
+
+def test_conditioning_on_a_list_takes_the_dtype_of_the_gaussian():
+    q = GaussianGraphicalModel(torch.zeros(3).double(), factor=torch.ones(5).double(), topology=sg.Chain(3))
+    for values in ([0.3], np.array([0.3])[::-1], np.array([0.3], ">f8")):
+        found = LogitNormal(q).condition([0], values).gaussian.loc
+        np.testing.assert_allclose(
+            found.detach(), sg.LogitNormal(q.numpy()).condition([0], [0.3]).gaussian.loc, rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("limit", [None, "30", float("nan")])
+def test_a_limit_that_is_no_number_is_refused(limit):
+    q = gaussian_of(sg.Diagonal(2))
+    for kind, g in ((GreyLevels, q), (sg.GreyLevels, q.numpy())):
+        with pytest.raises(ValueError, match=r"GreyLevels: limit must be above 5\.541"):
+            kind(g, limit=limit)
+
+
+def test_arrays_that_run_backwards_are_taken_beside_levels():
+    model, whole = GreyLevels(gaussian_of(sg.Chain(3))), np.array([[3, 2, 1], [True, False, False]])
+    levels, missing, uniform = whole[0].astype(">i4")[::-1], whole[1].astype(bool)[::-1], np.full((1, 3), 0.3)[:, ::-1]
+    found = model.log_prob(levels, missing=missing, uniform=uniform)
+    same = model.log_prob(torch.tensor([1, 2, 3]), missing=torch.tensor([False, False, True]), uniform=[[0.3] * 3])
+    assert found == same
+
+
 @pytest.mark.parametrize("bad", [-0.5, math.nan, math.inf, 1.5])
 def test_levels_of_no_number_between_zero_and_one_are_refused(bad):
     with pytest.raises(ValueError, match=r"levels_of: numbers must be in \[0, 1\], got"):
