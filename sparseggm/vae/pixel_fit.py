@@ -33,12 +33,12 @@ from sparseggm.vae.errors import CheckpointError, ConfigError, DataError, Interr
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
+from sparseggm.vae.likelihoods import LEVELS
 from sparseggm.vae.train import progress_bar
 
 MODEL, RESULT = "pixels.npz", "pixels.json"
 IMAGES_AT_ONCE = 500
 SAMPLES_AT_ONCE = 8
-LEVELS = 256
 
 # Purposes of generators, after the seed.
 START, SWEEP, TEST = 0, 1, 2

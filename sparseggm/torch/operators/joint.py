@@ -92,7 +92,7 @@ class _SampleAndKL(torch.autograd.Function):
         ctx.pattern, ctx.prior, ctx.is_spent = pattern, None, False
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(loc, factor, order, z)
-        return z, torch.empty(loc.shape[:-1], dtype=loc.dtype)
+        return z, torch.empty(loc.shape[:-1], dtype=loc.dtype, device=loc.device)
 
     @staticmethod
     def backward(ctx: Any, z_bar: Tensor | None, kl_bar: Tensor | None) -> Any:
