@@ -47,8 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--calls", type=int, default=200)
     options = parser.parse_args(arguments)
     threads = torch.get_num_threads()
-    sg.set_num_threads(1)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # and so of sparseggm
     try:
         print("| topology | float64 | float32 |")
         print("|---|---|---|")
@@ -57,7 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
             times = [milliseconds(topology, dtype, options.calls) for dtype in (torch.float64, torch.float32)]
             print(f"| {name} | {' | '.join(f'{a:.2g}, {b:.2g}, {b / a:.1f}' for a, b in times)} |", flush=True)
     finally:
-        sg.set_num_threads(None)
         torch.set_num_threads(threads)
 
 

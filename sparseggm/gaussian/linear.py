@@ -2,7 +2,8 @@
 
 With P the precision of z and W that of the noise, the posterior has the precision P + Aᵀ W A on the union of the graph
 of P and that of Aᵀ W A: docs/math.md, section 14. One implementation serves arrays and tensors, and so Gaussians of
-`sparseggm` and of `sparseggm.torch`: it asks of them only what both have.
+`sparseggm` and of `sparseggm.torch`: it asks of them only what both have. The module is longer than others: it is one
+class, whose three answers share their checks.
 """
 
 from __future__ import annotations

@@ -439,7 +439,7 @@ def require_arrays(function: str, *given: object) -> None:
     """Raise a TypeError unless each is a Gaussian of arrays."""
     for each in given:
         if not isinstance(each, GaussianGraphicalModel):
-            found = "one of tensors: call its numpy()" if checks.is_gaussian(each) else type(each).__name__
+            found = checks.found_instead(each)
             raise TypeError(f"{function}: needs a GaussianGraphicalModel of arrays, got {found}.")
 
 

@@ -40,10 +40,14 @@ def is_gaussian(value: object) -> bool:
 def require_gaussian(function: str, name: str, value: object, of: type | None = None) -> None:
     """Raise a TypeError unless it is a `GaussianGraphicalModel`: an instance of `of`, or, for None, of either class."""
     if not (is_gaussian(value) if of is None else isinstance(value, of)):
-        found = type(value).__name__
-        if is_gaussian(value):
-            found = "one of tensors: call its numpy()" if hasattr(value, "numpy") else "one of arrays: use from_numpy"
-        raise TypeError(f"{function}: {name} must be a GaussianGraphicalModel, got {found}.")
+        raise TypeError(f"{function}: {name} must be a GaussianGraphicalModel, got {found_instead(value)}.")
+
+
+def found_instead(value: object) -> str:
+    """What stands in the place of a Gaussian of some kind, in words."""
+    if not is_gaussian(value):
+        return type(value).__name__
+    return "one of tensors: call its numpy()" if hasattr(value, "numpy") else "one of arrays: use from_numpy"
 
 
 def check(verb: str, pattern: Pattern, *, packed: dict[str, Any] | None = None, **vectors: Any) -> None:

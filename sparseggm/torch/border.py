@@ -76,11 +76,10 @@ def are_uniform(values: tuple[Any, ...]) -> bool:
 
 
 def _as_arrays(value: Any) -> Any:
-    """Data frames and the like as NumPy arrays, in native byte order; tensors, lists and numbers as they are."""
+    """Data frames and the like as NumPy arrays; tensors, lists and numbers as they are."""
     if isinstance(value, Tensor) or not hasattr(value, "__array__"):
         return value
-    values = np.asarray(value)
-    return values.astype(values.dtype.newbyteorder("="), copy=not values.flags.writeable)
+    return np.asarray(value)
 
 
 def _require_dense(function: str, given: dict[str, Any]) -> None:
@@ -117,17 +116,17 @@ def _common_device(function: str, given: dict[str, Any]) -> torch.device:
 
 
 def as_tensor(value: Any, **options: Any) -> Tensor:
-    """`torch.as_tensor`, also of arrays that run backwards or have the bytes of another machine."""
+    """`torch.as_tensor`, also of arrays that run backwards, cannot be written, or have the bytes of another machine."""
     if isinstance(value, np.ndarray):
-        value = np.asarray(value, dtype=value.dtype.newbyteorder("="), order="C")
+        value = np.asarray(value, value.dtype.newbyteorder("="))
+        if min(value.strides, default=0) < 0 or not value.flags.writeable:
+            value = value.copy()
     return torch.as_tensor(value, **options)
 
 
 def _tensor(function: str, name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if isinstance(value, np.ndarray) and min(value.strides, default=0) < 0:
-        value = value.copy()
     try:
-        return torch.as_tensor(value, dtype=dtype, device=device)
+        return as_tensor(value, dtype=dtype, device=device)
     except (TypeError, ValueError, RuntimeError) as failure:
         raise DTypeError(
             f"{function}: {name} must be a tensor, an array or a list of numbers, got {type(value).__name__}: {failure}"

@@ -207,10 +207,7 @@ def _beside_normal(
         raise NotImplementedError(
             f"kl_divergence: of a GaussianGraphicalModel and {other} is not defined: needs Independent(Normal, 1)."
         )
-    loc, scale = normal.loc, normal.scale
-    if loc.shape == scale.shape == own.event_shape and are_uniform((own.loc, loc, scale)):
-        return own, loc, scale
-    own, tensors = _in_one_space(own, other, loc=loc, scale=scale)
+    own, tensors = _in_one_space(own, other, loc=normal.loc, scale=normal.scale)
     return own, tensors["loc"], tensors["scale"]
 
 
@@ -218,6 +215,9 @@ def _in_one_space(
     own: GaussianGraphicalModel, other: Distribution, **parameters: Tensor
 ) -> tuple[GaussianGraphicalModel, dict[str, Tensor]]:
     """The Gaussians and another distribution's parameters in one dtype, if its nodes, device and batch axes fit."""
+    rows = all(tensor.shape == own.event_shape for tensor in parameters.values())
+    if rows and are_uniform((own.loc, *parameters.values())):  # as it mostly is: nothing to convert or to refuse
+        return own, parameters
     if other.event_shape != own.event_shape:
         raise ShapeError(
             f"kl_divergence: needs two distributions of {own.topology.n} nodes, got event shape "

@@ -273,8 +273,10 @@ def test_what_is_no_gaussian_of_the_kind_that_is_needed_is_refused_by_name(call:
 
 def test_what_is_a_gaussian_of_tensors_says_how_it_becomes_one_of_arrays() -> None:
     q = Kind(sg.Chain(4), "factor").example()
-    for call in OF_ARRAYS.values():
-        with pytest.raises(TypeError, match=r"numpy\(\)"):
+    for name, call in OF_ARRAYS.items():
+        of_logits = dict.fromkeys(("GreyLevels", "LogitNormal"), "gaussian must be a GaussianGraphicalModel")
+        needs = of_logits.get(name, "needs a GaussianGraphicalModel of arrays")
+        with pytest.raises(TypeError, match=rf"^{name}: {needs}, got one of tensors: call its numpy\(\)\."):
             call(q)
 
 

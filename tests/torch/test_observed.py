@@ -417,7 +417,8 @@ def test_levels_of_a_reversed_array_are_those_of_its_copy():
 @pytest.mark.parametrize("kind", [LogitNormal, GreyLevels])
 def test_a_gaussian_of_arrays_is_refused_by_name(kind):
     g = sg.GaussianGraphicalModel(np.zeros(2), factor=np.ones(3), topology=sg.Chain(2))
-    with pytest.raises(TypeError, match="GaussianGraphicalModel, got one of arrays: use from_numpy"):
+    message = rf"^{kind.__name__}: gaussian must be a GaussianGraphicalModel, got one of arrays: use from_numpy\."
+    with pytest.raises(TypeError, match=message):
         kind(g)
 
 
