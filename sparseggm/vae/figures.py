@@ -134,7 +134,8 @@ def plot_topologies(layers: list[TrackedLayer]) -> Figure:
         axes[0, column].set_title(f"{layer.name}\n{len(topology.edges)} edges", fontsize=11)
         topology.plot_pattern(axes[1, column])
         axes[1, column].set_title(f"{topology.factor_pattern.nnz} entries of L", fontsize=11)
-    figure.suptitle("Graph of P, dashed where L stores nothing; pattern of L (blue; fill, orange) and P (grey)")
+    title = "Graph of P, dashed where L stores nothing; pattern of L (blue; fill, orange) and P (grey)"
+    figure.suptitle(title, wrap=True)
     return figure
 
 
