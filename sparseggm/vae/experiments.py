@@ -216,6 +216,13 @@ GREY_PIXELS = Experiment(
 )
 _STRUCTURED = {"layers": "16:extended-grid 40:block-chain", "free_bits": 0.5}
 _INDEPENDENT = {**_STRUCTURED, "layers": "16:diagonal 40:diagonal"}
+_IMPORTANCE_WEIGHTED = {
+    "layers": "40:extended-grid 40:block-chain",
+    "head": "free",
+    "free_bits": 0.5,
+    "averaging": 0.999,
+    "importance_epochs": 20,
+}
 LAYERS = Experiment(
     name="layers",
     title="Two stochastic layers",
@@ -229,14 +236,8 @@ LAYERS = Experiment(
         "structured-prior": {**_STRUCTURED, "prior": "extended-grid"},
         "without-free-bits": {**_STRUCTURED, "free_bits": 0.0},
         "one-layer": {"posterior": "extended-grid"},
-        "importance-weighted": {
-            "layers": "40:extended-grid 40:block-chain",
-            "head": "free",
-            "free_bits": 0.5,
-            "prior": "extended-grid",
-            "averaging": 0.999,
-            "importance_epochs": 20,
-        },
+        "importance-weighted": {**_IMPORTANCE_WEIGHTED, "prior": "extended-grid"},
+        "importance-weighted-vamp": {**_IMPORTANCE_WEIGHTED, "prior": "vamp", "pseudo_inputs": 200},
     },
     shown=("diagonal", "structured"),
     published={},
