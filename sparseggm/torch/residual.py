@@ -1,4 +1,4 @@
-"""The residual posterior: a prior p moved in its regression coordinates, so that q = p at a network's start.
+"""The residual posterior: a prior p moved in its regression coordinates, so that q = p where a network emits zeros.
 
     log σ_q = log σ_p + δ,   β_q = β_p + Δ,   loc_q = loc_p + L_p⁻ᵀ a
 
@@ -134,8 +134,9 @@ def _explain(p: GaussianGraphicalModel, shift: Tensor, moves: Tensor, noise: Ten
 class ResidualHead(Head):
     """Features (..., in_features) and priors p → `Residual`: one linear layer emits shift and moves.
 
-    q = p at first whatever the features: the layer starts at next to nothing, where gradients are alive. The moves δ of
-    log-scales are bounded (`parametrize`): |δ| < 5.
+    At first q has the precision of p whatever the features, as a `FactorHead` has the identity, and a mean that depends
+    on them: a layer of a hierarchy whose posterior starts at its prior is used late. The moves δ of log-scales are
+    bounded (`parametrize`): |δ| < 5.
 
     Args:
         in_features: size of the last axis of the input.
@@ -150,7 +151,7 @@ class ResidualHead(Head):
             )
         layer = nn.Linear(in_features, topology.n + topology.factor_pattern.nnz)
         super().__init__(layer, topology)
-        silence(layer.weight, layer.bias, 0)
+        silence(layer.weight[topology.n :], layer.bias, topology.n)
         with torch.no_grad():
             outputs = torch.zeros(1, layer.out_features, device="cpu")
             p = GaussianGraphicalModel(

@@ -116,17 +116,28 @@ def test_small_moves_keep_their_digits(dtype):
     torch.testing.assert_close(terms, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
-def test_a_head_starts_at_the_prior_with_live_gradients():
-    topology = sg.ExtendedGrid(2, 3)
+@pytest.mark.parametrize("topology", [sg.ExtendedGrid(2, 3), sg.Chain(5)], ids=str)
+def test_a_head_starts_with_the_precision_of_the_prior_and_live_gradients(topology):
     head, features = ResidualHead(4, topology), torch.randn(5, 4)
-    p = prior(topology, dtype=torch.float32)
+    p, noise = prior(topology, dtype=torch.float32), torch.randn(5, topology.n)
     q = head(features, p)
-    noise = torch.randn(5, topology.n)
     z, terms = q.sample_and_kl_terms(noise)
-    assert torch.equal(z, p.loc + p.colorize(noise))
-    assert (terms < 1e-30).all()
+    assert torch.equal(q.gaussian().factor, p.factor.expand(5, -1))
+    torch.testing.assert_close(z, p.loc + p.colorize(q.shift + noise))
+    torch.testing.assert_close(terms, q.shift.square() / 2)
+    assert (q.shift.std(0) > 0.01).all()  # it depends on the features
     (z.square().sum() + terms.sum()).backward()
     assert (head.layer.weight.grad.abs().sum(1) > 0).all()
+
+
+def test_a_head_that_emits_zeros_gives_the_prior_to_the_bit():
+    topology = sg.ExtendedGrid(2, 3)
+    head, p, noise = ResidualHead(4, topology), prior(topology, dtype=torch.float32), torch.randn(5, topology.n)
+    nn.init.zeros_(head.layer.weight)
+    nn.init.zeros_(head.layer.bias)
+    z, terms = head(torch.randn(5, 4), p).sample_and_kl_terms(noise)
+    assert torch.equal(z, p.loc + p.colorize(noise))
+    assert (terms == 0).all()
 
 
 def test_a_head_bounds_scales_alone_and_casts_half_precision():
