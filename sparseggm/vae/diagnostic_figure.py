@@ -54,24 +54,31 @@ def evaluated(run: TrainedRun) -> Evaluated | None:
 
 
 def plot_diagnostics(evaluations: Sequence[Evaluated]) -> Figure:
-    """A column for each run; from above: inference gap and k̂ of images, correlations of edges, activity of units."""
-    figure = new_figure(3.6 * len(evaluations) + 0.6, 9.6)
-    rows = figure.subplots(4, len(evaluations), squeeze=False, sharey="row")
-    gaps = [each.arrays["log_p"] - each.arrays["elbo"] for each in evaluations]
+    """A column for each run; from above: inference gap of images, their k̂, correlations of edges, activity of units.
+
+    There is no row of k̂ where every run was evaluated with too few samples for it.
+    """
     shapes = [each.arrays.get("pareto_k", np.empty(0)) for each in evaluations]
+    count = 4 if any(map(len, shapes)) else 3
+    figure = new_figure(3.6 * len(evaluations) + 0.6, 2.4 * count)
+    rows = figure.subplots(count, len(evaluations), squeeze=False, sharey="row")
+    gaps = [each.arrays["log_p"] - each.arrays["elbo"] for each in evaluations]
     for place, each, gap in zip(rows[0], evaluations, gaps, strict=True):
         _plot_histogram(place, gap, gaps, f"log p(x) − ELBO, nats: mean {gap.mean():.2f}")
         place.set_title(_title(each))
-    for place, each, shape in zip(rows[1], evaluations, shapes, strict=True):
-        samples = each.summary["samples"]
-        _plot_histogram(place, shape, shapes, rf"$\hat{{k}}$ of {samples} importance weights")
-        place.axvline(largest_shape(samples), color=ORANGE, linestyle="--")
-    for place, each in zip(rows[2], evaluations, strict=True):
+    rows[0][0].set_ylabel("images")
+    if count == 4:
+        rows[1][0].set_ylabel("images")
+        for place, each, shape in zip(rows[1], evaluations, shapes, strict=True):
+            samples = each.summary["samples"]
+            _plot_histogram(place, shape, shapes, rf"$\hat{{k}}$ of {samples} importance weights")
+            place.axvline(largest_shape(samples), color=ORANGE, linestyle="--")
+    for place, each in zip(rows[-2], evaluations, strict=True):
         _plot_correlations(place, each.arrays["correlation"], each.arrays["correlation_deviation"])
-    for place, each in zip(rows[3], evaluations, strict=True):
+    for place, each in zip(rows[-1], evaluations, strict=True):
         _plot_activity(place, each.arrays["variance_of_means"])
-    for row, label in zip(rows, ("images", "images", "correlation, ± over images", "variance of E[z]"), strict=True):
-        row[0].set_ylabel(label)
+    rows[-2][0].set_ylabel("correlation, ± over images")
+    rows[-1][0].set_ylabel("variance of E[z]")
     parts = " and ".join(sorted({each.summary["part"] for each in evaluations}))
     figure.suptitle(f"Posteriors of the {parts} images, and the weights of samples from them")
     return figure
