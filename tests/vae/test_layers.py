@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import sparseggm as sg
 from sparseggm.graph.families import BlockChain, ExtendedGrid
 from sparseggm.vae import LAYERS as TWO_LAYERS
 from sparseggm.vae import (
@@ -36,7 +37,9 @@ from sparseggm.vae import (
 from sparseggm.vae.config import HEADS
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.ladder import averaged, model_of
+from sparseggm.vae.rungs import Mixture
 from sparseggm.vae.runs import load_runs
+from tests.vae.test_objective import some_posterior
 
 LAYERS = "4:extended-grid 6:block-chain"
 IMAGES = 3
@@ -147,11 +150,14 @@ def dense(q: torch.distributions.Distribution) -> torch.distributions.Multivaria
     return torch.distributions.MultivariateNormal(q.mean, covariance_matrix=q.covariance_matrix)  # type: ignore[attr-defined]
 
 
-def test_a_residual_posterior_is_its_prior_at_first(ladder: Config, digits: Images) -> None:
+def test_a_residual_posterior_has_the_precision_of_its_prior_at_first(ladder: Config, digits: Images) -> None:
     vae = model_of(ladder, digits.mean_intensity)
-    x = vae.likelihood.observe(digits.train[:5], torch.Generator())
-    _, terms = vae(x, torch.randn(5, 10), torch.Generator())
-    assert terms["kl"].abs().max() < 1e-30
+    features, above = vae.features(vae.likelihood.observe(digits.train[:5], torch.Generator())), torch.zeros(5, 0)
+    for rung in vae.rungs:
+        q, p = rung(features, above).gaussian(), rung.prior(above)
+        torch.testing.assert_close(q.factor, p.factor.expand_as(q.factor), rtol=0, atol=1e-15)
+        assert (q.loc - p.loc).std(0).min() > 1e-3  # a mean of its own for each image
+        above = torch.cat([above, q.loc], -1)
 
 
 def test_a_potential_posterior_is_never_wider_than_its_prior(ladder: Config, digits: Images) -> None:
@@ -199,6 +205,23 @@ def test_the_prior_of_pseudo_inputs_is_the_mixture_of_their_posteriors(
     assert top.pseudo_inputs.grad is not None
     assert top.pseudo_inputs.grad.abs().max() > 0.0
     assert not any("features" in name for name, _ in vae.named_parameters())  # the encoder stands there once
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "topology", [sg.Diagonal(3), sg.ExtendedGrid(2, 3), sg.Grid(3, 3), sg.Chain(4, order=[2, 0, 3, 1])], ids=str
+)
+def test_a_mixture_has_the_density_of_its_parts(topology: sg.Topology, dtype: torch.dtype) -> None:
+    """In float32 as near as the parts, whose L is rounded, let it be: the sum is in float64."""
+    parts = some_posterior(topology, 5)
+    z = parts.rsample((7,)) + parts.loc.flip(0)  # (7, 5, n), far from most parts
+    mixture = Mixture(parts._in_dtype(dtype))
+    assert mixture.log_prob(z.to(dtype)).dtype == dtype
+    exact = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(5, dtype=torch.float64)),
+        dense(mixture.parts._in_dtype(torch.float64)),
+    )
+    torch.testing.assert_close(mixture.log_prob(z.to(dtype)), exact.log_prob(z.to(dtype).double()).to(dtype))
 
 
 def test_importance_weights_average_to_the_evidence(digits: Images) -> None:
