@@ -22,7 +22,7 @@ from sparseggm.graph.colouring import distance_colouring
 from sparseggm.graph.families import Chain, ExtendedGrid
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.pattern import Pattern
-from sparseggm.linalg import calculus, density, levels, long_chain, residual, sampling, step
+from sparseggm.linalg import calculus, conditionals, density, levels, long_chain, residual, sampling, step
 from sparseggm.linalg.eigenpairs import leading_pairs
 from sparseggm.linalg.natural import natural_gradient
 
@@ -50,6 +50,7 @@ def compile_verbs(dtype: npt.DTypeLike) -> None:
     _compile_step(chain, dtype)
     natural_gradient(chain, _identity(chain, _BATCH, dtype), x[:, :3], _identity(chain, _BATCH, dtype), False)
     residual.sample_and_kl_terms(pattern, x, factor, x, 0.0 * factor, x)  # as its adjoint
+    conditionals.kl_terms(pattern, x, factor, factor)  # as its adjoint
     density.sample_vjp(pattern, None, x, factor, density.sample(pattern, None, x, factor, x), x)
     density.kl_to_normal(pattern, None, x, factor, x, x)  # as its adjoint
     density.kl_from_normal(pattern, None, x, factor, x, x)

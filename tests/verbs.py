@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import logit
 
 from sparseggm import Pattern, adjoints, linalg
-from sparseggm.linalg import density, levels, residual, sampling, step
+from sparseggm.linalg import conditionals, density, levels, residual, sampling, step
 from tests.numerics import Array
 from tests.strategies import Shape, factor_values, precision_values
 
@@ -138,6 +138,7 @@ def of_levels(function: Callable[..., Any], number: int | None = None) -> Callab
 SYSTEM = {"precision": "precision", "rhs": "vector"}
 STEP = {"loc": "vector", "factor": "factor", "noise": "vector"}
 STEP_VJP = {**STEP, "z_bar": "vector", "kl_bar": "number"}
+COMPARED = {"d": "vector", "factor": "factor", "prior": "factor"}
 MOVED = {"factor": "factor", "shift": "vector", "moves": "moves", "noise": "vector"}
 BESIDE_NORMAL = {"loc": "vector", "factor": "factor", "mean": "vector", "scale": "scale"}
 DENSITY = {"loc": "vector", "factor": "factor", "value": "vector"}
@@ -244,6 +245,18 @@ VERBS = {
                 is_one_batch=True,
             )
             for number, (name, kind) in enumerate(MOVED.items())
+        ),
+        Verb(conditionals.kl_terms, COMPARED, "vector", is_one_batch=True),
+        *(
+            Verb(
+                conditionals.kl_terms_vjp,
+                {**COMPARED, "terms_bar": "vector"},
+                kind,
+                row=f": {name}",
+                call=result(conditionals.kl_terms_vjp, number),
+                is_one_batch=True,
+            )
+            for number, (name, kind) in enumerate(COMPARED.items())
         ),
         Verb(density.sample, STEP, "vector", call=of_naturally_ordered(density.sample), is_one_batch=True),
         Verb(

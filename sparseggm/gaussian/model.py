@@ -26,7 +26,7 @@ from sparseggm.graph.families import Diagonal
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.graph.topology import Topology, require_topology
 from sparseggm.kernels.sparse.density import LOG_2PI
-from sparseggm.linalg import checks
+from sparseggm.linalg import checks, conditionals
 from sparseggm.linalg.checks import Shape
 from sparseggm.promotion import as_numbers, widest
 from sparseggm.stochastic import estimators
@@ -108,12 +108,14 @@ class GaussianGraphicalModel(FactoredGaussian):
         q, p = (self, None) if other is None else self._in_one_dtype_with(function, other)
         order, pattern = q.topology.order, q.factor_pattern
         if p is None:
-            prior, white = (pattern.rows == pattern.cols).astype(q.dtype), q.loc.take(order, axis=-1)
+            prior, d = (pattern.rows == pattern.cols).astype(q.dtype), q.loc
         else:
             regression.require_one_pattern(function, q, p)
-            prior, white = p.factor, linalg.matmul_t(pattern, p.factor, (q.loc - p.loc).take(order, axis=-1))
-        terms = regression.kl_terms(pattern, q.factor, prior, white).take(q.topology.inverse_order, axis=-1)
-        return checks.require_representable(function, terms, q.dtype)
+            prior, d = p.factor, q.loc - p.loc
+        operands = d.take(order, axis=-1), q.factor, prior
+        batch = np.broadcast_shapes(*(operand.shape[:-1] for operand in operands))
+        given = (np.broadcast_to(operand, (*batch, operand.shape[-1])) for operand in operands)
+        return conditionals.kl_terms(pattern, *given).take(q.topology.inverse_order, axis=-1)
 
     def _in_one_dtype_with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
         """Both Gaussians in the wider dtype of the two. Raises unless they have the same nodes and batch axes fit."""

@@ -1,4 +1,4 @@
-"""Regression coordinates of a factor: how moves of them change it, and KL by node between factors on one pattern.
+"""Regression coordinates of a factor: how moves of them change it, and what it takes to compare two.
 
 Column j of a factor L gives the conditional of node j given the later nodes of the column, its parents i: weights
 β_ij = −L_ij/L_jj and scale σ_j = 1/L_jj. Everything here is in the numbering of the pattern; `moved` and
@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sparseggm import linalg
 from sparseggm.errors import PatternError
-from sparseggm.graph.pattern import FloatArray, Pattern
+from sparseggm.graph.pattern import Pattern
 from sparseggm.kernels.sparse.residual import SERIES
-from sparseggm.linalg import calculus
 from sparseggm.positivity.namespace import Array, array_namespace, mask, take
 
 
@@ -50,21 +48,3 @@ def require_one_pattern(function: str, q: Any, p: Any) -> None:
         f"{function}: needs two factors on one pattern, in one order of elimination, got {q.factor_pattern!r} of "
         f"{q.topology} and {p.factor_pattern!r} of {p.topology}."
     )
-
-
-def kl_terms(pattern: Pattern, factor: FloatArray, prior: FloatArray, white: FloatArray) -> FloatArray:
-    """The mean over q of the divergence of each conditional of q from that of p, (..., n) in float64.
-
-    Args:
-        factor, prior: (..., nnz) L of q and M of p.
-        white: (..., n) Mᵀ (loc_q − loc_p).
-    """
-    M, L = prior.astype(np.float64), factor.astype(np.float64)
-    pivots, own = M.take(pattern.diagonal, axis=-1), L.take(pattern.diagonal, axis=-1)
-    change = M / pivots.take(pattern.cols, axis=-1) - L / own.take(pattern.cols, axis=-1)
-    fill, gram = pattern.filled(), pattern.gram()
-    sigma = linalg.selected_inverse(pattern, factor).take(gram.positions_in(fill), axis=-1).astype(np.float64)
-    sigma[..., gram.diagonal] *= 0.5
-    pulls = change * calculus.gram_vjp(pattern, change, sigma)  # Δ_ij (Σ_RR Δ_j)_i
-    squares = linalg.matmul_t(pattern, pulls, np.ones(pattern.n)).clip(0.0)  # rounding can make a square negative
-    return scale_divergence(np.log(pivots / own)) + 0.5 * (white.astype(np.float64) ** 2 + pivots**2 * squares)  # type: ignore[no-any-return]

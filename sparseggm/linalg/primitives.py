@@ -117,6 +117,12 @@ class Engine(Protocol):
     def sample_and_kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
         """The cotangents of factor, shift, moves and noise, given these four, z̄ and t̄."""
 
+    def kl_terms(self, pattern: Pattern, task: Step) -> int:
+        """The terms of KL from d, factor, prior: see `conditionals`."""
+
+    def kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
+        """The cotangents of d, factor and prior, given these three and t̄."""
+
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         """A verb of `linalg.density`: sample, kl_to_normal, kl_from_normal, log_prob, or one of their …_vjp;
         or `sample_and_kl_to_normal_vjp`.

@@ -10,6 +10,7 @@ from sparseggm import threads
 from sparseggm.graph.pattern import FloatArray, IndexArray, IntArray, Pattern
 from sparseggm.kernels.sparse import (
     cholesky,
+    conditionals,
     density,
     divergence,
     inverse,
@@ -112,12 +113,22 @@ class Sparse:
 
     def sample_and_kl_terms(self, pattern: Pattern, task: Step) -> int:
         *given, z, terms = task.addresses
-        return self._residual(1, pattern, task, tuple(given), (0, 0), (z, terms, 0, 0, 0, 0))
+        operands = tuple(given), (0, 0), (z, terms, 0, 0, 0, 0)
+        return self._by_node(residual.sample_and_kl_terms, 1, pattern, task, operands)
 
     def sample_and_kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
         given, cotangents, bars = task.addresses[:4], task.addresses[4:6], task.addresses[6:]
         results = 0, 0, bars[1], bars[3], bars[0], bars[2]
-        return self._residual(2, pattern, task, (0, *given), tuple(cotangents), results)
+        operands = (0, *given), tuple(cotangents), results
+        return self._by_node(residual.sample_and_kl_terms, 2, pattern, task, operands)
+
+    def kl_terms(self, pattern: Pattern, task: Step) -> int:
+        *given, terms = task.addresses
+        return self._by_node(conditionals.kl_terms, 1, pattern, task, (tuple(given), 0, (terms, 0, 0, 0)))
+
+    def kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
+        given, t_bar, bars = task.addresses[:3], task.addresses[3], task.addresses[4:]
+        return self._by_node(conditionals.kl_terms, 2, pattern, task, (tuple(given), t_bar, (0, *bars)))
 
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         order = _NATURAL if task.order is None else checks.read_only_view(np.ascontiguousarray(task.order, np.int64))
@@ -180,19 +191,11 @@ class Sparse:
         arguments = self.is_chain, *structure, precision, factor, columns, sums
         return threads.over_batch(cholesky.cholesky, filled.column_pairs(filled), *arguments, batch=len(precision))
 
-    def _residual(
-        self,
-        passes: int,
-        pattern: Pattern,
-        task: Step,
-        given: tuple[int, ...],
-        cotangents: tuple[int, ...],
-        results: tuple[int, ...],
-    ) -> int:
+    def _by_node(self, kernel: Any, passes: int, pattern: Pattern, task: Step, operands: tuple[Any, ...]) -> int:
         filled = pattern.filled()
         work = passes * (4 * pattern.nnz + 2 * pattern.column_pairs(filled))
-        arguments = task.like, task.batch, pattern.structure, _fill(filled), given, cotangents, results
-        return threads.over_batch(residual.sample_and_kl_terms, work, *arguments, batch=task.batch)
+        arguments = task.like, task.batch, pattern.structure, _fill(filled), *operands
+        return threads.over_batch(kernel, work, *arguments, batch=task.batch)
 
     def _step(self, kernel: Any, passes: int, pattern: Pattern, task: Step) -> int:
         filled = pattern.filled()

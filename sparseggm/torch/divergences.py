@@ -20,11 +20,10 @@ from sparseggm.gaussian.covariance import trace_positions
 from sparseggm.gaussian.regression import require_one_pattern
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import take
 from sparseggm.torch import ops
 from sparseggm.torch.border import are_uniform, as_tensors, common_batch, rounded, tells
 from sparseggm.torch.distribution import GaussianGraphicalModel
-from sparseggm.torch.operators import density, residual, step
+from sparseggm.torch.operators import conditionals, density, step
 from sparseggm.torch.operators.distances import square_norm
 from sparseggm.torch.operators.numbering import reordered
 from sparseggm.torch.operators.registration import index
@@ -108,12 +107,8 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel | None = None)
     loc, _ = as_tensors("kl_terms", q=q.loc, p=p.loc)
     common_batch("kl_terms", q=q.loc, p=p.loc)
     q, p, pattern = q._in_dtype(loc.dtype), p._in_dtype(loc.dtype), q.factor_pattern
-    white = ops.matmul_t(pattern, p._factor, reordered(q.loc - p.loc, q._order))
-    L, M = q._factor.double(), p._factor.double()
-    own, pivots = ops.diagonal(pattern, L), ops.diagonal(pattern, M)
-    change = M / take(pivots, pattern.cols) - L / take(own, pattern.cols)
-    terms = residual.kl_terms(pattern, q._factor, pivots, white, (pivots / own).log(), change)
-    return q._to_caller(rounded(terms, loc.dtype))
+    terms = conditionals.kl_terms(pattern, reordered(q.loc - p.loc, q._order), q._factor, p._factor)
+    return q._to_caller(terms)
 
 
 def _identity(q: GaussianGraphicalModel) -> Tensor:

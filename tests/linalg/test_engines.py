@@ -134,6 +134,22 @@ class Dense:
                 bar[:, p] = ((z * z_bar).sum(-1) + (terms * t_bar).sum(-1)).imag / 1e-30
         return 0
 
+    def kl_terms(self, pattern: Pattern, task: Step) -> int:
+        n, nnz = pattern.n, pattern.nnz
+        *given, terms = rows_at(task, (n, nnz, nnz), (n,))
+        terms[...] = compared_by_definition(pattern, *given)
+        return 0
+
+    def kl_terms_vjp(self, pattern: Pattern, task: Step) -> int:
+        n, nnz = pattern.n, pattern.nnz
+        *given, t_bar, d_bar, factor_bar, prior_bar = rows_at(task, (n, nnz, nnz, n), (n, nnz, nnz))
+        for number, bar in enumerate((d_bar, factor_bar, prior_bar)):
+            for p in range(bar.shape[1]):
+                step = [array.astype(complex) for array in given]
+                step[number][:, p] += 1e-30j
+                bar[:, p] = (compared_by_definition(pattern, *step) * t_bar).sum(-1).imag / 1e-30
+        return 0
+
     def density(self, verb: str, pattern: Pattern, task: Step) -> int:
         n, nnz, ref = pattern.n, pattern.nnz, reference.linalg
         given = {
@@ -203,6 +219,12 @@ def residual_by_definition(pattern: Pattern, factor: Array, shift: Array, moves:
     L = ref.moved(M, pattern.to_dense(moves))
     d = ref.solve_t(M, shift)
     return d + ref.solve_t(L, noise), reference.gaussian.kl_terms(d, ref.gram(L), 0 * d, ref.gram(M))
+
+
+def compared_by_definition(pattern: Pattern, d: Array, factor: Array, prior: Array) -> Any:
+    """The terms of KL, by functions that are analytic in every argument."""
+    P, Q = (reference.linalg.gram(pattern.to_dense(each)) for each in (factor, prior))
+    return reference.gaussian.kl_terms(d, P, 0 * d, Q)
 
 
 def of_normals(verb: str, pattern: Pattern, nodes: Array, L: Array, loc: Array, others: list[Array]) -> None:

@@ -29,6 +29,7 @@ FIRST_ORDER = {
     "sample_vjp",
     "sample_and_kl_vjp",
     "sample_and_kl_terms_vjp",
+    "kl_terms_vjp",
     "square_distance_vjp",
     "kl_to_normal_vjp",
     "kl_from_normal_vjp",
@@ -97,6 +98,9 @@ def operators(on: Pattern) -> dict[str, Row]:
         full = _full(a, b, c)
         return key, *tensors, nodes(full, seed=3), nodes(full, seed=5)
 
+    def two_factors(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
+        return on.key, nodes(a), lower(b), 1.2 * lower(c)
+
     def sample_vjp(a: Shape, b: Shape, c: Shape) -> tuple[Any, ...]:
         full = _full(a, b, c)
         return on.key, nodes(a), lower(b), order, nodes(full, seed=2), nodes(full, seed=3)
@@ -150,6 +154,8 @@ def operators(on: Pattern) -> dict[str, Row]:
         "sample_and_kl_terms": (3, residual),
         "sample_and_kl_terms_vjp": (3, lambda *shapes: (*residual_vjp(*shapes), True)),
         "sample_and_kl_terms_vjp, but for the noise": (3, lambda *shapes: (*residual_vjp(*shapes), False)),
+        "kl_terms": (3, two_factors),
+        "kl_terms_vjp": (3, lambda *shapes: (*two_factors(*shapes), nodes(_full(*shapes), seed=3))),
         "sample": (3, lambda a, b, c: (on.key, nodes(a), lower(b), order, _full(a, b, c))),
         "sample_vjp": (3, sample_vjp),
         "sample_and_log_prob": (

@@ -101,7 +101,7 @@ def sample_and_kl_terms(like, count, structure, fill, given, cotangents, results
         takahashi(True, indptr, rows, fill, v.L, sigma)
         for k in range(2 if backward else 0):
             bad += solve(indptr, rows, v[2 * k], x[3 + k])
-        _pull(indptr, rows, fill, x, v, sigma, G)
+        pull(indptr, rows, fill, x, v, sigma, G)
         if backward:
             takahashi_adjoint(indptr, rows, fill, v.L, sigma, G, v.L_bar)
             bad += _adjoint(indptr, rows, x, v)
@@ -138,8 +138,8 @@ def _move(backward, indptr, x, v):
     for j in range(n):
         begin = indptr[j]
         shrink, h, growth = _scales(v.moves, begin)
-        _store_rounded(x.shrink, j, shrink, scratch)
-        _store_rounded(x.growth, j, growth if backward else h, scratch)
+        store_rounded(x.shrink, j, shrink, scratch)
+        store_rounded(x.growth, j, growth if backward else h, scratch)
         e, pivot = load(x.shrink, j), load(v.M, begin)
         store(v.L, begin, e * pivot)
         for p in range(begin + 1, indptr[j + 1]):
@@ -153,16 +153,22 @@ def _scales(moves, i):
     delta, zero = as_float64(load(moves, i)), as_float64(full_like(moves, 0.0))
     x = minimum(delta + delta, zero + _LARGEST)
     growth = exp_and_expm1(x)[1]
-    series = zero
-    for k in range(len(SERIES)):
-        series = series * x + SERIES[k]
     small = (x * x) * -1.0 + 0.25
-    h = where_positive(small, series * (x * x), (growth - x) * 0.5)
+    h = where_positive(small, halved_rest_of_exp(x), (growth - x) * 0.5)
     return exp(minimum(delta * -1.0, zero + _LARGEST)), h, growth
 
 
 @njit(**INNER)
-def _store_rounded(block, i, value, scratch):
+def halved_rest_of_exp(x):
+    """½ (eˣ − 1 − x) of each lane, |x| < ½."""
+    series = x * 0.0
+    for k in range(len(SERIES)):
+        series = series * x + SERIES[k]
+    return series * (x * x)
+
+
+@njit(**INNER)
+def store_rounded(block, i, value, scratch):
     """Row i of a block: a float64 value, in the block's dtype."""
     store_run(scratch, 0, value)
     for lane in range(block.shape[1]):
@@ -173,7 +179,7 @@ def _store_rounded(block, i, value, scratch):
 
 
 @njit(**INNER)
-def _pull(indptr, rows, fill, x, v, sigma, G):
+def pull(indptr, rows, fill, x, v, sigma, G):
     """Σ_RR Δ_j of each column; unless G is empty also w, and G = Σ_j w_j Δ_j Δ_jᵀ, its diagonal halved."""
     zero, half, spreads = full_like(v.M, 0.0), full_like(v.M, 0.5), G.shape[0] > 0
     G[:] = 0.0
@@ -211,17 +217,22 @@ def _sample_and_terms(indptr, x, v):
 
     The terms are summed in float64. Rounding can make Δ_jᵀ Σ_RR Δ_j negative, which is then replaced by zero.
     """
-    n, scratch, zero = x.a.shape[0], np.empty(lanes_of(x.a)), as_float64(full_like(x.a, 0.0))
-    bad = 0
+    n, scratch = x.a.shape[0], np.empty(lanes_of(x.a))
     for j in range(n):
         store(x.y, j, (load(x.alpha, j) + load(x.s, j)) + load(x.y, j))
-        square, begin = zero, indptr[j]
-        for p in range(begin + 1, indptr[j + 1]):
-            square = square + as_float64(load(v.moves, p)) * as_float64(load(v.pulls, p))
-        pivot, a = as_float64(load(v.M, begin)), as_float64(load(x.a, j))
-        square = (pivot * where_positive(square, square, square * 0.0)) * pivot  # NaN stays NaN
-        _store_rounded(x.t_bar, j, as_float64(load(x.growth, j)) + (a * a + square) * 0.5, scratch)
-    return bad + bad_lanes(x.y, 0, n) + bad_lanes(x.t_bar, 0, n)
+        store_rounded(x.t_bar, j, term(indptr, x, v, j), scratch)
+    return bad_lanes(x.y, 0, n) + bad_lanes(x.t_bar, 0, n)
+
+
+@njit(**INNER)
+def term(indptr, x, v, j):
+    """h(δ_j) + ½ a_j² + ½ M_jj² Δ_jᵀ Σ_RR Δ_j in float64, h(δ_j) in `growth`."""
+    square, begin = as_float64(full_like(x.a, 0.0)), indptr[j]
+    for p in range(begin + 1, indptr[j + 1]):
+        square = square + as_float64(load(v.moves, p)) * as_float64(load(v.pulls, p))
+    pivot, a = as_float64(load(v.M, begin)), as_float64(load(x.a, j))
+    square = (pivot * where_positive(square, square, square * 0.0)) * pivot  # NaN stays NaN
+    return as_float64(load(x.growth, j)) + (a * a + square) * 0.5
 
 
 # ---------------------------------------------------------------------- backward

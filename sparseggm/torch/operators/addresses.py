@@ -15,7 +15,7 @@ from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import memory
 from sparseggm.linalg.engines import engine_for, engine_of
 from sparseggm.linalg.primitives import Step
-from sparseggm.torch.operators.registration import array
+from sparseggm.torch.operators.registration import array, batch_of
 
 LIKE: dict[torch.dtype, Any] = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
 """A number of each dtype."""
@@ -42,6 +42,31 @@ def takes_addresses(pattern: Pattern, loc: Tensor, factor: Tensor, *vectors: Ten
     if factor.dtype is not dtype or loc.is_neg() or factor.is_neg():
         return False
     return engine_for(pattern, loc.numel() // n, LIKE[dtype].dtype).fuses
+
+
+def takes_two_factors(pattern: Pattern, loc: Tensor, factor: Tensor, other: Tensor, *vectors: Tensor) -> bool:
+    """`takes_addresses`, of so few numbers that arrays would cost as much as the arithmetic, for two packed tensors."""
+    if loc.numel() > FEW or other.shape != factor.shape or other.dtype is not factor.dtype or other.is_neg():
+        return False
+    return takes_addresses(pattern, loc, factor, *vectors)
+
+
+def run_step_at(verb: str, pattern: Pattern, *tensors: Tensor | None) -> bool:
+    """Run a verb of a `Step`, at its contiguous arguments and results, None for one unwanted; whether all is finite.
+
+    Args:
+        tensors: of which the first has one batch element a row.
+    """
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    first: Any = tensors[0]
+    task = Step(LIKE[first.dtype], first.shape[:-1].numel(), addresses)
+    return not getattr(engine_of(pattern, task), verb)(pattern, task)
+
+
+def in_one_batch(*tensors: Tensor) -> list[Any]:
+    """Tensors that a kernel does not take, as arrays on their common batch axes."""
+    batch = batch_of(*tensors)
+    return [array(tensor.expand(*batch, tensor.shape[-1])) for tensor in tensors]
 
 
 def stride_of(loc: Tensor, *vectors: Tensor) -> int | None:

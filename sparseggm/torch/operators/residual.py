@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseggm.gaussian.regression import moved, scale_divergence
+from sparseggm.gaussian.regression import moved
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks, residual
-from sparseggm.linalg.engines import engine_of
-from sparseggm.linalg.primitives import Step
-from sparseggm.torch.operators import algebra, second_moments
-from sparseggm.torch.operators.addresses import FEW, LIKE, takes_addresses
+from sparseggm.torch.operators import algebra
+from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes_two_factors
 from sparseggm.torch.operators.blocks import sum_in_float64, to_tensor
-from sparseggm.torch.operators.embedding import diagonal, on_diagonal, restrict
+from sparseggm.torch.operators.conditionals import terms_in_verbs
+from sparseggm.torch.operators.embedding import diagonal, on_diagonal
 from sparseggm.torch.operators.registration import (
-    array,
     batch_of,
     key_of,
     may_skip_dispatcher,
@@ -50,56 +48,18 @@ def sample_and_kl_terms(
     return torch.ops.sparseggm.sample_and_kl_terms(key, *tensors)  # type: ignore[no-any-return]
 
 
-def kl_terms(pattern: Pattern, factor: Tensor, pivots: Tensor, white: Tensor, delta: Tensor, change: Tensor) -> Tensor:
-    """h(δ_j) + ½ a_j² + ½ M_jj² Δ_jᵀ Σ_RR Δ_j in verbs: (..., n) in float64, differentiable to every order.
-
-    Args:
-        factor: (..., nnz) L, of which Σ is the inverse.
-        pivots, white, delta: (..., n) M_jj, a and δ.
-        change: (..., nnz) Δ, zero on the diagonal.
-    """
-    gram, change = pattern.gram(), change.double()
-    sigma = restrict(gram, pattern.filled(), second_moments.selected_inverse(pattern, factor)).double()
-    pulls = change * algebra.gram_vjp(pattern, change, algebra.diagonal_halved(gram, sigma))
-    squares = algebra.matmul_t(pattern, pulls, torch.ones_like(white, dtype=torch.float64)).clamp(min=0.0)
-    half_squares = 0.5 * (white.double().square() + pivots.double().square() * squares)
-    return scale_divergence(delta.double()) + half_squares  # type: ignore[no-any-return]
-
-
 # ---------------------------------------------------------------------- values
 
 
 def _run(pattern: Pattern, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    if _takes_addresses(pattern, *tensors):
+    loc, factor, shift, moves, noise = tensors
+    if takes_two_factors(pattern, loc, factor, moves, shift, noise):
         given = [tensor.contiguous() for tensor in tensors]
         z, terms = torch.empty_like(given[0]), torch.empty_like(given[0])
-        if _run_at("sample_and_kl_terms", pattern, *given, z, terms):
+        if run_step_at("sample_and_kl_terms", pattern, *given, z, terms):
             return z, terms
-    z_and_terms = residual.sample_and_kl_terms(pattern, *_broadcast(*tensors))
+    z_and_terms = residual.sample_and_kl_terms(pattern, *in_one_batch(*tensors))
     return torch.from_numpy(z_and_terms[0]), torch.from_numpy(z_and_terms[1])
-
-
-def _takes_addresses(
-    pattern: Pattern, loc: Tensor, factor: Tensor, shift: Tensor, moves: Tensor, *vectors: Tensor
-) -> bool:
-    """Whether all have one batch shape, and so few numbers that arrays would cost as much as the arithmetic."""
-    if loc.numel() > FEW or moves.shape != factor.shape or moves.dtype is not factor.dtype or moves.is_neg():
-        return False
-    return takes_addresses(pattern, loc, factor, shift, *vectors)
-
-
-def _run_at(verb: str, pattern: Pattern, *tensors: Tensor | None) -> bool:
-    """Run the verb at the addresses of its arguments and results, None for one unwanted; whether all is finite."""
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    first: Any = tensors[0]
-    task = Step(LIKE[first.dtype], first.shape[:-1].numel(), addresses)
-    return not getattr(engine_of(pattern, task), verb)(pattern, task)
-
-
-def _broadcast(*tensors: Tensor) -> list[Any]:
-    """As arrays on the common batch axes."""
-    batch = batch_of(*tensors)
-    return [array(tensor.expand(*batch, tensor.shape[-1])) for tensor in tensors]
 
 
 def _fake(key: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,21 +110,21 @@ def _in_verbs(
     lower, delta = moved(pattern, factor, moves), diagonal(pattern, moves)
     z = loc + algebra.solve_t(pattern, factor, shift) + algebra.solve_t(pattern, lower, noise)
     change = moves - on_diagonal(pattern, delta)
-    terms = kl_terms(pattern, lower, diagonal(pattern, factor), shift, delta, change).to(z.dtype)
+    terms = terms_in_verbs(pattern, lower, diagonal(pattern, factor), shift, delta, change).to(z.dtype)
     return z, terms if terms.shape == z.shape else terms.expand(z.shape)
 
 
 def _bars(pattern: Pattern, *arguments: Any) -> tuple[Any, ...]:
     """The cotangents of factor, shift, moves and noise, given these, z̄, t̄, and whether that of the noise is wanted."""
-    *inputs, z_bar, terms_bar, needs_noise = arguments
-    inputs += [z_bar.resolve_neg(), terms_bar.resolve_neg()]
-    if _takes_addresses(pattern, z_bar, *inputs):
+    factor, shift, moves, noise, z_bar, terms_bar, needs_noise = arguments
+    inputs = [factor, shift, moves, noise, z_bar.resolve_neg(), terms_bar.resolve_neg()]
+    if takes_two_factors(pattern, z_bar, factor, moves, shift, noise, terms_bar):
         given = [tensor.contiguous() for tensor in inputs]
         noise_bar = torch.empty_like(given[3]) if needs_noise else None
         bars = *(torch.empty_like(tensor) for tensor in given[:3]), noise_bar
-        if _run_at("sample_and_kl_terms_vjp", pattern, *given, *bars):
+        if run_step_at("sample_and_kl_terms_vjp", pattern, *given, *bars):
             return bars
-    arrays = _broadcast(*inputs)
+    arrays = in_one_batch(*inputs)
     with checks.non_finite_passes():
         sums = residual.sample_and_kl_terms_vjp(pattern, *arrays, needs_noise)  # type: ignore[call-arg]
     pairs = zip(sums, inputs[:4], strict=True)
