@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from sparseggm import threads
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.linalg import checks, memory
 from sparseggm.linalg.engines import engine_of
 from sparseggm.linalg.primitives import Step
 from sparseggm.linalg.step import LIKE, require_one_batch
+
+_MANY = 1 << 10
+"""Entries of L beyond which lanes without a row cost more than the calls of single verbs."""
+
+
+def is_faster(pattern: Pattern, factors: int, batch: int) -> bool:
+    """Whether one pass is faster than its composition of verbs.
+
+    Not for a few rows of many entries, because a pass computes whole blocks of lanes, and a verb a row at a time where
+    there are few; nor where rows share a factor, of which it would form Σ for each.
+
+    Args:
+        factors, batch: how many L there are, and how many rows.
+    """
+    return factors == batch and (4 * batch >= threads.LANES or pattern.nnz <= _MANY)
 
 
 def kl_terms(pattern: Pattern, d: FloatArray, factor: FloatArray, prior: FloatArray) -> FloatArray:

@@ -17,7 +17,7 @@ from torch.distributions.kl import register_kl
 
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian.covariance import trace_positions
-from sparseggm.gaussian.regression import require_one_pattern
+from sparseggm.gaussian.regression import is_one_pass, on_one_pattern, require_one_pattern
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
 from sparseggm.torch import ops
@@ -106,9 +106,13 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel | None = None)
     require_one_pattern("kl_terms", q, p)
     loc, _ = as_tensors("kl_terms", q=q.loc, p=p.loc)
     common_batch("kl_terms", q=q.loc, p=p.loc)
-    q, p, pattern = q._in_dtype(loc.dtype), p._in_dtype(loc.dtype), q.factor_pattern
-    terms = conditionals.kl_terms(pattern, reordered(q.loc - p.loc, q._order), q._factor, p._factor)
-    return q._to_caller(terms)
+    return q._to_caller(_terms(q._in_dtype(loc.dtype), p._in_dtype(loc.dtype)))
+
+
+def _terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
+    """In the order of elimination, of two Gaussians of one dtype."""
+    d = reordered(q.loc - p.loc, q._order)
+    return conditionals.kl_terms(q.factor_pattern, d, q._factor, p._factor)
 
 
 def _identity(q: GaussianGraphicalModel) -> Tensor:
@@ -133,6 +137,8 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     """
     q, other = _in_one_space(q, p, loc=p.loc)
     p = p._in_dtype(other["loc"].dtype)
+    if on_one_pattern(q, p) and is_one_pass(q.factor_pattern, p.loc, q._factor, p._factor):
+        return rounded(_terms(q, p).double().sum(-1), q.loc.dtype)
     fill, positions = _positions(q.topology, q.factor_pattern, p.graph)
     sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill)
     values, own = p.precision.double(), sigma.index_select(-1, index(positions, sigma)).double()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseggm.gaussian.regression import scale_divergence
+from sparseggm.gaussian.regression import is_one_pass, scale_divergence
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks, conditionals
 from sparseggm.positivity.namespace import take
@@ -36,6 +36,8 @@ def kl_terms(pattern: Pattern, d: Tensor, factor: Tensor, prior: Tensor) -> Tens
         (..., n) on the common batch axes.
     """
     key = key_of(pattern, "kl_terms", d, factor, prior)
+    if not is_one_pass(pattern, d, factor, prior):
+        return _in_verbs(pattern, d, factor, prior)
     if may_skip_dispatcher(d, factor, prior):
         return _EagerTerms.apply(pattern, d, factor, prior)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.kl_terms(key, d, factor, prior)  # type: ignore[no-any-return]
@@ -108,9 +110,7 @@ def _in_verbs(pattern: Pattern, d: Tensor, factor: Tensor, prior: Tensor) -> Ten
     own, pivots = diagonal(pattern, L), diagonal(pattern, M)
     change = M / take(pivots, pattern.cols) - L / take(own, pattern.cols)
     white = algebra.matmul_t(pattern, prior, d)
-    terms = terms_in_verbs(pattern, factor, pivots, white, (pivots / own).log(), change).to(d.dtype)
-    shape = torch.broadcast_shapes(terms.shape, d.shape)
-    return terms if terms.shape == shape else terms.expand(shape)
+    return terms_in_verbs(pattern, factor, pivots, white, (pivots / own).log(), change).to(d.dtype)
 
 
 def _bars(pattern: Pattern, d: Tensor, factor: Tensor, prior: Tensor, terms_bar: Tensor) -> tuple[Tensor, ...]:

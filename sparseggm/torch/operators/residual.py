@@ -5,6 +5,7 @@ Composed of verbs the same takes some thirty operators, and at n = 16 each of th
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from sparseggm.gaussian.regression import moved
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks, residual
+from sparseggm.linalg.conditionals import is_faster
 from sparseggm.torch.operators import algebra
 from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes_two_factors
 from sparseggm.torch.operators.blocks import sum_in_float64, to_tensor
@@ -43,6 +45,8 @@ def sample_and_kl_terms(
     """
     tensors = loc, factor, shift, moves, noise
     key = key_of(pattern, "sample_and_kl_terms", *tensors)
+    if not is_faster(pattern, math.prod(batch_of(factor, moves)), math.prod(batch_of(*tensors))):
+        return _in_verbs(pattern, *tensors)
     if may_skip_dispatcher(*tensors):
         return _EagerResidual.apply(pattern, *tensors)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.sample_and_kl_terms(key, *tensors)  # type: ignore[no-any-return]
