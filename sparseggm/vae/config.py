@@ -39,7 +39,7 @@ SPLITS = ("50k", "60k")
 KL_ESTIMATORS = ("exact", "sampled", "path")
 OBJECTIVES = ("elbo", "iwae", "piwae")
 PRIORS = ("standard", "chain", "extended-grid", "full", "vamp")
-HEADS = ("residual", "potential", "free")
+HEADS = ("free", "residual", "potential")
 PRECISIONS = ("32-true", "64-true")
 # Below it, 1 − alpha may round to 1, whose logit is infinite.
 LEAST_ALPHA = {"32-true": 2.0**-22, "64-true": 2.0**-50}
@@ -71,11 +71,13 @@ READ_FOR = {
 }
 OF_LAYERS = ("head", "free_bits")
 OF_ONE_LAYER = ("posterior", "latent", "edges", "kl")
-# Left out of the identity where they have their defaults, so that runs begun before they existed go on.
+# Left out of the identity where they have their defaults, so that runs begun before they existed go on; but `head`
+# where it is that of the first runs of several layers.
+FIRST_HEAD = "residual"
 ADDED = (
     *("likelihood", "decoder", "pixels", "structure", "alpha"),
     *("edges", "encoder_hidden", "prior", "warm_up", "objective", "importance_samples"),
-    *("layers", "head", "free_bits", "averaging", "importance_epochs", "pseudo_inputs", "natural_gradient"),
+    *("layers", "free_bits", "averaging", "importance_epochs", "pseudo_inputs", "natural_gradient"),
 )
 
 
@@ -117,8 +119,8 @@ class Config:
         importance_samples: of an image in a step of iwae or piwae, of which r × c, the squarest product, are r groups.
         layers: several stochastic layers from the top, each size:graph, as in "16:extended-grid 40:block-chain", in the
             place of posterior and latent; empty: one layer.
-        head: how the posterior of a layer is made from its prior: residual (moved in regression coordinates, q = p at
-            first), potential (p times a Gaussian potential) or free (not made from it). For layers alone.
+        head: how the posterior of a layer is made: free (of its prior's kind, not made from it), residual (the prior
+            moved in regression coordinates) or potential (the prior times a Gaussian potential). For layers alone.
         free_bits: nats of the KL of each layer that cost nothing, in equal parts for its nodes. For layers, and
             the objective elbo, alone.
         averaging: decay a step of the average of the weights, which is evaluated in their place; 0: none.
@@ -152,7 +154,7 @@ class Config:
     objective: str = "elbo"
     importance_samples: int = 8
     layers: str = ""
-    head: str = "residual"
+    head: str = "free"
     free_bits: float = 0.0
     averaging: float = 0.0
     importance_epochs: int = 0
@@ -223,7 +225,7 @@ class Config:
             if not isinstance(layer.family, FactorFamily):
                 raise ConfigError(
                     f"head residual needs graphs that are factor-free, got {layer.size}:{layer.name}. "
-                    "Use head potential or free."
+                    "Use head free or potential."
                 )
 
         if self.natural_gradient and (self.layers or not isinstance(layers[0].family, FactorFamily)):
@@ -315,6 +317,8 @@ class Config:
         for name in ADDED:
             if facts[name] == getattr(type(self), name):
                 del facts[name]
+        if not self.layers or self.head == FIRST_HEAD:
+            del facts["head"]
         if not self.is_grey:
             del facts["least_scale"]
         keys = [layer.topology.factor_pattern.key for layer in self.latent_layers]

@@ -17,7 +17,7 @@ from sparseggm.files import write_atomically, write_json
 from sparseggm.positivity.families import FactorFamily
 from sparseggm.vae.bounds import Evaluation, evaluate_images
 from sparseggm.vae.checks import require_count
-from sparseggm.vae.config import PIXELS, Config
+from sparseggm.vae.config import FIRST_HEAD, PIXELS, Config
 from sparseggm.vae.data import Images, load_images
 from sparseggm.vae.diagnostics import largest_shape
 from sparseggm.vae.errors import CheckpointError, ConfigError, DivergedError, NotWrittenError
@@ -212,7 +212,8 @@ def _pixels(config: Config) -> str:
 def _config_of(identity: dict[str, Any]) -> Config:
     """The recipe of a run, of which the identity leaves out some defaults."""
     names = {field.name for field in fields(Config)}
-    return Config(**{name: value for name, value in identity.items() if name in names})
+    facts = {name: value for name, value in identity.items() if name in names}
+    return Config(**({"head": FIRST_HEAD} if "layers" in facts else {}) | facts)
 
 
 def load_run(run: Path) -> tuple[Config, ImageModel, dict[str, Any]]:

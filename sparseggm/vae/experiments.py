@@ -214,7 +214,7 @@ GREY_PIXELS = Experiment(
     steps=2_000,
     recipe={"likelihood": "levels", "learning_rate": 2e-3},
 )
-_STRUCTURED = {"layers": "16:extended-grid 40:block-chain", "free_bits": 0.5}
+_STRUCTURED = {"layers": "16:extended-grid 40:block-chain", "head": "residual", "free_bits": 0.5}
 _INDEPENDENT = {**_STRUCTURED, "layers": "16:diagonal 40:diagonal"}
 _IMPORTANCE_WEIGHTED = {
     "layers": "40:extended-grid 40:block-chain",

@@ -94,8 +94,11 @@ def test_layers_are_read_from_the_top() -> None:
         ({"layers": "16:star"}, "unknown graph 'star' in 16:star; one of: diagonal, "),
         ({"layers": "7:extended-grid 4:chain"}, "extended-grid needs a latent size with two rows or more, got 7"),
         ({"layers": " "}, "layers must name a layer, such as 16:extended-grid, or be empty, got ' '"),
-        ({"layers": "4:grid-dominant"}, "head residual needs graphs that are factor-free, got 4:grid-dominant"),
-        ({"layers": "4:chain 4:grid-spectral"}, "Use head potential or free"),
+        (
+            {"layers": "4:grid-dominant", "head": "residual"},
+            "head residual needs graphs that are factor-free, got 4:grid-dominant",
+        ),
+        ({"layers": "4:chain 4:grid-spectral", "head": "residual"}, "Use head free or potential"),
         ({"layers": "4:chain", "latent": 8}, "latent 8 is of one layer; '4:chain' has its own"),
         ({"layers": "4:chain", "posterior": "full"}, "posterior full is of one layer"),
         ({"layers": "4:chain", "kl": "sampled"}, "kl sampled is of one layer"),
@@ -103,10 +106,10 @@ def test_layers_are_read_from_the_top() -> None:
         ({"prior": "vamp"}, r"prior vamp needs layers\."),
         ({"pseudo_inputs": 7}, "pseudo_inputs 7 needs prior vamp, got prior standard"),
         ({"layers": "4:chain", "prior": "vamp", "pseudo_inputs": 0}, "pseudo_inputs must be an integer from 1"),
-        ({"head": "free"}, r"head free needs layers\."),
+        ({"head": "residual"}, r"head residual needs layers\."),
         ({"free_bits": 0.5}, r"free_bits 0\.5 needs layers\."),
         ({"layers": "4:chain", "free_bits": 0.5, "objective": "iwae"}, r"free_bits 0\.5 needs objective elbo, got"),
-        ({"layers": "4:chain", "head": "both"}, "unknown head 'both'; one of: residual, potential, free"),
+        ({"layers": "4:chain", "head": "both"}, "unknown head 'both'; one of: free, residual, potential"),
         ({"layers": "4:chain", "free_bits": -1.0}, r"free_bits must be nats, 0 or more, got -1\.0"),
         ({"layers": "4:chain", "free_bits": float("nan")}, "free_bits must be nats"),
         ({"averaging": 1.0}, r"averaging must be in \[0, 1\), got 1\.0"),
@@ -125,6 +128,16 @@ def test_the_identity_of_one_layer_is_what_it_was() -> None:
     added = {"layers", "head", "free_bits", "averaging", "importance_epochs"}
     assert not added & Config().identity("MNIST").keys()
     assert Config(layers="4:chain").identity("MNIST")["layers"] == "4:chain"
+
+
+def test_the_identity_of_layers_tells_their_head_but_that_of_the_first_runs(
+    ladder: Config, few_digits: Images, tmp_path: Path
+) -> None:
+    for head in HEADS:
+        config = replace(ladder, head=head, epochs=1)
+        assert config.identity("MNIST").get("head") == (None if head == "residual" else head)
+        train(config, tmp_path / head)
+        assert load_run(tmp_path / head)[0].head == head
 
 
 # ---------------------------------------------------------------------- bounds
@@ -151,7 +164,7 @@ def dense(q: torch.distributions.Distribution) -> torch.distributions.Multivaria
 
 
 def test_a_residual_posterior_has_the_precision_of_its_prior_at_first(ladder: Config, digits: Images) -> None:
-    vae = model_of(ladder, digits.mean_intensity)
+    vae = model_of(replace(ladder, head="residual"), digits.mean_intensity)
     features, above = vae.features(vae.likelihood.observe(digits.train[:5], torch.Generator())), torch.zeros(5, 0)
     for rung in vae.rungs:
         q, p = rung(features, above).gaussian(), rung.prior(above)
@@ -171,11 +184,12 @@ def test_a_potential_posterior_is_never_wider_than_its_prior(ladder: Config, dig
 
 
 def test_terms_below_their_share_of_free_bits_cost_nothing(ladder: Config, digits: Images) -> None:
-    """At first all terms are zero: with free bits they have no gradient, and the loss is the floor of both layers."""
-    vae = model_of(replace(ladder, free_bits=0.5), digits.mean_intensity)
+    """Below a high floor the terms have no gradient, and the loss is the floor of both layers."""
+    vae = model_of(replace(ladder, free_bits=20.0), digits.mean_intensity)
     x = vae.likelihood.observe(digits.train[:5], torch.Generator())
     loss, terms = vae(x, torch.randn(5, 10), torch.Generator())
-    torch.testing.assert_close(loss.detach(), (1.0 - terms["reconstruction"]).detach())
+    assert (terms["kl"] > 0.0).all()
+    torch.testing.assert_close(loss.detach(), (40.0 - terms["reconstruction"]).detach())
 
     moved_vae = moved(replace(ladder, free_bits=1e-6), digits)
     x, noise = observed(moved_vae, digits), noise_of(moved_vae, IMAGES)
