@@ -1,7 +1,8 @@
-"""The step of a residual posterior, float32, in eager torch: one operator, beside the same in the lines of a user.
+"""Steps with KL between two Gaussians, float32, in eager torch.
 
-The user's lines make q, draw a sample and ask for the KL of each node. The step of a Gaussian that is not moved from
-another, `sample_and_kl`, has a third of the arithmetic.
+That of a residual posterior is one operator, beside the same in the lines of a user, who makes q, draws a sample and
+asks for the KL of each node. KL of two factors on one pattern is beside torch's, of dense matrices. The step of a
+Gaussian to N(0, I), `sample_and_kl`, has a third of the arithmetic.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
 
 import sparseggm as sg
 from benchmarks.contest import Ratio, Result, Setting
@@ -21,6 +23,7 @@ from benchmarks.rows import steps
 from benchmarks.timing import interleaved
 from sparseggm.torch import GaussianGraphicalModel, Residual, kl_terms
 
+KL, DENSE = "kl_divergence", "MultivariateNormal"
 ONE_OPERATOR, LINES, PLAIN = "sparseggm", "gaussian, rsample, kl_terms", "sample_and_kl"
 
 
@@ -67,7 +70,47 @@ def _in_lines(residual: Residual, noise: Tensor) -> tuple[Tensor, Tensor]:
     return q.loc + q.colorize(noise), kl_terms(q, residual.p)
 
 
+def divergence(setting: Setting, topology: sg.Topology) -> Result:
+    """KL between 128 pairs of Gaussians, and its gradients with respect to both."""
+    problem = Step.make(topology, setting.size(128), np.float32)
+    given = [problem.loc, problem.factor, problem.noise, problem.factor[::-1]]
+    leaves = [torch.from_numpy(array.copy()).requires_grad_() for array in given]
+    dense = [leaves[0], _dense(topology, problem.factor), leaves[2], _dense(topology, problem.factor[::-1])]
+
+    def ours() -> Any:
+        q, p = (
+            GaussianGraphicalModel(loc, factor=factor, topology=topology, validate_args=False)
+            for loc, factor in (leaves[:2], leaves[2:])
+        )
+        return torch.autograd.grad(kl_divergence(q, p).sum(), leaves)
+
+    def torchs() -> Any:
+        q, p = (
+            MultivariateNormal(loc, precision_matrix=lower @ lower.mT, validate_args=False)
+            for loc, lower in (dense[:2], dense[2:])
+        )
+        return torch.autograd.grad(kl_divergence(q, p).sum(), dense)
+
+    calls = {KL: ours, DENSE: torchs, PLAIN: steps.ours(problem).call}
+    seconds = interleaved(calls, setting.rounds, setting.seconds)
+    return Result(
+        f"KL of two, backward, {topology}, batch {len(problem.loc)}, float32",
+        seconds,
+        [
+            Ratio("as fast as torch's MultivariateNormal", seconds[DENSE] / seconds[KL], 2.0),
+            Ratio("of the time of sample_and_kl", seconds[KL] / seconds[PLAIN], 4.0, "≤"),
+        ],
+    )
+
+
+def _dense(topology: sg.Topology, factor: Any) -> Tensor:
+    lower = topology.factor_pattern.to_dense(factor)
+    return torch.from_numpy(lower).requires_grad_()
+
+
 ROWS = {
+    "kl-of-two-128x16": partial(divergence, topology=sg.ExtendedGrid(4, 4)),
+    "kl-of-two-128x40": partial(divergence, topology=sg.BlockChain(8, 5)),
     "residual-128x16": partial(compare, topology=sg.ExtendedGrid(4, 4)),
     "residual-128x40": partial(compare, topology=sg.BlockChain(8, 5)),
 }

@@ -66,15 +66,17 @@ def loop(setting: Setting) -> Result:
 
 
 def layers(setting: Setting) -> Result:
-    """Two stochastic layers with graphs against two without."""
-    structured = "16:extended-grid 40:block-chain"
+    """Two stochastic layers with graphs against two without, with each head that a factor-free graph can have."""
+    structured, heads = "16:extended-grid 40:block-chain", ("free", "residual")
     models = {
-        "diagonal": Config(layers="16:diagonal 40:diagonal", hidden=300),
-        "structured": Config(layers=structured, hidden=300),
+        f"{graphs} {head}": Config(layers=graphs, head=head, hidden=300)
+        for head in heads
+        for graphs in ("16:diagonal 40:diagonal", structured)
     }
     result = epochs_in_turn(setting, models, {}, _images(setting))
-    times = result.seconds["structured"] / result.seconds["diagonal"]
-    result.ratios.append(Ratio(f"of the diagonal's time, layers {structured}", times, 1.15, "≤"))
+    for head in heads:
+        times = result.seconds[f"{structured} {head}"] / result.seconds[f"16:diagonal 40:diagonal {head}"]
+        result.ratios.append(Ratio(f"of the diagonal's time, {head} posteriors, layers {structured}", times, 1.15, "≤"))
     return result
 
 
