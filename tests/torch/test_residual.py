@@ -223,6 +223,47 @@ def test_what_does_not_fit_is_refused(call, error, message):
         call()
 
 
+@pytest.mark.parametrize("batch", [(), (20,)], ids=str)
+@pytest.mark.parametrize("n", [100, 2000])
+def test_terms_beyond_the_dtype_raise_by_one_kernel_and_by_verbs(n, batch):
+    topology = sg.Chain(n)
+    loc, lower = torch.full((*batch, n), 1e20), torch.full((*batch, 2 * n - 1), 0.5)
+    q, p = (GaussianGraphicalModel(x, factor=lower, topology=topology) for x in (loc, 0 * loc))
+    for name, call in {
+        "kl_terms": lambda: kl_terms(q, p),
+        "kl_divergence": lambda: kl_divergence(q, p),
+        "sample_and_kl_terms": lambda: Residual(p, loc, 0 * lower).sample_and_kl_terms(),
+    }.items():
+        with pytest.raises(sg.NonFiniteError, match=f"^{name}: the arguments are finite but the result overflows"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "shapes", [((), (), ()), ((3,), (3,), (3,)), ((17,), (), ()), ((2, 1), (3,), ()), ((), (5,), (5,))]
+)
+@pytest.mark.parametrize("topology", [sg.Chain(700), sg.ExtendedGrid(20, 20), sg.Chain(5)], ids=str)
+def test_few_and_shared_factors_give_the_terms_of_many(topology, shapes):
+    """Composed of verbs, or in one pass, by size: against a batch that is large and shares nothing."""
+    on, (a, b, c) = topology.factor_pattern, shapes
+    batch = torch.broadcast_shapes(*shapes)
+    given = [vectors(topology.n, *a), factor(on, *b), factor(on, *c, seed=5)]
+    q = GaussianGraphicalModel(given[0], factor=given[1], topology=topology)
+    p = GaussianGraphicalModel(torch.zeros(topology.n, dtype=torch.float64), factor=given[2], topology=topology)
+    copies = [x.detach().expand(*batch, x.shape[-1]).expand(16, *batch, -1).clone().requires_grad_() for x in given]
+    many = [GaussianGraphicalModel(x, factor=lower, topology=topology) for x, lower in
+            ((copies[0], copies[1]), (torch.zeros_like(copies[0]), copies[2]))]  # fmt: skip
+    terms, expected = kl_terms(q, p), kl_terms(*many)
+    torch.testing.assert_close(terms, expected[0], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(kl_divergence(q, p), expected[0].sum(-1), rtol=1e-9, atol=1e-9)
+    arrays = in_numpy(q), in_numpy(p)
+    np.testing.assert_allclose(arrays[0].kl_terms(arrays[1]), expected[0].detach(), rtol=1e-9, atol=1e-11)
+    bar = torch.randn_like(terms)
+    found = torch.autograd.grad(terms, given, bar)
+    whole = torch.autograd.grad(expected[0], copies, bar)
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other[0].sum_to_size(one.shape), rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["shift", "moves", "noise"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_is_named_by_its_node(name, bad):

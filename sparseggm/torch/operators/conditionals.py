@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,9 @@ from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes
 from sparseggm.torch.operators.blocks import sum_in_float64, to_tensor
 from sparseggm.torch.operators.embedding import diagonal, restrict
 from sparseggm.torch.operators.registration import (
+    array,
     batch_of,
+    have_values,
     key_of,
     may_skip_dispatcher,
     pattern_of,
@@ -37,10 +40,17 @@ def kl_terms(pattern: Pattern, d: Tensor, factor: Tensor, prior: Tensor) -> Tens
     """
     key = key_of(pattern, "kl_terms", d, factor, prior)
     if not is_one_pass(pattern, d, factor, prior):
-        return _in_verbs(pattern, d, factor, prior)
+        return finite("kl_terms", _in_verbs(pattern, d, factor, prior))
     if may_skip_dispatcher(d, factor, prior):
         return _EagerTerms.apply(pattern, d, factor, prior)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.kl_terms(key, d, factor, prior)  # type: ignore[no-any-return]
+
+
+def finite(verb: str, result: Tensor) -> Tensor:
+    """What verbs gave. Raises where it is beyond its dtype, as a kernel does, if values can be read."""
+    if have_values(result) and not checks.lets_non_finite_pass() and not np.isfinite(array(result)).all():
+        raise checks.overflow(verb, result.dtype)
+    return result
 
 
 def terms_in_verbs(

@@ -19,7 +19,7 @@ from sparseggm.linalg.conditionals import is_faster
 from sparseggm.torch.operators import algebra
 from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes_two_factors
 from sparseggm.torch.operators.blocks import sum_in_float64, to_tensor
-from sparseggm.torch.operators.conditionals import terms_in_verbs
+from sparseggm.torch.operators.conditionals import finite, terms_in_verbs
 from sparseggm.torch.operators.embedding import diagonal, on_diagonal
 from sparseggm.torch.operators.registration import (
     batch_of,
@@ -46,7 +46,8 @@ def sample_and_kl_terms(
     tensors = loc, factor, shift, moves, noise
     key = key_of(pattern, "sample_and_kl_terms", *tensors)
     if not is_faster(pattern, math.prod(batch_of(factor, moves)), math.prod(batch_of(*tensors))):
-        return _in_verbs(pattern, *tensors)
+        z, terms = _in_verbs(pattern, *tensors)
+        return finite("sample_and_kl_terms", z), finite("sample_and_kl_terms", terms)
     if may_skip_dispatcher(*tensors):
         return _EagerResidual.apply(pattern, *tensors)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.sample_and_kl_terms(key, *tensors)  # type: ignore[no-any-return]
