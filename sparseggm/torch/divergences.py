@@ -97,7 +97,7 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel | None = None)
         p: others; None is N(0, I).
     Raises:
         PatternError: the two factors are on different patterns, or in different orders of elimination.
-    Cost: one selected inverse and one Gram product.
+    Cost: Σ on the fill, and Σ_j |S_j|² products; one operator, unless rows are few and large, or share a factor.
     """
     for name, given in {"q": q, "p": q if p is None else p}.items():
         checks.require_gaussian("kl_terms", name, given, GaussianGraphicalModel)
@@ -137,7 +137,7 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     """
     q, other = _in_one_space(q, p, loc=p.loc)
     p = p._in_dtype(other["loc"].dtype)
-    if on_one_pattern(q, p) and is_one_pass(q.factor_pattern, p.loc, q._factor, p._factor):
+    if on_one_pattern(q, p) and is_one_pass(q.factor_pattern, q.loc - p.loc, q._factor, p._factor):
         return rounded(_terms(q, p).double().sum(-1), q.loc.dtype)
     fill, positions = _positions(q.topology, q.factor_pattern, p.graph)
     sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill)
