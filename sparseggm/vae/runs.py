@@ -67,7 +67,7 @@ class TrainedRun:
     def name(self) -> str:
         """The name of the run in titles: of grey images that of the pixels' graph, else of the posterior's graphs."""
         graphs = " over ".join(layer.name for layer in self.config.latent_layers)
-        words = [(self.config.pixels if self.config.is_grey else graphs).replace("-", " ")]
+        words = [(f"{self.config.pixels} pixels" if self.config.is_grey else graphs).replace("-", " ")]
         if self.config.layers:
             words.append(f"{self.config.head} head")
         if self.config.is_grey:
