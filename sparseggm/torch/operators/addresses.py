@@ -5,6 +5,7 @@ What is amiss at addresses is for arrays to say, and to raise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,28 @@ def run_step_at(verb: str, pattern: Pattern, *tensors: Tensor | None) -> bool:
     first: Any = tensors[0]
     task = Step(LIKE[first.dtype], first.shape[:-1].numel(), addresses)
     return not getattr(engine_of(pattern, task), verb)(pattern, task)
+
+
+def without_dispatcher(run: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a pattern and tensors as a plain node of autograd; a small step costs no more than the dispatcher.
+
+    Args:
+        run: (pattern, *tensors) → results.
+        rule: (ctx, *cotangents) → None and those of the tensors, which are `ctx.saved_tensors` beside `ctx.pattern`.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, pattern: Pattern, *tensors: Tensor) -> Any:
+            ctx.pattern = pattern
+            ctx.save_for_backward(*tensors)
+            return run(pattern, *tensors)
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor) -> Any:
+            return rule(ctx, *cotangents)
+
+    return Eager.apply
 
 
 def in_one_batch(*tensors: Tensor) -> list[Any]:

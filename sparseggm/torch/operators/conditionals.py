@@ -14,7 +14,7 @@ from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks, conditionals
 from sparseggm.positivity.namespace import take
 from sparseggm.torch.operators import algebra, second_moments
-from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes_two_factors
+from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes_two_factors, without_dispatcher
 from sparseggm.torch.operators.blocks import sum_in_float64, to_tensor
 from sparseggm.torch.operators.embedding import diagonal, restrict
 from sparseggm.torch.operators.registration import (
@@ -42,7 +42,7 @@ def kl_terms(pattern: Pattern, d: Tensor, factor: Tensor, prior: Tensor) -> Tens
     if not is_one_pass(pattern, d, factor, prior):
         return finite("kl_terms", _in_verbs(pattern, d, factor, prior))
     if may_skip_dispatcher(d, factor, prior):
-        return _EagerTerms.apply(pattern, d, factor, prior)  # type: ignore[no-any-return]
+        return _eager(pattern, d, factor, prior)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.kl_terms(key, d, factor, prior)  # type: ignore[no-any-return]
 
 
@@ -101,18 +101,7 @@ def _rule(ctx: Any, terms_bar: Tensor) -> tuple[Any, ...]:
     return None, *torch.ops.sparseggm.kl_terms_vjp(key, *tensors, terms_bar)
 
 
-class _EagerTerms(torch.autograd.Function):
-    """The operator without the dispatcher, whose layers cost as much as the arithmetic of a small step."""
-
-    @staticmethod
-    def forward(ctx: Any, pattern: Pattern, *tensors: Tensor) -> Any:
-        ctx.pattern = pattern
-        ctx.save_for_backward(*tensors)
-        return _run(pattern, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        return _rule(ctx, *cotangents)
+_eager = without_dispatcher(_run, _rule)
 
 
 def _in_verbs(pattern: Pattern, d: Tensor, factor: Tensor, prior: Tensor) -> Tensor:

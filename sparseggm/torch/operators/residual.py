@@ -17,7 +17,7 @@ from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks, residual
 from sparseggm.linalg.conditionals import is_faster
 from sparseggm.torch.operators import algebra
-from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes_two_factors
+from sparseggm.torch.operators.addresses import in_one_batch, run_step_at, takes_two_factors, without_dispatcher
 from sparseggm.torch.operators.blocks import sum_in_float64, to_tensor
 from sparseggm.torch.operators.conditionals import finite, terms_in_verbs
 from sparseggm.torch.operators.embedding import diagonal, on_diagonal
@@ -49,7 +49,7 @@ def sample_and_kl_terms(
         z, terms = _in_verbs(pattern, *tensors)
         return finite("sample_and_kl_terms", z), finite("sample_and_kl_terms", terms)
     if may_skip_dispatcher(*tensors):
-        return _EagerResidual.apply(pattern, *tensors)  # type: ignore[no-any-return]
+        return _eager(pattern, *tensors)  # type: ignore[no-any-return]
     return torch.ops.sparseggm.sample_and_kl_terms(key, *tensors)  # type: ignore[no-any-return]
 
 
@@ -95,18 +95,7 @@ def _rule(ctx: Any, z_bar: Tensor, terms_bar: Tensor) -> tuple[Any, ...]:
     return None, sum_to_shape(z_bar, loc), *bars[:3], bars[3] if needs_noise else None
 
 
-class _EagerResidual(torch.autograd.Function):
-    """The operator without the dispatcher, whose layers cost as much as the arithmetic of a small step."""
-
-    @staticmethod
-    def forward(ctx: Any, pattern: Pattern, *tensors: Tensor) -> Any:
-        ctx.pattern = pattern
-        ctx.save_for_backward(*tensors)
-        return _run(pattern, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        return _rule(ctx, *cotangents)
+_eager = without_dispatcher(_run, _rule)
 
 
 def _in_verbs(
