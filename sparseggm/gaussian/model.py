@@ -89,11 +89,11 @@ class GaussianGraphicalModel(FactoredGaussian):
             loc = self.loc if self.topology.is_naturally_ordered else self.loc.take(self.topology.order, axis=-1)
             return kl_to_standard_normal(self.factor_pattern, loc, self.factor, "kl_divergence")
         q, p = self._in_one_dtype_with("kl_divergence", other)
-        if regression.on_one_pattern(q, p) and regression.is_one_pass(
-            q.factor_pattern, q.loc - p.loc, q.factor, p.factor
-        ):
-            kl = q.kl_terms(p).sum(-1, dtype=np.float64)
-            return checks.require_representable("kl_divergence", kl, q.dtype)
+        if regression.on_one_pattern(q, p):
+            given = q._apart_from(p), q.factor, p.factor
+            if regression.is_one_pass(q.factor_pattern, *given):
+                kl = regression.kl_terms("kl_divergence", q.factor_pattern, *given).sum(-1, dtype=np.float64)
+                return checks.require_representable("kl_divergence", kl, q.dtype)
         kl = 0.5 * (q._trace_against(p) + q._kl_but_trace("kl_divergence", p))
         return checks.require_representable("kl_divergence", kl, q.dtype)
 
@@ -114,12 +114,17 @@ class GaussianGraphicalModel(FactoredGaussian):
         q, p = (self, None) if other is None else self._in_one_dtype_with(function, other)
         order, pattern = q.topology.order, q.factor_pattern
         if p is None:
-            prior, d = (pattern.rows == pattern.cols).astype(q.dtype), q.loc
+            prior, d = (pattern.rows == pattern.cols).astype(q.dtype), q.loc.take(order, axis=-1)
         else:
             regression.require_one_pattern(function, q, p)
-            prior, d = p.factor, q.loc - p.loc
-        terms = regression.kl_terms(pattern, d.take(order, axis=-1), q.factor, prior)
+            prior, d = p.factor, q._apart_from(p)
+        terms = regression.kl_terms(function, pattern, d, q.factor, prior)
         return terms.take(q.topology.inverse_order, axis=-1)
+
+    def _apart_from(self, other: GaussianGraphicalModel) -> FloatArray:
+        """The difference of the means, in the order of elimination; infinite where it is beyond the dtype."""
+        with np.errstate(over="ignore"):
+            return (self.loc - other.loc).take(self.topology.order, axis=-1)
 
     def _in_one_dtype_with(self, function: str, other: GaussianGraphicalModel) -> tuple[GaussianGraphicalModel, ...]:
         """Both Gaussians in the wider dtype of the two. Raises unless they have the same nodes and batch axes fit."""

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from sparseggm import linalg
-from sparseggm.errors import PatternError
+from sparseggm.errors import NonFiniteError, PatternError
 from sparseggm.graph.pattern import FloatArray, Pattern
 from sparseggm.kernels.sparse.residual import SERIES
 from sparseggm.linalg import calculus, checks, conditionals
 from sparseggm.positivity.namespace import Array, array_namespace, mask, take
+
+_LARGE = 1 << 13
+"""Entries of L beyond which a block of lanes leaves the caches, and verbs, with less scratch each, are as fast."""
 
 
 def moved(pattern: Pattern, factor: Array, moves: Array) -> Array:
@@ -62,12 +65,25 @@ def require_one_pattern(function: str, q: Any, p: Any) -> None:
 
 def is_one_pass(pattern: Pattern, d: Array, factor: Array, prior: Array) -> bool:
     """Whether `kl_terms` of arrays or tensors goes through one kernel, not through verbs; batch axes broadcast."""
+    if pattern.nnz > _LARGE:
+        return False
     batch = np.broadcast_shapes(*(tuple(each.shape[:-1]) for each in (d, factor, prior)))
     return conditionals.is_faster(pattern, math.prod(factor.shape[:-1]), math.prod(batch))
 
 
-def kl_terms(pattern: Pattern, d: FloatArray, factor: FloatArray, prior: FloatArray) -> FloatArray:
-    """`linalg.conditionals.kl_terms` for arrays whose batch axes broadcast; composed of verbs where that is faster."""
+def kl_terms(function: str, pattern: Pattern, d: FloatArray, factor: FloatArray, prior: FloatArray) -> FloatArray:
+    """`linalg.conditionals.kl_terms` for arrays whose batch axes broadcast; composed of verbs where that is faster.
+
+    Factors are valid; `function` names the error of an overflow, of d too.
+    """
+    try:
+        terms = _kl_terms(pattern, d, factor, prior)
+    except NonFiniteError as caught:
+        raise checks.overflow(function, factor.dtype) from caught
+    return checks.require_representable(function, terms, factor.dtype)
+
+
+def _kl_terms(pattern: Pattern, d: FloatArray, factor: FloatArray, prior: FloatArray) -> FloatArray:
     if is_one_pass(pattern, d, factor, prior):
         batch = np.broadcast_shapes(d.shape[:-1], factor.shape[:-1], prior.shape[:-1])
         given = (np.broadcast_to(each, (*batch, each.shape[-1])) for each in (d, factor, prior))
@@ -81,5 +97,4 @@ def kl_terms(pattern: Pattern, d: FloatArray, factor: FloatArray, prior: FloatAr
     sigma[..., gram.diagonal] *= 0.5
     pulls = change * calculus.gram_vjp(pattern, change, sigma)  # Δ_ij (Σ_RR Δ_j)_i
     squares = linalg.matmul_t(pattern, pulls, np.ones(pattern.n)).clip(0.0)  # rounding can make a square negative
-    terms = scale_divergence(np.log(pivots / own)) + 0.5 * (white**2 + pivots**2 * squares)
-    return checks.require_representable("kl_terms", terms, factor.dtype)
+    return scale_divergence(np.log(pivots / own)) + 0.5 * (white**2 + pivots**2 * squares)  # type: ignore[no-any-return]

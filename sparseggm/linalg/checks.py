@@ -180,17 +180,18 @@ def raise_cause(
     Args:
         verb: the name in the message.
         inputs: each array with the pattern it is on, None for a vector.
-        divides: whether the verb divides by the diagonal of its `factor`.
+        divides: whether the verb divides by the diagonal of its `factor`, and of its `prior`.
         topology: if given, the message names its nodes in place of entries and columns of the pattern.
     """
     if lets_non_finite_pass():
         return
     for name, (pattern, array) in inputs.items():
         require_finite(verb, name, pattern, array, topology)
-    if divides and "factor" in inputs:
-        pattern, factor = inputs["factor"]
-        assert pattern is not None
-        require_positive_diagonal(verb, pattern, factor, topology)
+    for name in ("factor", "prior") if divides else ():
+        if name in inputs:
+            pattern, factor = inputs[name]
+            assert pattern is not None
+            require_positive_diagonal(verb, pattern, factor, topology, name)
     dtype = next(iter(inputs.values()))[1].dtype
     raise overflow(verb, dtype)
 
@@ -260,7 +261,12 @@ def require_finite(
 
 
 def require_positive_diagonal(
-    verb: str, pattern: Pattern, factor: FloatArray, topology: Topology | None = None, remedy: str = ""
+    verb: str,
+    pattern: Pattern,
+    factor: FloatArray,
+    topology: Topology | None = None,
+    name: str = "factor",
+    remedy: str = "",
 ) -> None:
     """Raise at the first diagonal entry ≤ 0; nodes are named as in `require_finite`, and the remedy stands last."""
     diagonal = factor[..., pattern.diagonal]
@@ -270,7 +276,7 @@ def require_positive_diagonal(
         value = float(diagonal[(*batch_index, column)])
         where = f"column {column} of {pattern.n}" if topology is None else _nodes(topology, column)
         where += in_batch(tuple(batch_index))
-        message = f"{verb}: the diagonal of factor must be positive, got {value:.3g} at {where}."
+        message = f"{verb}: the diagonal of {name} must be positive, got {value:.3g} at {where}."
         raise NonPositiveError(f"{message} {remedy}".rstrip())
 
 

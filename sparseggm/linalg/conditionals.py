@@ -22,7 +22,7 @@ def is_faster(pattern: Pattern, factors: int, batch: int) -> bool:
     Args:
         factors, batch: how many L there are, and how many rows.
     """
-    return factors == batch and (4 * batch >= threads.LANES or pattern.nnz <= _MANY)
+    return factors == batch and (2 * batch >= threads.LANES or pattern.nnz <= _MANY)
 
 
 def kl_terms(pattern: Pattern, d: FloatArray, factor: FloatArray, prior: FloatArray) -> FloatArray:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 from torch.distributions.kl import register_kl
 
-from sparseggm.errors import ShapeError
+from sparseggm.errors import NonFiniteError, ShapeError
 from sparseggm.gaussian.covariance import trace_positions
 from sparseggm.gaussian.regression import is_one_pass, on_one_pattern, require_one_pattern
 from sparseggm.kernels.sparse.density import LOG_2PI
@@ -112,7 +112,10 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel | None = None)
 def _terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     """In the order of elimination, of two Gaussians of one dtype."""
     d = reordered(q.loc - p.loc, q._order)
-    return conditionals.kl_terms(q.factor_pattern, d, q._factor, p._factor)
+    try:
+        return conditionals.kl_terms(q.factor_pattern, d, q._factor, p._factor)
+    except NonFiniteError as caught:  # of d it knows, and the caller does not; what the caller gave is looked at next
+        raise checks.overflow("kl_terms", d.dtype) from caught
 
 
 def _identity(q: GaussianGraphicalModel) -> Tensor:

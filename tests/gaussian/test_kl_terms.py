@@ -77,6 +77,18 @@ def test_a_gaussian_has_no_term_to_itself(dtype) -> None:
     np.testing.assert_array_equal(q.kl_terms(q), np.zeros((3, 9), dtype))
 
 
+@pytest.mark.parametrize("sizes", [(3e38, -3e38), (3e18, -3e19)])
+@pytest.mark.parametrize("name", ["kl_terms", "kl_divergence"])
+def test_an_overflow_of_the_means_or_the_terms_names_the_function(name, sizes) -> None:
+    topology = sg.Chain(3)
+    lower = np.tile(np.float32([1, 0.1, 1, 0.1, 1]), (2, 1))
+    q, p = (
+        sg.GaussianGraphicalModel(np.full((2, 3), size, np.float32), factor=lower, topology=topology) for size in sizes
+    )
+    with pytest.raises(sg.NonFiniteError, match=f"^{name}: the arguments are finite but the result overflows float32"):
+        getattr(q, name)(p)
+
+
 def test_zero_moves_leave_a_factor_to_the_bit() -> None:
     q = gaussian(sg.ExtendedGrid(3, 3), 0, 3, dtype=np.float32)
     np.testing.assert_array_equal(moved(q.factor_pattern, q.factor, 0 * q.factor), q.factor)

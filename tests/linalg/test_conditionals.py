@@ -87,7 +87,7 @@ def test_equal_gaussians_have_no_term(topology, batch, seed, dtype) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_divergence_of_scales_has_nearly_all_digits_over_the_whole_range(dtype) -> None:
-    """From subnormal pivots to the square root of the largest number, and where the two nearly agree."""
+    """From subnormal pivots to the square root of the largest number, and nearly equal ones, at every scale."""
     info, rng = np.finfo(dtype), np.random.default_rng(0)
     pivots = np.geomspace(info.smallest_subnormal, 0.5 * np.sqrt(float(info.max)), 801)
     near = 1 + np.concatenate([np.linspace(-0.3, 0.5, 801), rng.standard_normal(400) * 10.0 ** rng.uniform(-7, 0, 400)])
@@ -95,6 +95,13 @@ def test_the_divergence_of_scales_has_nearly_all_digits_over_the_whole_range(dty
     pattern, one = sg.Diagonal(1).factor_pattern, np.ones_like(M)
     terms = conditionals.kl_terms(pattern, 0 * one, one, M)
     exact = h(np.log(M.astype(WIDE)))
+    bound = (30 * numerics.unit_roundoff(np.float64) + 2 * numerics.unit_roundoff(dtype)) * exact
+    assert (abs(terms - exact) <= bound).all(), float((abs(terms - exact) / bound)[exact > 0].max())
+
+    limit = 100.0 if dtype == "float64" else 9.0
+    L = (10.0 ** rng.uniform(-limit, limit, (4000, 1))).astype(dtype)
+    M = (L * np.exp(rng.uniform(-0.6, 0.6, L.shape))).astype(dtype)
+    terms, exact = conditionals.kl_terms(pattern, 0 * L, L, M), h(np.log(M.astype(WIDE) / L.astype(WIDE)))
     bound = (30 * numerics.unit_roundoff(np.float64) + 2 * numerics.unit_roundoff(dtype)) * exact
     assert (abs(terms - exact) <= bound).all(), float((abs(terms - exact) / bound)[exact > 0].max())
 
@@ -108,6 +115,18 @@ def test_a_row_does_not_depend_on_the_batch_around_it(topology) -> None:
     alone = conditionals.kl_terms_vjp(pattern, *(array[3:4] for array in (*given, bar)))
     for found, expected in zip(alone, together, strict=True):
         np.testing.assert_array_equal(found[0], expected[3])
+
+
+@pytest.mark.parametrize("name", ["factor", "prior"])
+def test_a_pivot_that_is_not_positive_is_named(name) -> None:
+    pattern = sg.Chain(3).factor_pattern
+    d, L, M = arguments(pattern, (3,), 0, None, "float64")
+    (L if name == "factor" else M)[1, pattern.diagonal[2]] = -1.0
+    for call in (conditionals.kl_terms, lambda *given: conditionals.kl_terms_vjp(*given, d)):
+        with pytest.raises(
+            sg.NonPositiveError, match=f"the diagonal of {name} must be positive, got -1 at column 2 .*1"
+        ):
+            call(pattern, d, L, M)
 
 
 def test_batch_shapes_must_be_equal() -> None:

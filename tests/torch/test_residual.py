@@ -238,6 +238,14 @@ def test_terms_beyond_the_dtype_raise_by_one_kernel_and_by_verbs(n, batch):
             call()
 
 
+@pytest.mark.parametrize("call", [kl_terms, kl_divergence])
+def test_means_too_far_apart_for_the_dtype_are_an_overflow(call):
+    topology, lower = sg.Chain(3), torch.tensor([1, 0.1, 1, 0.1, 1]).expand(2, -1)
+    q, p = (GaussianGraphicalModel(torch.full((2, 3), x), factor=lower, topology=topology) for x in (3e38, -3e38))
+    with pytest.raises(sg.NonFiniteError, match=f"^{call.__name__}: the arguments are finite but the result overflows"):
+        call(q, p)
+
+
 @pytest.mark.parametrize(
     "shapes", [((), (), ()), ((3,), (3,), (3,)), ((17,), (), ()), ((2, 1), (3,), ()), ((), (5,), (5,))]
 )

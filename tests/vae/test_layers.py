@@ -15,6 +15,7 @@ from torch import Tensor
 
 import sparseggm as sg
 from sparseggm.graph.families import BlockChain, ExtendedGrid
+from sparseggm.torch import GaussianGraphicalModel
 from sparseggm.vae import LAYERS as TWO_LAYERS
 from sparseggm.vae import (
     CheckpointError,
@@ -236,6 +237,16 @@ def test_a_mixture_has_the_density_of_its_parts(topology: sg.Topology, dtype: to
         dense(mixture.parts._in_dtype(torch.float64)),
     )
     torch.testing.assert_close(mixture.log_prob(z.to(dtype)), exact.log_prob(z.to(dtype).double()).to(dtype))
+
+
+def test_a_mixture_says_what_is_wrong_and_takes_shared_factors() -> None:
+    parts = some_posterior(sg.Chain(4), 5)
+    shared = GaussianGraphicalModel(parts.loc, factor=parts.factor[0], topology=parts.topology)
+    each = GaussianGraphicalModel(parts.loc, factor=parts.factor[:1].expand(5, -1), topology=parts.topology)
+    z = parts.rsample((7,))
+    torch.testing.assert_close(Mixture(shared).log_prob(z), Mixture(each).log_prob(z))
+    with pytest.raises(sg.NonFiniteError, match="log_prob: value must be finite, got nan at node 1"):
+        Mixture(parts).log_prob(z * torch.tensor([1.0, float("nan"), 1.0, 1.0]))
 
 
 def test_importance_weights_average_to_the_evidence(digits: Images) -> None:

@@ -24,7 +24,7 @@ from sparseggm.kernels import INNER, KERNEL, njit
 from sparseggm.kernels.lanes.addresses import read_rows, write_rows
 from sparseggm.kernels.lanes.blocks import bad_lanes, bad_pivots, gather, new_block, scatter
 from sparseggm.kernels.lanes.normal import log, log1p, where_positive
-from sparseggm.kernels.lanes.vector import as_float64, full_like, lanes_of, load, store
+from sparseggm.kernels.lanes.vector import as_float64, full_like, lanes_of, load, minimum, store
 from sparseggm.kernels.sparse.inverse import takahashi, takahashi_adjoint
 from sparseggm.kernels.sparse.residual import halved_rest_of_exp, pull, store_rounded, term
 
@@ -128,9 +128,10 @@ def _compare(backward, indptr, rows, x, v):
 @njit(**INNER)
 def _divergence_of_scales(own, pivot):
     """h(δ) and e^{2δ} − 1 of e^δ = pivot / own, in float64, without cancellation where these are nearly equal."""
-    r = (pivot - own) / own
+    r, ratio = (pivot - own) / own, pivot / own
     growth, near = r * (r + 2.0), (r * r) * -1.0 + 0.04
-    delta = where_positive(near, log1p(r), _log(pivot) - _log(own))
+    far = where_positive(minimum(ratio - _TINY, ratio * -1.0 + 1.0 / _TINY), log(ratio), _log(pivot) - _log(own))
+    delta = where_positive(near, log1p(r), far)
     return where_positive(near, halved_rest_of_exp(delta + delta), growth * 0.5 - delta), growth
 
 
