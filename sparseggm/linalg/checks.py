@@ -191,7 +191,7 @@ def raise_cause(
         if name in inputs:
             pattern, factor = inputs[name]
             assert pattern is not None
-            require_positive_diagonal(verb, pattern, factor, topology, name)
+            require_positive_diagonal(verb, pattern, factor, topology, name=name)
     dtype = next(iter(inputs.values()))[1].dtype
     raise overflow(verb, dtype)
 
@@ -265,8 +265,8 @@ def require_positive_diagonal(
     pattern: Pattern,
     factor: FloatArray,
     topology: Topology | None = None,
-    name: str = "factor",
     remedy: str = "",
+    name: str = "factor",
 ) -> None:
     """Raise at the first diagonal entry ≤ 0; nodes are named as in `require_finite`, and the remedy stands last."""
     diagonal = factor[..., pattern.diagonal]
