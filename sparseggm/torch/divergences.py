@@ -106,12 +106,17 @@ def kl_terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel | None = None)
     require_one_pattern("kl_terms", q, p)
     loc, _ = as_tensors("kl_terms", q=q.loc, p=p.loc)
     common_batch("kl_terms", q=q.loc, p=p.loc)
-    return q._to_caller(_terms(q._in_dtype(loc.dtype), p._in_dtype(loc.dtype)))
+    q, p = q._in_dtype(loc.dtype), p._in_dtype(loc.dtype)
+    return q._to_caller(_terms(q, p, _apart(q, p)))
 
 
-def _terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
-    """In the order of elimination, of two Gaussians of one dtype."""
-    d = reordered(q.loc - p.loc, q._order)
+def _apart(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
+    """The difference of the means, in the order of elimination of q."""
+    return reordered(q.loc - p.loc, q._order)
+
+
+def _terms(q: GaussianGraphicalModel, p: GaussianGraphicalModel, d: Tensor) -> Tensor:
+    """In the order of elimination, of two Gaussians of one dtype whose means are d apart."""
     try:
         return conditionals.kl_terms(q.factor_pattern, d, q._factor, p._factor)
     except NonFiniteError as caught:  # of d it knows, and the caller does not; what the caller gave is looked at next
@@ -140,8 +145,10 @@ def _kl(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> Tensor:
     """
     q, other = _in_one_space(q, p, loc=p.loc)
     p = p._in_dtype(other["loc"].dtype)
-    if on_one_pattern(q, p) and is_one_pass(q.factor_pattern, q.loc - p.loc, q._factor, p._factor):
-        return rounded(_terms(q, p).double().sum(-1), q.loc.dtype)
+    if on_one_pattern(q, p):
+        d = _apart(q, p)
+        if is_one_pass(q.factor_pattern, d, q._factor, p._factor):
+            return rounded(_terms(q, p, d).double().sum(-1), q.loc.dtype)
     fill, positions = _positions(q.topology, q.factor_pattern, p.graph)
     sigma = ops.selected_inverse(q.factor_pattern, q._factor, on=fill)
     values, own = p.precision.double(), sigma.index_select(-1, index(positions, sigma)).double()
