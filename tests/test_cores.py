@@ -12,7 +12,7 @@ import pytest
 
 from sparseggm import cores
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 MANY = 64
 
 V1_AND_V2 = "9:name=systemd:/a\n3:cpuset:/\n1:cpuacct,cpu:/outer/inner\n0::/a/b\n"

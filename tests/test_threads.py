@@ -34,7 +34,7 @@ from tests.numerics import Array
 from tests.strategies import precision_values
 from tests.verbs import VERBS, Verb, arguments
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TOPOLOGIES = {"Chain": Chain(60), "ExtendedGrid": ExtendedGrid(5, 6), "Grid": Grid(5, 6)}
 BATCH = (67,)  # not a multiple of a kernel's lanes, nor of the thread counts
 
