@@ -97,7 +97,12 @@ def importance_weighted_terms(
 
 
 def importance_weighted_loss(
-    reconstruction: Tensor, log_ratio: Tensor, samples: Sequence[Tensor], *, groups: int = 1, kl_weight: float = 1.0
+    reconstruction: Tensor,
+    log_ratio: Tensor,
+    samples: Sequence[Tensor],
+    *,
+    groups: int = 1,
+    kl_weight: float | Tensor = 1.0,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """`importance_weighted_terms` of samples that were drawn.
 

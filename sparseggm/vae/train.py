@@ -146,7 +146,7 @@ class Training:
             advance()
 
         self._require_finite()
-        record = self._close_epoch(time.perf_counter() - began)
+        record = self.close_epoch(time.perf_counter() - began)
         self.save()
         return record
 
@@ -176,7 +176,7 @@ class Training:
         arrays: dict[str, Any] = {name: values.numpy() for name, values in tracked.items()} | structure
         write_atomically(self.out / "tracked.npz", lambda file: np.savez(file, **arrays))
 
-    def _close_epoch(self, seconds: float) -> EpochRecord:
+    def close_epoch(self, seconds: float) -> EpochRecord:
         means = dict(zip(self.config.terms, (self.sums.cpu().double().sum(0) / len(self.images)).tolist(), strict=True))
         elbo, of_layers = means["reconstruction"] - means["kl"], [name for name in means if name.startswith("kl_")]
         record = EpochRecord(

@@ -1,0 +1,195 @@
+"""All correlations of fifty latent variables, trained by dense algebra on a GPU: `python -m examples.dense_on_gpu`.
+
+Where all latent variables are joined, L is dense, and batches of small dense matrices are what a GPU is good at. This
+trains the model of `sparseggm train --posterior full --latent 50 --objective iwae` with torch alone, a step as one CUDA
+graph, and leaves a run of sparseggm in --out: its weights, averages, moments and history. From there on it is like any
+other: `sparseggm evaluate`, `sparseggm figures`, or `sparseggm train --resume` on a CPU.
+
+A test holds the bound and its gradients against those of the library. Without a GPU the same steps run on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparseggm.positivity.families import bounded
+from sparseggm.vae.config import Config
+from sparseggm.vae.data import load_images
+from sparseggm.vae.model import VAE
+from sparseggm.vae.objective import importance_weighted_loss
+from sparseggm.vae.train import Training
+
+TF32 = "tf32"
+"""Products of matrices with the ten-bit fractions of a GPU's matrix units; sums in float32."""
+
+EPOCHS_BETWEEN_SAVES = 100
+
+
+class DenseVAE(nn.Module):
+    """The networks of a `VAE` whose posterior is full, copied to a device, and its Gaussian as a dense factor there.
+
+    Args:
+        vae: float32, its prior N(0, I), its L eliminated in the order of the latent variables.
+        device: where all of it computes.
+    """
+
+    places: Tensor
+    diagonal: Tensor
+
+    def __init__(self, vae: VAE, device: torch.device) -> None:
+        super().__init__()
+        pattern, n = vae.head.topology.factor_pattern, vae.head.topology.n
+        self.encoder, self.decoder, self.last = copy.deepcopy(nn.ModuleList([vae.encoder, vae.decoder, vae.head.layer]))
+        self.register_buffer("places", torch.tensor(pattern.rows * n + pattern.cols, dtype=torch.int64), False)
+        self.register_buffer("diagonal", torch.eye(n, dtype=torch.bool), False)
+        self.likelihood, self.n = vae.likelihood, n
+        self.to(device)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """loc (B, n) and L (B, n, n) for images (B, 784)."""
+        outputs: Tensor = self.last(self.encoder(x))
+        loc, inputs = outputs[:, : self.n], outputs[:, self.n :]
+        lower = inputs.new_zeros(len(x), self.n**2).index_copy(-1, self.places, inputs).view(-1, self.n, self.n)
+        return loc, torch.where(self.diagonal, bounded(lower).exp(), lower)
+
+    def forward(self, x: Tensor, noise: Tensor, kl_weight: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Loss and terms of the importance-weighted bound, as `importance_weighted_terms`, of noise (K, B, n)."""
+        loc, factor = self.posterior(x)
+        deviations = torch.linalg.solve_triangular(factor.mT, noise.permute(1, 2, 0), upper=True)  # (B, n, K)
+        z = loc + deviations.permute(2, 0, 1)
+        # q stands still: its gradient goes through the sample alone.
+        whitened = torch.einsum("bji,kbj->kbi", factor.detach(), z - loc.detach())
+        log_determinant = factor.detach().diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_ratio = log_determinant + 0.5 * (z.square() - whitened.square()).sum(-1)
+        log_likelihood = self.likelihood.log_prob(self.decoder(z), x, torch.default_generator)
+        return importance_weighted_loss(log_likelihood, log_ratio, [z], kl_weight=kl_weight)
+
+
+class Trainer:
+    """Training on a device, and the library's run that it is for.
+
+    Args:
+        training: a run that was just started.
+        device: a GPU, or the CPU.
+    """
+
+    def __init__(self, training: Training, device: torch.device) -> None:
+        assert isinstance(training.vae, VAE)
+        self.training, self.device, config = training, device, training.config
+        self.model = DenseVAE(training.vae, device)
+        self.weights = list(self.model.parameters())
+        self.averages = [weight.detach().clone() for weight in self.weights]
+        self.rate, self.done, *self.sums = torch.zeros(5, device=device).unbind()
+        on_gpu = device.type == "cuda"
+        self.optimizer = torch.optim.Adam(self.weights, self.rate, fused=True, capturable=on_gpu)
+        self.images = training.images.to(device)
+        self.batches = len(self.images) // config.batch  # all of one size: the last images of an order wait
+        self.batch = torch.arange(config.batch, device=device)
+        self.step = self._captured() if on_gpu else self._step
+
+    def train(self) -> None:
+        """All epochs, and then the run."""
+        config = self.training.config
+        for epoch in range(config.epochs):
+            began = time.perf_counter()
+            self.rate.fill_(config.learning_rate_at(epoch))
+            for total in self.sums:
+                total.zero_()
+            for batch in self._batches():
+                self.batch.copy_(batch)
+                self.step()
+            self._record(time.perf_counter() - began)
+            print(self.training.history[-1].line(config), flush=True)
+            if (epoch + 1) % EPOCHS_BETWEEN_SAVES == 0 or epoch + 1 == config.epochs:
+                self.training.save()
+
+    def _batches(self) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.images), device=self.device)
+        return iter(order[: self.batches * len(self.batch)].view(self.batches, -1))
+
+    def _step(self) -> None:
+        """One step of the whole recipe, of what is on the device: no number comes from Python, or goes there."""
+        config = self.training.config
+        warm_up = max(1, config.warm_up * self.batches)
+        x = self.model.likelihood.observe(self.images[self.batch], None)  # type: ignore[arg-type]  # its own generator
+        noise = torch.randn(config.importance_samples, len(x), config.latents, device=self.device)
+        kl_weight = (self.done / warm_up).clamp(max=1.0) if config.warm_up else torch.ones_like(self.done)
+        loss, terms = self.model(x, noise, kl_weight)
+        self.optimizer.zero_grad()
+        loss.mean().backward()
+        self.optimizer.step()
+        for total, term in zip(self.sums, terms, strict=True):
+            total.add_(term.mean())
+        decay = ((1.0 + self.done) / (10.0 + self.done)).clamp(max=config.averaging)
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            average.lerp_(weight.detach(), 1.0 - decay)
+        self.done.add_(1.0)
+
+    def _captured(self) -> Callable[[], None]:
+        """The step as one graph of the GPU, which a call replays; before it, as it was."""
+        start = [each.detach().clone() for each in (*self.weights, *self.averages, self.done)]
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # libraries allocate their memory in the first calls
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        with torch.no_grad():
+            for each, value in zip((*self.weights, *self.averages, self.done), start, strict=True):
+                each.copy_(value)
+            for moments in self.optimizer.state.values():
+                for moment in moments.values():
+                    moment.zero_()
+        return graph.replay
+
+    def _record(self, seconds: float) -> None:
+        """Weights, averages, moments and means of the epoch to the run."""
+        training, count = self.training, self.batches
+        assert training.average is not None
+        with torch.no_grad():
+            for own, weight in zip(training.vae.parameters(), self.weights, strict=True):
+                own.copy_(weight)
+                training.optimizer.state[own] = {k: v.cpu() for k, v in self.optimizer.state[weight].items()}
+            for own, average in zip(training.average.module.parameters(), self.averages, strict=True):
+                own.copy_(average)
+            training.average.n_averaged.copy_(self.done)
+        means = dict(zip(("reconstruction", "kl", "bound"), (float(total) / count for total in self.sums), strict=True))
+        training.sums.zero_()
+        training.sums[0] = torch.tensor([means[name] * len(self.images) for name in training.config.terms])
+        training.close_epoch(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/dense"))
+    parser.add_argument("--epochs", type=int, default=3000)
+    parser.add_argument("--samples", type=int, default=50, help="importance samples in a step")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--split", default="60k", help="60k: to train on all, as the published runs did; or 50k")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    config = Config(
+        posterior="full", latent=50, objective="iwae", averaging=0.999, warm_up=min(10, options.epochs),
+        importance_samples=options.samples, epochs=options.epochs, batch=options.batch, split=options.split,
+        seed=options.seed,
+    )  # fmt: skip
+    torch.backends.cuda.matmul.fp32_precision = TF32
+    torch.manual_seed(config.seed)
+    training = Training(config, load_images(None, config.split), options.out)
+    Trainer(training, torch.device(options.device)).train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The dense twin of examples/dense_on_gpu.py is the library's model: bound, gradients, and a run that goes on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from examples import dense_on_gpu
+from examples.dense_on_gpu import DenseVAE, Trainer
+from sparseggm.vae.config import PIXELS, Config
+from sparseggm.vae.evaluate import evaluate, load_run
+from sparseggm.vae.model import VAE
+from sparseggm.vae.train import Training, train
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+
+
+def small(**settings: Any) -> Config:
+    facts = {"posterior": "full", "latent": 6, "hidden": 8, "objective": "iwae", "importance_samples": 4}
+    return Config(**facts | settings)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kl_weight", [1.0, 0.25])
+def test_bound_and_gradients_are_those_of_the_library(kl_weight, device):
+    rng = torch.Generator().manual_seed(5)
+    vae = VAE(small(), torch.full((PIXELS,), 0.3)).double()
+    with torch.no_grad():
+        vae.head.layer.weight.normal_(0.0, 0.3, generator=rng)  # away from the identity
+    x = torch.bernoulli(torch.full((3, PIXELS), 0.3), generator=rng).double()
+    noise = torch.randn(4, 3, 6, generator=rng, dtype=torch.float64)
+    loss, terms = vae(x, noise, rng, kl_weight, "iwae")
+    loss.sum().backward()
+
+    twin = DenseVAE(vae, torch.device(device))
+    twin_loss, twin_terms = twin(x.to(device), noise.to(device), torch.tensor(kl_weight, device=device))
+    twin_loss.sum().backward()
+    for name, twins in zip(("reconstruction", "kl", "bound"), twin_terms, strict=True):
+        torch.testing.assert_close(twins.cpu(), terms[name], rtol=1e-12, atol=1e-12)
+    for own, other in zip(vae.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(other.grad.cpu(), own.grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_run_is_evaluated_and_goes_on(tmp_path, few_digits, device):
+    torch.manual_seed(0)
+    recipe = {"batch": 150, "warm_up": 1, "averaging": 0.9, "learning_rate": 1e-2}
+    config = small(**recipe, epochs=40)
+    trainer = Trainer(Training(config, few_digits, tmp_path / "run"), torch.device(device))
+    trainer.train()
+    _, vae, state = load_run(tmp_path / "run")
+    assert [record["epoch"] for record in state["history"]] == list(range(1, 41))
+    assert state["history"][-1]["bound"] > state["history"][0]["bound"] + 5.0
+    assert int(trainer.training.average.n_averaged) == 40 * 2  # two batches of 150 in 400 images
+    for own, average in zip(vae.parameters(), trainer.averages, strict=True):
+        torch.testing.assert_close(own.detach(), average.cpu(), rtol=0, atol=0)
+    assert evaluate(tmp_path / "run", samples=5)["epochs_trained"] == 40
+    assert len(train(small(**recipe, epochs=41), tmp_path / "run", resume=True)) == 41
+
+
+def test_the_command(tmp_path, few_digits, monkeypatch):
+    monkeypatch.setattr(dense_on_gpu, "load_images", lambda *_: few_digits)
+    monkeypatch.setattr(sys, "argv", f"x --device cpu --epochs 1 --samples 2 --batch 200 --out {tmp_path}/run".split())
+    dense_on_gpu.main()
+    assert load_run(tmp_path / "run")[2]["epoch"] == 1
