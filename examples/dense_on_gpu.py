@@ -24,6 +24,7 @@ from sparseggm.vae.config import Config
 from sparseggm.vae.data import load_images
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import importance_weighted_loss
+from sparseggm.vae.randomness import generator
 from sparseggm.vae.train import Training
 
 TF32 = "tf32"
@@ -76,39 +77,50 @@ class Trainer:
     """Training on a device, and the library's run that it is for.
 
     Args:
-        training: a run that was just started.
+        training: a run that was just started, or restored.
         device: a GPU, or the CPU.
     """
 
     def __init__(self, training: Training, device: torch.device) -> None:
         assert isinstance(training.vae, VAE)
-        self.training, self.device, config = training, device, training.config
+        assert training.average is not None
+        self.training, self.average, self.device = training, training.average, device
         self.model = DenseVAE(training.vae, device)
         self.weights = list(self.model.parameters())
-        self.averages = [weight.detach().clone() for weight in self.weights]
+        self.averages = [average.detach().to(device, copy=True) for average in self.average.module.parameters()]
         self.rate, self.done, *self.sums = torch.zeros(5, device=device).unbind()
+        self.done.copy_(self.average.n_averaged)
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.weights, self.rate, fused=True, capturable=on_gpu)
+        self.moments = [self._moments_of(own) for own in training.vae.parameters()]
+        self.optimizer.state.update(zip(self.weights, self.moments, strict=True))
         self.images = training.images.to(device)
-        self.batches = len(self.images) // config.batch  # all of one size: the last images of an order wait
-        self.batch = torch.arange(config.batch, device=device)
+        self.batches = len(self.images) // training.config.batch  # all of one size: the last images of an order wait
+        self.batch = torch.arange(training.config.batch, device=device)
         self.step = self._captured() if on_gpu else self._step
 
     def train(self) -> None:
-        """All epochs, and then the run."""
-        config = self.training.config
-        for epoch in range(config.epochs):
+        """All epochs that are left. Randomness is a function of seed and epoch, so that a resumed run is the same."""
+        training, config = self.training, self.training.config
+        while not training.finished:
             began = time.perf_counter()
-            self.rate.fill_(config.learning_rate_at(epoch))
+            torch.manual_seed(generator(config.seed, "dense", training.epoch).initial_seed())
+            self.rate.fill_(config.learning_rate_at(training.epoch))
             for total in self.sums:
                 total.zero_()
             for batch in self._batches():
                 self.batch.copy_(batch)
                 self.step()
-            self._record(time.perf_counter() - began)
-            print(self.training.history[-1].line(config), flush=True)
-            if (epoch + 1) % EPOCHS_BETWEEN_SAVES == 0 or epoch + 1 == config.epochs:
-                self.training.save()
+            self._record(began)
+            print(training.history[-1].line(config), flush=True)
+            if training.epoch % EPOCHS_BETWEEN_SAVES == 0 or training.finished:
+                training.save()
+
+    def _moments_of(self, own: nn.Parameter) -> dict[str, Tensor]:
+        """Those of Adam for a weight of the run, on the device; before the first step none."""
+        state = self.training.optimizer.state.get(own, {})
+        first = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(own), "exp_avg_sq": torch.zeros_like(own)}
+        return {name: state.get(name, zero).detach().to(self.device, copy=True) for name, zero in first.items()}
 
     def _batches(self) -> Iterator[Tensor]:
         order = torch.randperm(len(self.images), device=self.device)
@@ -134,7 +146,8 @@ class Trainer:
 
     def _captured(self) -> Callable[[], None]:
         """The step as one graph of the GPU, which a call replays; before it, as it was."""
-        start = [each.detach().clone() for each in (*self.weights, *self.averages, self.done)]
+        moved = [*self.weights, *self.averages, self.done, *(m for moments in self.moments for m in moments.values())]
+        start = [each.detach().clone() for each in moved]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -146,28 +159,25 @@ class Trainer:
         with torch.cuda.graph(graph):
             self._step()
         with torch.no_grad():
-            for each, value in zip((*self.weights, *self.averages, self.done), start, strict=True):
+            for each, value in zip(moved, start, strict=True):
                 each.copy_(value)
-            for moments in self.optimizer.state.values():
-                for moment in moments.values():
-                    moment.zero_()
         return graph.replay
 
-    def _record(self, seconds: float) -> None:
-        """Weights, averages, moments and means of the epoch to the run."""
-        training, count = self.training, self.batches
-        assert training.average is not None
-        with torch.no_grad():
-            for own, weight in zip(training.vae.parameters(), self.weights, strict=True):
-                own.copy_(weight)
-                training.optimizer.state[own] = {k: v.cpu() for k, v in self.optimizer.state[weight].items()}
-            for own, average in zip(training.average.module.parameters(), self.averages, strict=True):
-                own.copy_(average)
-            training.average.n_averaged.copy_(self.done)
-        means = dict(zip(("reconstruction", "kl", "bound"), (float(total) / count for total in self.sums), strict=True))
+    def _record(self, began: float) -> None:
+        """Means of the epoch, weights, averages and moments to the run."""
+        training = self.training
+        means = torch.stack(self.sums).cpu() / self.batches  # waits for the device
         training.sums.zero_()
-        training.sums[0] = torch.tensor([means[name] * len(self.images) for name in training.config.terms])
-        training.close_epoch(seconds)
+        of_terms = dict(zip(("reconstruction", "kl", "bound"), means, strict=True))
+        training.sums[0] = torch.stack([of_terms[name] for name in training.config.terms]) * len(self.images)
+        with torch.no_grad():
+            for own, weight, moments in zip(training.vae.parameters(), self.weights, self.moments, strict=True):
+                own.copy_(weight)
+                training.optimizer.state[own] = {name: moment.to("cpu", copy=True) for name, moment in moments.items()}
+            for own, average in zip(self.average.module.parameters(), self.averages, strict=True):
+                own.copy_(average)
+            self.average.n_averaged.copy_(self.done)
+        training.close_epoch(time.perf_counter() - began)
 
 
 def main() -> None:
@@ -179,6 +189,7 @@ def main() -> None:
     parser.add_argument("--split", default="60k", help="60k: to train on all, as the published runs did; or 50k")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     options = parser.parse_args()
     config = Config(
         posterior="full", latent=50, objective="iwae", averaging=0.999, warm_up=min(10, options.epochs),
@@ -186,8 +197,7 @@ def main() -> None:
         seed=options.seed,
     )  # fmt: skip
     torch.backends.cuda.matmul.fp32_precision = TF32
-    torch.manual_seed(config.seed)
-    training = Training(config, load_images(None, config.split), options.out)
+    training = Training(config, load_images(None, config.split), options.out, resume=options.resume)
     Trainer(training, torch.device(options.device)).train()
 
 

@@ -15,6 +15,7 @@ from sparseggm.vae.evaluate import evaluate, load_run
 from sparseggm.vae.model import VAE
 from sparseggm.vae.train import Training, train
 
+CPU = torch.device("cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
 
 
@@ -59,6 +60,20 @@ def test_a_run_is_evaluated_and_goes_on(tmp_path, few_digits, device):
         torch.testing.assert_close(own.detach(), average.cpu(), rtol=0, atol=0)
     assert evaluate(tmp_path / "run", samples=5)["epochs_trained"] == 40
     assert len(train(small(**recipe, epochs=41), tmp_path / "run", resume=True)) == 41
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, few_digits):
+    config = small(epochs=6, batch=150, averaging=0.9, warm_up=2)
+    whole, stopped = (Trainer(Training(config, few_digits, tmp_path / name), CPU) for name in ("whole", "stopped"))
+    whole.train()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "finished", property(lambda training: training.epoch >= 3))
+        stopped.train()
+    resumed = Trainer(Training(config, few_digits, tmp_path / "stopped", resume=True), CPU)
+    resumed.train()
+    assert [r.bound for r in resumed.training.history] == [r.bound for r in whole.training.history]
+    for one, other in zip(resumed.weights + resumed.averages, whole.weights + whole.averages, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_command(tmp_path, few_digits, monkeypatch):
