@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from sparseggm.positivity.families import bounded
 from sparseggm.vae.config import Config
 from sparseggm.vae.data import load_images
+from sparseggm.vae.errors import MISTAKES, ConfigError, DivergedError
+from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import importance_weighted_loss
 from sparseggm.vae.randomness import generator
@@ -96,6 +98,8 @@ class Trainer:
         self.optimizer.state.update(zip(self.weights, self.moments, strict=True))
         self.images = training.images.to(device)
         self.batches = len(self.images) // training.config.batch  # all of one size: the last images of an order wait
+        if not self.batches:
+            raise ConfigError(f"batch must be within the training images, {len(self.images):,}.")
         self.batch = torch.arange(training.config.batch, device=device)
         self.step = self._captured() if on_gpu else self._step
 
@@ -167,6 +171,8 @@ class Trainer:
         """Means of the epoch, weights, averages and moments to the run."""
         training = self.training
         means = torch.stack(self.sums).cpu() / self.batches  # waits for the device
+        if not means.isfinite().all():
+            raise DivergedError(f"the loss stopped being finite in epoch {training.epoch + 1}. Try a larger --batch.")
         training.sums.zero_()
         of_terms = dict(zip(("reconstruction", "kl", "bound"), means, strict=True))
         training.sums[0] = torch.stack([of_terms[name] for name in training.config.terms]) * len(self.images)
@@ -181,24 +187,43 @@ class Trainer:
 
 
 def main() -> None:
+    parser = command_line()
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU here; the steps of --device cpu are the same, and take far longer.")
+    try:
+        run(options)
+    except (*MISTAKES, OSError) as error:
+        parser.error(str(error))
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/dense"))
     parser.add_argument("--epochs", type=int, default=3000)
     parser.add_argument("--samples", type=int, default=50, help="importance samples in a step")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--warm_up", type=int, default=10, help="epochs in which the weight of the KL rises")
     parser.add_argument("--split", default="60k", help="60k: to train on all, as the published runs did; or 50k")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    options = parser.parse_args()
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train as the options say."""
     config = Config(
-        posterior="full", latent=50, objective="iwae", averaging=0.999, warm_up=min(10, options.epochs),
+        posterior="full", latent=50, objective="iwae", averaging=0.999, warm_up=options.warm_up,
         importance_samples=options.samples, epochs=options.epochs, batch=options.batch, split=options.split,
         seed=options.seed,
     )  # fmt: skip
     torch.backends.cuda.matmul.fp32_precision = TF32
-    training = Training(config, load_images(None, config.split), options.out, resume=options.resume)
-    Trainer(training, torch.device(options.device)).train()
+    images = load_images(None, config.split)
+    with only_process(options.out):
+        training = Training(config, images, options.out, resume=options.resume)
+        Trainer(training, torch.device(options.device)).train()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from examples import dense_on_gpu
 from examples.dense_on_gpu import DenseVAE, Trainer
 from sparseggm.vae.config import PIXELS, Config
+from sparseggm.vae.errors import DivergedError
 from sparseggm.vae.evaluate import evaluate, load_run
 from sparseggm.vae.model import VAE
 from sparseggm.vae.train import Training, train
@@ -76,8 +77,46 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, few_digits):
         assert torch.equal(one, other)
 
 
-def test_the_command(tmp_path, few_digits, monkeypatch):
+@pytest.fixture
+def command(few_digits, monkeypatch):
+    """The command, and its options, on few digits."""
     monkeypatch.setattr(dense_on_gpu, "load_images", lambda *_: few_digits)
-    monkeypatch.setattr(sys, "argv", f"x --device cpu --epochs 1 --samples 2 --batch 200 --out {tmp_path}/run".split())
-    dense_on_gpu.main()
-    assert load_run(tmp_path / "run")[2]["epoch"] == 1
+
+    def run(options: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["dense_on_gpu", *options.split()])
+        dense_on_gpu.main()
+
+    return run
+
+
+def test_the_command_trains_and_resumes(command, tmp_path):
+    options = f"--device cpu --samples 2 --batch 200 --warm_up 1 --out {tmp_path}/run"
+    command(f"{options} --epochs 1")
+    command(f"{options} --epochs 2 --resume")
+    assert load_run(tmp_path / "run")[2]["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    {
+        "batch": ("--device cpu --batch 401", "batch must be within the training images, 400."),
+        "samples": ("--device cpu --samples 0", "importance_samples"),
+        "split": ("--device cpu --split 70k", "split"),
+        "no run": ("--device cpu --resume", "no checkpoint there"),
+        "no GPU": ("--device cuda", "no GPU here; the steps of --device cpu are the same"),
+    }.values(),
+)
+def test_a_mistake_is_one_line(command, options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        command(f"{options} --out {tmp_path}/run")
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(few_digits, tmp_path):
+    trainer = Trainer(Training(small(averaging=0.9), few_digits, tmp_path / "run"), CPU)
+    with torch.no_grad():
+        trainer.weights[0].fill_(torch.nan)
+    with pytest.raises(DivergedError, match="stopped being finite in epoch 1"):
+        trainer.train()
+    assert load_run(tmp_path / "run")[2]["epoch"] == 0
