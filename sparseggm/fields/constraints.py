@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError, in_batch
+from sparseggm.fields.parameters import own
 from sparseggm.gaussian.designs import Design
 from sparseggm.gaussian.linear import Gaussian, observation_of, representable
 from sparseggm.kernels.sparse.density import LOG_2PI
@@ -60,7 +61,7 @@ class Constrained:
         self.gaussian, (a, e) = g._promoted(function, matrix=dense.astype(design.entries.dtype), values=values)
         if tuple(e.shape[-1:]) not in ((), (1,), design.shape[:1]):
             raise ShapeError(f"{function}: values must broadcast to (..., {len(dense)}), got shape {tuple(e.shape)}.")
-        self.matrix, self.values = a, array_namespace(e).broadcast_to(e, (*e.shape[:-1], len(dense)))
+        self.matrix, self.values = own(a), array_namespace(e).broadcast_to(own(e), (*e.shape[:-1], len(dense)))
         checks.broadcast(function, values=tuple(self.values.shape[:-1]), gaussian=tuple(g.batch_shape))
         if known_to_fail(array_namespace(e).isfinite(e)):
             raise NonFiniteError(f"{function}: values must be finite, got NaN or infinity.")
@@ -94,7 +95,7 @@ class Constrained:
                 pivot=float(pivots[(*batch, row)]) ** 2,
             )
         self._half_logdet = (xp.log(in_float64(pivots)) + xp.log(in_float64(scale))).sum(-1)
-        self.mean = self._moved_twice(function, loc)
+        self.mean = own(self._moved_twice(function, loc))
 
     def _require_normal(self, function: str) -> None:
         """Raise where products of G overflow, or fall among subnormal numbers, which have fewer digits."""

@@ -20,13 +20,24 @@ from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.topology import Topology
 from sparseggm.linalg import checks
 from sparseggm.positivity.namespace import Array, array_namespace, as_array, constant_like, known_to_fail
-from sparseggm.promotion import promoted
+from sparseggm.promotion import constant, promoted
 
 
 def parameters(function: str, **given: Any) -> list[Array]:
-    """What a caller gave, as arrays of one dtype; as tensors, on their device, if one of them is a tensor."""
+    """What a caller gave, as arrays of one dtype; as tensors, on their device, if one of them is a tensor.
+
+    Of arrays these are constants, whatever the caller writes into theirs later. Tensors stay the caller's own, as in
+    torch's distributions: an optimiser that moves one moves the model.
+    """
     tensor = next((value for value in given.values() if is_tensor(value)), None)
-    return promoted(function, **given) if tensor is None else tensors_beside(tensor, function, given)
+    if tensor is not None:
+        return tensors_beside(tensor, function, given)
+    return [constant(array) for array in promoted(function, **given)]
+
+
+def own(array: Array) -> Array:
+    """A copy that nobody else can write into: an array that is read-only, or a tensor with the same gradient."""
+    return constant(array) if isinstance(array, np.ndarray) else array.clone()
 
 
 def constants(function: str, **given: Any) -> list[npt.NDArray[np.float64]]:

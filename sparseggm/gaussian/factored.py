@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError
 from sparseggm.gaussian.potentials import Potential, added, require_same_nodes
+from sparseggm.graph.derived import make_read_only
 from sparseggm.graph.graphs import product_graph
 from sparseggm.graph.pattern import FloatArray, IntArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
@@ -117,7 +118,7 @@ class FactoredGaussian:
 
     def _numbered(self, nodes: IntArray | None) -> Self:
         """The same Gaussian, whose nodes had these numbers."""
-        self._nodes = nodes
+        self._nodes = None if nodes is None else make_read_only(nodes)
         return self
 
     @property

@@ -20,7 +20,6 @@ from sparseggm.errors import PatternError
 from sparseggm.files import DAMAGE, damage, write_atomically
 from sparseggm.gaussian.model import GaussianGraphicalModel, require_arrays
 from sparseggm.graph import families, graphs
-from sparseggm.graph.derived import make_read_only
 from sparseggm.graph.graphs import Graph, Grid, Torus
 from sparseggm.graph.orders import RULE
 from sparseggm.graph.pattern import Pattern
@@ -129,7 +128,7 @@ def load(path: str | os.PathLike[str]) -> GaussianGraphicalModel:
     if (nodes := arrays.get("nodes")) is not None:
         if nodes.dtype != np.int64 or nodes.shape != (built.n,):
             raise _foreign(name, f"nodes {nodes.dtype} {nodes.shape}, needed int64 {(built.n,)}")
-        gaussian._numbered(make_read_only(nodes))
+        gaussian._numbered(nodes)
     return gaussian
 
 

@@ -37,7 +37,8 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
     `from_coordinates` takes them back, with the topology `g.graph`.
 
     Raises:
-        PatternError: in "factor" and "regression", of a Gaussian whose L, made of P, has fill.
+        PatternError: in "factor" and "regression", of a Gaussian whose L, made of P, has fill, or is not on the factor
+            pattern of its graph.
     Cost: none, O(nnz), one Gram product, one selected inverse.
     Error: E z zᵀ and P loc hold the digits of a mean that is far from zero, and so many fewer of Σ.
     """
@@ -50,6 +51,11 @@ def to_coordinates(g: Any, coordinates: Coordinates) -> Point:
         return Point(g.loc, representable(function, _second_moments(function, g)))
     pattern, factor = g.factor_pattern, kind_of(g.loc).factor(g)
     require_free_factor(function, g)
+    if pattern is not g.graph.factor_pattern:
+        raise PatternError(
+            f'{function}: "{coordinates}" needs an L on the factor pattern of {g.graph}, got one on another pattern, '
+            "where `from_coordinates` would not put it."
+        )
     if coordinates == "factor":
         return Point(g.loc, factor)
     xp, pivots = array_namespace(factor), take(factor, pattern.diagonal)

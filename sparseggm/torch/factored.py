@@ -19,6 +19,7 @@ from sparseggm import errors
 from sparseggm.errors import ShapeError
 from sparseggm.gaussian import factored
 from sparseggm.gaussian.potentials import added, require_same_nodes
+from sparseggm.graph.derived import make_read_only
 from sparseggm.graph.graphs import product_graph
 from sparseggm.graph.pattern import IntArray, Pattern
 from sparseggm.graph.topology import Topology, require_topology
@@ -261,7 +262,7 @@ class FactoredDistribution(Distribution):
 
     def _numbered(self, nodes: IntArray | None) -> Self:
         """The same Gaussians, whose nodes had these numbers."""
-        self._nodes = nodes
+        self._nodes = None if nodes is None else make_read_only(nodes)
         return self
 
     @property

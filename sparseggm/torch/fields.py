@@ -31,7 +31,7 @@ class IntrinsicGaussian(fields.IntrinsicGaussian):
     def __init__(self, precision: Any, *, topology: Topology, null: Any | None = None) -> None:
         (values,) = as_tensors(type(self).__name__, precision=precision)
         super().__init__(array(values), topology=topology, null=null)
-        self.precision = values
+        self.precision = values.clone()  # the caller may write into its own
         self._logdeterminant = self._relative_logdet(type(self).__name__)
 
     @property

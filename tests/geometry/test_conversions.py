@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from sparseggm import (
     Chain,
     Cycle,
+    ExtendedGrid,
     GaussianGraphicalModel,
     Grid,
     NonFiniteError,
     NotPositiveDefiniteError,
+    Pattern,
     PatternError,
     ShapeError,
     geometry,
@@ -108,6 +110,21 @@ def test_what_is_not_a_point_is_refused() -> None:
         geometry.from_coordinates(three + 2, five, Chain(3), "expectation")
     with pytest.raises(NotPositiveDefiniteError):
         geometry.from_coordinates(three, -five, Chain(3), "natural")
+
+
+@pytest.mark.parametrize("coordinates", ["factor", "regression"])
+def test_an_l_that_from_coordinates_would_put_elsewhere_is_refused(coordinates):
+    """Of two columns, whose L is free where it has fill, or on a pattern of as many entries that is not the graph's."""
+    topology, zero = ExtendedGrid(2, 2), np.zeros(4)
+    elsewhere = Pattern.from_edges(4, [(1, 0), (2, 0), (2, 1), (3, 1)])
+    made = (
+        GaussianGraphicalModel.from_factor(zero, factor=np.arange(1.0, 9.0), topology=topology, pattern=elsewhere),
+        GaussianGraphicalModel.from_precision(zero, precision=topology.pack(np.eye(4)), topology=topology),
+    )
+    torch_class = importlib.import_module("sparseggm.torch").GaussianGraphicalModel
+    for g in (*made, *map(torch_class.from_numpy, made)):
+        with pytest.raises(PatternError, match=f'^to_coordinates: "{coordinates}" needs an L on the factor pattern of'):
+            geometry.to_coordinates(g, coordinates)
 
 
 def test_batches_that_do_not_broadcast_are_named() -> None:
