@@ -3,9 +3,10 @@
 Where all latent variables are joined, L is dense, and batches of small dense matrices are what a GPU is good at. This
 trains the model of `sparseggm train --posterior full --latent 50 --objective iwae` with torch alone, a step as one CUDA
 graph, and leaves a run of sparseggm in --out: its weights, averages, moments and history. From there on it is like any
-other: `sparseggm evaluate`, `sparseggm figures`, or `sparseggm train --resume` on a CPU.
+other: `sparseggm evaluate`, `sparseggm figures`, or `sparseggm train --config OUT/config.json --resume` on a CPU.
 
-A test holds the bound and its gradients against those of the library. Without a GPU the same steps run on the CPU.
+A test holds the bound and its gradients against those of the library. Without a GPU the same steps run on the CPU, and
+take far longer.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 from sparseggm.positivity.families import bounded
 from sparseggm.vae.config import Config
 from sparseggm.vae.data import load_images
-from sparseggm.vae.errors import MISTAKES, ConfigError, DivergedError
+from sparseggm.vae.errors import MISTAKES, CheckpointError, ConfigError, DivergedError, Interrupted
+from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.model import VAE
 from sparseggm.vae.objective import importance_weighted_loss
 from sparseggm.vae.randomness import generator
-from sparseggm.vae.train import Training
+from sparseggm.vae.train import Training, require_startable
 
 TF32 = "tf32"
 """Products of matrices with the ten-bit fractions of a GPU's matrix units; sums in float32."""
@@ -98,13 +100,18 @@ class Trainer:
         self.optimizer.state.update(zip(self.weights, self.moments, strict=True))
         self.images = training.images.to(device)
         self.batches = len(self.images) // training.config.batch  # all of one size: the last images of an order wait
-        if not self.batches:
-            raise ConfigError(f"batch must be within the training images, {len(self.images):,}.")
+        if training.step:
+            raise CheckpointError(f"{training.checkpoint}: within an epoch. Finish it by sparseggm train --resume.")
         self.batch = torch.arange(training.config.batch, device=device)
         self.step = self._captured() if on_gpu else self._step
 
-    def train(self) -> None:
-        """All epochs that are left. Randomness is a function of seed and epoch, so that a resumed run is the same."""
+    def train(self, stop: StopRequest) -> None:
+        """All epochs that are left. Randomness is a function of seed and epoch, so that a resumed run is the same.
+
+        Raises:
+            Interrupted: a signal came; the state after the epoch is saved.
+            DivergedError: a number is no longer finite; the last checkpoint is kept.
+        """
         training, config = self.training, self.training.config
         while not training.finished:
             began = time.perf_counter()
@@ -117,8 +124,10 @@ class Trainer:
                 self.step()
             self._record(began)
             print(training.history[-1].line(config), flush=True)
-            if training.epoch % EPOCHS_BETWEEN_SAVES == 0 or training.finished:
+            if training.epoch % EPOCHS_BETWEEN_SAVES == 0 or training.finished or stop.signal:
                 training.save()
+            if stop.signal and not training.finished:
+                raise Interrupted(f"stopped after epoch {training.epoch}; go on with --resume.", signal=stop.signal)
 
     def _moments_of(self, own: nn.Parameter) -> dict[str, Tensor]:
         """Those of Adam for a weight of the run, on the device; before the first step none."""
@@ -171,8 +180,11 @@ class Trainer:
         """Means of the epoch, weights, averages and moments to the run."""
         training = self.training
         means = torch.stack(self.sums).cpu() / self.batches  # waits for the device
-        if not means.isfinite().all():
-            raise DivergedError(f"the loss stopped being finite in epoch {training.epoch + 1}. Try a larger --batch.")
+        if not all(bool(numbers.isfinite().all()) for numbers in (means, *self.weights, *self.averages)):
+            raise DivergedError(
+                f"loss or weights stopped being finite in epoch {training.epoch + 1}. The last good checkpoint, "
+                f"{training.checkpoint}, is kept. Try a larger --batch, with another --out."
+            )
         training.sums.zero_()
         of_terms = dict(zip(("reconstruction", "kl", "bound"), means, strict=True))
         training.sums[0] = torch.stack([of_terms[name] for name in training.config.terms]) * len(self.images)
@@ -190,10 +202,10 @@ def main() -> None:
     parser = command_line()
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no GPU here; the steps of --device cpu are the same, and take far longer.")
+        parser.error("no GPU here.")
     try:
         run(options)
-    except (*MISTAKES, OSError) as error:
+    except (*MISTAKES, Interrupted, OSError) as error:
         parser.error(str(error))
 
 
@@ -207,7 +219,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--warm_up", type=int, default=10, help="epochs in which the weight of the KL rises")
     parser.add_argument("--split", default="60k", help="60k: to train on all, as the published runs did; or 50k")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     return parser
 
@@ -221,9 +233,12 @@ def run(options: argparse.Namespace) -> None:
     )  # fmt: skip
     torch.backends.cuda.matmul.fp32_precision = TF32
     images = load_images(None, config.split)
-    with only_process(options.out):
+    if config.batch > len(images.train):
+        raise ConfigError(f"batch must be within the training images, {len(images.train):,}.")
+    require_startable(config, images, options.out, resume=options.resume)
+    with only_process(options.out), StopRequest() as stop:
         training = Training(config, images, options.out, resume=options.resume)
-        Trainer(training, torch.device(options.device)).train()
+        Trainer(training, torch.device(options.device)).train(stop)
 
 
 if __name__ == "__main__":

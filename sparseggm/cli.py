@@ -289,7 +289,9 @@ def _data_option(command: ArgumentParser) -> None:
 
 
 def _resume_option(command: ArgumentParser) -> None:
-    help_ = "continue what is in --out; train needs a checkpoint there"
+    help_ = (
+        "continue what is in --out, with the same options; train needs a checkpoint there, has --config OUT/config.json"
+    )
     command.add_argument("--resume", action="store_true", help=help_)
 
 
@@ -311,6 +313,7 @@ def _in_options(message: str) -> str:
     """A message of the parser with options in the place of its own keys and classes."""
     message = re.sub(r"(required: )[\w-]+\.", r"\1", message)
     message = re.sub(r'expected "[\w-]+\.(\w+)" to be', r"\1 must be", message)
+    message = re.sub(r"^Unexpected config: ?(.*)", r"--config needs a YAML file of options, got one of '\1'.", message)
     return re.sub(
         r"Parser key \"(\w+)\": Expected an? <class '(\w+)'>\. Got value: ", r"--\1 must be of type \2, got ", message
     )

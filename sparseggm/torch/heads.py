@@ -182,6 +182,7 @@ class PrecisionHead(GaussianHead):
     """
 
     def __init__(self, in_features: int, topology: Topology, family: Family = families.dominant) -> None:
+        require_family("PrecisionHead", family)
         if isinstance(family, FactorFamily):
             raise ValueError("PrecisionHead: the family must give a precision; for L itself use FactorHead.")
         if isinstance(family, families.Semidefinite):
@@ -203,6 +204,7 @@ class PotentialHead(FamilyHead[Potential]):
     """
 
     def __init__(self, in_features: int, topology: Topology, family: Family = families.semidefinite_edge) -> None:
+        require_family("PotentialHead", family)
         if isinstance(family, FactorFamily):
             raise ValueError("PotentialHead: the family must give Λ, as parametrize.gram does, which makes it of L.")
         super().__init__(_linear(in_features, topology, family), topology, family)
@@ -305,6 +307,12 @@ def _input_pairs(topology: Topology, family: Family) -> IntArray:
         pattern = topology.factor_pattern
         return topology.order[np.stack([pattern.rows, pattern.cols], axis=1)]
     return np.concatenate([np.repeat(np.arange(topology.n)[:, None], 2, axis=1), topology.edges])
+
+
+def require_family(head: str, family: Any) -> None:
+    """Raise where a name, or anything else, stands in the place of a family."""
+    if not (callable(family) and hasattr(family, "num_inputs")):
+        raise ValueError(f"{head}: the family must be one of sparseggm.parametrize, such as dominant, got {family!r}.")
 
 
 def _linear(in_features: int, topology: Topology, family: Family) -> nn.Linear:

@@ -52,7 +52,9 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
     images = load_images(data, trained[0].config.split)
     for run in trained:
         if run.origin["data"] != images.name:
-            raise CheckpointError(f"figures: needed runs of {images.name}, as found, got one of {run.origin['data']}.")
+            raise CheckpointError(
+                f"figures: needed runs of {images.name}, as found, got {run.directory} of {run.origin['data']}."
+            )
     out = runs[0] / "figures" if out is None else out
     with only_process(out):
         pictures = _plot_all(trained, images)

@@ -222,7 +222,7 @@ class Training:
     def _diverged(self, step: int, what: str) -> DivergedError:
         return DivergedError(
             f"the loss stopped being finite at epoch {self.epoch + 1}, step {step + 1} of {self.steps} ({what}). "
-            f"The last good checkpoint, {self.checkpoint}, is kept. Try a smaller --learning_rate."
+            f"The last good checkpoint, {self.checkpoint}, is kept. Try a smaller --learning_rate, with another --out."
         )
 
     def _interrupt(self, signal: int, seconds: float) -> None:

@@ -176,6 +176,11 @@ def test_a_head_refuses_a_family_of_another_kind():
         PrecisionHead(3, sg.Chain(4), parametrize.semidefinite_edge)
     with pytest.raises(ValueError, match=r"PotentialHead: the family must give Λ, as parametrize\.gram does"):
         PotentialHead(3, sg.Chain(4), parametrize.factor)
+    for head in (PrecisionHead, PotentialHead):
+        with pytest.raises(
+            ValueError, match=f"{head.__name__}: the family must be one of sparseggm.parametrize, .* got 'd"
+        ):
+            head(3, sg.Chain(4), "dominant")
     with pytest.raises(ValueError, match="ConvHead: needs the family factor, regression, dominant or spectral"):
         ConvHead(3, sg.Grid(2, 3), 1, parametrize.semidefinite_edge)
     with pytest.raises(

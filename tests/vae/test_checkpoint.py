@@ -214,6 +214,8 @@ def test_a_changed_configuration_inside_a_checkpoint_is_found(run: Path) -> None
 def test_resuming_another_recipe_names_what_differs(run: Path, digits: Images, recipe: Config) -> None:
     with pytest.raises(CheckpointError, match=r"hidden 16 \(asked for: 20\); seed 0 \(asked for: 3\)\. Ask"):
         Training(replace(recipe, hidden=20, seed=3), digits, run, resume=True)
+    with pytest.raises(CheckpointError, match=r"averaging 0\.0 \(asked for: 0\.9\)"):  # as it is by default
+        Training(replace(recipe, averaging=0.9), digits, run, resume=True)
     with pytest.raises(CheckpointError, match=r"data '600 digits' \(asked for: 'others'\)"):
         Training(recipe, replace(digits, name="others"), run, resume=True)
 

@@ -56,6 +56,13 @@ def test_a_config_file_is_read_and_the_command_line_wins(few_digits: Images, tmp
     assert (identity["posterior"], identity["latent"], identity["learning_rate"]) == ("diagonal", 5, 0.01)
 
 
+@pytest.mark.parametrize("text", ["", "# nothing"])
+def test_a_config_file_without_options_is_named_as_one(text: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "empty.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "empty.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == f"sparseggm: --config needs a YAML file of options, got one of '{text}'.\n"
+
+
 def test_the_config_that_a_run_writes_resumes_it(few_digits: Images, tmp_path: Path) -> None:
     assert main(["train", *SMALL, "--learning_rate=1e-5", "--out", str(tmp_path / "run")]) == 0
     assert main(["train", "--config", str(tmp_path / "run" / "config.json"), "--resume"]) == 0

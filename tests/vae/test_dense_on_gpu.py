@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from examples import dense_on_gpu
 from examples.dense_on_gpu import DenseVAE, Trainer
 from sparseggm.vae.config import PIXELS, Config
-from sparseggm.vae.errors import DivergedError
+from sparseggm.vae.errors import CheckpointError, DivergedError, Interrupted
 from sparseggm.vae.evaluate import evaluate, load_run
+from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.model import VAE
 from sparseggm.vae.train import Training, train
 
@@ -52,7 +54,7 @@ def test_a_run_is_evaluated_and_goes_on(tmp_path, few_digits, device):
     recipe = {"batch": 150, "warm_up": 1, "averaging": 0.9, "learning_rate": 1e-2}
     config = small(**recipe, epochs=40)
     trainer = Trainer(Training(config, few_digits, tmp_path / "run"), torch.device(device))
-    trainer.train()
+    trainer.train(StopRequest())
     _, vae, state = load_run(tmp_path / "run")
     assert [record["epoch"] for record in state["history"]] == list(range(1, 41))
     assert state["history"][-1]["bound"] > state["history"][0]["bound"] + 5.0
@@ -66,15 +68,24 @@ def test_a_run_is_evaluated_and_goes_on(tmp_path, few_digits, device):
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, few_digits):
     config = small(epochs=6, batch=150, averaging=0.9, warm_up=2)
     whole, stopped = (Trainer(Training(config, few_digits, tmp_path / name), CPU) for name in ("whole", "stopped"))
-    whole.train()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "finished", property(lambda training: training.epoch >= 3))
-        stopped.train()
+    whole.train(StopRequest())
+    stop = StopRequest()
+    stop.signal = signal.SIGTERM
+    for epochs in (1, 2, 3):
+        with pytest.raises(Interrupted, match=f"stopped after epoch {epochs}; go on with --resume"):
+            stopped.train(stop)
     resumed = Trainer(Training(config, few_digits, tmp_path / "stopped", resume=True), CPU)
-    resumed.train()
+    resumed.train(StopRequest())
     assert [r.bound for r in resumed.training.history] == [r.bound for r in whole.training.history]
     for one, other in zip(resumed.weights + resumed.averages, whole.weights + whole.averages, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_that_stopped_within_an_epoch_is_left_to_the_library(few_digits, tmp_path):
+    training = Training(small(averaging=0.9), few_digits, tmp_path / "run")
+    training.step = 1
+    with pytest.raises(CheckpointError, match="within an epoch"):
+        Trainer(training, CPU)
 
 
 @pytest.fixture
@@ -103,7 +114,7 @@ def test_the_command_trains_and_resumes(command, tmp_path):
         "samples": ("--device cpu --samples 0", "importance_samples"),
         "split": ("--device cpu --split 70k", "split"),
         "no run": ("--device cpu --resume", "no checkpoint there"),
-        "no GPU": ("--device cuda", "no GPU here; the steps of --device cpu are the same"),
+        "no GPU": ("--device cuda", "no GPU here."),
     }.values(),
 )
 def test_a_mistake_is_one_line(command, options, message, tmp_path, capsys, monkeypatch):
@@ -111,12 +122,16 @@ def test_a_mistake_is_one_line(command, options, message, tmp_path, capsys, monk
     with pytest.raises(SystemExit):
         command(f"{options} --out {tmp_path}/run")
     assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(few_digits, tmp_path):
+@pytest.mark.parametrize("which", ["weights", "averages"])
+def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(few_digits, tmp_path, which):
     trainer = Trainer(Training(small(averaging=0.9), few_digits, tmp_path / "run"), CPU)
     with torch.no_grad():
-        trainer.weights[0].fill_(torch.nan)
+        getattr(trainer, which)[-1][0] = torch.nan
     with pytest.raises(DivergedError, match="stopped being finite in epoch 1"):
-        trainer.train()
-    assert load_run(tmp_path / "run")[2]["epoch"] == 0
+        trainer.train(StopRequest())
+    _, vae, state = load_run(tmp_path / "run")
+    assert state["epoch"] == 0
+    assert all(weights.isfinite().all() for weights in vae.parameters())

@@ -186,8 +186,12 @@ def test_more_epochs_extend_a_finished_run(digits: Images, recipe: Config, tmp_p
 def test_an_unfinished_run_is_not_extended(digits: Images, recipe: Config, tmp_path: Path) -> None:
     """Its rates have not fallen yet; as many epochs as asked for first come first."""
     Training(replace(recipe, epochs=2), digits, tmp_path).train_epoch(StopRequest())
-    with pytest.raises(CheckpointError, match=r"epochs 2 \(asked for: 4\)"):
+    with pytest.raises(CheckpointError, match=r"epochs 2 \(asked for: 4\), of which 1 are done\. Finish it with"):
         Training(replace(recipe, epochs=4), digits, tmp_path, resume=True)
+    with pytest.raises(
+        CheckpointError, match=r"epochs 2 \(asked for: 4\); hidden 16 \(asked for: 8\)\. Ask for the same"
+    ):
+        Training(replace(recipe, epochs=4, hidden=8), digits, tmp_path, resume=True)
 
 
 def test_an_extended_run_that_is_stopped_goes_on_as_one_that_was_not(

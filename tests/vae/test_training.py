@@ -18,6 +18,7 @@ import torch
 
 from sparseggm.vae import (
     POSTERIORS,
+    CheckpointError,
     Config,
     ConfigError,
     DivergedError,
@@ -286,3 +287,9 @@ def test_weights_too_large_to_evaluate_are_said_to_be_so(few_digits: Images, rec
     Training(replace(recipe, batch=400, learning_rate=1e30), few_digits, tmp_path).train_epoch(StopRequest())
     with pytest.raises(DivergedError, match="weights are too large"):
         evaluate(tmp_path, samples=2)
+
+
+def test_figures_name_a_run_of_other_data(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
+    Training(recipe, replace(few_digits, name="others"), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"figures: needed runs of 600 digits, as found, got \S*run of others"):
+        figures([tmp_path])

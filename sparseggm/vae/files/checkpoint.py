@@ -117,16 +117,21 @@ def continued(path: Path, content: Mapping[str, Any], identity: Identity) -> Ide
     epochs = stored.get("epochs")
     if epochs == content["epoch"] < int(identity["epochs"]):
         before, stored["epochs"] = f"{before} {epochs}".strip(), identity["epochs"]
+    elif {**stored, "epochs": identity["epochs"]} == identity and int(stored["epochs"]) < int(identity["epochs"]):
+        raise CheckpointError(
+            f"{path}: belongs to another configuration: epochs {epochs} (asked for: {identity['epochs']}), of which "
+            f"{content['epoch']} are done. Finish it with --epochs {epochs}; a finished run goes on with more."
+        )
     require_identity(path, stored, identity)
     return {**identity, EXTENDED: before} if before else identity
 
 
 def require_identity(path: Path, stored: Identity, identity: Identity) -> None:
     """Raise unless a file of this identity belongs to this recipe and these data; the error names the differences."""
+    names = [name for name in sorted(stored.keys() | identity.keys()) if stored.get(name) != identity.get(name)]
+    usual = {name: getattr(Config, name, None) for name in names}  # of what an identity leaves out
     differing = [
-        f"{name} {stored.get(name)!r} (asked for: {identity.get(name)!r})"
-        for name in sorted(stored.keys() | identity.keys())
-        if stored.get(name) != identity.get(name)
+        f"{name} {stored.get(name, usual[name])!r} (asked for: {identity.get(name, usual[name])!r})" for name in names
     ]
     if differing:
         raise CheckpointError(
