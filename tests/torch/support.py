@@ -269,7 +269,8 @@ HEAD = """# What torch can do with what
 * g: gradients agree with differences
 * h: so do gradients of gradients
 * v: `torch.func.vmap` equals the loop, of values and of `torch.func.grad`
-* c: `torch.compile(fullgraph=True)` equals eager, forward and backward
+* c: `torch.compile(fullgraph=True)` equals eager, forward and backward; of samples with the same noise (inductor draws
+  its own, unless `torch._inductor.config.fallback_random` is set)
 
 A dot: not; limits.md says why. A dash: not defined there. `python -m tests.torch.support` tries each on three to nine
 nodes in float64 and writes this table; a test tries a part of it again.
