@@ -56,7 +56,7 @@ def at_nodes(topology: Topology, nodes: IntArray, values: FloatArray) -> FloatAr
 def observations(
     function: str, nodes: IntArray, values: FloatArray, variance: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Values and weights 1/variance, both (..., k) for the k nodes; a missing value is zero, with weight zero.
+    """Values and weights 1/variance, each (..., k) for the k nodes; a missing value is zero, with weight zero.
 
     Raises:
         ShapeError: values and variances do not broadcast to (..., k).
@@ -79,7 +79,8 @@ def observations(
             f"{function}: variance must be positive, and 1/variance in the range of {variance.dtype}, got "
             f"{variance[bad][0]}. Use condition for exact values."
         )
-    values, weight = np.broadcast_to(values, shape), np.broadcast_to(weight, shape)
+    # P is factorised once for each weight, however many values have it.
+    values, weight = np.broadcast_to(values, shape), np.broadcast_to(weight, (*weight.shape[:-1], len(nodes)))
     return np.where(np.isnan(values) & (weight == 0.0), np.zeros_like(values), values), weight
 
 

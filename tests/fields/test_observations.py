@@ -299,7 +299,7 @@ def test_rows_of_one_entry_are_observations_of_nodes() -> None:
     nodes = G.observe([2, 0], y, variance)
     unit = G.observe(sp.csr_array(np.eye(4)[[2, 0]]), y, variance)
     np.testing.assert_allclose(unit.loc, nodes.loc, rtol=1e-14)
-    np.testing.assert_allclose(unit.precision, nodes.precision[0], rtol=1e-14)
+    np.testing.assert_allclose(unit.precision, nodes.precision, rtol=1e-14)
     np.testing.assert_array_equal(
         G.log_evidence([2, 0], y, variance), G.log_evidence(sp.csr_array(np.eye(4)[[2, 0]]), y, variance)
     )

@@ -43,8 +43,9 @@ def test_values_and_variance_broadcast_to_the_nodes(form: str, nodes: Any) -> No
     full = [np.broadcast_to(part, shape).copy() for part in (values, variance)]
     found, expected = G.observe(nodes, *FORMS[form]), G.observe(nodes, *full)
     np.testing.assert_array_equal(found.loc, expected.loc)
-    np.testing.assert_array_equal(found.precision, expected.precision)
+    np.testing.assert_array_equal(np.broadcast_to(found.precision, expected.precision.shape), expected.precision)
     assert found.batch_shape == shape[:-1]
+    assert found.factor.shape[:-1] == variance.shape[:-1]  # values do not make P another
 
 
 @pytest.mark.parametrize("values", [[1.0, np.nan, 2.0], [[np.nan, 1.0, 2.0], [1.0, np.nan, np.nan]]])
