@@ -177,6 +177,7 @@ class Training:
         write_atomically(self.out / "tracked.npz", lambda file: np.savez(file, **arrays))
 
     def close_epoch(self, seconds: float) -> EpochRecord:
+        """Record an epoch that took so long, by the terms in `sums`, and the posterior of the tracked image."""
         means = dict(zip(self.config.terms, (self.sums.cpu().double().sum(0) / len(self.images)).tolist(), strict=True))
         elbo, of_layers = means["reconstruction"] - means["kl"], [name for name in means if name.startswith("kl_")]
         record = EpochRecord(

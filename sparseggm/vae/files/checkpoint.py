@@ -117,7 +117,7 @@ def continued(path: Path, content: Mapping[str, Any], identity: Identity) -> Ide
     epochs = stored.get("epochs")
     if epochs == content["epoch"] < int(identity["epochs"]):
         before, stored["epochs"] = f"{before} {epochs}".strip(), identity["epochs"]
-    elif {**stored, "epochs": identity["epochs"]} == identity and int(stored["epochs"]) < int(identity["epochs"]):
+    elif isinstance(epochs, int) and epochs < int(identity["epochs"]) and {**identity, "epochs": epochs} == stored:
         raise CheckpointError(
             f"{path}: belongs to another configuration: epochs {epochs} (asked for: {identity['epochs']}), of which "
             f"{content['epoch']} are done. Finish it with --epochs {epochs}; a finished run goes on with more."
