@@ -176,6 +176,15 @@ def _kl_from_independent(q: Independent[Normal], p: GaussianGraphicalModel) -> T
     return density.kl_from_normal(p.factor_pattern, p.loc, p._factor, p._order, loc, scale)
 
 
+@register_kl(GaussianGraphicalModel, Normal)
+@register_kl(Normal, GaussianGraphicalModel)
+def _kl_beside_single_nodes(one: Distribution, other: Distribution) -> Tensor:
+    """None: torch says no more than that, where the remedy is a word."""
+    raise NotImplementedError(
+        f"kl_divergence: of {one} and {other} is not defined: a Normal is of single nodes. Wrap it: Independent(p, 1)."
+    )
+
+
 @register_kl(GaussianGraphicalModel, MultivariateNormal)
 @tells(function="kl_divergence")
 def _kl_to_dense(q: GaussianGraphicalModel, p: MultivariateNormal) -> Tensor:

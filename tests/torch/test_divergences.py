@@ -233,6 +233,14 @@ def test_a_pair_without_a_registered_kl_is_refused_but_can_be_sampled():
     assert sample_and_kl(q, laplace, kl="sampled")[1].shape == (2,)
 
 
+def test_a_normal_that_is_not_wrapped_is_refused_with_the_remedy():
+    q, p = gaussian(sg.Chain(4), 2), Normal(torch.zeros(4).double(), 1.0)
+    for pair in ((q, p), (p, q)):
+        with pytest.raises(NotImplementedError, match=r"a Normal is of single nodes\. Wrap it: Independent\(p, 1\)"):
+            kl_divergence(*pair)
+    assert kl_divergence(q, Independent(p, 1)).shape == (2,)
+
+
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
 def test_draw_and_kl_have_second_derivatives(topology):
     noise = vectors(topology.n, 3, 2).detach()
