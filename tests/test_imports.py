@@ -125,9 +125,9 @@ FLOORS = {
         "transport",
     ),
     "fields": (
+        "parameters",
         "constraints",
         "intrinsic",
-        "parameters",
         "state_space",
         "autoregression",
         "areal",
