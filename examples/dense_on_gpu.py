@@ -88,11 +88,14 @@ class Trainer:
     def __init__(self, training: Training, device: torch.device) -> None:
         assert isinstance(training.vae, VAE)
         assert training.average is not None
+        if training.step:
+            raise CheckpointError(f"{training.checkpoint}: within an epoch. Finish it by sparseggm train --resume.")
         self.training, self.average, self.device = training, training.average, device
         self.model = DenseVAE(training.vae, device)
         self.weights = list(self.model.parameters())
         self.averages = [average.detach().to(device, copy=True) for average in self.average.module.parameters()]
-        self.rate, self.done, *self.sums = torch.zeros(5, device=device).unbind()
+        self.rate, self.done = torch.zeros(2, device=device).unbind()
+        self.sums = torch.zeros(len(training.config.terms), device=device)
         self.done.copy_(self.average.n_averaged)
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.weights, self.rate, fused=True, capturable=on_gpu)
@@ -100,8 +103,6 @@ class Trainer:
         self.optimizer.state.update(zip(self.weights, self.moments, strict=True))
         self.images = training.images.to(device)
         self.batches = len(self.images) // training.config.batch  # all of one size: the last images of an order wait
-        if training.step:
-            raise CheckpointError(f"{training.checkpoint}: within an epoch. Finish it by sparseggm train --resume.")
         self.batch = torch.arange(training.config.batch, device=device)
         self.step = self._captured() if on_gpu else self._step
 
@@ -117,8 +118,7 @@ class Trainer:
             began = time.perf_counter()
             torch.manual_seed(generator(config.seed, "dense", training.epoch).initial_seed())
             self.rate.fill_(config.learning_rate_at(training.epoch))
-            for total in self.sums:
-                total.zero_()
+            self.sums.zero_()
             for batch in self._batches():
                 self.batch.copy_(batch)
                 self.step()
@@ -142,16 +142,15 @@ class Trainer:
     def _step(self) -> None:
         """One step of the whole recipe, of what is on the device: no number comes from Python, or goes there."""
         config = self.training.config
-        warm_up = max(1, config.warm_up * self.batches)
+        warm_up = config.warm_up * self.batches
         x = self.model.likelihood.observe(self.images[self.batch], None)  # type: ignore[arg-type]  # its own generator
         noise = torch.randn(config.importance_samples, len(x), config.latents, device=self.device)
-        kl_weight = (self.done / warm_up).clamp(max=1.0) if config.warm_up else torch.ones_like(self.done)
+        kl_weight = (self.done / warm_up).clamp(max=1.0) if warm_up else torch.ones_like(self.done)
         loss, terms = self.model(x, noise, kl_weight)
         self.optimizer.zero_grad()
         loss.mean().backward()
         self.optimizer.step()
-        for total, term in zip(self.sums, terms, strict=True):
-            total.add_(term.mean())
+        self.sums.add_(torch.stack(terms).mean(1))
         decay = ((1.0 + self.done) / (10.0 + self.done)).clamp(max=config.averaging)
         for average, weight in zip(self.averages, self.weights, strict=True):
             average.lerp_(weight.detach(), 1.0 - decay)
@@ -179,15 +178,14 @@ class Trainer:
     def _record(self, began: float) -> None:
         """Means of the epoch, weights, averages and moments to the run."""
         training = self.training
-        means = torch.stack(self.sums).cpu() / self.batches  # waits for the device
+        means = self.sums.cpu() / self.batches  # waits for the device
         if not all(bool(numbers.isfinite().all()) for numbers in (means, *self.weights, *self.averages)):
             raise DivergedError(
                 f"loss or weights stopped being finite in epoch {training.epoch + 1}. The last good checkpoint, "
                 f"{training.checkpoint}, is kept. Try a larger --batch, with another --out."
             )
         training.sums.zero_()
-        of_terms = dict(zip(("reconstruction", "kl", "bound"), means, strict=True))
-        training.sums[0] = torch.stack([of_terms[name] for name in training.config.terms]) * len(self.images)
+        training.sums[0] = means * len(self.images)
         with torch.no_grad():
             for own, weight, moments in zip(training.vae.parameters(), self.weights, self.moments, strict=True):
                 own.copy_(weight)

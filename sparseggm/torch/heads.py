@@ -182,7 +182,7 @@ class PrecisionHead(GaussianHead):
     """
 
     def __init__(self, in_features: int, topology: Topology, family: Family = families.dominant) -> None:
-        require_family("PrecisionHead", family)
+        _require_family("PrecisionHead", family)
         if isinstance(family, FactorFamily):
             raise ValueError("PrecisionHead: the family must give a precision; for L itself use FactorHead.")
         if isinstance(family, families.Semidefinite):
@@ -204,7 +204,7 @@ class PotentialHead(FamilyHead[Potential]):
     """
 
     def __init__(self, in_features: int, topology: Topology, family: Family = families.semidefinite_edge) -> None:
-        require_family("PotentialHead", family)
+        _require_family("PotentialHead", family)
         if isinstance(family, FactorFamily):
             raise ValueError("PotentialHead: the family must give Λ, as parametrize.gram does, which makes it of L.")
         super().__init__(_linear(in_features, topology, family), topology, family)
@@ -309,7 +309,7 @@ def _input_pairs(topology: Topology, family: Family) -> IntArray:
     return np.concatenate([np.repeat(np.arange(topology.n)[:, None], 2, axis=1), topology.edges])
 
 
-def require_family(head: str, family: Any) -> None:
+def _require_family(head: str, family: Any) -> None:
     """Raise where a name, or anything else, stands in the place of a family."""
     if not (callable(family) and hasattr(family, "num_inputs")):
         raise ValueError(f"{head}: the family must be one of sparseggm.parametrize, such as dominant, got {family!r}.")

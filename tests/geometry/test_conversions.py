@@ -112,8 +112,9 @@ def test_what_is_not_a_point_is_refused() -> None:
         geometry.from_coordinates(three, -five, Chain(3), "natural")
 
 
+@pytest.mark.parametrize("of_tensors", [False, True])
 @pytest.mark.parametrize("coordinates", ["factor", "regression"])
-def test_an_l_that_from_coordinates_would_put_elsewhere_is_refused(coordinates):
+def test_an_l_that_from_coordinates_would_put_elsewhere_is_refused(coordinates: str, of_tensors: bool) -> None:
     """Of two columns, whose L is free where it has fill, or on a pattern of as many entries that is not the graph's."""
     topology, zero = ExtendedGrid(2, 2), np.zeros(4)
     elsewhere = Pattern.from_edges(4, [(1, 0), (2, 0), (2, 1), (3, 1)])
@@ -121,8 +122,10 @@ def test_an_l_that_from_coordinates_would_put_elsewhere_is_refused(coordinates):
         GaussianGraphicalModel.from_factor(zero, factor=np.arange(1.0, 9.0), topology=topology, pattern=elsewhere),
         GaussianGraphicalModel.from_precision(zero, precision=topology.pack(np.eye(4)), topology=topology),
     )
-    torch_class = importlib.import_module("sparseggm.torch").GaussianGraphicalModel
-    for g in (*made, *map(torch_class.from_numpy, made)):
+    if of_tensors:
+        pytest.importorskip("torch", reason="torch is optional")
+        made = tuple(map(importlib.import_module("sparseggm.torch").GaussianGraphicalModel.from_numpy, made))
+    for g in made:
         with pytest.raises(PatternError, match=f'^to_coordinates: "{coordinates}" needs an L on the factor pattern of'):
             geometry.to_coordinates(g, coordinates)
 
