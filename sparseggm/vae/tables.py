@@ -95,14 +95,28 @@ def markdown(content: Result) -> str:
     seeds, base, images = content["seeds"], rows[0].model, first["images"]
     spread = f"{len(seeds)} seeds" if len(seeds) > 1 else f"{images:,} images (one seed: not the spread of training)"
     columns = [_columns(row, row.model == base, content, "elbo_bits" in first) for row in rows]
-    at_once = "models in turns" if content["jobs"] == 1 else f"{content['jobs']} runs at once"
+    compared, times = (
+        "Δ (paired, ± its 95 % interval)",
+        "not compared, as the runs are of different versions of packages",
+    )
+    if has_one_version(content):
+        compared += " and ratio"
+        times = "models in turns" if content["jobs"] == 1 else f"{content['jobs']} runs at once"
     return (
         f"{content['title']}, nats an image: {content['data']}, {content['epochs']} epochs, "
         f"seeds {' '.join(map(str, seeds))}, {images:,} test images, {content['samples']} samples.\n\n"
         + aligned(columns)
-        + f"\n\n± standard error over {spread}; Δ (paired, ± its 95 % interval) and ratio: to {base}.\n"
-        f"Seconds: the median epoch, {at_once}.\n" + _of_layers(content)
+        + f"\n\n± standard error over {spread}; {compared}: to {base}.\nSeconds: the median epoch, {times}.\n"
+        + _of_layers(content)
     )
+
+
+def has_one_version(content: Result) -> bool:
+    """Whether all runs have the same versions of packages; else several commands made them, maybe on several machines.
+
+    Then neither their seconds can be compared, nor is it known how many ran at once.
+    """
+    return len({tuple(sorted(run["versions"].items())) for run in content["runs"]}) == 1
 
 
 def _of_layers(content: Result) -> str:
@@ -156,4 +170,5 @@ def _columns(row: Row, is_base: bool, content: Result, in_bits: bool) -> dict[st
         gains["Δ log p(hidden half)"] = row.log_p_hidden_gain
     for head, gain in gains.items():
         cells[head] = "–" if is_base else "{:+.2f} ± {:.2f}".format(*gain)
-    return cells | {"s/epoch": f"{row.seconds:.2f}", "ratio": f"{row.seconds_ratio:.2f}"}
+    ratio = {"ratio": f"{row.seconds_ratio:.2f}"} if has_one_version(content) else {}
+    return cells | {"s/epoch": f"{row.seconds:.2f}", **ratio}

@@ -16,6 +16,7 @@ import scipy.stats
 from sparseggm.cli import main, parser
 from sparseggm.vae import GREY_PIXELS, TABLE1, CheckpointError, Config, Images, experiment, results
 from sparseggm.vae.experiments import EXPERIMENTS
+from sparseggm.vae.latents import latent_topology
 from sparseggm.vae.results import claims, commands
 from tests.vae.conftest import ROOT
 
@@ -110,6 +111,37 @@ def test_a_claim_is_made_only_where_the_interval_does_not_hold_zero() -> None:
         "Not told apart: better and base (log p(x) +0.00 ± 0.00); worse and base (log p(x) +0.00 ± 0.00); "
         "unclear and base (ELBO +0.30 ± 0.40, log p(x) +0.00 ± 0.00).",
     ]
+
+
+def test_seconds_of_different_versions_are_not_compared(folder: Path) -> None:
+    path = folder / "first.json"
+    assert "| ratio" in results(folder).read_text()
+    content = json.loads(path.read_text())
+    content["runs"][-1]["versions"]["torch"] = "2.0.0"
+    path.write_text(json.dumps(content))
+    page = results(folder).read_text()
+    assert "ratio" not in page
+    assert "evaluation, by several commands." in page
+    assert "not compared, as the runs are of different versions of packages." in page
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "model"),
+    [
+        ("chain", "chain", "chain"),
+        ("regular grid, dominant family", "grids", "grid-dominant"),
+        ("regular grid, spectral family", "grids", "grid-spectral"),
+        ("extended grid", "", "extended-grid"),
+        ("block chain", "full", "block-chain"),
+        ("all correlations", "full", "full"),
+    ],
+)
+def test_the_table_of_the_readme_is_that_of_the_results(words: str, name: str, model: str) -> None:
+    content = json.loads((STORED / f"table1-150-epochs{'-' * bool(name)}{name}.json").read_text())
+    (row,) = (row for row in content["rows"] if row["model"] == model)
+    edges = len(latent_topology(model, 16).edges)
+    gains = " | ".join("{:.2f} ± {:.2f}".format(*row[gain]).replace("-", "−") for gain in ("elbo_gain", "log_p_gain"))
+    assert f"\n| {words} | {edges} | {len(row['seeds'])} | {gains} |\n" in (ROOT / "README.md").read_text()
 
 
 def test_pairs_that_an_experiment_names_are_compared_too() -> None:
