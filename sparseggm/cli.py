@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from sparseggm import __version__
 
@@ -101,9 +101,8 @@ def _answer(arguments: list[str]) -> int:
 @cache
 def parser() -> ArgumentParser:
     """The parser of all commands. Options of the recipe come from `vae.Config`, their help from its docstring."""
-    from jsonargparse import ArgumentParser
-
-    whole = ArgumentParser(prog="sparseggm", description=__doc__, exit_on_error=False, version=__version__)
+    new = _parser_class()
+    whole = new(prog="sparseggm", description=__doc__, exit_on_error=False, version=__version__)
     commands = whole.add_subcommands(dest="command")
     for name, summary, add_options in (
         ("train", "train one model", _train_options),
@@ -113,14 +112,34 @@ def parser() -> ArgumentParser:
         ("results", "write a page of the results of experiments", _results_options),
         ("fit-pixels", "fit a Gaussian of the images themselves, without a network", _fit_pixels_options),
     ):
-        command = ArgumentParser(description=summary, exit_on_error=False)
+        command = new(description=summary, exit_on_error=False)
         command.add_argument("--config", action="config", help="YAML file of options")
         add_options(command)
         commands.add_subcommand(name, command, help=summary)
-    experiment = ArgumentParser(description="train and compare models", exit_on_error=False)
+    experiment = new(description="train and compare models", exit_on_error=False)
     commands.add_subcommand("experiment", experiment, help="train and compare models")
     _add_experiments(experiment)  # afterwards: subcommands are added from the outside to the inside
     return whole
+
+
+@cache
+def _parser_class() -> type[ArgumentParser]:
+    """That of jsonargparse, made to write paths as text for --print_config."""
+    from jsonargparse import ArgumentParser, Namespace
+
+    class Parser(ArgumentParser):
+        def dump(self, cfg: Namespace, **settings: Any) -> str:
+            of_text = {name: _as_text(value) for name, value in cfg.items()}
+            return str(super().dump(Namespace(of_text), **settings))  # type: ignore[no-untyped-call]
+
+    return Parser
+
+
+def _as_text(value: Any) -> Any:
+    """A value in which paths are text."""
+    if isinstance(value, list):
+        return [_as_text(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def run(options: Namespace) -> None:
@@ -209,13 +228,11 @@ def _interpolate_options(command: ArgumentParser) -> None:
 
 
 def _add_experiments(command: ArgumentParser) -> None:
-    from jsonargparse import ArgumentParser
-
     from sparseggm import vae
 
     names = command.add_subcommands(dest="name")
     for experiment in vae.EXPERIMENTS.values():
-        options = ArgumentParser(description=experiment.title, exit_on_error=False)
+        options = _parser_class()(description=experiment.title, exit_on_error=False)
         options.add_argument("--config", action="config", help="YAML file of options")
         changed = {field for changes in experiment.models.values() for field in changes}
         options.add_class_arguments(vae.Config, skip={"seed", "epochs", *changed})

@@ -95,10 +95,8 @@ def markdown(content: Result) -> str:
     seeds, base, images = content["seeds"], rows[0].model, first["images"]
     spread = f"{len(seeds)} seeds" if len(seeds) > 1 else f"{images:,} images (one seed: not the spread of training)"
     columns = [_columns(row, row.model == base, content, "elbo_bits" in first) for row in rows]
-    compared, times = (
-        "Δ (paired, ± its 95 % interval)",
-        "not compared, as the runs are of different versions of packages",
-    )
+    compared = "Δ (paired, ± its 95 % interval)"
+    times = "not compared, as the runs are of different versions of packages"
     if has_one_version(content):
         compared += " and ratio"
         times = "models in turns" if content["jobs"] == 1 else f"{content['jobs']} runs at once"

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from sparseggm import __version__
-from sparseggm.cli import main
+from sparseggm.cli import main, parser
 from sparseggm.vae import Images, Training
+from sparseggm.vae.experiments import EXPERIMENTS
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
@@ -150,6 +151,32 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(
 def test_a_mistake_names_the_command_once(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"sparseggm {command}: needed a ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --out a/b --latent 4",
+        "evaluate a --data b",
+        "interpolate a --pairs 3",
+        "figures a b --out c",
+        "results a",
+        "fit-pixels --out a --pixels chain",
+        *(f"experiment {name} --seeds 3" for name in EXPERIMENTS),
+    ],
+)
+def test_options_that_are_printed_are_read_again(command: str, tmp_path: Path, capsys: Any) -> None:
+    words, file = command.split(), tmp_path / "options.yaml"
+    with pytest.raises(SystemExit, match="^0$"):
+        main([*words, "--print_config"])
+    file.write_text(capsys.readouterr().out)
+    named = words[: 2 if words[0] == "experiment" else 1]
+    assert options_of([*named, f"--config={file}"]) == options_of(words)
+
+
+def options_of(words: list[str]) -> dict[str, Any]:
+    options = parser().parse_args(words).as_flat()
+    return {name: value for name, value in vars(options).items() if not name.endswith("config")}
 
 
 def test_the_help_shows_no_address(capsys: pytest.CaptureFixture[str]) -> None:
