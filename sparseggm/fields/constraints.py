@@ -27,6 +27,7 @@ from sparseggm.positivity.namespace import (
     in_dtype_of,
     in_float64,
     known_to_fail,
+    refuse_transforms,
     unit_roundoff,
 )
 
@@ -54,6 +55,7 @@ class Constrained:
     def __init__(self, g: Gaussian, matrix: Any, values: Any) -> None:
         function = "constrain"
         checks.require_gaussian(function, "g", g)
+        refuse_transforms(function, g.loc)
         design = Design(function, matrix, g.topology.n)
         dense = np.zeros(design.shape)
         dense[design.rows, design.cols] = design.entries

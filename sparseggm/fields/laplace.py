@@ -34,7 +34,7 @@ from sparseggm.graph.edges import require_at_least
 from sparseggm.graph.topology import Topology
 from sparseggm.kernels.sparse.density import LOG_2PI
 from sparseggm.linalg import checks
-from sparseggm.positivity.namespace import Array, array_namespace, as_array, in_float64, is_transformed, total
+from sparseggm.positivity.namespace import Array, array_namespace, as_array, in_float64, refuse_transforms, total
 
 TOLERANCE = 1e-10
 """Newton decrement ∇fᵀ H⁻¹ ∇f below which one more step ends: the mode is then 10⁻⁵ deviations away, and after it some
@@ -130,8 +130,7 @@ class _Problem(NamedTuple):
                 "laplace: prior must be a GaussianGraphicalModel, an IntrinsicGaussian or Improper, got "
                 f"{type(prior).__name__}."
             )
-        if is_tensor(prior.loc) and is_transformed():
-            raise TypeError("laplace: runs under no transform of torch.func. Give batch axes instead of vmap.")
+        refuse_transforms("laplace", prior.loc)
         if not callable(likelihood):
             raise TypeError(
                 f"laplace: likelihood must be a function of η, as Poisson, got {type(likelihood).__name__}."

@@ -308,7 +308,8 @@ class GaussianGraphicalModel(FactoredGaussian):
     def covariance_matmul(self, x: npt.ArrayLike) -> FloatArray:
         """Σ x for vectors x (..., n): P⁻¹ x, by two solves with L.
 
-        Error: (P + ΔP) y = x with |ΔP| ≤ (2 γ_c + γ_c²) |L| |L|ᵀ [Higham 2002, Thm 10.4].
+        Error: (P + ΔP) y = x with |ΔP| ≤ (γ_r + γ_c + γ_r γ_c) |L| |L|ᵀ, r and c the longest row and column of L, from
+            the bounds of `solve` and `solve_t`.
         """
         g, (x,) = self._promoted("covariance_matmul", x=x)
         return g.colorize(g._in_elimination_order("covariance_matmul", linalg.solve, x=x))

@@ -27,7 +27,7 @@ from sparseggm.linalg.primitives import ALL, Engine
 def gram_jvp(pattern: Pattern, a: FloatArray, b: FloatArray) -> FloatArray:
     """tril(A Bᵀ + B Aᵀ), (..., nnz of the result) on `pattern.gram()`.
 
-    Cost: 4 Σ_j |S_j|² / 2 flops. Error: |Δ| ≤ γ_{2r+1} (|A| |B|ᵀ + |B| |A|ᵀ), r the longest row.
+    Cost: 2 Σ_j |S_j|² flops. Error: |Δ| ≤ γ_{2r+1} (|A| |B|ᵀ + |B| |A|ᵀ), r the longest row.
     Reference: `reference.linalg.gram_jvp`.
     """
     checks.check("gram_jvp", pattern, packed={"a": a, "b": b})

@@ -21,7 +21,7 @@ def selected_inverse(pattern: Pattern, factor: FloatArray, on: Pattern | None = 
     Raises:
         NonPositiveError: a diagonal entry of L is ≤ 0.
         PatternError: `on` is not closed, or lacks an entry of `pattern`.
-    Cost: 4 Σ_j |S_j| |F_j| flops: a chain O(n), an extended grid O(n · cols). Σ is stored once. Large matrices on their
+    Cost: 2 Σ_j |S_j| |F_j| flops: a chain O(n), an extended grid O(n · cols). Σ is stored once. Large matrices on their
         fill by dense fronts, with scratch of up to 4 nnz(F) numbers a thread.
     Error: the defining equations Σ_ij L_jj + Σ_{k ∈ S_j} Σ_ik L_kj = δ_ij / L_jj hold within γ_{c+2} of the same
         sums on absolute values, and √tiny √Σ_ii for an entry set to zero.

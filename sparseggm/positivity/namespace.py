@@ -74,6 +74,12 @@ def is_transformed() -> bool:
     return sys.modules["torch"]._C._functorch.peek_interpreter_stack() is not None
 
 
+def refuse_transforms(function: str, array: Array) -> None:
+    """Raise under a transform of torch.func, where a function must read the numbers of a tensor."""
+    if not _is_numpy(array) and is_transformed():
+        raise TypeError(f"{function}: runs under no transform of torch.func. Give batch axes instead of vmap.")
+
+
 def readable(array: Array) -> npt.NDArray[Any] | None:
     """The numbers as an array of NumPy; None for a tensor under a transform or a trace, whose numbers are unknown."""
     if _is_numpy(array):

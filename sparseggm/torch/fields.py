@@ -15,6 +15,7 @@ from sparseggm import fields
 from sparseggm.fields import Constrained, LinearObservation, Prediction, constrain
 from sparseggm.graph.pattern import Pattern
 from sparseggm.graph.topology import Topology
+from sparseggm.positivity.namespace import refuse_transforms
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors
 from sparseggm.torch.distribution import GaussianGraphicalModel
@@ -29,10 +30,12 @@ class IntrinsicGaussian(fields.IntrinsicGaussian):
     precision: Any
 
     def __init__(self, precision: Any, *, topology: Topology, null: Any | None = None) -> None:
-        (values,) = as_tensors(type(self).__name__, precision=precision)
+        name = type(self).__name__
+        (values,) = as_tensors(name, precision=precision)
+        refuse_transforms(name, values)
         super().__init__(array(values), topology=topology, null=null)
         self.precision = values.clone()  # the caller may write into its own
-        self._logdeterminant = self._relative_logdet(type(self).__name__)
+        self._logdeterminant = self._relative_logdet(name)
 
     @property
     def loc(self) -> Tensor:
@@ -44,6 +47,7 @@ class IntrinsicGaussian(fields.IntrinsicGaussian):
         return self._with_precision(precision), tensors
 
     def _updated(self, function: str, pull: Tensor, precision: Tensor, graph: Topology) -> tuple[Any, Tensor]:
+        refuse_transforms(function, precision)
         self._require_proper(function, array(precision), graph)
         centred = GaussianGraphicalModel._of_precision(function, pull, precision, graph, None)
         move = centred._solved()

@@ -23,6 +23,7 @@ from sparseggm.errors import NonFiniteError, ShapeError
 from sparseggm.geometry.fisher import Fisher
 from sparseggm.geometry.kinds import require_free_factor
 from sparseggm.linalg import checks
+from sparseggm.positivity.namespace import refuse_transforms
 from sparseggm.torch import ops
 from sparseggm.torch.border import as_tensors, common_batch, tells
 from sparseggm.torch.distribution import GaussianGraphicalModel
@@ -150,9 +151,10 @@ class _Precondition(torch.autograd.Function):
 
 
 def require_tensors(function: str, q: object) -> None:
-    """Raise a TypeError unless it is a Gaussian of tensors."""
+    """Raise a TypeError unless it is a Gaussian of tensors, and their numbers can be read."""
     if not isinstance(q, GaussianGraphicalModel):
         raise TypeError(f"{function}: needs a GaussianGraphicalModel of sparseggm.torch, got {type(q)!r}.")
+    refuse_transforms(function, q.loc)
 
 
 def require_joint(function: str, log_p: object, like: Tensor) -> None:

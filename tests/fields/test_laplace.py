@@ -420,15 +420,6 @@ def test_what_is_no_problem_is_refused() -> None:
         fields.laplace(PRIOR, poisson, max_steps="3")  # type: ignore[arg-type]
 
 
-def test_a_transform_is_refused() -> None:
-    def evidence(sd: torch.Tensor) -> torch.Tensor:
-        return fields.laplace(fields.CAR(GRID).prior(sd, 0.5), fields.Poisson(COUNTS)).log_evidence
-
-    for transform in (torch.func.vmap, torch.func.grad):
-        with pytest.raises(TypeError, match="laplace: runs under no transform of torch"):
-            transform(evidence)(torch.ones(2 if transform is torch.func.vmap else ()).double())
-
-
 def test_what_is_no_prior_is_refused() -> None:
     with pytest.raises(TypeError, match=r"prior must be a GaussianGraphicalModel.*, got ndarray"):
         fields.laplace(np.eye(3), LIKELIHOODS["poisson"][0])

@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 import reference.gaussian
 import reference.linalg
 from sparseggm import (
+    Chain,
     Diagonal,
+    ExtendedGrid,
     GaussianGraphicalModel,
     Grid,
+    Star,
+    Topology,
 )
 from tests import numerics
 from tests.gaussian_bounds import (
@@ -154,6 +158,19 @@ def test_nats_over_a_million_nodes_are_accurate_in_float32() -> None:
 
 
 # ---------------------------------------------------------------------- numbering
+
+
+@pytest.mark.parametrize("topology", [Star(200_001), ExtendedGrid(30, 7), Chain(300)], ids=str)
+def test_covariance_matmul_is_within_the_bounds_of_its_solves(topology: Topology) -> None:
+    pattern = topology.factor_pattern
+    factor = np.where(pattern.rows == pattern.cols, 1.0, 0.1).astype(np.float32)
+    g = GaussianGraphicalModel(np.zeros(topology.n, np.float32), factor=factor, topology=topology)
+    y = g.covariance_matmul(np.ones(topology.n, np.float32))[topology.order].astype(np.float64)
+    lower, r, c = pattern.to_scipy(factor.astype(np.float64)), pattern.longest_row, pattern.longest_column
+    size = abs(lower) @ (abs(lower).T @ abs(y))
+    of_rows, of_columns = numerics.gamma(r, np.float32), numerics.gamma(c, np.float32)
+    level = of_rows + of_columns + of_rows * of_columns + 2 * numerics.gamma(r + c, np.float64)
+    assert (abs(lower @ (lower.T @ y) - 1.0) <= level * size + numerics.underflow(np.float32) * (r + c)).all()
 
 
 def test_a_gaussian_from_a_precision_has_that_precision_node_by_node() -> None:

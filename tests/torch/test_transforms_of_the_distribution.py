@@ -1,4 +1,4 @@
-"""The torch Gaussian under vmap and torch.func.grad: as batches would give. For tests/torch/, once `ops` is merged."""
+"""The torch Gaussian under vmap and torch.func.grad: as batches would give; what reads values refuses them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import torch
 from torch.distributions import kl_divergence
 from torch.func import grad, vmap
 
-from sparseggm.torch import sample_and_kl
+from sparseggm import Chain
+from sparseggm.fields import Poisson, constrain, laplace
+from sparseggm.torch import (
+    GaussianGraphicalModel,
+    elbo_gradient,
+    natural_step,
+    precondition,
+    refine,
+    sample_and_kl,
+)
+from sparseggm.torch.fields import IntrinsicGaussian
 from tests.torch.gaussians import KINDS
 from tests.torch.problems import vectors
 
@@ -69,3 +79,41 @@ def test_mapped_draws_differ_where_asked_to(kind):
     )
     assert z.shape == (2, 5, kind.topology.n)
     assert not torch.equal(z[0], z[1])
+
+
+CHAIN, NOISE = Chain(5), torch.ones(4, 5)
+IS_DIAGONAL = torch.from_numpy(CHAIN.factor_pattern.rows == CHAIN.factor_pattern.cols)
+
+
+def chain_about(loc):
+    return GaussianGraphicalModel(loc * torch.ones(5), factor=torch.where(IS_DIAGONAL, 2.0, 0.5), topology=CHAIN)
+
+
+def random_walk(scale):
+    precision = CHAIN.pack((scale * torch.tensor([1.0, 2.0, 2.0, 2.0, 1.0]), -scale * torch.ones(4)))
+    return IntrinsicGaussian(precision, topology=CHAIN)
+
+
+def log_joint(z):
+    return -z.square().sum(-1)
+
+
+COUNTS, WALK = Poisson(torch.ones(5)), random_walk(torch.tensor(1.0))
+READERS = {
+    "laplace": lambda x: laplace(chain_about(x), COUNTS).log_evidence,
+    "constrain": lambda x: constrain(chain_about(x), [[1.0] * 5], 0.0).mean.sum(),
+    "natural_step": lambda x: natural_step(chain_about(x), torch.ones(5), torch.zeros(9))[0].loc.sum(),
+    "precondition": lambda x: precondition(chain_about(x)).loc.sum(),
+    "elbo_gradient": lambda x: elbo_gradient(chain_about(x), log_joint, NOISE)[1].sum(),
+    "refine": lambda x: refine(chain_about(x), log_joint, 2, noise=lambda step: NOISE).gaussian.loc.sum(),
+    "IntrinsicGaussian": lambda x: random_walk(x).precision.sum(),
+    "observe": lambda x: WALK.observe([0], x, 1.0).loc.sum(),
+    "log_evidence": lambda x: WALK.log_evidence([0], x, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_reads_values_refuses_transforms_by_name(name):
+    for transform, argument in ((vmap, torch.ones(2)), (grad, torch.tensor(1.0))):
+        with pytest.raises(TypeError, match=f"^{name}: runs under no transform of torch.func"):
+            transform(READERS[name])(argument)

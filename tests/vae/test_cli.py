@@ -167,7 +167,7 @@ def test_a_mistake_names_the_command_once(command: str, tmp_path: Path, capsys: 
 )
 def test_options_that_are_printed_are_read_again(command: str, tmp_path: Path, capsys: Any) -> None:
     words, file = command.split(), tmp_path / "options.yaml"
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main([*words, "--print_config"])
     file.write_text(capsys.readouterr().out)
     named = words[: 2 if words[0] == "experiment" else 1]
