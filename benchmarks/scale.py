@@ -1,6 +1,6 @@
 """How far one machine goes: `python -m benchmarks.scale` prints the tables of docs/scale.md.
 
-Each piece of work is timed on one matrix in float64, at a size that takes about a second or less, and extrapolated by
+Each piece of work is timed on one matrix in float64, at a size that takes a few seconds at most, and extrapolated by
 its stated cost (docs/costs.md). Memory counts the arrays that must exist at once: the factor, arguments and results,
 and scratch of nnz(F) where Σ is needed, twice that for gradients.
 """
@@ -73,7 +73,7 @@ def grid_fill(n: float) -> float:
 def works(scale: int) -> list[Work]:
     """The rows of the table; `scale` divides the sizes at which they are timed."""
     chain, block = 10**6 // scale, 10**5 // scale
-    grid = 128**2 // scale
+    lattice_nodes, extended_nodes = 512**2 // scale, 256**2 // scale
 
     def blocks(n: int) -> sg.Topology:
         return sg.BlockChain(max(n // 8, 1), 8)
@@ -100,10 +100,12 @@ def works(scale: int) -> list[Work]:
         Work("block chain, b = 8", "solve_t", blocks, block, linear, lambda n: 12.5 * n, none),
         Work("block chain, b = 8", "marginal_variances", blocks, block, linear, lambda n: 12.5 * n, lambda n: 12.5 * n),
         Work("extended grid", "solve_t", extended, chain, linear, lambda n: 3 * n, none),
-        Work("extended grid", "marginal_variances", extended, grid, cubed, lambda n: 3 * n, cubed),
-        Work("extended grid", "gradient of tr Σ", extended, grid, cubed, lambda n: 3 * n, lambda n: 2 * n**1.5),
-        Work("grid given P", "cholesky", lattice, grid, cubed, grid_fill, none),
-        Work("grid given P", "marginal_variances", lattice, grid, cubed, grid_fill, grid_fill),
+        Work("extended grid", "marginal_variances", extended, extended_nodes, cubed, lambda n: 3 * n, cubed),
+        Work(
+            "extended grid", "gradient of tr Σ", extended, extended_nodes, cubed, lambda n: 3 * n, lambda n: 2 * n**1.5
+        ),
+        Work("grid given P", "cholesky", lattice, lattice_nodes, cubed, grid_fill, none),
+        Work("grid given P", "marginal_variances", lattice, lattice_nodes, cubed, grid_fill, grid_fill),
     ]
 
 
