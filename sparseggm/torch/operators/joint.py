@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from sparseggm.graph.pattern import Pattern
 from sparseggm.linalg import checks
@@ -72,7 +71,7 @@ class Pending(NamedTuple):
         if loc is not self.loc or factor is not self.factor or (_state_of(loc), _state_of(factor)) != self.states:
             return None
         stride = stride_of(loc, mean, scale)
-        if stride is None or not may_skip_dispatcher(mean, scale) or forward_ad._current_level >= 0:
+        if stride is None or not may_skip_dispatcher(mean, scale):
             return None
         if not run_at("kl_to_normal", pattern, order, (loc, factor, mean, scale), (self.kl,), stride):
             return None

@@ -112,8 +112,8 @@ def have_values(*tensors: Tensor) -> bool:
 
 
 def may_skip_dispatcher(*tensors: Tensor) -> bool:
-    """Whether an operator may skip the dispatcher: `have_values`, and no dispatch mode is to see the call."""
-    if not have_values(*tensors) or torch._C._len_torch_dispatch_stack():
+    """Whether an operator may skip the dispatcher: `have_values`, no dispatch mode is to see the call, nor a tangent."""
+    if not have_values(*tensors) or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
         return False
     return not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # torch.autograd.grad(is_grads_batched=)
 
@@ -175,9 +175,12 @@ def register(
         f"sparseggm::{name}", (_loop_rule if loops else _vmap_rule)(operator, fake), lib=_library
     )
     if recorded is not None:
-        _library.impl(name, _recording_kernel(operator, recorded), "Autograd", with_keyset=True)
-    if setup is not None and vjp is not None:
-        _library.impl(name, _autograd_kernel(operator, setup, vjp), "Autograd", with_keyset=True)
+        autograd = _recording_kernel(operator, recorded)
+    elif setup is not None and vjp is not None:
+        autograd = _autograd_kernel(operator, setup, vjp)
+    else:
+        autograd = _refusing_kernel(operator)
+    _library.impl(name, autograd, "Autograd", with_keyset=True)
     return operator
 
 
@@ -201,7 +204,8 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
     """
 
     def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
-        with torch.enable_grad():  # a function's forward has it off, and the levels below may record
+        # A function's forward has both off; but the levels below may record, and must see tangents to refuse them.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
             output = _below(operator, keyset, *args)
         setup(ctx, args, output)
         return output
@@ -225,7 +229,20 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
 
 def _recording_kernel(operator: Any, recorded: Callable[..., Any]) -> Callable[..., Any]:
     def kernel(keyset: Any, *args: Any) -> Any:
+        _refuse_tangents(operator, args)
         return recorded(*args) if _records(*args) else _below(operator, keyset, *args)
+
+    return kernel
+
+
+def _refusing_kernel(operator: Any) -> Callable[..., Any]:
+    """Of an operator without gradients, as those of backward passes are where nothing differentiates them."""
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        _refuse_tangents(operator, args)
+        if _records(*args):
+            raise NotImplementedError(f"{operator._opname}: has no gradient.")
+        return _below(operator, keyset, *args)
 
     return kernel
 
