@@ -93,12 +93,24 @@ def _converted(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
         return array.astype(dtype, copy=False)
 
 
+def _is_constant(array: FloatArray) -> bool:
+    """Whether it is read-only down to what owns its memory: an array, bytes, or a file mapped to be read."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    if owner is None:
+        return True
+    try:
+        return memoryview(owner).readonly
+    except TypeError:  # what gives an address alone, as a sliding window or a tensor, does not say who else may write
+        return False
+
+
 def constant(array: FloatArray) -> FloatArray:
     """The array, if nobody can write into its memory through NumPy; else a read-only copy that keeps broadcast axes."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray) and not owner.flags.writeable:
-        owner = owner.base
-    if not isinstance(owner, np.ndarray):
+    if _is_constant(array):
         return array
     once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)
     copy = array[(*once, ...)].copy()  # the dots keep an array without axes from becoming a scalar

@@ -19,6 +19,7 @@ from sparseggm.kernels.sparse.residual import SERIES
 from sparseggm.linalg import calculus, checks, conditionals
 from sparseggm.positivity.namespace import Array, array_namespace, mask, take
 
+_SERIES = tuple(SERIES.tolist())  # numbers, which torch.compile takes where an array's it does not
 _LARGE = 1 << 13
 """Entries of L beyond which a block of lanes leaves the caches, and verbs, with less scratch each, are as fast."""
 
@@ -41,7 +42,7 @@ def scale_divergence(delta: Array) -> Array:
     small = abs(x) < 0.5
     near = xp.where(small, x, xp.zeros_like(x))
     series = xp.zeros_like(x)
-    for coefficient in SERIES.tolist():
+    for coefficient in _SERIES:
         series = series * near + coefficient
     return xp.where(small, series * near * near, 0.5 * (xp.expm1(x) - x))
 

@@ -63,6 +63,8 @@ class Pattern(Exchanged):
     n: int
     indptr: IndexArray
     rows: IndexArray
+    nnz: int
+    """Number of stored entries, the n diagonal ones among them."""
     key: str
     """Digest of (n, indptr, rows): what checkpoints store and torch operators take."""
 
@@ -77,7 +79,7 @@ class Pattern(Exchanged):
             if known is not None:
                 return known
             self = super().__new__(cls)
-            self.n, self.indptr, self.rows, self.key = int(n), indptr, rows, key
+            self.n, self.indptr, self.rows, self.nnz, self.key = int(n), indptr, rows, rows.size, key
             _interned[key] = self
             return self
 
@@ -149,11 +151,6 @@ class Pattern(Exchanged):
         To Numba an array that can be written to has another type, for which it would compile every kernel again.
         """
         return make_read_only(self.indptr.view()), make_read_only(self.rows.view())
-
-    @property
-    def nnz(self) -> int:
-        """Number of stored entries, the n diagonal ones among them."""
-        return self.rows.size
 
     @derived
     def cols(self) -> IndexArray:

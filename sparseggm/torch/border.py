@@ -116,11 +116,12 @@ def _common_device(function: str, given: dict[str, Any]) -> torch.device:
 
 
 def as_tensor(value: Any, **options: Any) -> Tensor:
-    """`torch.as_tensor`, also of arrays that run backwards, cannot be written, or have the bytes of another machine."""
+    """`torch.as_tensor`, which shares no array: autograd would not see what is written into it between passes.
+
+    So arrays may run backwards, be read-only, or have the bytes of another machine.
+    """
     if isinstance(value, np.ndarray):
-        value = np.asarray(value, value.dtype.newbyteorder("="))
-        if min(value.strides, default=0) < 0 or not value.flags.writeable:
-            value = value.copy()
+        value = np.array(value, value.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(value, **options)
 
 

@@ -8,6 +8,7 @@ it is made of is in `factored`, its divergences in `divergences`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Self, cast
 
 import numpy as np
@@ -96,6 +97,8 @@ class GaussianGraphicalModel(EstimatedDistribution):
         """
         if noise is None:
             noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        elif tuple(sample_shape):
+            raise ShapeError("rsample_and_log_prob: give sample_shape or noise, whose leading axes are the samples.")
         own, eps = self._beside("rsample_and_log_prob", noise=noise)
         at_mean = 0.5 * (own._logdet() - self.topology.n * LOG_2PI)
         z, log_prob = samples.sample_and_log_prob(self.factor_pattern, own.loc, own._factor, self._order, at_mean, eps)
@@ -189,7 +192,7 @@ class GaussianGraphicalModel(EstimatedDistribution):
         """
         n = self._require_small("covariance_matrix", "covariance_on")
         root = self._colorize_rows(torch.eye(n, dtype=self.loc.dtype, device=self.loc.device))
-        with torch.autocast(root.device.type, enabled=False):
+        with nullcontext() if root.is_meta else torch.autocast(root.device.type, enabled=False):
             return rounded(root.mT @ root, root.dtype).expand(*self.batch_shape, n, n)
 
     def _covariance_at(self, pairs: npt.ArrayLike, function: str = "covariance_on") -> tuple[Tensor, Tensor]:

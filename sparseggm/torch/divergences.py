@@ -163,9 +163,19 @@ def _kl_to_independent(q: GaussianGraphicalModel, p: Independent[Normal]) -> Ten
     """KL(q ‖ N(m, diag s²)) = ½ [Σ (Σ_ii + (loc_i − m_i)²) / s_i² − n + log det P_q + 2 Σ log s_i]."""
     q, loc, scale = _beside_normal(q, p)
     given = q.factor_pattern, q.loc, q._factor, q._order, loc, scale
-    pending = q.__dict__.pop("_pending", None)
+    pending = _pending_of(q)
     kl = None if pending is None else pending.kl_to_normal(*given)
     return density.kl_to_normal(*given) if kl is None else kl
+
+
+def _pending_of(q: GaussianGraphicalModel) -> Any:
+    """What a sample has left for the KL that follows it, once; None in compiled code, and within a checkpoint.
+
+    That computes again what it did not save, and must do so in the same way.
+    """
+    if torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return None
+    return q.__dict__.pop("_pending", None)
 
 
 @register_kl(Independent, GaussianGraphicalModel)

@@ -88,7 +88,7 @@ class EstimatedDistribution(FactoredDistribution):
 
 
 def _seeded(rng: Seed) -> Seed:
-    return int(torch.randint(2**62, ())) if rng is None else rng
+    return int(torch.randint(2**62, (), device="cpu")) if rng is None else rng
 
 
 def _of_tensors(estimate: Estimate) -> Estimate:

@@ -246,8 +246,10 @@ class GreyLevels(OfLogits):
         """Uniform numbers (batch, n) in (0, 1): torch's own in [0, 1), and half a step in place of 0."""
         loc = self.gaussian.loc
         size = (*batch, self.gaussian.topology.n)
-        uniform = torch.rand(size, generator=generator, dtype=loc.dtype, device=loc.device)
-        return uniform.clamp(min=torch.finfo(loc.dtype).eps / 4)
+        chosen = {} if generator is None else {"generator": generator}  # with one, sizes that vary cannot be compiled
+        uniform = torch.rand(size, dtype=loc.dtype, device=loc.device, **chosen)  # type: ignore[call-overload]
+        clamped: Tensor = uniform.clamp(min=torch.finfo(loc.dtype).eps / 4)
+        return clamped
 
     def _given_uniform(self, function: str, uniform: Any, batch: tuple[int, ...]) -> Tensor:
         loc = self.gaussian.loc

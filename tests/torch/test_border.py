@@ -426,6 +426,7 @@ def answers(q: Q) -> dict[str, Any]:
         "kl to dense": lambda: kl_divergence(q, dense),
         "kl from dense": lambda: kl_divergence(dense, q),
         "estimate_trace_covariance": lambda: q.estimate_trace_covariance(rng=0).value,
+        "estimate_trace_covariance, torch's numbers": lambda: q.estimate_trace_covariance().value,
         "observe": lambda: q.observe([0, 1], [1.0, 2.0], 0.5).loc,
         "observe a matrix": lambda: q.observe(csr_array(np.ones((1, n))), [1.0], 0.5).loc,
         "log_evidence": lambda: q.log_evidence(csr_array(np.ones((1, n))), [1.0], 0.5),
@@ -488,6 +489,7 @@ def test_a_head_is_built_and_asked_without_memory(name):
         lambda g: g.factor,
         lambda g: g.variance,
         lambda g: g.precision,
+        lambda g: g.covariance_matrix,
         lambda g: g.rsample(),
     ):
         assert ask(q).device.type == "meta"
@@ -522,6 +524,47 @@ def test_arrays_that_run_backwards_and_negated_views_are_taken() -> None:
     assert negated.is_neg()
     assert torch.equal(q.log_prob(negated), q.log_prob(-x.imag))
     assert GaussianGraphicalModel(negated, factor=torch.ones(7).double(), topology=sg.Chain(4)).rsample().shape == (4,)
+
+
+CHAIN = sg.Chain(4)
+ARRAYS = {
+    "GaussianGraphicalModel": (
+        {"loc": np.zeros(4), "factor": np.ones(7)},
+        lambda **given: Q(**given, topology=CHAIN),
+    ),
+    "from_precision": (
+        {"loc": np.zeros(4), "precision": CHAIN.pack((np.full(4, 3.0), np.ones(3)))},
+        lambda **given: Q.from_precision(**given, topology=CHAIN),
+    ),
+    "log_prob": ({"value": np.zeros(4)}, None),
+    "sample_and_kl": ({"noise": np.ones(4)}, None),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_what_is_written_into_an_array_changes_no_answer_and_no_gradient(name):
+    """Autograd knows the versions of tensors, not those of arrays."""
+    arrays, make = ARRAYS[name]
+    arrays = {argument: array.copy() for argument, array in arrays.items()}
+    leaf = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    own = Q(leaf, factor=torch.ones(7, dtype=torch.float64), topology=CHAIN)
+    if make:
+        q = make(**arrays)
+        total = kl_divergence(q, own)
+    else:
+        total = own.log_prob(**arrays) if name == "log_prob" else sample_and_kl(own, **arrays)[0].square().sum()
+    (before,) = torch.autograd.grad(total, leaf, retain_graph=True)
+    answer = q.log_prob(np.ones(4)).item() if make else 0.0
+    for array in arrays.values():
+        array += 5.0
+    assert torch.equal(torch.autograd.grad(total, leaf)[0], before)
+    assert not make or q.log_prob(np.ones(4)).item() == answer
+
+
+def test_samples_are_asked_for_by_their_shape_or_by_their_noise():
+    q = Q(torch.zeros(4), factor=torch.ones(7), topology=CHAIN)
+    with pytest.raises(sg.ShapeError, match="rsample_and_log_prob: give sample_shape or noise"):
+        q.rsample_and_log_prob((1000,), noise=torch.zeros(4))
 
 
 @pytest.mark.parametrize("name", ["observe", "log_evidence"])

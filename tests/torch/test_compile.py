@@ -10,10 +10,11 @@ import pytest
 import scipy.sparse
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.distributions import Independent, Normal, kl_divergence
 from torch.func import grad, jacrev, vmap
 
 import sparseggm as sg
-from sparseggm.torch import FactorHead, GaussianGraphicalModel, ops, sample_and_kl
+from sparseggm.torch import FactorHead, GaussianGraphicalModel, GreyLevels, kl_terms, ops, sample_and_kl
 from sparseggm.torch.operators import step as fused
 from tests import signatures
 from tests.torch.problems import calls, factor, vectors
@@ -204,6 +205,58 @@ def test_a_transform_inside_compiled_code_is_that_of_eager(transform):
 
     function = transform(loss)
     assert torch.equal(compiled(function)(lower, x), function(lower, x))
+
+
+CHAIN = sg.Chain(6)
+SHARED = factor(CHAIN.factor_pattern).detach()
+
+
+def about(loc):
+    """Gaussians that share a factor."""
+    return GaussianGraphicalModel(loc, factor=SHARED, topology=CHAIN)
+
+
+STANDARD = Independent(Normal(torch.zeros(6).double(), torch.ones(6).double()), 1)
+
+
+def test_grey_levels_with_numbers_of_their_own_compile_for_every_batch_size():
+    def log_prob(loc):
+        return GreyLevels(about(loc), 4).log_prob(torch.ones(6, dtype=torch.long), 2)
+
+    function = compiled(log_prob)
+    for count in (8, 5, 3):
+        torch.manual_seed(0)
+        expected = log_prob(vectors(6, count).detach())  # before, so that all is derived
+        torch.manual_seed(0)
+        torch.testing.assert_close(function(vectors(6, count).detach()), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("transform", [grad, lambda f: vmap(grad(f))], ids=["grad", "both"])
+@pytest.mark.parametrize(
+    "answer",
+    [lambda q: q.log_prob(torch.ones(6).double()), lambda q: kl_divergence(q, STANDARD), lambda q: q.variance.sum()],
+    ids=["log_prob", "kl", "variance"],
+)
+def test_a_gaussian_made_inside_a_transform_in_compiled_code_is_that_of_eager(transform, answer):
+    function = transform(lambda loc: answer(about(loc)))
+    loc = vectors(6).detach() if transform is grad else vectors(6, 3).detach()
+    expected = function(loc)  # before, so that all is derived
+    torch.testing.assert_close(compiled(function)(loc), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_divergences_compile_whole_after_a_sample_and_beside_a_shared_factor():
+    q = about(vectors(6, 3))
+    assert (kl_divergence(q, STANDARD) > 0).all()  # once, so that all is derived
+    q.rsample()
+    function = compiled(lambda q: kl_divergence(q, STANDARD))
+    torch.testing.assert_close(function(q), kl_divergence(q, STANDARD), rtol=1e-13, atol=1e-13)
+
+    def terms(loc):
+        return kl_terms(about(loc), about(2.0 * loc))
+
+    loc = vectors(6, 4).detach()
+    expected = terms(loc)
+    torch.testing.assert_close(compiled(terms)(loc), expected, rtol=1e-13, atol=1e-13)
 
 
 PAIRS = [(0, 1), (2, 7)]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from torch.distributions import Independent, Normal, kl_divergence
 
 import sparseggm as sg
 from sparseggm import parametrize
-from sparseggm.torch import ConvHead, FactorHead, PrecisionHead, sample_and_kl
+from sparseggm.torch import ConvHead, FactorHead, GaussianGraphicalModel, LogitNormal, PrecisionHead, sample_and_kl
 from sparseggm.torch.operators import portable
 from tests.strategies import named_patterns
 from tests.torch.exported import FEATURES, Wrapped
@@ -108,3 +109,29 @@ def test_text_that_is_not_that_of_its_pattern_is_refused(text, message):
 def test_a_key_that_nothing_is_alive_for_says_what_to_do():
     with pytest.raises(sg.PatternError, match=re.escape("Build its topology first, and keep it.")):
         torch.ops.sparseggm.logdet("0" * 32, torch.ones(3), False)
+
+
+TRACED = {
+    "log_prob": lambda q: q.log_prob(torch.ones(4)),
+    "entropy": lambda q: q.entropy(),
+    "variance": lambda q: q.variance,
+    "kl to Normal": lambda q: kl_divergence(q, STANDARD),
+    "kl from Normal": lambda q: kl_divergence(STANDARD, q),
+    "sample_and_kl": lambda q: sample_and_kl(q, noise=torch.ones(4))[0],
+    "product": lambda q: q.product(q).loc,
+    "LogitNormal": lambda q: LogitNormal(q).log_prob(torch.full((4,), 0.3)),
+}
+STANDARD = Independent(Normal(torch.zeros(4), torch.ones(4)), 1)
+
+
+@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own: `torch.jit.trace` itself is deprecated
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # sizes become constants where they are only compared
+def test_a_trace_gives_the_numbers_of_eager_code_for_other_inputs_and_sizes(name):
+    def answer(loc):
+        return TRACED[name](GaussianGraphicalModel(loc, factor=torch.ones(7), topology=sg.Chain(4)))
+
+    traced = torch.jit.trace(answer, (torch.zeros(3, 4),), check_trace=False)
+    for count in (3, 5):
+        loc = torch.linspace(-1.0, 1.0, 4 * count).reshape(count, 4)
+        torch.testing.assert_close(traced(loc), answer(loc))

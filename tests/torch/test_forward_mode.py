@@ -65,7 +65,8 @@ def test_a_tangent_of_a_cotangent_is_refused_or_passed_on(row):
         try:
             found = torch.autograd.grad(outputs, leaves, duals)
         except NotImplementedError as refusal:
-            assert REFUSED in str(refusal)
+            if REFUSED not in str(refusal):
+                raise
             return
         for gradient, linear in zip(found, expected, strict=True):
             assert torch.equal(forward_ad.unpack_dual(gradient).tangent, linear)

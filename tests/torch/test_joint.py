@@ -281,6 +281,21 @@ def test_a_checkpointed_step_has_the_gradients_of_a_plain_one():
         torch.testing.assert_close(one, other, **CLOSE)
 
 
+def test_kl_in_a_checkpoint_is_computed_again_as_it_was_though_its_sample_stands_outside():
+    pair, p = leaves(sg.Chain(5), 3), normal(5)
+    weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
+
+    def gradients(kl_of):
+        torch.manual_seed(0)
+        q = made(sg.Chain(5), pair)
+        return torch.autograd.grad(q.rsample().square().sum() + kl_of(q).sum(), [*pair, weight])
+
+    expected = gradients(lambda q: kl_divergence(q, p) * weight)
+    found = gradients(lambda q: checkpoint(lambda w: kl_divergence(q, p) * w, weight, use_reentrant=False))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
 def test_other_gaussians_of_the_same_tensors_do_not_take_the_node():
     topology = sg.Chain(5)
     pair, p = leaves(topology, 3), normal(5)

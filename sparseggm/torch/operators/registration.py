@@ -100,8 +100,10 @@ def inside_functorch() -> bool:
 
 
 def have_values(*tensors: Tensor) -> bool:
-    """Whether values may decide what happens: not under torch.compile, `torch.func`, or on the meta device."""
+    """Whether values may decide what happens: not in a trace, under `torch.func`, or on the meta device."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if torch._C._get_tracing_state() is not None:  # of torch.jit.trace
         return False
     for tensor in tensors:
         if type(tensor) not in _PLAIN:
@@ -112,7 +114,7 @@ def have_values(*tensors: Tensor) -> bool:
 
 
 def may_skip_dispatcher(*tensors: Tensor) -> bool:
-    """Whether an operator may skip the dispatcher: `have_values`, no dispatch mode is to see the call, nor a tangent."""
+    """Whether an operator may skip the dispatcher: `have_values`, and no dispatch mode or tangent is to be seen."""
     if not have_values(*tensors) or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
         return False
     return not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # torch.autograd.grad(is_grads_batched=)
