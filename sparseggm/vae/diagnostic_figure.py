@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparseggm.files import DAMAGE
 from sparseggm.graph.plotting import BLUE, GREY, ORANGE, Array
 from sparseggm.vae.diagnostics import ACTIVE, largest_shape
-from sparseggm.vae.errors import CheckpointError
+from sparseggm.vae.evaluate import stored_evaluation
 from sparseggm.vae.plotting import new_figure
 from sparseggm.vae.runs import TrainedRun
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 40
-PLOTTED = ("elbo", "log_p", "correlation", "correlation_deviation", "variance_of_means")
 
 
 @dataclass(frozen=True)
@@ -39,18 +36,13 @@ def evaluated(run: TrainedRun) -> Evaluated | None:
     Raises:
         CheckpointError: its files are damaged, or not of one evaluation.
     """
-    summary, arrays = run.directory / "evaluation.json", run.directory / "evaluation.npz"
-    if not (summary.exists() and arrays.exists()):
+    found = stored_evaluation(run.directory)
+    if found is None:
         return None
-    try:
-        content = json.loads(summary.read_text())
-        if content["epochs_trained"] != run.origin["epochs_trained"] or "active_units" not in content:
-            return None
-        with np.load(arrays) as found:
-            plotted = {name: found[name] for name in (*PLOTTED, *(["pareto_k"] if "pareto_k_mean" in content else []))}
-    except DAMAGE as error:
-        raise CheckpointError(f"{summary}, or its arrays: damaged ({error}). Evaluate the run again.") from error
-    return Evaluated(run, content, plotted)
+    content, arrays = found
+    if content.get("epochs_trained") != run.origin["epochs_trained"] or "active_units" not in content:
+        return None
+    return Evaluated(run, content, arrays)
 
 
 def plot_diagnostics(evaluations: Sequence[Evaluated]) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sparseggm.errors import NonFiniteError, NonPositiveError
-from sparseggm.files import write_atomically, write_json
+from sparseggm.files import DAMAGE, write_atomically, write_json
 from sparseggm.positivity.families import FactorFamily
 from sparseggm.vae.bounds import Evaluation, evaluate_images
 from sparseggm.vae.checks import require_count
@@ -29,6 +31,7 @@ from sparseggm.vae.refinement import SETTINGS
 from sparseggm.vae.train import progress_bar
 
 PARTS = ("test", "validation")
+FILES = ("evaluation.json", "evaluation.npz")
 UPPER_HALF = torch.arange(PIXELS, device="cpu") < PIXELS // 2
 HIDDEN = {"nothing": None, "upper": UPPER_HALF}
 """What may be hidden of an image. Upper rows come first in elimination, so that levels are sampled given all others."""
@@ -131,10 +134,33 @@ def images_of(
     return images
 
 
+def stored_evaluation(run: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The result and the arrays that the last `evaluate` left in the folder of a run; None if there are none.
+
+    Raises:
+        CheckpointError: the files are damaged, or not of one evaluation, as one that was stopped between them leaves.
+    """
+    if not all((run / name).exists() for name in FILES):
+        return None
+    try:
+        result: dict[str, Any] = json.loads((run / FILES[0]).read_text())
+        with np.load(run / FILES[1]) as found:
+            arrays = {name: found[name] for name in found}
+        means = [name for name in arrays if name in result]
+        are_of_one = "elbo" in means and all(
+            math.isclose(result[name], arrays[name].mean(), rel_tol=1e-12) for name in means
+        )
+    except DAMAGE as error:
+        raise CheckpointError(f"{run / FILES[0]}, or its arrays: damaged ({error}). Evaluate the run again.") from error
+    if not are_of_one:
+        raise CheckpointError(f"{run / FILES[0]}, and its arrays: not of one evaluation. Evaluate the run again.")
+    return result, arrays
+
+
 def _write(run: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
     try:
-        write_json(run / "evaluation.json", result)
-        write_atomically(run / "evaluation.npz", lambda file: np.savez(file, **evaluation.columns()))
+        write_json(run / FILES[0], result)
+        write_atomically(run / FILES[1], lambda file: np.savez(file, **evaluation.columns()))
     except OSError as error:
         raise NotWrittenError(error, result) from error
 

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sparseggm.files import write_atomically, write_json
 from sparseggm.vae import processes
 from sparseggm.vae.checks import require_count
 from sparseggm.vae.config import PIXEL_GRAPHS, POSTERIORS, Config
 from sparseggm.vae.data import Images, load_images
-from sparseggm.vae.errors import ConfigError
-from sparseggm.vae.evaluate import require_hideable, require_refinable, require_steps
+from sparseggm.vae.errors import CheckpointError, ConfigError
+from sparseggm.vae.evaluate import require_hideable, require_refinable, require_steps, stored_evaluation
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.lock import only_process
 from sparseggm.vae.sweep import EvaluationOptions, Run, in_processes, in_turns
@@ -102,8 +100,7 @@ def experiment(
     runs, images = _planned(what, recipe, out, what.shown if models is None else tuple(models), seeds, epochs, data)
     for run in runs:
         require_refinable(refine, run.config)
-        if run.after is None or not run.is_begun(resume):  # else its edges are not known yet
-            require_startable(run.config, images, run.out, resume=run.is_begun(resume))
+    _require_startable_alike(runs, images, data, resume)
     options = EvaluationOptions(samples, hide, refine, data)
     with ExitStack() as locks:
         # Runs in processes of their own lock their folders themselves.
@@ -150,11 +147,32 @@ def _planned(
     return list(runs.values()), images
 
 
+def _require_startable_alike(runs: Sequence[Run], images: Images, data: Path | None, resume: bool) -> None:
+    """Raise unless every run can start or go on, and all that are extended are so from the same numbers of epochs."""
+    extended = {}
+    for run in runs:
+        begun, known = run.is_begun(resume), run
+        if begun:
+            known = run.resolved(data, resume)
+        require_startable(known.config, images, run.out, resume=begun)
+        path = run.out / checkpoint.CHECKPOINT
+        identity = known.config.identity(images.name)
+        whole = checkpoint.continued(path, checkpoint.load(path), identity) if begun else identity
+        extended[run.name] = str(whole.get(checkpoint.EXTENDED, ""))
+    (first, usual), *others = extended.items()
+    for name, epochs in others:
+        if epochs != usual:
+            raise CheckpointError(
+                f"{first} and {name} cannot be compared: after {usual or 'no'} and {epochs or 'no'} epochs they were "
+                "extended, so their learning rates differ. Ask for the same models and seeds, or choose another --out."
+            )
+
+
 def _write_table(
     what: Experiment, out: Path, runs: Sequence[Run], results: Sequence[dict[str, Any]], settings: Mapping[str, Any]
 ) -> list[Row]:
     one_seed = len({run.config.seed for run in runs}) == 1
-    per_image = {run.model: dict(np.load(run.out / "evaluation.npz")) for run in runs} if one_seed else None
+    per_image = {run.model: _arrays_of(run) for run in runs} if one_seed else None
     rows = rows_of(results, per_image)
     content = {
         "experiment": what.name,
@@ -176,6 +194,11 @@ def _write_table(
     write_atomically(files[1], lambda file: file.write(table.encode()))
     print(f"written to {files[0]} and {files[1]}")
     return rows
+
+
+def _arrays_of(run: Run) -> dict[str, Any]:
+    stored = stored_evaluation(run.out)
+    return {} if stored is None else stored[1]
 
 
 TABLE1 = Experiment(

@@ -61,7 +61,7 @@ def figures(runs: Sequence[Path], out: Path | None = None, data: Path | None = N
         return [_write(out / f"{name}.png", picture, trained) for name, picture in pictures.items()]
 
 
-def plot_factors(layers: list[TrackedLayer], tracked: int) -> Figure:
+def plot_factors(layers: list[TrackedLayer], tracked: str) -> Figure:
     """The poster's Figure 4: L of one image's posterior over training, and the last one on its graph."""
     figure = new_figure(3.6 * len(layers) + 0.8, 8.4)
     widths = [*(1.0 for _ in layers), 0.05]  # the last column is for colour bars
@@ -82,7 +82,7 @@ def plot_factors(layers: list[TrackedLayer], tracked: int) -> Figure:
     figure.colorbar(shown, cax=axes[0, -1], label="diagonal of L")
     figure.colorbar(coupled, cax=axes[1, -1], label="off-diagonal of L")
     axes[2, -1].set_visible(False)
-    figure.suptitle(f"Cholesky factor of the posterior precision of test image {tracked}")
+    figure.suptitle(f"Cholesky factor of the posterior precision of {tracked}")
     return figure
 
 
@@ -95,7 +95,7 @@ def _plot_factor(axes: Axes, layer: TrackedLayer, node_limits: Limits, edge_limi
     )
 
 
-def plot_means(layers: list[TrackedLayer], tracked: int) -> Figure:
+def plot_means(layers: list[TrackedLayer], tracked: str) -> Figure:
     """The poster's Figure 5: mean of one image's posterior over training."""
     figure = new_figure(3.0 * len(layers) + 0.8, 3.4)
     sizes = {layer.loc.shape[1] for layer in layers}
@@ -106,7 +106,7 @@ def plot_means(layers: list[TrackedLayer], tracked: int) -> Figure:
         place.set_title(layer.name)
     axes[0].set_ylabel("latent variable")
     figure.colorbar(shown, ax=axes, label="posterior mean")
-    figure.suptitle(f"Mean of the posterior of test image {tracked}")
+    figure.suptitle(f"Mean of the posterior of {tracked}")
     return figure
 
 
@@ -204,8 +204,14 @@ def _tracked_first(runs: list[TrainedRun], images: Images) -> list[int]:
     return [tracked, *(index for index in range(len(images.test)) if index != tracked)]
 
 
+def _tracked_in_words(runs: list[TrainedRun]) -> str:
+    """The image, or images, whose posteriors runs have recorded, for a title."""
+    numbers = dict.fromkeys(str(run.config.tracked) for run in runs)
+    return f"test image {', '.join(numbers)}" if len(numbers) == 1 else f"test images {', '.join(numbers)}"
+
+
 def _plot_all(trained: list[TrainedRun], images: Images) -> dict[str, Figure]:
-    layers, tracked = [layer for run in trained for layer in run.layers], trained[0].config.tracked
+    layers, tracked = [layer for run in trained for layer in run.layers], _tracked_in_words(trained)
     structured = [layer for layer in layers if not layer.is_diagonal]
     pictures = {"topologies": plot_topologies(layers), "figure5": plot_means(layers, tracked)}
     if structured:

@@ -31,7 +31,7 @@ def fisher_steps(layer: TrackedLayer) -> Array:
     return np.asarray(np.sqrt(geometry.jeffreys(before, after)))
 
 
-def plot_lengths(layers: list[TrackedLayer], tracked: int) -> Figure:
+def plot_lengths(layers: list[TrackedLayer], tracked: str) -> Figure:
     """The poster's Figures 4 and 5 as two numbers an epoch: the way of one image's posterior, and its end to end."""
     figure = new_figure(8.4, 3.6)
     way, step = figure.subplots(1, 2)
@@ -43,7 +43,7 @@ def plot_lengths(layers: list[TrackedLayer], tracked: int) -> Figure:
     way.set(xlabel="epoch", ylabel="Fisher length from the start")
     step.set(xlabel="epoch", ylabel="Fisher length of an epoch")
     way.legend(frameon=False, fontsize=9)
-    figure.suptitle(f"How far the posterior of test image {tracked} moves while it is trained")
+    figure.suptitle(f"How far the posterior of {tracked} moves while it is trained")
     return figure
 
 

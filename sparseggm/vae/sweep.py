@@ -24,7 +24,7 @@ from typing import Any
 from sparseggm.vae.config import Config
 from sparseggm.vae.data import Images
 from sparseggm.vae.errors import BusyError, CheckpointError, FailedRunError, Interrupted
-from sparseggm.vae.evaluate import evaluate
+from sparseggm.vae.evaluate import evaluate, stored_evaluation
 from sparseggm.vae.files import checkpoint
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.files.lock import only_process
@@ -66,11 +66,15 @@ class Run:
         """Whether to continue it: runs begin one after the other, so that some may not be there yet."""
         return resume and (self.out / checkpoint.CHECKPOINT).exists()
 
-    def resolved(self, data: Path | None) -> Run:
-        """The run with its edges."""
+    def resolved(self, data: Path | None, resume: bool) -> Run:
+        """The run with its edges: those that it began with, though the other may have been trained for longer since."""
         if self.after is None:
             return self
-        return replace(self, config=replace(self.config, edges=chow_liu(self.after.out, data)), after=None)
+        if self.is_begun(resume):
+            edges = checkpoint.load(self.out / checkpoint.CHECKPOINT)["identity"].get("edges", "")
+        else:
+            edges = chow_liu(self.after.out, data)
+        return replace(self, config=replace(self.config, edges=edges), after=None)
 
     def is_trained(self) -> bool:
         """Whether all its epochs are done."""
@@ -91,12 +95,14 @@ class EvaluationOptions:
     data: Path | None
 
     def result(self, run: Run) -> dict[str, Any] | None:
-        """The result that lies in a run's folder, if it is of its present weights and as asked."""
-        path = run.out / "evaluation.json"
-        if not (path.exists() and (run.out / "evaluation.npz").exists()):
+        """The result that lies in a run's folder, if it is whole, of its present weights, and as asked."""
+        try:
+            stored = stored_evaluation(run.out)
+        except CheckpointError:  # so it is evaluated again, as that says
             return None
-        with checkpoint.restoring(path):
-            result: dict[str, Any] = json.loads(path.read_text())
+        if stored is None:
+            return None
+        result, _ = stored
         identity = checkpoint.load(run.out / checkpoint.CHECKPOINT)["identity"]
         found = tuple(result.get(name) for name in ("run", "part", "samples", "hidden", "epochs_trained"))
         steps = (result.get("refinement") or {}).get("steps", 0)
@@ -118,7 +124,7 @@ def in_turns(runs: Sequence[Run], images: Images, options: EvaluationOptions, re
         return run.config.seed, run.after is not None
 
     for _, of_seed in groupby(sorted(runs, key=turn), key=turn):
-        left = [run.resolved(options.data) for run in of_seed if not (resume and run.is_trained())]
+        left = [run.resolved(options.data, resume) for run in of_seed if not (resume and run.is_trained())]
         _train_in_turns(left, images, options, resume)
     for run in runs:
         if options.result(run) is None:
@@ -160,7 +166,7 @@ def in_processes(runs: Sequence[Run], options: EvaluationOptions, jobs: int, res
                     is_ready = run.after not in waiting and run.after not in active
                     if len(active) < jobs and is_ready and not _is_busy(run.out):
                         waiting.remove(run)
-                        active[run] = _Process(run.resolved(options.data), options, jobs, resume)
+                        active[run] = _Process(run.resolved(options.data, resume), options, jobs, resume)
                 for run in [run for run, process in active.items() if process.child.poll() is not None]:
                     process = active.pop(run)
                     if resume and process.was_overtaken():

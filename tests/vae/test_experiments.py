@@ -28,6 +28,7 @@ from sparseggm.vae import (
     load_run,
     train,
 )
+from sparseggm.vae.figures import _plot_all as plot_all
 from sparseggm.vae.files.checkpoint import load
 from sparseggm.vae.files.interrupt import StopRequest
 from sparseggm.vae.ladder import untrained
@@ -110,6 +111,62 @@ def test_a_chow_liu_tree_is_that_of_the_full_run_of_its_seed(
     assert [row.elbo for row in again] == [row.elbo for row in rows]
     with pytest.raises(CheckpointError, match=r"chow-liu-tree.* there is a run already"):
         experiment(TABLE1, recipe, tmp_path, ("chow-liu-tree", "full"), epochs=1, samples=3, data=folder)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_chow_liu_tree_keeps_its_edges_when_its_table_is_extended(
+    jobs: int, folder: Path, recipe: Config, tmp_path: Path
+) -> None:
+    """Even where those of the full run, which is trained for longer too, would be others by then."""
+    models, run = ("full", "chow-liu-tree"), tmp_path / "seed-0" / "chow-liu-tree"
+    experiment(TABLE1, recipe, tmp_path, models, epochs=1, samples=3, data=folder)
+    edges = load_run(run)[0].edges
+    experiment(TABLE1, recipe, tmp_path, models, epochs=9, samples=3, jobs=jobs, data=folder, resume=True)
+    config, _, state = load_run(run)
+    assert (config.edges, state["epoch"]) == (edges, 9)
+    assert edges != chow_liu(tmp_path / "seed-0" / "full", folder)
+
+
+def test_extended_runs_are_not_compared_with_others(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
+    experiment(TABLE1, recipe, tmp_path, ("diagonal",), epochs=1, samples=3)
+    wanted = r"seed 0 diagonal and seed 0 chain cannot be compared: after 1 and no epochs they were extended"
+    with pytest.raises(CheckpointError, match=wanted):
+        experiment(TABLE1, recipe, tmp_path, ("diagonal", "chain"), epochs=2, samples=3, resume=True)
+    assert {path.name for path in (tmp_path / "seed-0").iterdir()} == {"diagonal"}
+    assert load_run(tmp_path / "seed-0" / "diagonal")[2]["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("evaluation.npz", None), ("evaluation.npz", b"no arrays"), ("evaluation.json", b"[]"), ("evaluation.json", b"{")],
+    ids=["of another evaluation", "no arrays", "a list", "cut off"],
+)
+def test_a_table_of_one_seed_is_made_of_whole_evaluations(
+    name: str, content: bytes | None, few_digits: Images, recipe: Config, tmp_path: Path
+) -> None:
+    """A process that is stopped between the two files leaves the older one of the second."""
+    models, file = ("diagonal", "chain"), tmp_path / "seed-0" / "chain" / name
+    experiment(TABLE1, recipe, tmp_path, models, epochs=1, samples=3)
+    older = file.read_bytes()
+    rows = experiment(TABLE1, recipe, tmp_path, models, epochs=1, samples=9, resume=True)
+    file.write_bytes(older if content is None else content)
+    again = experiment(TABLE1, recipe, tmp_path, models, epochs=1, samples=9, resume=True)
+    assert [(row.log_p, row.log_p_gain) for row in again] == [(row.log_p, row.log_p_gain) for row in rows]
+
+
+def test_titles_name_the_images_that_runs_recorded(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
+    folders = [tmp_path / str(tracked) for tracked in (0, 1)]
+    for tracked, out in enumerate(folders):
+        train(replace(recipe, tracked=tracked, epochs=1, seed=tracked), out)
+    one, two = (plot_all(load_runs(some), few_digits) for some in (folders[1:], folders))
+    titles = [[plotted[name].get_suptitle() for name in ("figure5", "fisher-length")] for plotted in (one, two)]
+    assert titles == [
+        ["Mean of the posterior of test image 1", "How far the posterior of test image 1 moves while it is trained"],
+        [
+            "Mean of the posterior of test images 0, 1",
+            "How far the posterior of test images 0, 1 moves while it is trained",
+        ],
+    ]
 
 
 def test_a_chow_liu_tree_needs_the_full_model_beside_it(few_digits: Images, recipe: Config, tmp_path: Path) -> None:
