@@ -85,6 +85,18 @@ class Mesh:
             k = int(np.argmax(flat))
             raise PatternError(f"Mesh: every triangle must have an area, got {self.areas[k]:.3g} of triangle {k}.")
 
+        self._require_no_overlap()
+
+    def _require_no_overlap(self) -> None:
+        """Raise where a triangle is given twice, or three meet at a side: they would count twice in the matrices."""
+        ordered = np.sort(self.triangles, axis=1)
+        different, times = np.unique(ordered, axis=0, return_counts=True)
+        if (times > 1).any():
+            raise PatternError(f"Mesh: a triangle may be given once, got that of {different[times > 1][0]} twice.")
+        sides, times = np.unique(ordered[:, [[0, 1], [1, 2], [0, 2]]].reshape(-1, 2), axis=0, return_counts=True)
+        if (times > 2).any():
+            raise PatternError(f"Mesh: a side may be of two triangles, got that of {sides[times > 2][0]} in more.")
+
     def __repr__(self) -> str:
         return f"Mesh(n={self.n}, {len(self.triangles)} triangles)"
 

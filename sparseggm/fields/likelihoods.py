@@ -81,7 +81,8 @@ class Binomial:
             raise NonFiniteError("Binomial: trials must be known where successes are, got NaN.")
         if not (self.successes <= self.trials).all():
             k = tuple(int(axis) for axis in np.argwhere(~(self.successes <= self.trials))[0])
-            raise ValueError(f"Binomial: successes must be at most trials, got {self.successes[k]:g} at {k}.")
+            got = np.broadcast_to(self.successes, np.broadcast(self.successes, self.trials).shape)[k]
+            raise ValueError(f"Binomial: successes must be at most trials, got {got:g} at {k}.")
         gammaln = scipy.special.gammaln
         rest = self.trials - self.successes
         self._constant = gammaln(self.trials + 1.0) - gammaln(self.successes + 1.0) - gammaln(rest + 1.0)

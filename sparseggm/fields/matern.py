@@ -78,7 +78,7 @@ class Matern:
         if nu <= 0:
             raise ValueError(
                 f"{function}: alpha must exceed half of the dimension {d}, got {self.alpha}: the field has no "
-                "variance. Use alpha=2, or precision_of(kappa, tau)."
+                f"variance. Use {'alpha=2, or ' if d < 4 else ''}precision_of(kappa, tau)."
             )
         range, sd = parameters(function, range=range, sd=sd)
         require_positive(function, range=range, sd=sd)

@@ -7,9 +7,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from sparseggm.errors import PatternError
-from sparseggm.graph.pattern import IntArray, Pattern, as_pairs
+from sparseggm.errors import NonFiniteError, PatternError, in_batch
+from sparseggm.graph.pattern import FloatArray, IntArray, Pattern, as_pairs
 from sparseggm.graph.topology import Topology
+from sparseggm.linalg.checks import REMEDY
 
 
 def covariance_positions(
@@ -30,6 +31,16 @@ def covariance_positions(
     fill = pattern.union(Pattern.from_edges(n, ends)).filled()
     nodes = fill.diagonal[topology.inverse_order].astype(np.int64)
     return fill, nodes, fill.positions_between(*ends.T)
+
+
+def require_normal_variances(function: str, variances: FloatArray) -> None:
+    """Raise where a variance (..., n) is below the normal numbers of its dtype, and so has lost its digits, or all."""
+    lost = ~(variances >= np.finfo(variances.dtype).tiny)
+    if lost.any():
+        *batch, node = (int(axis) for axis in np.argwhere(lost)[0])
+        raise NonFiniteError(
+            f"{function}: the variance of node {node}{in_batch(tuple(batch))} underflows {variances.dtype}. {REMEDY}"
+        )
 
 
 _Places = tuple[str, Pattern, IntArray]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sparseggm import linalg
 from sparseggm.errors import NonFiniteError, NotPositiveDefiniteError, PatternError, ShapeError
 from sparseggm.gaussian import conditioning, regression, selection
-from sparseggm.gaussian.covariance import covariance_positions, trace_positions
+from sparseggm.gaussian.covariance import covariance_positions, require_normal_variances, trace_positions
 from sparseggm.gaussian.factored import FactoredGaussian
 from sparseggm.gaussian.linear import is_linear, observation_of
 from sparseggm.graph.colouring import distance_colouring
@@ -222,6 +222,7 @@ class GaussianGraphicalModel(FactoredGaussian):
         """
         pairs = as_pairs("correlation_on", edges)
         sigma = self._covariance_at("correlation_on", pairs)
+        require_normal_variances("correlation_on", sigma[..., : self.n])
         deviation = np.sqrt(sigma[..., : self.n])  # roots first: a product of variances could overflow or underflow
         correlation = sigma[..., self.n :] / deviation[..., pairs[:, 0]] / deviation[..., pairs[:, 1]]
         correlation = np.where(pairs[:, 0] == pairs[:, 1], 1, correlation.clip(-1, 1))

@@ -121,7 +121,9 @@ def _node_distances(q: Any, p: Any) -> Array:
     xp = array_namespace(q.loc)
     one, two = (xp.sqrt(in_float64(g.variance)) for g in (q, p))
     move, change = in_float64(q.loc) - in_float64(p.loc), one - two
-    return 2.0 * math.sqrt(2.0) * xp.arcsinh(_root((move**2 + 2.0 * change**2) / (8.0 * one * two)))
+    # Ratios first: products of deviations leave the range before the distance does.
+    square = (move / one) * (move / two) + 2.0 * (change / one) * (change / two)
+    return 2.0 * math.sqrt(2.0) * xp.arcsinh(_root(square / 8.0))
 
 
 def _root(square: Array) -> Array:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparseggm.errors import PatternError, ShapeError
 from sparseggm.gaussian import conditioning
-from sparseggm.gaussian.covariance import covariance_positions
+from sparseggm.gaussian.covariance import covariance_positions, require_normal_variances
 from sparseggm.gaussian.linear import observation_of
 from sparseggm.graph.exchange import DENSE_LIMIT
 from sparseggm.graph.pattern import IntArray, as_pairs
@@ -30,7 +30,7 @@ from sparseggm.torch.estimation import EstimatedDistribution
 from sparseggm.torch.factored import factorised
 from sparseggm.torch.operators import density, distances, joint, samples
 from sparseggm.torch.operators.numbering import reordered
-from sparseggm.torch.operators.registration import index, inside_functorch
+from sparseggm.torch.operators.registration import array, have_values, index, inside_functorch
 from sparseggm.torch.operators.tracing import untraced
 
 _covariance_positions, _observation_of = untraced(covariance_positions), untraced(observation_of)
@@ -163,6 +163,8 @@ class GaussianGraphicalModel(EstimatedDistribution):
         """
         pairs = as_pairs("correlation_on", edges)
         variances, covariances = self._covariance_at(pairs, "correlation_on")
+        if have_values(variances):
+            require_normal_variances("correlation_on", array(variances))
         deviation = variances.sqrt()  # roots first: a product of variances could leave the range
         first, second = (deviation.index_select(-1, index(ends, deviation)) for ends in pairs.T)
         correlation = covariances / first / second

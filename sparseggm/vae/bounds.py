@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from sparseggm.gaussian.observed import bits_per_dimension
@@ -27,6 +28,7 @@ from sparseggm.vae.objective import LogLikelihood
 from sparseggm.vae.randomness import generator
 from sparseggm.vae.refinement import refined
 
+CONFIDENCE = 0.95
 # 64 images × 16 samples: their logits, 3 MB, stay in cache.
 IMAGES_AT_ONCE = 64
 SAMPLES_AT_ONCE = 16
@@ -103,6 +105,12 @@ class Evaluation:
 def standard_error(values: FloatArray) -> float:
     """Standard error of the mean of independent values; 0 for a single value, where it has no meaning."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def interval(values: FloatArray) -> tuple[float, float]:
+    """Mean of independent values, and half its 95 % interval by Student's t; 0 for a single one."""
+    quantile = float(stdtrit(len(values) - 1, (1.0 + CONFIDENCE) / 2.0)) if len(values) > 1 else 0.0
+    return float(values.mean()), quantile * standard_error(values)
 
 
 class RunningWeights:

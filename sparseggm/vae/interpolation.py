@@ -26,7 +26,7 @@ from sparseggm import geometry
 from sparseggm.files import write_atomically, write_json
 from sparseggm.gaussian.model import GaussianGraphicalModel
 from sparseggm.graph.plotting import Array
-from sparseggm.vae.bounds import standard_error
+from sparseggm.vae.bounds import interval, standard_error
 from sparseggm.vae.checks import require_count
 from sparseggm.vae.errors import ConfigError
 from sparseggm.vae.evaluate import images_of, load_run
@@ -61,7 +61,8 @@ def interpolate(run: Path, pairs: int = 500, samples: int = 16, data: Path | Non
         data: directory of the images; None: see `sparseggm.vae.data` for the places that are searched.
     Returns:
         The summary, as in the JSON file: of each line and score the mean, and of each line but the first the mean
-        difference to the first with its standard error over pairs, and the share of pairs with a higher score.
+        difference to the first, its standard error over pairs and half its 95 % interval, and the share of pairs with a
+        higher score.
     Raises:
         CheckpointError: there is no usable checkpoint, or it was trained on other images than were found.
         ConfigError: several layers, grey images, or more pairs than the images form.
@@ -104,7 +105,7 @@ def report_of_lines(result: dict[str, Any]) -> str:
     for score in SCORES:
         for line in LINES:
             found = result[f"{line} {score}"]
-            gain = f"{found['gain']:+.3f} ± {1.96 * found['gain_standard_error']:.3f}" if "gain" in found else ""
+            gain = f"{found['gain']:+.3f} ± {found['gain_interval']:.3f}" if "gain" in found else ""
             share = f"{100.0 * found['share_higher']:.1f} %" if gain else ""
             rows.append(f"{score:<10}{line:<10}{found['mean']:>10.3f}{gain:>18}{share:>20}")
     return "\n".join([head, *(row.rstrip() for row in rows)])
@@ -189,10 +190,12 @@ def _summary(scores: dict[str, Array]) -> dict[str, Any]:
         summary[f"{base} {score}"] = {"mean": float(of_base.mean())}
         for line in others:
             gain = scores[f"{line} {score}"].mean(-1) - of_base
+            mean, half = interval(gain)
             summary[f"{line} {score}"] = {
                 "mean": float((of_base + gain).mean()),
-                "gain": float(gain.mean()),
+                "gain": mean,
                 "gain_standard_error": standard_error(gain),
+                "gain_interval": half,
                 "share_higher": float((gain > 0.0).mean()),
             }
     return summary

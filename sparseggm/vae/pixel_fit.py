@@ -136,12 +136,12 @@ def fit_pixels(
     require_count("sweeps", sweeps)
     require_count("samples", samples)
     images = load_images(data, fit.split)
-    begun = (out / RESULT).exists()
-    if begun and not resume:
-        raise CheckpointError(f"{out / RESULT}: there is a fit already. Add --resume, or choose another --out.")
-    gaussian, content = _load(out, fit, images.name) if begun else (None, {})
     train, test = images.train.numpy(), images.test.numpy()
     with only_process(out), StopRequest() as stop:
+        begun = (out / RESULT).exists()
+        if begun and not resume:
+            raise CheckpointError(f"{out / RESULT}: there is a fit already. Add --resume, or choose another --out.")
+        gaussian, content = _load(out, fit, images.name) if begun else (None, {})
         print(images.notice)
         print(f"{images.name}: {fit.likelihood}, {fit.topology}, seed {fit.seed}, into {out}", flush=True)
         if gaussian is None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sparseggm.files import write_atomically
+from sparseggm.files import DAMAGE, write_atomically
 from sparseggm.vae.config import Config
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.experiments import EXPERIMENTS
@@ -45,19 +47,35 @@ def results(folder: Path, out: Path | None = None) -> Path:
     pages = [(path, content) for path in sorted(folder.glob("*.json")) if (content := _content(path))]
     if not pages:
         raise CheckpointError(f"results: needed a folder with a JSON of `sparseggm experiment`: {folder}.")
-    text = HEAD.format(folder=folder.name) + "".join(_section(path, content, out) for path, content in pages)
+    text = HEAD.format(folder=whole.name) + "".join(_section(path, content, out) for path, content in pages)
     write_atomically(out, lambda file: file.write(text.encode()))
     return out
 
 
 def _content(path: Path) -> Result | None:
-    with checkpoint.restoring(path):
-        content: Result = json.loads(path.read_text())
+    with _reading(path):
+        content: Result = json.loads(path.read_text(), parse_constant=_no_number)
         return content if content.get("experiment") in EXPERIMENTS else None
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """While entered, turn errors of a file that is not as an experiment writes it into one line."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(
+            f"{path}: not the JSON of an experiment ({reason}). Take it out of the folder."
+        ) from error
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"it holds {word}")
+
+
 def _section(path: Path, content: Result, out: Path) -> str:
-    with checkpoint.restoring(path):
+    with _reading(path):
         parts = [
             f"## {content['title']}: {path.stem}",
             "\n".join(f"    {line}" for line in commands(content)),

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from sparseggm.gaussian.observed import bits_per_dimension
-from sparseggm.vae.bounds import standard_error
+from sparseggm.vae.bounds import interval, standard_error
 from sparseggm.vae.config import PIXELS
 
-CONFIDENCE = 0.95
 BOUNDS = ("log_p", "elbo", "log_p_hidden")
 LAYER = ("kl", "active_units", "correlation_rms")
 
@@ -71,7 +69,7 @@ def rows_of(results: Sequence[Result], per_image: Mapping[str, Mapping[str, Floa
                 values, differences = np.array(list(own.values())), np.array(paired)
             else:
                 values, differences = per_image[model][bound], per_image[model][bound] - per_image[base][bound]
-            columns |= {bound: _estimate(values), f"{bound}_gain": _interval(differences)}
+            columns |= {bound: _estimate(values), f"{bound}_gain": interval(differences)}
         ratio = seconds[model] / seconds[base]
         rows.append(
             Row(model, tuple(runs[model]), **columns, seconds=seconds[model], seconds_ratio=ratio)  # type: ignore[arg-type]
@@ -81,12 +79,6 @@ def rows_of(results: Sequence[Result], per_image: Mapping[str, Mapping[str, Floa
 
 def _estimate(of: FloatArray) -> Interval:
     return float(of.mean()), standard_error(of)
-
-
-def _interval(of: FloatArray) -> Interval:
-    """Mean, and half its 95 % interval; 0 for a single value, where it has no meaning."""
-    quantile = float(stdtrit(len(of) - 1, (1.0 + CONFIDENCE) / 2.0)) if len(of) > 1 else 0.0
-    return float(of.mean()), quantile * standard_error(of)
 
 
 def markdown(content: Result) -> str:

@@ -316,6 +316,8 @@ def test_likelihoods_refuse_what_they_cannot_have_seen() -> None:
         fields.Binomial([1.5], 3)
     with pytest.raises(ValueError, match=r"at most trials, got 4 at \(0,\)"):
         fields.Binomial([4], [3])
+    with pytest.raises(ValueError, match=r"at most trials, got 2 at \(0, 1\)"):
+        fields.Binomial([1, 2, 3], [[1, 1, 1], [5, 5, 5]])
     with pytest.raises(NonPositiveError, match="size must be positive"):
         fields.NegativeBinomial([1], 0.0)
     with pytest.raises(DTypeError, match="counts must hold real numbers"):

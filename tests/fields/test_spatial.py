@@ -226,6 +226,21 @@ def test_gradients_with_respect_to_all_parameters() -> None:
     assert torch.autograd.gradcheck(values, given)
 
 
+def test_triangles_that_count_twice_are_refused() -> None:
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
+    with pytest.raises(PatternError, match=r"a triangle may be given once, got that of \[0 1 2\] twice"):
+        sg.fields.Mesh(corners[:3], [[0, 1, 2], [2, 0, 1]])
+    with pytest.raises(PatternError, match=r"a side may be of two triangles, got that of \[0 2\] in more"):
+        sg.fields.Mesh(corners, [[0, 1, 2], [0, 3, 2], [0, 4, 2]])
+
+
+def test_a_field_of_four_dimensions_is_told_of_no_smoothness_that_would_do() -> None:
+    with pytest.raises(
+        ValueError, match=r"half of the dimension 4, got 2: the field has no variance. Use precision_of"
+    ):
+        sg.fields.Matern(sg.fields.Lattice((2, 2, 2, 2)), 2).precision(1.0, 1.0)
+
+
 def test_what_does_not_fit_is_refused_by_name() -> None:
     t = sg.Grid(2, 2)
     with pytest.raises(NonPositiveError, match=r"CAR.precision: rho must be in \(-1, 1\), got 1"):

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparseggm import BlockChain, Chain, Cycle, ExtendedGrid, GaussianGraphicalModel, Grid, Star, Topology
+from sparseggm import (
+    BlockChain,
+    Chain,
+    Cycle,
+    ExtendedGrid,
+    GaussianGraphicalModel,
+    Grid,
+    NonFiniteError,
+    Star,
+    Topology,
+)
 from tests.numerics import Array
 
 
@@ -33,3 +43,20 @@ def test_no_correlation_is_beyond_one(topology: Topology, dtype: str) -> None:
     assert abs(correlation).max() <= 1.0
     assert (correlation[:, SAME] == 1.0).all()
     assert g.moved_to(np.zeros((3, 50, 6))).correlation_on(PAIRS).shape == (3, 50, 36)
+
+
+def steep(dtype: str, scale: float) -> tuple[Array, Array]:
+    """(loc, factor) of two Gaussians on a chain of three nodes, of which the second has the variances 1 / scale²."""
+    pattern = Chain(3).factor_pattern
+    factor = np.where(pattern.rows == pattern.cols, 1.0, 0.5)
+    return np.zeros(3, dtype), np.stack([factor, scale * factor]).astype(dtype)
+
+
+STEEP = [("float32", 1e20), ("float32", 1e25), ("float64", 1e155), ("float64", 1e170)]
+
+
+@pytest.mark.parametrize(("dtype", "scale"), STEEP)
+def test_variances_that_underflow_are_refused_by_node(dtype: str, scale: float) -> None:
+    loc, factor = steep(dtype, scale)
+    with pytest.raises(NonFiniteError, match=rf"variance of node 0, batch element \(1,\) underflows {dtype}"):
+        GaussianGraphicalModel(loc, factor=factor, topology=Chain(3)).correlation_on([(0, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -97,6 +98,19 @@ def distance_of_nodes(q: GaussianGraphicalModel, p: GaussianGraphicalModel) -> A
     scale_q, scale_p = scales
     own = reference.geometry.normal_distance(loc_of(q), scale_q, loc_of(p), scale_p)
     return np.asarray(np.sqrt((own**2).sum(axis=-1)))
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-100, 1.0, 1e100, 3e153])
+def test_bounds_do_not_depend_on_the_scale(scale: float) -> None:
+    """Of means and deviations: N(0, s²) and N(s, 9 s²) are as far apart for every s."""
+    means, deviations = np.array([0.0, scale]), np.array([scale, 3.0 * scale])
+    q, p = (
+        GaussianGraphicalModel(means[k : k + 1], factor=1.0 / deviations[k : k + 1], topology=Chain(1))
+        for k in range(2)
+    )
+    exact = 2.0 * math.sqrt(2.0) * math.asinh(math.sqrt((1.0 + 2.0 * 2.0**2) / (8.0 * 3.0)))
+    for bound in geometry.fisher_rao_bounds(q, p):
+        assert abs(bound - exact) <= numerics.rounding(20, FLOAT64) * exact
 
 
 @pytest.mark.property

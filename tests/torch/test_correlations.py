@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparseggm import Chain, NonFiniteError
 from sparseggm.torch import GaussianGraphicalModel
-from tests.gaussian.test_correlations import PAIRS, SAME, TOPOLOGIES, tight
+from tests.gaussian.test_correlations import PAIRS, SAME, STEEP, TOPOLOGIES, steep, tight
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
@@ -31,3 +32,10 @@ def test_the_gradient_is_the_quotients_where_its_value_is_cut_too(topology):
     (found,) = torch.autograd.grad(q.correlation_on(PAIRS), factor, cotangent)
     (expected,) = torch.autograd.grad(quotient, factor, cotangent)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), STEEP)
+def test_variances_that_underflow_are_refused_by_node(dtype, scale):
+    loc, factor = (torch.from_numpy(array) for array in steep(dtype, scale))
+    with pytest.raises(NonFiniteError, match=rf"variance of node 0, batch element \(1,\) underflows {dtype}"):
+        GaussianGraphicalModel(loc, factor=factor, topology=Chain(3)).correlation_on([(0, 1)])

@@ -164,7 +164,11 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.Capt
         results(tmp_path)
     (tmp_path / "table1.json").write_text("{")
     assert main(["results", str(tmp_path)]) == 2
-    assert "table1.json: damaged" in capsys.readouterr().err
+    assert "table1.json: not the JSON of an experiment (JSONDecodeError" in capsys.readouterr().err
+    content = (STORED / "table1-first-look.json").read_text()
+    (tmp_path / "table1.json").write_text(content.replace('"elbo": -', '"elbo": NaN, "before": -', 1))
+    assert main(["results", str(tmp_path)]) == 2
+    assert "table1.json: not the JSON of an experiment (ValueError: it holds NaN)" in capsys.readouterr().err
 
 
 def test_a_page_has_the_whole_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
