@@ -141,7 +141,7 @@ def exact_values(problem: Problem) -> dict[str, float]:
 
 
 def time_in_solves(problem: Problem, probes: int = 256) -> float:
-    """How many of so many solves side by side take the time of the exact variances, on one thread; the least of twenty."""
+    """The time of the exact variances, in solves that are done side by side; on one thread, the least of twenty."""
     noise = np.random.default_rng(0).standard_normal((probes, problem.pattern.n))
     sg.set_num_threads(1)
     exact = timeit.repeat(lambda: linalg.marginal_variances(problem.pattern, problem.factor), number=1, repeat=20)

@@ -306,7 +306,7 @@ def _data_option(command: ArgumentParser) -> None:
 
 
 def _resume_option(command: ArgumentParser) -> None:
-    help_ = "continue what is in --out, with the same options; train needs a checkpoint there, wrote OUT/config.json"
+    help_ = "continue what is in --out, with the same options"
     command.add_argument("--resume", action="store_true", help=help_)
 
 

@@ -99,7 +99,7 @@ class Config:
         kl: exact (closed form), sampled (log q(z) - log p(z) at the one sample), or path (the same number, whose
             gradient goes through the sample alone); for the objective elbo alone.
         tracked: test digit whose posterior is recorded every epoch.
-        precision: 32-true or 64-true: weights in float32 or float64, by Lightning's names.
+        precision: 32-true or 64-true: weights in float32 or float64.
         likelihood: bernoulli (of binarised pixels), levels (probability of the 256 grey levels) or logit-normal
             (density of dequantised grey levels); the last two are Gaussian graphical models of the pixels' logits.
         decoder: dense or convolutional.

@@ -163,9 +163,13 @@ def _require_startable_alike(runs: Sequence[Run], images: Images, data: Path | N
     for name, epochs in others:
         if epochs != usual:
             raise CheckpointError(
-                f"{first} and {name} cannot be compared: after {usual or 'no'} and {epochs or 'no'} epochs they were "
-                "extended, so their learning rates differ. Ask for the same models and seeds, or choose another --out."
+                f"{first}, {_in_words(usual)}, and {name}, {_in_words(epochs)}, cannot be compared: their learning "
+                "rates differ. Ask for the same models and seeds, or choose another --out."
             )
+
+
+def _in_words(extended: str) -> str:
+    return f"extended after {extended} epochs" if extended else "trained at once"
 
 
 def _write_table(
