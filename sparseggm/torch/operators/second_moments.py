@@ -192,10 +192,12 @@ def _precision_logdet_rule(ctx: Any, bar: Tensor) -> tuple[None, Tensor]:
     filled = pattern.filled()
     if not torch.is_grad_enabled() and may_skip_dispatcher(precision, bar):
         sigma = linalg.selected_inverse(filled, linalg.cholesky(pattern, array(precision)))
-        counts = pattern.multiplicity.astype(sigma.dtype)
-        return None, torch.from_numpy(sigma.take(pattern.positions_in_fill, axis=-1) * (array(bar)[..., None] * counts))
-    on_graph = restrict(pattern, filled, selected_inverse(filled, cholesky(pattern, precision)))
-    return None, 2.0 * bar[..., None] * diagonal_halved(pattern, on_graph)
+        on_graph = sigma.take(pattern.positions_in_fill, axis=-1)
+        on_graph *= pattern.multiplicity
+        on_graph *= array(bar)[..., None]
+        return None, torch.from_numpy(on_graph)
+    entries = restrict(pattern, filled, selected_inverse(filled, cholesky(pattern, precision)))
+    return None, 2.0 * bar[..., None] * diagonal_halved(pattern, entries)
 
 
 register(
