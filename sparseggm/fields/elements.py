@@ -84,18 +84,22 @@ class Mesh:
         if flat.any():
             k = int(np.argmax(flat))
             raise PatternError(f"Mesh: every triangle must have an area, got {self.areas[k]:.3g} of triangle {k}.")
-
         self._require_no_overlap()
 
     def _require_no_overlap(self) -> None:
         """Raise where a triangle is given twice, or three meet at a side: they would count twice in the matrices."""
-        ordered = np.sort(self.triangles, axis=1)
-        different, times = np.unique(ordered, axis=0, return_counts=True)
+        n, (i, j, k) = self.n, np.sort(self.triangles, axis=1).T
+        # A side as one number; a triangle as the place of the side of its first two corners, and the third.
+        every_side = np.concatenate([i * n + j, j * n + k, i * n + k])
+        sides, places, of_side = np.unique(every_side, return_inverse=True, return_counts=True)
+        triangles, times = np.unique(places[: len(i)] * n + k, return_counts=True)
         if (times > 1).any():
-            raise PatternError(f"Mesh: a triangle may be given once, got that of {different[times > 1][0]} twice.")
-        sides, times = np.unique(ordered[:, [[0, 1], [1, 2], [0, 2]]].reshape(-1, 2), axis=0, return_counts=True)
-        if (times > 2).any():
-            raise PatternError(f"Mesh: a side may be of two triangles, got that of {sides[times > 2][0]} in more.")
+            side, corner = divmod(triangles[times > 1][0], n)
+            corners = np.array([*divmod(sides[side], n), corner])
+            raise PatternError(f"Mesh: a triangle may be given once, got that of {corners} twice.")
+        if (of_side > 2).any():
+            ends = np.array(divmod(sides[of_side > 2][0], n))
+            raise PatternError(f"Mesh: a side may be of two triangles, got that of {ends} in more.")
 
     def __repr__(self) -> str:
         return f"Mesh(n={self.n}, {len(self.triangles)} triangles)"
