@@ -31,7 +31,7 @@ from sparseggm.vae.refinement import SETTINGS
 from sparseggm.vae.train import progress_bar
 
 PARTS = ("test", "validation")
-FILES = ("evaluation.json", "evaluation.npz")
+SUMMARY, ARRAYS = "evaluation.json", "evaluation.npz"
 UPPER_HALF = torch.arange(PIXELS, device="cpu") < PIXELS // 2
 HIDDEN = {"nothing": None, "upper": UPPER_HALF}
 """What may be hidden of an image. Upper rows come first in elimination, so that levels are sampled given all others."""
@@ -140,27 +140,28 @@ def stored_evaluation(run: Path) -> tuple[dict[str, Any], dict[str, Any]] | None
     Raises:
         CheckpointError: the files are damaged, or not of one evaluation, as one that was stopped between them leaves.
     """
-    if not all((run / name).exists() for name in FILES):
+    path = run / SUMMARY
+    if not (path.exists() and (run / ARRAYS).exists()):
         return None
     try:
-        result: dict[str, Any] = json.loads((run / FILES[0]).read_text())
-        with np.load(run / FILES[1]) as found:
+        result: dict[str, Any] = json.loads(path.read_text())
+        with np.load(run / ARRAYS) as found:
             arrays = {name: found[name] for name in found}
         means = [name for name in arrays if name in result]
         are_of_one = "elbo" in means and all(
             math.isclose(result[name], arrays[name].mean(), rel_tol=1e-12) for name in means
         )
     except DAMAGE as error:
-        raise CheckpointError(f"{run / FILES[0]}, or its arrays: damaged ({error}). Evaluate the run again.") from error
+        raise CheckpointError(f"{path}, or its arrays: damaged ({error}). Evaluate the run again.") from error
     if not are_of_one:
-        raise CheckpointError(f"{run / FILES[0]}, and its arrays: not of one evaluation. Evaluate the run again.")
+        raise CheckpointError(f"{path}, and its arrays: not of one evaluation. Evaluate the run again.")
     return result, arrays
 
 
 def _write(run: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
     try:
-        write_json(run / FILES[0], result)
-        write_atomically(run / FILES[1], lambda file: np.savez(file, **evaluation.columns()))
+        write_json(run / SUMMARY, result)
+        write_atomically(run / ARRAYS, lambda file: np.savez(file, **evaluation.columns()))
     except OSError as error:
         raise NotWrittenError(error, result) from error
 

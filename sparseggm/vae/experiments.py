@@ -151,14 +151,10 @@ def _require_startable_alike(runs: Sequence[Run], images: Images, data: Path | N
     """Raise unless every run can start or go on, and all that are extended are so from the same numbers of epochs."""
     extended = {}
     for run in runs:
-        begun, known = run.is_begun(resume), run
-        if begun:
-            known = run.resolved(data, resume)
-        require_startable(known.config, images, run.out, resume=begun)
-        path = run.out / checkpoint.CHECKPOINT
-        identity = known.config.identity(images.name)
-        whole = checkpoint.continued(path, checkpoint.load(path), identity) if begun else identity
-        extended[run.name] = str(whole.get(checkpoint.EXTENDED, ""))
+        begun = run.is_begun(resume)
+        config = run.resolved(data, resume).config if begun else run.config  # else its edges may not be known yet
+        identity = require_startable(config, images, run.out, resume=begun)
+        extended[run.name] = str(identity.get(checkpoint.EXTENDED, ""))
     (first, usual), *others = extended.items()
     for name, epochs in others:
         if epochs != usual:
@@ -202,7 +198,8 @@ def _write_table(
 
 def _arrays_of(run: Run) -> dict[str, Any]:
     stored = stored_evaluation(run.out)
-    return {} if stored is None else stored[1]
+    assert stored is not None  # the run was evaluated
+    return stored[1]
 
 
 TABLE1 = Experiment(

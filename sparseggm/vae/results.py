@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sparseggm.files import DAMAGE, write_atomically
+from sparseggm.files import write_atomically
 from sparseggm.vae.config import Config
 from sparseggm.vae.errors import CheckpointError
 from sparseggm.vae.experiments import EXPERIMENTS
@@ -53,21 +51,14 @@ def results(folder: Path, out: Path | None = None) -> Path:
 
 
 def _content(path: Path) -> Result | None:
-    with _reading(path):
+    with checkpoint.restoring(path, _no_experiment):
         content: Result = json.loads(path.read_text(), parse_constant=_no_number)
         return content if content.get("experiment") in EXPERIMENTS else None
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """While entered, turn errors of a file that is not as an experiment writes it into one line."""
-    try:
-        yield
-    except DAMAGE as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(
-            f"{path}: not the JSON of an experiment ({reason}). Take it out of the folder."
-        ) from error
+def _no_experiment(path: Path, reason: str) -> CheckpointError:
+    reason = " ".join(reason.split())
+    return CheckpointError(f"{path}: not the JSON of an experiment ({reason}). Take it out of the folder.")
 
 
 def _no_number(word: str) -> float:
@@ -75,7 +66,7 @@ def _no_number(word: str) -> float:
 
 
 def _section(path: Path, content: Result, out: Path) -> str:
-    with _reading(path):
+    with checkpoint.restoring(path, _no_experiment):
         parts = [
             f"## {content['title']}: {path.stem}",
             "\n".join(f"    {line}" for line in commands(content)),

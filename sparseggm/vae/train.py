@@ -266,8 +266,8 @@ def write_config(config: Config, out: Path, data: Path | None) -> None:
     write_json(out / "config.json", asdict(config) | {"out": str(out), "data": str(data) if data else None})
 
 
-def require_startable(config: Config, images: Images, out: Path, *, resume: bool) -> None:
-    """Raise the errors that `Training` would raise, before anything is written.
+def require_startable(config: Config, images: Images, out: Path, *, resume: bool) -> checkpoint.Identity:
+    """Raise the errors that `Training` would raise, before anything is written; else the identity of the run.
 
     Raises:
         CheckpointError: `out` holds a run already, or, with `resume`, none that fits.
@@ -280,11 +280,12 @@ def require_startable(config: Config, images: Images, out: Path, *, resume: bool
             raise ConfigError(f"{name} must be within the epochs, {config.epochs}, got {getattr(config, name)}.")
     processes.require_enough(len(images.train), config.batch)
     _require_memory(config, min(config.batch, len(images.train)))
-    path = out / checkpoint.CHECKPOINT
+    path, identity = out / checkpoint.CHECKPOINT, config.identity(images.name)
     if resume:
-        checkpoint.continued(path, checkpoint.load(path), config.identity(images.name))
-    elif path.exists() and processes.is_first():
+        return checkpoint.continued(path, checkpoint.load(path), identity)
+    if path.exists() and processes.is_first():
         raise CheckpointError(f"{path}: there is a run already. Add --resume, or choose another --out.")
+    return identity
 
 
 def _require_memory(config: Config, batch: int) -> None:

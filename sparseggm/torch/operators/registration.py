@@ -181,8 +181,8 @@ def register(
     elif setup is not None and vjp is not None:
         autograd = _autograd_kernel(operator, setup, vjp)
     else:
-        autograd = _refusing_kernel(operator)
-    _library.impl(name, autograd, "Autograd", with_keyset=True)
+        autograd = _constant_kernel(operator)
+    _library.impl(name, _refusing_tangents(operator, autograd), "Autograd", with_keyset=True)
     return operator
 
 
@@ -220,7 +220,6 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
     function: Any = type(f"{operator._opname}_backward", (_SingleLevelFunction,), methods)
 
     def kernel(keyset: Any, *args: Any) -> Any:
-        _refuse_tangents(operator, args)
         if not _records(*args):
             return _below(operator, keyset, *args)
         with enable_single_level_autograd_function():
@@ -231,17 +230,15 @@ def _autograd_kernel(operator: Any, setup: Callable[..., None], vjp: Callable[..
 
 def _recording_kernel(operator: Any, recorded: Callable[..., Any]) -> Callable[..., Any]:
     def kernel(keyset: Any, *args: Any) -> Any:
-        _refuse_tangents(operator, args)
         return recorded(*args) if _records(*args) else _below(operator, keyset, *args)
 
     return kernel
 
 
-def _refusing_kernel(operator: Any) -> Callable[..., Any]:
+def _constant_kernel(operator: Any) -> Callable[..., Any]:
     """Of an operator without gradients, as those of backward passes are where nothing differentiates them."""
 
     def kernel(keyset: Any, *args: Any) -> Any:
-        _refuse_tangents(operator, args)
         if _records(*args):
             raise NotImplementedError(f"{operator._opname}: has no gradient.")
         return _below(operator, keyset, *args)
@@ -259,14 +256,19 @@ def _below(operator: Any, keyset: Any, *args: Any) -> Any:
         return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 
-def _refuse_tangents(operator: Any, args: tuple[Any, ...]) -> None:
-    """Raise in forward mode, whose tangents would otherwise be lost in silence."""
-    for arg in args:
-        if isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
-            raise NotImplementedError(
-                f"{operator._opname}: has no forward mode. Use reverse mode: backward, torch.func.vjp, grad or jacrev; "
-                "for a Hessian jacrev(jacrev(f))."
-            )
+def _refusing_tangents(operator: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel, which raises in forward mode: tangents would otherwise be lost in silence."""
+
+    def refusing(keyset: Any, *args: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+                raise NotImplementedError(
+                    f"{operator._opname}: has no forward mode. Use reverse mode: backward, torch.func.vjp, grad or "
+                    "jacrev; for a Hessian jacrev(jacrev(f))."
+                )
+        return kernel(keyset, *args)
+
+    return refusing
 
 
 def _vmap_rule(operator: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:

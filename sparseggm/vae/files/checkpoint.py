@@ -10,7 +10,7 @@ import contextlib
 import functools
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,18 @@ def load(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def restoring(path: Path) -> Iterator[None]:
-    """While entered, turn errors of other code, from content of a wrong kind or shape, into a CheckpointError."""
+def restoring(path: Path, failed: Callable[[Path, str], CheckpointError] | None = None) -> Iterator[None]:
+    """While entered, turn errors of other code, from content of a wrong kind or shape, into a CheckpointError.
+
+    Args:
+        failed: makes that error, of the path and a reason; None: `corrupt`.
+    """
     try:
         yield
     except CheckpointError:
         raise
     except DAMAGE as error:
-        raise corrupt(path, f"{type(error).__name__}: {error}") from error
+        raise (failed or corrupt)(path, f"{type(error).__name__}: {error}") from error
 
 
 def continued(path: Path, content: Mapping[str, Any], identity: Identity) -> Identity:
